@@ -1,0 +1,76 @@
+"""How a model is changed, written down: an `Edit` puts one new module at one module path.
+
+A candidate, a swap and a saved model all use the same list of edits. The list is JSON; the weights of the new
+modules live in the model's own state dict. So a refitted model is: the base model's config + edits + safetensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from layersmith import catalogue
+from layersmith.anatomy.calls import wrap
+from layersmith.errors import UserError
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One replaced module.
+
+    path  module path inside the model, e.g. "model.layers.3.mlp" or "model.layers.3.mlp.down_proj"
+    spec  catalogue spec of the new module ({"name": "identity"} to take a module out)
+    call  how the surrounding code calls it: {} when it takes and returns one tensor; otherwise the calling
+          convention `anatomy.calls.wrap` needs, e.g. {"style": "attention", "layer_idx": 3, "outputs": 2}
+    """
+
+    path: str
+    spec: dict[str, Any]
+    call: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Edit:
+        return Edit(path=data["path"], spec=data["spec"], call=data.get("call", {}))
+
+
+#: Edits with the modules that carry their weights: what a method returns and what a candidate stores.
+#: The module is the bare operator; the calling convention is added when it is put into a model.
+Replacement = list[tuple[Edit, nn.Module]]
+
+
+def build_module(edit: Edit, trust_local_code: bool = False) -> nn.Module:
+    """A freshly initialised operator for the edit (its weights come from a state dict afterwards)."""
+    return catalogue.build(edit.spec, trust_local_code=trust_local_code)
+
+
+def apply(model: nn.Module, replacement: Replacement) -> dict[str, nn.Module]:
+    """Put every module at its path, in place. Returns what stood there, for `restore`."""
+    before: dict[str, nn.Module] = {}
+    for edit, module in replacement:
+        if edit.path in before:
+            restore(model, before)
+            raise UserError(f"Two edits of one model both replace {edit.path!r}; combine candidates of different sites.")
+        before[edit.path] = _set(model, edit.path, wrap(module, edit.call))
+    return before
+
+
+def restore(model: nn.Module, before: dict[str, nn.Module]) -> None:
+    """Undo `apply`."""
+    for path, module in before.items():
+        _set(model, path, module)
+
+
+def _set(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
+    parent_path, _, child = path.rpartition(".")
+    try:
+        parent = model.get_submodule(parent_path)
+        old = parent.get_submodule(child)
+    except AttributeError as error:
+        raise UserError(f"The model has no module at {path!r}; was the edit made for another model?") from error
+    parent._modules[child] = module
+    return old

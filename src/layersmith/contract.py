@@ -1,0 +1,208 @@
+"""The contract every part keeps: one base class per family, what a part costs, and the auxiliary-loss channel.
+
+An **operator** is a plain `nn.Module` whose constructor keyword arguments are its whole configuration. The base
+class records them, so `module.spec()` and `catalogue.build(spec)` round-trip without the operator doing anything.
+A user's own operator needs nothing but a constructor and `forward`:
+
+    class MyFFN(FeedForward):
+        def __init__(self, d_model: int, d_hidden: int):
+            super().__init__()
+            self.up, self.down = nn.Linear(d_model, d_hidden), nn.Linear(d_hidden, d_model)
+
+        def forward(self, x):
+            return self.down(torch.relu(self.up(x)))
+
+Shapes use these letters: B batch, T tokens, D d_model, H heads.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+#: What a mixer carries from one chunk of tokens to the next. Every tensor has the batch as dimension 0, so that a
+#: cache can reorder, repeat or select sequences without knowing the operator.
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward pass of a part costs at a stated (batch, tokens).
+
+    params         parameters stored (buffers that hold weights, e.g. packed integers, count as what they encode)
+    active_params  parameters read for one token
+    flops          2 per multiply-add of matrix products, convolutions and attention; element-wise work is not counted
+    state_bytes    bytes a mixer must keep to continue decoding after `tokens` tokens (0 for other families)
+    weight_bytes   bytes of parameters and buffers as stored
+    """
+
+    params: int
+    active_params: int
+    flops: int
+    state_bytes: int = 0
+    weight_bytes: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(**{k: v + getattr(other, k) for k, v in asdict(self).items()})
+
+
+class Operator(nn.Module):
+    """Base of all families: records the configuration and reports the cost. Do not subclass directly."""
+
+    family: ClassVar[str] = ""
+    #: The catalogue name. Left empty by a user's own operator, which is then named "package.module:Class".
+    name: ClassVar[str] = ""
+
+    _config: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Operator:
+        # Recorded here, not in __init__, so that an operator's constructor has no bookkeeping in it.
+        # copy.deepcopy calls __new__ without arguments and then restores _config with the rest of __dict__.
+        self = super().__new__(cls)
+        if args or kwargs:
+            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            config = {k: v for k, v in bound.arguments.items() if k != "self"}
+            try:
+                self.__dict__["_config"] = json.loads(json.dumps(config))
+            except TypeError as error:
+                raise ValueError(
+                    f"{cls.__name__} was given a constructor argument that JSON cannot hold ({error}). The "
+                    f"constructor arguments are the part's configuration: use numbers, strings, lists and dicts."
+                ) from error
+        return self
+
+    def spec(self) -> dict[str, Any]:
+        """The JSON-serialisable description from which `catalogue.build` makes an equal, freshly initialised part."""
+        name = self.name or f"{type(self).__module__}:{type(self).__qualname__}"
+        return {"name": name, **copy.deepcopy(self.__dict__.get("_config", {}))}
+
+    def cost(self, batch: int = 1, tokens: int = 1) -> Cost:
+        """Cost of one forward over `(batch, tokens)`. Counted on the meta device: nothing is computed.
+
+        An operator that skips work, or whose forward depends on values, overrides this.
+        """
+        params = sum(p.numel() for p in self.parameters())
+        return Cost(
+            params=params,
+            active_params=params,
+            flops=self._counted_flops(batch, tokens),
+            state_bytes=self._state_bytes(batch, tokens),
+            weight_bytes=stored_bytes(self),
+        )
+
+    def _counted_flops(self, batch: int, tokens: int) -> int:
+        ghost = copy.deepcopy(self).to("meta").eval()
+        x = torch.empty(batch, tokens, self._config["d_model"], device="meta", dtype=_float_dtype(self))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            ghost(x)
+        return counter.get_total_flops()
+
+    def _state_bytes(self, batch: int, tokens: int) -> int:
+        return 0
+
+
+class FeedForward(Operator):
+    """Channel mixing: `forward(x: (..., D)) -> (..., D)`. Token-wise: no information crosses tokens."""
+
+    family = "ffn"
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Norm(Operator):
+    """Normalisation: `forward(x: (..., D)) -> (..., D)`. Token-wise unless the class says otherwise."""
+
+    family = "norm"
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Mixer(Operator):
+    """Token mixing: `forward(x: (B, T, D), state, mask) -> (y: (B, T, D), state)`.
+
+    state  None at the start of a sequence; otherwise what the previous call returned. Feeding a sequence in chunks
+           with the state gives the same outputs as feeding it at once. A mixer that cannot stream refuses a state.
+    mask   optional bool (B, T), True at real tokens, False at padding. Padding never influences a real token.
+    """
+
+    family = "mixer"
+    #: True: token t reads only tokens <= t, proved by the suite. A mixer may set it per instance from its config.
+    causal: bool = True
+    #: True: `state` works (chunked = whole). Non-causal mixers cannot stream.
+    streams: bool = True
+
+    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
+        raise NotImplementedError
+
+    def state_bytes(self, tokens: int, batch: int = 1) -> int:
+        """Bytes of the state after `tokens` tokens, from the state's own shapes."""
+        if not self.streams:
+            return 0
+        ghost = copy.deepcopy(self).to("meta").eval()
+        x = torch.empty(batch, tokens, self._config["d_model"], device="meta", dtype=_float_dtype(self))
+        with torch.no_grad():
+            _, state = ghost(x)
+        return sum(t.numel() * t.element_size() for t in (state or {}).values())
+
+    def _state_bytes(self, batch: int, tokens: int) -> int:
+        return self.state_bytes(tokens, batch)
+
+
+class Block(Operator):
+    """An arrangement of sublayers with its own residual stream; the calling convention of a `Mixer`."""
+
+    family = "block"
+    causal: bool = True
+    streams: bool = True
+
+    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
+        raise NotImplementedError
+
+
+def report_aux(module: Operator, name: str, loss: Tensor) -> None:
+    """Publish an auxiliary loss (a scalar, already weighted) from inside `forward`; read by `aux_losses`.
+
+    Losses are kept only in training mode and replaced by the next forward.
+    """
+    if module.training:
+        losses = module.__dict__.setdefault("_aux", {})
+        losses[name] = loss
+
+
+def aux_losses(model: nn.Module) -> dict[str, Tensor]:
+    """All auxiliary losses of the last training forward, as {"path.name": scalar}. Add them to the loss."""
+    found = {}
+    for path, module in model.named_modules():
+        for name, loss in module.__dict__.get("_aux", {}).items():
+            found[f"{path}.{name}".lstrip(".")] = loss
+    return found
+
+
+def stored_bytes(module: nn.Module) -> int:
+    """Bytes of all parameters and buffers, each shared tensor counted once."""
+    tensors = {id(t): t for t in [*module.parameters(), *module.buffers()]}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def require_positive(owner: type, **sizes: int) -> None:
+    """Raise a clear ValueError unless every named size is a positive integer."""
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{owner.__name__}: {name} must be a positive integer, not {value!r}.")
+
+
+def _float_dtype(module: nn.Module) -> torch.dtype:
+    for tensor in [*module.parameters(), *module.buffers()]:
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.get_default_dtype()
