@@ -100,13 +100,30 @@ class Operator(nn.Module):
 
     def _counted_flops(self, batch: int, tokens: int) -> int:
         ghost = copy.deepcopy(self).to("meta").eval()
-        x = torch.empty(batch, tokens, self._config["d_model"], device="meta", dtype=_float_dtype(self))
+        x = torch.empty(batch, tokens, self.d_in, device="meta", dtype=_float_dtype(self))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             ghost(x)
         return counter.get_total_flops()
 
     def _state_bytes(self, batch: int, tokens: int) -> int:
         return 0
+
+    @property
+    def d_in(self) -> int:
+        """Width of the input: the configured `d_in` of a linear map, `d_model` of everything else."""
+        return self._config["d_in"] if "d_in" in self._config else self._config["d_model"]
+
+
+class Linear(Operator):
+    """One linear map, standing in for a weight matrix: `forward(x: (..., d_in)) -> (..., d_out)`.
+
+    The constructor takes `d_in` and `d_out`.
+    """
+
+    family = "linear"
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 class FeedForward(Operator):

@@ -1,0 +1,69 @@
+"""The one explicit table of parts: name -> class, resolved only when asked for.
+
+Importing the catalogue imports no operator, so one broken part never breaks the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from layersmith.contract import Operator
+from layersmith.errors import UserError, suggest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One part. `papers` are ids of papers.toml; `example` is a small config the contract suite builds."""
+
+    target: str
+    family: str
+    papers: tuple[str, ...]
+    example: dict[str, Any]
+
+
+ENTRIES: dict[str, Entry] = {
+    "glu": Entry("layersmith.ffn.glu:GLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
+}
+
+
+def entry(name: str) -> Entry:
+    """The entry of that name; a UserError with the closest names otherwise."""
+    if name not in ENTRIES:
+        raise UserError(f"The catalogue has no part {name!r}. {suggest(name, list(ENTRIES))}")
+    return ENTRIES[name]
+
+
+def resolve(name: str, trust_local_code: bool = False) -> type[Operator]:
+    """The class behind a catalogue name, or behind "package.module:Class" when the caller trusts that code."""
+    if ":" in name:
+        if not trust_local_code:
+            raise UserError(
+                f"The part {name!r} is not in the catalogue: it is Python code of its own, and importing it runs it. "
+                f"Pass trust_local_code=True (or --trust-code) if you trust it."
+            )
+        target = name
+    else:
+        target = entry(name).target
+    module_name, _, class_name = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"Cannot import {module_name!r} for the part {name!r}: {error}.") from error
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Operator)):
+        raise UserError(f"{target!r} is not an operator class (a subclass of a layersmith.contract family).")
+    return found
+
+
+def build(spec: dict[str, Any], trust_local_code: bool = False) -> Operator:
+    """A freshly initialised part from its spec, e.g. {"name": "glu", "d_model": 256, "d_hidden": 512}."""
+    if "name" not in spec:
+        raise UserError(f"A spec needs a 'name'; this one has {sorted(spec)}.")
+    config = {k: v for k, v in spec.items() if k != "name"}
+    part = resolve(spec["name"], trust_local_code)
+    try:
+        return part(**config)
+    except TypeError as error:
+        raise UserError(f"The part {spec['name']!r} does not take this configuration: {error}.") from error
