@@ -54,7 +54,9 @@ def apply(model: nn.Module, replacement: Replacement) -> dict[str, nn.Module]:
     for edit, module in replacement:
         if edit.path in before:
             restore(model, before)
-            raise UserError(f"Two edits of one model both replace {edit.path!r}; combine candidates of different sites.")
+            raise UserError(
+                f"Two edits of one model both replace {edit.path!r}; combine candidates of different sites."
+            )
         before[edit.path] = _set(model, edit.path, wrap(module, edit.call))
     return before
 
@@ -71,6 +73,8 @@ def _set(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
         parent = model.get_submodule(parent_path)
         old = parent.get_submodule(child)
     except AttributeError as error:
-        raise UserError(f"The model has no module at {path!r}; was the edit made for another model?") from error
+        raise UserError(
+            f"The model has no module at {path!r}; was the edit made for another model?"
+        ) from error
     parent._modules[child] = module
     return old
