@@ -24,7 +24,20 @@ class Entry:
 
 
 ENTRIES: dict[str, Entry] = {
+    # ffn
+    "affine": Entry("layersmith.ffn.affine:Affine", "ffn", (), {"d_model": 32}),
+    "constant": Entry("layersmith.ffn.constant:Constant", "ffn", (), {"d_model": 32}),
     "glu": Entry("layersmith.ffn.glu:GLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
+    "identity": Entry("layersmith.ffn.identity:Identity", "ffn", (), {"d_model": 32}),
+    "low_rank_affine": Entry(
+        "layersmith.ffn.low_rank_affine:LowRankAffine", "ffn", (), {"d_model": 32, "rank": 8}
+    ),
+    "mlp": Entry("layersmith.ffn.mlp:MLP", "ffn", (), {"d_model": 32, "d_hidden": 64}),
+    "zero": Entry("layersmith.ffn.zero:Zero", "ffn", (), {"d_model": 32}),
+    # linear
+    "low_rank": Entry(
+        "layersmith.linear.low_rank:LowRank", "linear", ("P294",), {"d_in": 32, "d_out": 48, "rank": 8}
+    ),
 }
 
 
