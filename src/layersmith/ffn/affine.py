@@ -4,7 +4,7 @@
 
 Shapes: x (..., D) -> y (..., D); W (D, D), b (D,).
 
-Paper: none; a floor (as a replacement for trained sublayers it is the "linear" candidate of Puzzle, arXiv 2411.19146).
+Paper: none; a floor (it is also the "linear" replacement of a trained sublayer in Puzzle, arXiv 2411.19146).
 Differs from the paper: does not apply.
 """
 

@@ -1,9 +1,9 @@
-"""The feed-forward that answers every token with the same vector: the floor that a sublayer's mean output sets.
+"""The feed-forward that answers every token with the same vector: the floor that the mean output sets.
 
     y = c
 
-Shapes: x (..., D) -> y (..., D); c (D,). The best constant in the least-squares sense is the mean of the sublayer's
-outputs over the calibration tokens; write it into `value`. It starts at zero, which is the part `zero`.
+Shapes: x (..., D) -> y (..., D); c (D,). The best constant in the least-squares sense is the mean of the
+sublayer's outputs over the calibration tokens; write it into `value`. It starts at zero: the part `zero`.
 
 Paper: none; a floor.
 Differs from the paper: does not apply.
@@ -31,4 +31,4 @@ class Constant(FeedForward):
         self.value = nn.Parameter(torch.zeros(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.value.to(x.dtype).expand_as(x)
+        return torch.zeros_like(x) + self.value.to(x.dtype)

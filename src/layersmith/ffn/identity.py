@@ -1,4 +1,4 @@
-"""The feed-forward that passes its input on unchanged: the control against which a swap is proved to be harmless.
+"""The feed-forward that passes its input on unchanged: a control for whatever surrounds it.
 
     y = x
 

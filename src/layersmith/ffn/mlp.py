@@ -4,8 +4,8 @@
 
 Shapes: x (..., D) -> hidden (..., d_hidden) -> y (..., D).
 
-Paper: Vaswani et al. 2017, "Attention Is All You Need", arXiv 1706.03762 (ReLU); GELU: Hendrycks & Gimpel 2016,
-arXiv 1606.08415; squared ReLU: So et al. 2021 ("Primer"), arXiv 2109.08668.
+Papers: Vaswani et al. 2017, "Attention Is All You Need", arXiv 1706.03762 (ReLU); Hendrycks & Gimpel 2016,
+arXiv 1606.08415 (GELU); So et al. 2021, "Primer", arXiv 2109.08668 (squared ReLU).
 Differs from the paper: nothing; the activation is a choice.
 """
 

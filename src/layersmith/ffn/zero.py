@@ -2,8 +2,8 @@
 
     y = 0
 
-Shapes: x (..., D) -> y (..., D). No parameters, no FLOPs. With a residual connection around the site, this drops
-the sublayer. The output does not depend on the input, so no gradient flows through it.
+Shapes: x (..., D) -> y (..., D). No parameters, no FLOPs. With a residual connection around the site, this
+drops the sublayer. The output does not depend on the input, so no gradient flows through it.
 
 Paper: none; a floor (dropping sublayers of trained models is the subject of arXiv 2406.15786).
 Differs from the paper: does not apply.

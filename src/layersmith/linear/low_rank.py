@@ -5,8 +5,8 @@
 Shapes: x (..., d_in) -> (..., rank) -> y (..., d_out); V (rank, d_in), U (d_out, rank).
 It has fewer parameters than the dense matrix when rank < d_in * d_out / (d_in + d_out).
 
-Paper: Wei et al. 2024, "Building on Efficient Foundations: Effectively Training LLMs with Structured Feedforward
-Layers", arXiv 2406.16450 (the LowRank structure).
+Paper: Wei et al. 2024, "Building on Efficient Foundations: Effectively Training LLMs with Structured
+Feedforward Layers", arXiv 2406.16450 (the LowRank structure).
 Differs from the paper: initialised so that U V has the element variance that `nn.Linear` gives a dense matrix
 of the same shape.
 """
@@ -34,15 +34,15 @@ class LowRank(Linear):
         require_positive(LowRank, d_in=d_in, d_out=d_out, rank=rank)
         if rank > min(d_in, d_out):
             raise ValueError(
-                f"LowRank: rank {rank} exceeds min(d_in, d_out) = {min(d_in, d_out)}. A map of that shape has no "
-                f"higher rank; use a dense linear."
+                f"LowRank: rank {rank} exceeds min(d_in, d_out) = {min(d_in, d_out)}, the rank of a full matrix of "
+                f"that shape. Use a smaller rank, or the part 'linear'."
             )
         self.v = nn.Linear(d_in, rank, bias=False)
         self.u = nn.Linear(rank, d_out, bias=bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        # nn.Linear's element variance is 1 / (3 d_in). U V sums `rank` products, so var(U) var(V) rank must be that.
+        # nn.Linear's element variance is 1 / (3 d_in); U V sums `rank` products of one element of each.
         d_in, rank = self.v.in_features, self.u.in_features
         nn.init.normal_(self.v.weight, std=d_in**-0.5)
         nn.init.normal_(self.u.weight, std=(3 * rank) ** -0.5)
