@@ -34,6 +34,13 @@ ENTRIES: dict[str, Entry] = {
     ),
     "mlp": Entry("layersmith.ffn.mlp:MLP", "ffn", (), {"d_model": 32, "d_hidden": 64}),
     "zero": Entry("layersmith.ffn.zero:Zero", "ffn", (), {"d_model": 32}),
+    # mixer
+    "softmax_attention": Entry(
+        "layersmith.mixer.softmax:SoftmaxAttention",
+        "mixer",
+        (),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "qk_norm": True},
+    ),
     # linear
     "low_rank": Entry(
         "layersmith.linear.low_rank:LowRank", "linear", ("P294",), {"d_in": 32, "d_out": 48, "rank": 8}
