@@ -1,0 +1,309 @@
+"""Train *pocket*, the embedded language model: a 3.9 M-parameter Llama on the source of the Python standard library.
+
+    python scripts/train_pocket.py --steps 4000
+
+Everything follows from the seed: the byte-level BPE, the order of the windows, the weights at the start. The state is
+saved every few minutes under ``--work``; the same command after a kill goes on from there. At the end the weights
+(fp16), the tokenizer, ``metrics.json`` and the model card are written to ``--out``, the package's own folder.
+``--export-now`` trains nothing: the last saved state is measured and written out as it stands.
+"""
+
+import argparse
+import json
+import lzma
+import math
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import __version__ as transformers_version
+
+from layersmith.data.text import read, units
+
+VOCABULARY, CONTEXT = 4096, 512
+CHECKPOINT_SECONDS = 180
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1] / "src" / "layersmith" / "pocket"
+say = Console(width=120).print
+
+
+def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: any text comes back unchanged. A line break and the indent after it make one piece."""
+    pieces = r"\n+ *| ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pieces), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|endoftext|>", "<|pad|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(documents, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|pad|>",
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The architecture: 8 layers, width 192, 6 query heads on 2 key/value heads, SwiGLU of 512, tied embeddings."""
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=8,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    # What writes to the residual stream starts smaller, so that its variance does not grow with depth.
+    for name, weight in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight.data /= math.sqrt(2 * model.config.num_hidden_layers)
+    return model
+
+
+def batch_at(step: int, stream: torch.Tensor, batch: int, seed: int) -> torch.Tensor:
+    """The windows of one step, (batch, CONTEXT): every epoch cuts the stream at a new offset and shuffles."""
+    per_epoch = (len(stream) - CONTEXT) // CONTEXT // batch
+    epoch, place = divmod(step, per_epoch)
+    draw = torch.Generator().manual_seed(seed * 1000 + epoch)
+    offset = int(torch.randint(CONTEXT, (), generator=draw))
+    windows = stream[offset : offset + per_epoch * batch * CONTEXT].view(-1, CONTEXT)
+    order = torch.randperm(len(windows), generator=draw)
+    return windows[order[place * batch : (place + 1) * batch]]
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
+    """Linear warm-up, then linear decay to zero."""
+    return peak * min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+
+
+def save_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, facts: dict) -> None:
+    """Weights and both Adam moments in one file, replaced in one move: a kill never leaves half a state."""
+    tensors = {}
+    for name, weight in model.named_parameters():
+        tensors[f"weight/{name}"] = weight.detach()
+        for moment in ("exp_avg", "exp_avg_sq"):
+            tensors[f"{moment}/{name}"] = optimizer.state[weight][moment]
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"facts": json.dumps(facts)})
+    os.replace(partial, path)
+
+
+def load_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> dict:
+    """Put a saved state back; returns its facts (step, tokens, seconds)."""
+    with safe_open(path, "pt") as saved:
+        facts = json.loads(saved.metadata()["facts"])
+        for name, weight in model.named_parameters():
+            weight.data.copy_(saved.get_tensor(f"weight/{name}"))
+            optimizer.state[weight] = {
+                "step": torch.tensor(float(facts["step"])),
+                "exp_avg": saved.get_tensor(f"exp_avg/{name}").to(weight.device),
+                "exp_avg_sq": saved.get_tensor(f"exp_avg_sq/{name}").to(weight.device),
+            }
+    return facts
+
+
+@torch.no_grad()
+def bits_per_byte(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, text: str, stride: int = CONTEXT // 2
+) -> float:
+    """What the model needs to write a text, in bits per UTF-8 byte.
+
+    The text is read in windows of CONTEXT tokens that start `stride` apart; each token is scored once, in the first
+    window that reaches it, where it sees at least `CONTEXT - stride` tokens before it, or all there are.
+    """
+    tokens = tokenizer(text, verbose=False)["input_ids"]
+    ids = torch.tensor([tokenizer.eos_token_id, *tokens], device=model.device)
+    nats, scored = 0.0, 1  # position 0 is the end-of-text token that opens every text
+    for start in range(0, max(1, len(ids) - CONTEXT + stride), stride):
+        window = ids[start : start + CONTEXT]
+        logits = model(input_ids=window[None]).logits[0].float()
+        first = scored - start
+        nats += torch.nn.functional.cross_entropy(logits[first - 1 : -1], window[first:], reduction="sum").item()
+        scored = start + len(window)
+    return nats / math.log(2) / len(text.encode())
+
+
+def xz_bits_per_byte(documents: list[str]) -> tuple[float, float]:
+    """What `xz -9` needs for the same documents: (in one stream, each file on its own)."""
+    files = [document.encode() for document in documents]
+    size = sum(map(len, files))
+    together = 8 * len(lzma.compress(b"".join(files), preset=9)) / size
+    return together, sum(8 * len(lzma.compress(file, preset=9)) for file in files) / size
+
+
+def export(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, facts: dict) -> dict:
+    """Round to fp16, measure what was rounded, and write weights, tokenizer, metrics and card."""
+    small = new_model(tokenizer)
+    small.load_state_dict({name: weight.cpu().half().float() for name, weight in model.state_dict().items()})
+    small.eval()
+    files = units("stdlib", "heldout")
+    heldout = [text for _, text in files]
+    sizes = [len(text.encode()) for text in heldout]
+    by_file = [bits_per_byte(small, tokenizer, text) for text in heldout]
+    together, apart = xz_bits_per_byte(heldout)
+    metrics = {
+        "heldout_bits_per_byte": sum(bits * size for bits, size in zip(by_file, sizes, strict=True)) / sum(sizes),
+        "xz9_bits_per_byte_one_stream": together,
+        "xz9_bits_per_byte_file_by_file": apart,
+        "heldout_files": len(heldout),
+        "heldout_bytes": sum(sizes),
+        "heldout_tokens": sum(len(tokenizer(document, verbose=False)["input_ids"]) for document in heldout),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        **facts,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers_version,
+        "heldout_bits_per_byte_by_file": {name: bits for (name, _), bits in zip(files, by_file, strict=True)},
+    }
+    small.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    (out / "README.md").write_text(card(metrics))
+    return metrics
+
+
+def card(m: dict) -> str:
+    """The model card, written from the measured numbers."""
+    return f"""---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+---
+# pocket
+
+A Llama-architecture language model of {m["parameters"]:,} parameters that comes with layersmith, so that every command
+has a really trained model to work on. It loads with the stock `LlamaForCausalLM` and is not meant for anything else:
+it writes plausible Python, not correct Python.
+
+| held-out source of the Python {m["python"]} standard library | bits per byte |
+| --- | --- |
+| **pocket** (the fp16 weights in this folder, computed in fp32) | **{m["heldout_bits_per_byte"]:.3f}** |
+| `xz -9`, all files in one stream | {m["xz9_bits_per_byte_one_stream"]:.3f} |
+| `xz -9`, each file on its own | {m["xz9_bits_per_byte_file_by_file"]:.3f} |
+
+The same {m["heldout_files"]} files ({m["heldout_bytes"]:,} bytes, {m["heldout_tokens"]:,} tokens) in all three rows.
+pocket reads each file on its own in windows of {CONTEXT} tokens that overlap by half: every token sees at least
+{CONTEXT // 2} tokens before it, or all there are.
+
+- **Data**: `layersmith.data.text.read("stdlib", "train")`, Python {m["python"]}. Train, calibration and held-out text
+  are split by a hash of the top-level module's name, so no file of a held-out package was trained on.
+- **Tokenizer**: byte-level BPE, {VOCABULARY} entries, trained on the train split; any text comes back unchanged.
+- **Shape**: 8 layers, width 192, 6 query heads on 2 key/value heads of 32, SwiGLU of 512, RMSNorm, RoPE, context
+  {CONTEXT}, tied embeddings.
+- **Training**: {m["step"]:,} steps of {m["batch"]} windows, {m["tokens"]:,} tokens ({m["epochs"]:.1f} epochs), AdamW at
+  {m["peak_learning_rate"]}, linear warm-up and decay, seed {m["seed"]};
+  {m["seconds"] / 60:.0f} minutes of wall-clock time on {m["device"]}.
+- **Versions**: torch {m["torch"]}, transformers {m["transformers"]}.
+- **Made by**: `scripts/train_pocket.py`; the numbers above are in `metrics.json`.
+
+The text it learned from is the Python standard library's, under the PSF licence.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=8, help=f"windows of {CONTEXT} tokens per step")
+    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("out/pocket"), help="folder of the resumable state")
+    parser.add_argument("--out", type=Path, default=PACKAGE_FOLDER)
+    parser.add_argument("--export-now", action="store_true", help="write out the last saved state as it stands")
+    arguments = parser.parse_args()
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(arguments.seed)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    documents = read("stdlib", "train")
+    tokenizer = train_tokenizer(documents)
+    ids = [[tokenizer.eos_token_id, *document] for document in tokenizer(documents, verbose=False)["input_ids"]]
+    stream = torch.tensor([token for document in ids for token in document])
+    bytes_per_token = sum(len(document.encode()) for document in documents) / len(stream)
+    say(f"{len(documents)} files, {len(stream):,} tokens, {bytes_per_token:.2f} bytes per token, on {device}")
+
+    model = new_model(tokenizer).to(device)
+    decayed = [weight for weight in model.parameters() if weight.ndim == 2]
+    plain = [weight for weight in model.parameters() if weight.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+    facts = {"step": 0, "tokens": 0, "seconds": 0.0}
+    state = arguments.work / "state.safetensors"
+    if state.exists():
+        facts = load_state(state, model, optimizer)
+        say(f"going on from step {facts['step']}")
+    if arguments.export_now:
+        say(export(arguments.out, model, tokenizer, facts))
+        return
+
+    @torch.compile
+    def loss_of(windows: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            logits = model(input_ids=windows, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), windows[:, 1:].flatten())
+
+    began, saved = time.monotonic() - facts["seconds"], time.monotonic()
+    for step in range(facts["step"], arguments.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, arguments.steps, arguments.lr)
+        loss = loss_of(batch_at(step, stream, arguments.batch, arguments.seed).to(device))
+        if not torch.isfinite(loss):
+            sys.exit(f"The loss is {loss.item()} at step {step}: lower --lr and start again in a new --work folder.")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        tokens = (step + 1) * arguments.batch * CONTEXT
+        facts = {
+            "step": step + 1,
+            "batch": arguments.batch,
+            "tokens": tokens,
+            "epochs": tokens / len(stream),
+            "peak_learning_rate": arguments.lr,
+            "seed": arguments.seed,
+            "seconds": round(time.monotonic() - began, 1),
+            "device": torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads",
+        }
+        if (step + 1) % 25 == 0:
+            say(
+                f"step {step + 1}/{arguments.steps}  loss {loss.item():.3f}  "
+                f"{loss.item() / math.log(2) / bytes_per_token:.3f} bits/byte  "
+                f"{tokens / facts['seconds']:,.0f} tokens/s  {facts['seconds'] / 60:.1f} min"
+            )
+        if time.monotonic() - saved > CHECKPOINT_SECONDS or step + 1 == arguments.steps:
+            save_state(state, model, optimizer, facts)
+            saved = time.monotonic()
+    say(export(arguments.out, model, tokenizer, facts))
+
+
+if __name__ == "__main__":
+    main()
