@@ -1,0 +1,126 @@
+"""The layer of a Hugging Face cache that belongs to a replaced sublayer: its mixer's `State` and a count of tokens.
+
+`generate` reads positions and mask sizes off the cache, often off layer 0 alone. So a sublayer that keeps nothing at
+all (a dropped attention, a linear map) still has to count the tokens it has seen, or every later token would believe
+it is the first. A recurrent state has no length either: only the count says how far it has come.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, EncoderDecoderCache
+
+from layersmith.contract import State
+from layersmith.errors import UserError
+
+
+class StateLayer(CacheLayerMixin):
+    """What one replaced sublayer keeps between two calls of the model.
+
+    state   the mixer's State (every tensor has the batch as dimension 0), None for an operator without one
+    tokens  how many tokens, padding included, have gone through
+    """
+
+    is_sliding = False
+    is_compileable = False
+    supports_early_init = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: State | None = None
+        self.tokens = 0
+
+    def advance(self, tokens: int, state: State | None) -> None:
+        """Remember the state after `tokens` more tokens."""
+        self.state = state
+        self.tokens += tokens
+        self.is_initialized = True
+
+    def get_seq_length(self) -> int:
+        return self.tokens
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(keys, offset of the first key): masks are built as for attention that has kept everything."""
+        return self.tokens + query_length, 0
+
+    def get_max_length(self) -> int:
+        """-1: no maximum."""
+        return -1
+
+    #: The same question as asked by transformers before 5.17.
+    get_max_cache_shape = get_max_length
+
+    @property
+    def is_croppable(self) -> bool:
+        return self.state is None
+
+    def crop(self, tokens: int) -> None:
+        """Forget the last -tokens tokens (transformers before 5.17 also passes the new length, a positive number)."""
+        kept = self.tokens + tokens if tokens <= 0 else min(tokens, self.tokens)
+        if kept == self.tokens:
+            return
+        if self.state is not None:
+            raise UserError(
+                "The state of a replaced mixer cannot be rolled back by some tokens. Decoding methods that try tokens "
+                "and take them back (assisted or speculative generation) do not work with this model; use greedy, "
+                "sampled or beam-search generation."
+            )
+        self.tokens = max(kept, 0)
+
+    def reset(self) -> None:
+        self.state = None
+        self.tokens = 0
+        self.is_initialized = False
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.state is not None:
+            self.state = {name: t[indices.to(t.device)] for name, t in self.state.items()}
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.state is not None:
+            self.state = {name: t.repeat_interleave(repeats, dim=0) for name, t in self.state.items()}
+
+    def offload(self) -> None:
+        """Nothing: a state is used at every step and stays on its device."""
+
+    def prefetch(self) -> None:
+        """Nothing: see `offload`."""
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        raise _not_keys_and_values()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object) -> tuple[Tensor, Tensor]:
+        raise _not_keys_and_values()
+
+
+def state_layer(cache: Cache, layer_idx: int) -> StateLayer:
+    """The `StateLayer` at that index of the cache, put there on first use.
+
+    Of an `EncoderDecoderCache` this is a layer of the self-attention half.
+    """
+    if isinstance(cache, EncoderDecoderCache):
+        cache = cache.self_attention_cache
+    while len(cache.layers) <= layer_idx:  # a cache made without a config grows as layers report
+        cache.layers.append(DynamicLayer())
+    layer = cache.layers[layer_idx]
+    if isinstance(layer, StateLayer):
+        return layer
+    if isinstance(layer, CacheLayerMixin) and int(layer.get_seq_length()) > 0:
+        raise UserError(
+            f"Layer {layer_idx} of this cache was filled by another model (it holds keys and values, but the "
+            f"sublayer there has been replaced). Start with an empty cache."
+        )
+    fresh = StateLayer()
+    cache.layers[layer_idx] = fresh
+    return fresh
+
+
+def _not_keys_and_values() -> UserError:
+    return UserError(
+        "This cache was filled by a model whose attention has been replaced here; it holds no keys and values. "
+        "Start with an empty cache."
+    )

@@ -1,0 +1,166 @@
+"""How the code around a sublayer calls it, and the adapters that let one of our operators be called that way.
+
+A feed-forward takes a tensor and returns one: nothing to adapt. Attention modules and whole blocks are called with
+masks, caches, positions and flags, and often return tuples. The `call` of an `Edit` writes such a convention down:
+
+    {}                                     one tensor in, one tensor out
+    {"style": "attention",                 "attention" adds nothing; "block" adds the residual, y = x + operator(x)
+     "arguments": ["hidden_states", ...],  names of the replaced module's positional parameters, in order
+     "outputs": 2,                         0: returns the tensor; n: a tuple of n that starts with it
+     "layer_idx": 3}                       which layer of the cache is this sublayer's
+
+What an adapter makes of a call: the padding mask goes to a mixer as bool (B, T), the layer of the cache holds its
+state, everything else (rotary tables, position ids, flags) is not needed and dropped. A mask that hides more than
+padding, the future or what lies outside a window (packed documents, say) is not handed on: operators know none.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from layersmith.anatomy.cache import state_layer
+from layersmith.contract import Block, Mixer
+from layersmith.errors import UserError
+
+STYLES = ("attention", "block")
+_CACHES = ("past_key_values", "past_key_value", "layer_past")
+_MASKS = ("attention_mask", "mask")
+_OTHER_SEQUENCE = ("key_value_states", "encoder_hidden_states")
+#: What follows the tensor in a tuple. T5 hands its relative position bias from block to block this way; an
+#: adapter passes on what it was given. Everything else that models return there (attention weights) is None.
+_PASSED_ON = ("position_bias", "encoder_decoder_position_bias")
+
+
+def convention(module: nn.Module, style: str, layer_idx: int, outputs: int) -> dict[str, Any]:
+    """The `call` with which a replacement of `module` has to be wrapped."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [p.name for p in parameters if p.kind in positional]
+    return {"style": style, "arguments": names, "outputs": outputs, "layer_idx": layer_idx}
+
+
+def wrap(module: nn.Module, call: dict[str, Any]) -> nn.Module:
+    """The module, callable as `call` says; the module itself for {}."""
+    if not call:
+        return module
+    unknown = sorted(set(call) - {"style", "arguments", "outputs", "layer_idx"})
+    if unknown or call.get("style") not in STYLES:
+        raise UserError(
+            f"This calling convention is not known: {call!r}. It is either empty or has a 'style' out of {STYLES}, "
+            f"and optionally 'arguments', 'outputs' and 'layer_idx'."
+        )
+    adapter = AttentionCall if call["style"] == "attention" else BlockCall
+    arguments = call.get("arguments", ["hidden_states", "attention_mask"])
+    return adapter(module, arguments, call.get("outputs", 0), call.get("layer_idx", 0))
+
+
+class AttentionCall(nn.Module):
+    """An operator called like a Hugging Face attention module: a `Mixer`, or anything token-wise.
+
+    At a cross-attention site only token-wise operators can stand: no mixer of ours reads a second sequence.
+    """
+
+    def __init__(self, operator: nn.Module, arguments: list[str], outputs: int, layer_idx: int):
+        super().__init__()
+        self.operator = operator
+        self.arguments, self.outputs, self.layer_idx = list(arguments), outputs, layer_idx
+
+    def forward(self, *values: Any, **keywords: Any) -> Any:
+        # Models pass whatever their own modules want. What is needed is picked out by name here; the rest is not
+        # passed on to the operator.
+        given = {**dict(zip(self.arguments, values, strict=False)), **keywords}
+        x = values[0] if values else given[self.arguments[0]]
+        crosses = any(given.get(name) is not None for name in _OTHER_SEQUENCE)
+        y = self._across(x) if crosses else self._along(x, given)
+        return self._returned(y, given, first_may_lack_bias=crosses)
+
+    def _across(self, x: Tensor) -> Tensor:
+        if isinstance(self.operator, Mixer | Block):
+            raise UserError(
+                f"{type(self.operator).__name__} reads one sequence and cannot stand at a cross-attention site, "
+                f"which reads a second one. Token-wise operators (zero, constant, affine) can."
+            )
+        return self.operator(x)
+
+    def _along(self, x: Tensor, given: dict[str, Any]) -> Tensor:
+        cache = next((given[name] for name in _CACHES if isinstance(given.get(name), Cache)), None)
+        layer = None if cache is None else state_layer(cache, self.layer_idx)
+        state = None
+        if isinstance(self.operator, Mixer | Block):
+            if layer is not None and not self.operator.streams:
+                raise UserError(
+                    f"{type(self.operator).__name__} cannot continue from a state, so the model cannot generate with "
+                    f"a cache. Pass use_cache=False, or put a causal operator there."
+                )
+            mask = next((given[name] for name in _MASKS if given.get(name) is not None), None)
+            real = None if mask is None else real_tokens(mask, x, 0 if layer is None else layer.tokens)
+            y, state = self.operator(x, None if layer is None else layer.state, real)
+        else:
+            y = self.operator(x)
+        if layer is not None:
+            layer.advance(x.shape[1], state)
+        return y
+
+    def _returned(self, y: Tensor, given: dict[str, Any], first_may_lack_bias: bool) -> Any:
+        if self.outputs == 0:
+            return y
+        if "position_bias" in given and given["position_bias"] is None and not first_may_lack_bias:
+            raise UserError(
+                "The sublayer replaced here computes the relative position bias that all later blocks of its stack "
+                "use (the first self-attention of T5 and its relatives). It cannot be replaced or dropped; "
+                "replace those of later blocks."
+            )
+        extra = [given.get(name) for name in _PASSED_ON] + [None] * self.outputs
+        return (y, *extra[: self.outputs - 1])
+
+
+class BlockCall(AttentionCall):
+    """An operator in place of a whole block: y = x + operator(x). A `Block` has its own residual stream: y = block(x).
+
+    With the part "zero" the block is dropped, yet keeps counting in the cache.
+    """
+
+    def forward(self, *values: Any, **keywords: Any) -> Any:
+        given = {**dict(zip(self.arguments, values, strict=False)), **keywords}
+        x = values[0] if values else given[self.arguments[0]]
+        y = self._along(x, given)
+        if not isinstance(self.operator, Block):
+            y = x + y
+        return self._returned(y, given, first_may_lack_bias=False)
+
+
+def real_tokens(mask: Any, x: Tensor, seen: int) -> Tensor | None:
+    """Which tokens of the chunk x (B, T, D) are real, bool (B, T), from any mask transformers hands to attention.
+
+    mask  (B, S) of zeros and ones, or (B, 1, T, S) bool or additive; S counts cached keys too
+    seen  tokens before this chunk
+
+    A query always sees its own key, whatever the pattern (causal, bidirectional, window), unless that key is padding:
+    the diagonal of the mask is the padding mask. None when every token is real: operators have faster paths then.
+    """
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
+        raise UserError(
+            f"Cannot read padding from an attention mask of type {type(mask).__name__}. Load the model with "
+            f"attn_implementation='sdpa' or 'eager'."
+        )
+    tokens = x.shape[1]
+    # A preallocated cache has more columns than keys, a sliding one fewer than tokens seen.
+    start = min(seen, mask.shape[-1] - tokens)
+    here = torch.arange(tokens, device=mask.device)
+    if mask.ndim == 2:
+        own = mask[:, start : start + tokens]
+    elif mask.shape[2] == tokens:
+        own = mask[:, 0, here, start + here]
+    else:
+        own = mask[:, 0, -1, start : start + tokens]
+    if own.is_floating_point() and mask.ndim == 4:
+        own = own > torch.finfo(own.dtype).min / 2
+    real = own.bool().expand(x.shape[0], tokens)
+    if not torch.compiler.is_compiling() and bool(real.all()):
+        return None
+    return real
