@@ -1,0 +1,126 @@
+"""Runs every check on one part: `check("glu")`, or `check("my_package.parts:MyFFN", {"d_model": 64, "d_hidden": 128})`.
+
+A part may raise anything; whatever it raises inside a check is that check's failure, and the next check runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from layersmith import catalogue
+from layersmith.check import compile, cost, errors, gradients, leaks, precision, repeat, saving, shapes, streaming
+from layersmith.check.subject import Failed, Skipped, Subject
+from layersmith.contract import Operator
+from layersmith.errors import UserError
+
+#: In the order of the report: what a part is, then what it computes, then what it costs and refuses.
+CHECKS: dict[str, Callable[[Subject], str]] = {
+    function.__name__: function
+    for function in (
+        shapes.shapes,
+        shapes.dtypes,
+        shapes.odd_lengths,
+        shapes.no_tokens,
+        shapes.input_untouched,
+        gradients.gradient_reaches_parameters,
+        gradients.gradient_is_true,
+        leaks.token_wise,
+        leaks.causal,
+        leaks.batch_invariance,
+        leaks.padding_invariance,
+        streaming.chunked,
+        streaming.step_by_step,
+        streaming.padded_decode,
+        streaming.state_rows,
+        streaming.state_bytes,
+        streaming.refuses_state,
+        compile.compiles,
+        precision.bfloat16,
+        precision.autocast,
+        saving.plain_constructor,
+        saving.state_dict_round_trip,
+        saving.safetensors_round_trip,
+        saving.spec_round_trip,
+        saving.deep_copy,
+        repeat.deterministic,
+        repeat.no_uninitialised_memory,
+        cost.parameters_counted,
+        cost.flops_counted,
+        cost.active_parameters,
+        errors.refuses_bad_sizes,
+        errors.refuses_unknown_choices,
+        errors.refuses_what_json_cannot_hold,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one check. A check that does not apply counts as passed and says why in `skipped_reason`."""
+
+    check: str
+    passed: bool
+    detail: str
+    skipped_reason: str | None = None
+
+
+def check(
+    part: type[Operator] | str,
+    config: dict[str, Any] | None = None,
+    only: tuple[str, ...] | None = None,
+    backend: str = "aot_eager",
+) -> list[Result]:
+    """The results of all checks (or of `only` those named) for a part: a class, a catalogue name or "pkg.mod:Class".
+
+    config    constructor arguments; by default the catalogue's example, or the smallest that the part accepts
+    backend   of torch.compile: "aot_eager", or "inductor" to test generated code as well
+    Raises UserError when the part or its configuration cannot be had. Naming "pkg.mod:Class" imports that code.
+    """
+    cls = catalogue.resolve(part, trust_local_code=True) if isinstance(part, str) else part
+    if config is None:
+        config = default_config(part)
+    subject = Subject(cls, config, backend)
+    try:
+        subject.build()
+    except (ValueError, TypeError) as refused:
+        raise UserError(f"{cls.__name__} cannot be built with {config}: {refused}") from refused
+    return [_run(name, CHECKS[name], subject) for name in only or CHECKS]
+
+
+def default_config(part: type[Operator] | str) -> dict[str, Any]:
+    """The catalogue's example config, or {"d_model": 32} for a class of the user's; UserError if that is too little."""
+    if isinstance(part, str) and ":" not in part:
+        return dict(catalogue.entry(part).example)
+    cls = catalogue.resolve(part, trust_local_code=True) if isinstance(part, str) else part
+    config = {"d_in": 32, "d_out": 48} if cls.family == "linear" else {"d_model": 32}
+    required = [
+        p.name
+        for p in inspect.signature(cls.__init__).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name != "self"
+    ]
+    missing = [name for name in required if name not in config]
+    if missing:
+        raise UserError(
+            f"{cls.__name__} needs a value for {', '.join(missing)}. Give its configuration as JSON, small enough to "
+            f'test quickly: --config \'{{"{next(iter(config))}": 32, "{missing[0]}": …}}\'.'
+        )
+    return config
+
+
+def _run(name: str, function: Callable[[Subject], str], subject: Subject) -> Result:
+    # Checks set seeds; the caller's random numbers go on as if nothing had happened.
+    with torch.random.fork_rng():
+        try:
+            return Result(name, True, function(subject))
+        except Skipped as reason:
+            return Result(name, True, "", skipped_reason=str(reason))
+        except Failed as finding:
+            return Result(name, False, str(finding))
+        except Exception as raised:
+            text = " ".join(str(raised).split())
+            return Result(name, False, f"raised {type(raised).__name__}: {text[:300]}")
