@@ -1,0 +1,37 @@
+"""The methods, one per file. This table is the only list of them; a class is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+from layersmith.errors import UserError, suggest
+from layersmith.refit.method import Method
+
+#: The four floors every candidate is measured against. They are candidates like any other, and always built.
+FLOORS = {"zero": "drop", "mean": "mean", "ridge_linear": "linear", "rank_r": "rank_r"}
+
+METHODS: dict[str, str] = {
+    "drop": "layersmith.refit.methods.drop:Drop",
+    "mean": "layersmith.refit.methods.mean:Mean",
+    "linear": "layersmith.refit.methods.linear:LinearMap",
+    "rank_r": "layersmith.refit.methods.rank_r:RankR",
+    "width": "layersmith.refit.methods.width:Width",
+}
+
+
+def get(name: str) -> Method:
+    """The method of that name; a UserError with the closest names otherwise."""
+    if name not in METHODS:
+        raise UserError(f"Unknown method {name!r}. {suggest(name, list(METHODS))}")
+    module_name, _, class_name = METHODS[name].partition(":")
+    method: type[Method] = getattr(importlib.import_module(module_name), class_name)
+    return method()
+
+
+def chosen(wanted: list[str] | None, budgets: list[str]) -> list[str]:
+    """The methods of a run: the named ones (checked), or all that can help with one of the budgets."""
+    if wanted is None:
+        return [name for name in METHODS if set(get(name).saves) & set(budgets)]
+    for name in wanted:
+        get(name)
+    return list(dict.fromkeys(wanted))

@@ -1,0 +1,41 @@
+"""Closed-form fits shared by the methods: ridge regression and its low-rank form, in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ridge(x: Tensor, y: Tensor, strength: float = 1e-3, bias: bool = True) -> tuple[Tensor, Tensor]:
+    """The affine map that predicts y from x: returns W (d_out, d_in) and b (d_out).
+
+    Minimises ||x W^T + b - y||^2 + strength * mean(diag(x^T x)) * ||W||^2. x: (tokens, d_in), y: (tokens, d_out).
+    """
+    x64, y64 = x.double(), y.double()
+    x_mean = x64.mean(0) if bias else torch.zeros(x.shape[1], dtype=torch.float64)
+    y_mean = y64.mean(0) if bias else torch.zeros(y.shape[1], dtype=torch.float64)
+    weight = ridge_from_moments((x64 - x_mean).T @ (x64 - x_mean), (x64 - x_mean).T @ (y64 - y_mean), strength)
+    return weight.to(x.dtype), (y_mean - weight @ x_mean).to(x.dtype)
+
+
+def ridge_from_moments(gram: Tensor, cross: Tensor, strength: float = 1e-3) -> Tensor:
+    """W (d_out, d_in) from X^T X (d_in, d_in) and X^T Y (d_in, d_out), float64 throughout."""
+    gram, cross = gram.double(), cross.double()
+    damp = strength * gram.diagonal().mean().clamp_min(1e-12)
+    system = gram + damp * torch.eye(gram.shape[0], dtype=torch.float64, device=gram.device)
+    return torch.linalg.solve(system, cross).T
+
+
+def reduced_rank(x: Tensor, y: Tensor, rank: int, strength: float = 1e-3) -> tuple[Tensor, Tensor, Tensor]:
+    """The best affine map of rank r: y ~ x D^T U^T + b. Returns U (d_out, r), D (r, d_in), b (d_out).
+
+    Reduced-rank regression: the full ridge map, projected on the leading principal directions of its predictions.
+    """
+    weight, bias = ridge(x, y, strength)
+    centred = (x - x.mean(0)).double()
+    predictions = centred @ weight.double().T
+    _, vectors = torch.linalg.eigh(predictions.T @ predictions)
+    up = vectors[:, -rank:].flip(1)
+    down = up.T @ weight.double()
+    constant = y.double().mean(0) - up @ (down @ x.double().mean(0))
+    return up.to(x.dtype), down.to(x.dtype), constant.to(x.dtype)

@@ -1,0 +1,130 @@
+"""Build the library: every method's candidates at every site, each an independent job whose result is saved.
+
+Jobs of one block share the block's captured activations. A job is done when its JSON is in the workspace, so a killed
+run builds only what is missing. With several workers, blocks are shared out over processes that each load the base
+model themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from layersmith.anatomy import Replay, Site
+from layersmith.refit import methods
+from layersmith.refit.calibrate import Activations
+from layersmith.refit.candidate import Candidate, Library, decided_sites, pack
+from layersmith.refit.distill import distill
+from layersmith.refit.method import Method, SublayerView, candidate_id
+from layersmith.refit.workspace import Workspace
+
+#: A candidate that is no better than a floor which is cheaper than it is not offered. Slack for measurement noise.
+FLOOR_SLACK = 1.0
+
+
+@dataclass(frozen=True)
+class LibrarySettings:
+    """methods  names, floors included · distill_steps  local distillation of each candidate that profits from it"""
+
+    methods: list[str]
+    distill_steps: int = 40
+    seed: int = 0
+
+
+@dataclass
+class SiteReport:
+    """What the library found at one site besides candidates: the floors, and which methods do not apply and why."""
+
+    floors: dict[str, float] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+
+
+def build_library(
+    replay: Replay,
+    activations: Activations,
+    workspace: Workspace,
+    settings: LibrarySettings,
+    tell: Callable[[str, int, int], None] = lambda text, done, total: None,
+) -> tuple[Library, dict[str, SiteReport]]:
+    """All candidates of all sites, and a report per site."""
+    library, reports = Library(workspace), {}
+    blocks = replay.block_names
+    for done, block in enumerate(blocks):
+        for site in sites_of(replay, block):
+            report, candidates = _site_jobs(site, replay, activations, workspace, settings)
+            reports[site.name] = report
+            library.candidates.update({c.id: c for c in candidates})
+        activations.forget()
+        tell("building the library", done + 1, len(blocks))
+    return library, reports
+
+
+def sites_of(replay: Replay, block: str) -> list[Site]:
+    """The block's inner sites and the block itself."""
+    return [*replay.anatomy.in_block(block), replay.anatomy.site(block)]
+
+
+def _site_jobs(
+    site: Site, replay: Replay, activations: Activations, workspace: Workspace, settings: LibrarySettings
+) -> tuple[SiteReport, list[Candidate]]:
+    saved = workspace.load_json(f"library/{site.name}/site")
+    if saved is not None:
+        report = SiteReport(**saved["report"])
+        found = [_load(workspace, name) for name in saved["candidates"]]
+        if all(found):
+            return report, [c for c in found if c]
+    view = activations.view(site, seed=settings.seed)
+    report, candidates = SiteReport(), []
+    for name in dict.fromkeys([*methods.FLOORS.values(), *settings.methods]):
+        method = methods.get(name)
+        if site.kind not in method.kinds:
+            continue
+        reason = method.refuses(view)
+        if reason is not None:
+            report.refusals[name] = reason
+            continue
+        for chosen in method.grid(view):
+            candidate = _load(workspace, candidate_id(site.name, name, chosen))
+            candidates.append(candidate or _build(view, method, chosen, workspace, settings))
+    for floor, name in methods.FLOORS.items():
+        errors = [c.local_error for c in candidates if c.method == name]
+        if errors:
+            report.floors[floor] = min(errors)
+    workspace.save_json(f"library/{site.name}/site", {"report": vars(report), "candidates": [c.id for c in candidates]})
+    return report, candidates
+
+
+def _build(
+    view: SublayerView, method: Method, chosen: dict[str, Any], workspace: Workspace, settings: LibrarySettings
+) -> Candidate:
+    start = time.perf_counter()
+    torch.manual_seed(settings.seed)
+    replacement = [(edit, module.eval()) for edit, module in method.build(view, chosen)]
+    steps = distill(view, replacement, settings.distill_steps) if method.distils else 0
+    edits, tensors = pack(replacement)
+    candidate = Candidate(
+        id=candidate_id(view.site.name, method.name, chosen),
+        sites=decided_sites(view.anatomy, view.site, replacement),
+        method=method.name,
+        settings=chosen,
+        edits=edits,
+        local_error=view.local_error(replacement),
+        distilled_steps=steps,
+        seconds=time.perf_counter() - start,
+    )
+    if not torch.isfinite(torch.tensor(candidate.local_error)):
+        candidate.refused = "its output is not finite on held-out activations"
+    workspace.save_tensors(f"library/{candidate.id}", tensors)
+    workspace.save_json(f"library/{candidate.id}", candidate.to_json())
+    return candidate
+
+
+def _load(workspace: Workspace, name: str) -> Candidate | None:
+    saved = workspace.load_json(f"library/{name}")
+    if saved is None or not workspace.has_tensors(f"library/{name}"):
+        return None
+    return Candidate(**saved)

@@ -1,0 +1,68 @@
+"""Narrow a feed-forward: keep the hidden channels that matter, refit the down projection to what is left.
+
+Paper: P390, "2SSP" (stage 1): a channel's score is the norm of its activation over the calibration tokens; as in
+Puzzle (arXiv 2411.19146) it is multiplied by the norm of the channel's output weights. When it pays: nearly always
+the best trade on dense hardware, because the result is a smaller dense feed-forward.
+Differs from the papers: the kept channels' output weights are refitted by ridge regression to the original output.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from layersmith import catalogue
+from layersmith.anatomy.edit import Replacement
+from layersmith.contract import Operator
+from layersmith.refit.least_squares import ridge_from_moments
+from layersmith.refit.method import Method, Settings, SublayerView
+
+KEEPS = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
+
+
+class Width(Method):
+    name = "width"
+    kinds = ("ffn",)
+    papers = ("P390",)
+    distils = True
+
+    def refuses(self, view: SublayerView) -> str | None:
+        return None if view.ffn else "it is not a plain or gated feed-forward"
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"keep": keep} for keep in KEEPS]
+
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        dense = view.ffn.operator
+        hidden = hidden_activations(dense, view.inputs)
+        score = hidden.square().mean(0).sqrt() * dense.down.weight.norm(dim=0)
+        return view.stand_in(narrow(dense, hidden, score, settings["keep"]))
+
+
+def hidden_activations(dense: Operator, x: Tensor) -> Tensor:
+    """(tokens, d_hidden): what enters the down projection of our `GLU` or `MLP`."""
+    with torch.no_grad():
+        up = dense.up(x)
+        return dense.act(dense.gate(x)) * up if dense.name == "glu" else dense.act(up)
+
+
+def narrow(dense: Operator, hidden: Tensor, score: Tensor, keep: float) -> Operator:
+    """The `GLU` or `MLP` with the best-scored share `keep` of the hidden channels, its down projection refitted."""
+    d_hidden = hidden.shape[1]
+    # Multiples of 8 keep matrix kernels on their fast path.
+    width = min(d_hidden, max(8, round(keep * d_hidden / 8) * 8))
+    kept = score.topk(width).indices.sort().values
+    small = catalogue.build({**dense.spec(), "d_hidden": width})
+    gram = hidden.double().T @ hidden.double() / len(hidden)
+    target = gram @ dense.down.weight.double().T
+    down = ridge_from_moments(gram[kept][:, kept], target[kept], strength=1e-4)
+    with torch.no_grad():
+        for name in ("gate", "up") if dense.name == "glu" else ("up",):
+            large, linear = getattr(dense, name), getattr(small, name)
+            linear.weight.copy_(large.weight[kept])
+            if linear.bias is not None:
+                linear.bias.copy_(large.bias[kept])
+        small.down.weight.copy_(down)
+        if small.down.bias is not None:
+            small.down.bias.copy_(dense.down.bias)
+    return small.to(dense.down.weight.dtype)

@@ -1,0 +1,181 @@
+"""`refit`: make a trained model faster or smaller under a budget, and prove what it cost.
+
+The stages, each kept in the workspace so that a killed run goes on where it was:
+
+    calibrate -> library -> score + cost -> search (joint measurement, refinement) -> heal -> measure -> save, report
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from layersmith import checkpoint
+from layersmith.anatomy import Replay, find_sites
+from layersmith.errors import UserError
+from layersmith.measure.shape import Shape, parse_shape
+from layersmith.refit import methods
+from layersmith.refit.batches import Sizes, prepare
+from layersmith.refit.calibrate import Activations
+from layersmith.refit.costs import FIELDS, measure_costs
+from layersmith.refit.finish import Run, finish
+from layersmith.refit.library import LibrarySettings, build_library
+from layersmith.refit.progress import Progress, Stopwatch
+from layersmith.refit.score import score
+from layersmith.refit.select import select
+from layersmith.refit.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the outcome of a run; its JSON is the run's identity."""
+
+    budget: dict[str, float]
+    at: str
+    data: str
+    methods: list[str]
+    seed: int
+    sizes: dict[str, int]
+    distill_steps: int
+    heal_tokens: int
+    heal_lr: float
+    refine_evaluations: int
+
+
+def refit(
+    model: nn.Module | str,
+    *,
+    budget: dict[str, float],
+    out: str | Path,
+    data: str = "stdlib",
+    at: str = "prefill=1x512",
+    methods: list[str] | None = None,
+    seed: int = 0,
+    heal_tokens: int | None = None,
+    heal_lr: float | None = None,
+    tokenizer: Any = None,
+    trust_local_code: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Refit a model under a budget and write `out/model`, `out/result.json` and `out/report.html`.
+
+    model    a loaded Hugging Face model (then pass its tokenizer too), a folder, a Hub id, or "pocket"
+    budget   shares of the original's cost, e.g. {"latency": 0.75} or {"bytes": 0.5, "latency": 0.9}; latency is
+             measured on this machine at the shape `at`
+    data     "stdlib", a text file or folder, or "hub:owner/name"
+    at       "prefill=1x512" (batch x tokens at once) or "decode=1x128" (one token after 128 are cached)
+    methods  names from `layersmith.refit.methods.METHODS`; None takes all that can help with the budget
+    heal_tokens  text to heal on; None chooses by model size, 0 does not heal
+
+    Returns what is in result.json. Run it again with the same arguments after an interruption: it goes on.
+    Raises UserError for bad input, too little text, and a budget that cannot be met (with the best reachable).
+    """
+    check_budget(budget)
+    shape = parse_shape(at)
+    name = model if isinstance(model, str) else type(model).__name__
+    with Progress(progress) as bar:
+        if isinstance(model, str):
+            bar.note(f"loading {model}")
+            model, tokenizer = checkpoint.load(model, trust_local_code=trust_local_code)
+        model.eval().requires_grad_(False)
+        settings = settings_for(model, budget, at, data, methods, seed, heal_tokens, heal_lr)
+        workspace = Workspace(
+            Path(out), {"model": fingerprint(model), "settings": asdict(settings)}, on_rebuild=bar.rebuilding
+        )
+        try:
+            return _stages(model, tokenizer, name, shape, settings, workspace, bar)
+        finally:
+            workspace.close()
+
+
+def _stages(
+    model: nn.Module,
+    tokenizer: Any,
+    name: str,
+    shape: Shape,
+    settings: Settings,
+    workspace: Workspace,
+    bar: Progress,
+) -> dict[str, Any]:
+    clock = Stopwatch(workspace)
+    with clock.stage("calibrate"):
+        batches = prepare(model, tokenizer, settings.data, Sizes(**settings.sizes), settings.seed)
+        anatomy = find_sites(model)
+        replay = Replay(model, anatomy)
+        activations = Activations(replay, batches, workspace)
+        activations.calibrate(bar.tell)
+    with clock.stage("library"):
+        library, reports = build_library(
+            replay,
+            activations,
+            workspace,
+            LibrarySettings(settings.methods, settings.distill_steps, settings.seed),
+            bar.tell,
+        )
+    with clock.stage("cost"):
+        costs = measure_costs(model, anatomy, library, shape, workspace)
+    with clock.stage("score"):
+        score(library, replay, activations, workspace, bar.tell)
+    with clock.stage("search"):
+        selection = select(
+            model, library, costs, settings.budget, settings.refine_evaluations, shape, batches, workspace, bar.tell
+        )
+    run = Run(
+        model, tokenizer, name, anatomy, shape, batches, library, reports, costs, selection, workspace, bar, clock
+    )
+    return finish(run, settings)
+
+
+def settings_for(
+    model: nn.Module,
+    budget: dict[str, float],
+    at: str,
+    data: str,
+    wanted: list[str] | None,
+    seed: int,
+    heal_tokens: int | None,
+    heal_lr: float | None,
+) -> Settings:
+    """The full settings: defaults follow the model's size, so that small and large models both finish in time."""
+    params = sum(p.numel() for p in model.parameters())
+    small = params < 30e6
+    if heal_tokens is None:
+        # A forward of teacher and student and a backward cost about 8 FLOPs per parameter and token.
+        heal_tokens = int(min(400_000, 8e13 / (8 * params)))
+    return Settings(
+        budget=budget,
+        at=at,
+        data=data,
+        methods=methods.chosen(wanted, list(budget)),
+        seed=seed,
+        sizes=asdict(Sizes(heal=heal_tokens // Sizes.length)),
+        distill_steps=30 if small else 0,
+        heal_tokens=heal_tokens,
+        heal_lr=heal_lr or (1e-3 if small else 2e-4),
+        refine_evaluations=60 if small else 24,
+    )
+
+
+def check_budget(budget: dict[str, float]) -> None:
+    """Raise a UserError unless the budget is a non-empty dict of known names and shares in (0, 1]."""
+    if not budget:
+        raise UserError(f"A budget is needed, e.g. latency=0.75. Names: {', '.join(FIELDS)}.")
+    for name, share in budget.items():
+        if name not in FIELDS:
+            raise UserError(f"Unknown budget {name!r}. Names: {', '.join(FIELDS)}.")
+        if not 0.0 < share <= 1.0:
+            raise UserError(f"The budget {name}={share:g} must be a share of the original's, above 0 and at most 1.")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A digest of every weight: the same model gives the same run, whatever path it came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
