@@ -7,8 +7,8 @@ It has fewer parameters than the dense matrix when rank < d_in * d_out / (d_in +
 
 Paper: Wei et al. 2024, "Building on Efficient Foundations: Effectively Training LLMs with Structured
 Feedforward Layers", arXiv 2406.16450 (the LowRank structure).
-Differs from the paper: initialised so that U V has the element variance that `nn.Linear` gives a dense matrix
-of the same shape.
+Differs from the paper: initialised so that U V has the element variance that `nn.Linear` gives a dense matrix of
+the same shape (the authors' code draws every factor with variance 1 / fan_in, or takes the SVD of a random matrix).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class LowRank(Linear):
         require_positive(LowRank, d_in=d_in, d_out=d_out, rank=rank)
         if rank > min(d_in, d_out):
             raise ValueError(
-                f"LowRank: rank {rank} exceeds min(d_in, d_out) = {min(d_in, d_out)}, the rank of a full matrix of "
-                f"that shape. Use a smaller rank, or the part 'linear'."
+                f"LowRank: rank {rank} exceeds min(d_in, d_out) = {min(d_in, d_out)}, the rank of a full matrix "
+                f"of that shape. Use a smaller rank, or the part 'linear'."
             )
         self.v = nn.Linear(d_in, rank, bias=False)
         self.u = nn.Linear(rank, d_out, bias=bias)

@@ -1,0 +1,55 @@
+"""Feed-forward with PolyNorm: the activation is a learned sum of normalised powers of the hidden layer.
+
+    y = W_2 act(W_1 x + b_1) + b_2
+    act(h) = a_0 + a_1 n(h) + a_2 n(h^2) + ... + a_order n(h^order),   n(u) = u / sqrt(mean(u^2) + eps)
+
+Shapes: x (..., D) -> hidden (..., d_hidden) -> y (..., D); a (order + 1,), shared by the whole layer. The mean runs
+over the hidden channels of one token, so the activation is not point-wise, but it is token-wise.
+
+Paper: Zhuo et al. 2024, "Polynomial Composition Activations: Unleashing the Dynamics of Large Language Models",
+arXiv 2411.03884. Confirmed in the authors' code (BryceZhuo/PolyCom): order 3, a_1 = a_2 = a_3 = 1/3 and a_0 = 0 at
+the start, eps = 1e-6, one set of scalars per layer, no gate.
+Differs from the paper: the coefficients are stored by rising power. The authors' mixture-of-experts model normalises
+slices of D channels of the hidden layer; this is the form of their dense model, over all of it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from layersmith.contract import FeedForward, require_positive
+
+
+class PolyNorm(FeedForward):
+    """Dense feed-forward with a learned sum of normalised powers.
+
+    d_model, d_hidden   widths of the residual stream and of the hidden layer
+    order               highest power
+    eps                 added to each mean square
+    bias                add biases to both linear maps
+    """
+
+    name = "poly_norm"
+
+    def __init__(self, d_model: int, d_hidden: int, order: int = 3, eps: float = 1e-6, bias: bool = False):
+        super().__init__()
+        require_positive(PolyNorm, d_model=d_model, d_hidden=d_hidden, order=order)
+        if not eps > 0:
+            raise ValueError(f"PolyNorm: eps must be positive, not {eps!r}: an all-zero hidden layer divides by it.")
+        self.eps = eps
+        self.up = nn.Linear(d_model, d_hidden, bias=bias)
+        self.a = nn.Parameter(torch.tensor([0.0] + [1 / order] * order))
+        self.down = nn.Linear(d_hidden, d_model, bias=bias)
+
+    def activation(self, h: Tensor) -> Tensor:
+        """act(h) over the last axis; in at least 32 bits, because sixth powers overflow in fp16."""
+        wide = h.to(torch.promote_types(h.dtype, torch.float32))
+        y, power = self.a[0], torch.ones_like(wide)
+        for coefficient in self.a[1:]:
+            power = power * wide
+            y = y + coefficient * power * torch.rsqrt(power.square().mean(-1, keepdim=True) + self.eps)
+        return y.to(h.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))

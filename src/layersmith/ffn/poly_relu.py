@@ -1,0 +1,48 @@
+"""Feed-forward with PolyReLU: the activation is a learned polynomial of the ReLU.
+
+    y = W_2 p( relu(W_1 x + b_1) ) + b_2,   p(r) = a_0 + a_1 r + ... + a_order r^order
+
+Shapes: x (..., D) -> hidden (..., d_hidden) -> y (..., D); a (order + 1,), shared by the whole layer.
+a = (0, 1, 0, 0) is ReLU, a = (0, 0, 1, 0) is squared ReLU.
+
+Paper: Zhuo et al. 2024, "Polynomial Composition Activations: Unleashing the Dynamics of Large Language Models",
+arXiv 2411.03884. Confirmed in the authors' code (BryceZhuo/PolyCom): order 3, a_1 = a_2 = a_3 = 1/3 and a_0 = 0 at
+the start, one set of scalars per layer, no gate.
+Differs from the paper: nothing; the coefficients are stored by rising power.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from layersmith.contract import FeedForward, require_positive
+
+
+class PolyReLU(FeedForward):
+    """Dense feed-forward with a learned polynomial of the ReLU.
+
+    d_model, d_hidden   widths of the residual stream and of the hidden layer
+    order               degree of the polynomial
+    bias                add biases to both linear maps
+    """
+
+    name = "poly_relu"
+
+    def __init__(self, d_model: int, d_hidden: int, order: int = 3, bias: bool = False):
+        super().__init__()
+        require_positive(PolyReLU, d_model=d_model, d_hidden=d_hidden, order=order)
+        self.up = nn.Linear(d_model, d_hidden, bias=bias)
+        self.a = nn.Parameter(torch.tensor([0.0] + [1 / order] * order))
+        self.down = nn.Linear(d_hidden, d_model, bias=bias)
+
+    def activation(self, h: Tensor) -> Tensor:
+        """p(relu(h)), element by element; in at least 32 bits, because cubes overflow in fp16."""
+        r = h.to(torch.promote_types(h.dtype, torch.float32)).relu()
+        y = self.a[-1]
+        for coefficient in self.a[:-1].flip(0):
+            y = y * r + coefficient
+        return y.to(h.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))

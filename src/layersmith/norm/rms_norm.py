@@ -1,0 +1,48 @@
+"""RMSNorm: every token is scaled to unit root mean square over its channels; nothing is subtracted.
+
+    y = w * x / sqrt(mean(x^2) + eps) + b
+
+Shapes: x (..., D) -> y (..., D); w (D,), b (D,) if kept. The mean runs over D. With `offset`, the stored weight is
+w - 1, the parametrisation of the Gemma models: it starts at 0, and weight decay pulls the scale to 1 instead of 0.
+
+Paper: Zhang & Sennrich 2019, "Root Mean Square Layer Normalization", arXiv 1910.07467.
+Differs from the paper: eps stands under the root and b is optional (off), as in today's language models; computed in
+at least 32 bits and rounded once at the end.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from layersmith.contract import Norm, require_positive
+
+
+class RMSNorm(Norm):
+    """y = w * x / sqrt(mean(x^2) + eps) + b.
+
+    d_model   width of the residual stream
+    eps       added to the mean square; at least 0
+    bias      add b
+    offset    store w - 1 instead of w
+    """
+
+    name = "rms_norm"
+
+    def __init__(self, d_model: int, eps: float = 1e-6, bias: bool = False, offset: bool = False):
+        super().__init__()
+        require_positive(RMSNorm, d_model=d_model)
+        if not eps >= 0:
+            raise ValueError(f"RMSNorm: eps must be at least 0, not {eps!r}.")
+        self.eps, self.offset = eps, offset
+        self.weight = nn.Parameter(torch.zeros(d_model) if offset else torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        weight = self.weight.to(wide.dtype)
+        y = y * (1 + weight if self.offset else weight)
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype)
