@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from layersmith.measure.inputs import placement
 
 
 def continuations(model: nn.Module, prompts: Tensor, tokens: int = 32) -> Tensor:
-    """Greedy continuation (prompts, tokens) of equally long prompts (prompts, T), end-of-text not allowed to stop it.
+    """Greedy continuation (prompts, tokens) of equally long prompts (prompts, T), not stopped by end-of-text.
 
     A model with a limited context must have room for T + tokens.
     """
     device, _ = placement(model)
     prompts = prompts.to(device)
+    generator: Any = model
     # Every setting that changes greedy search is pinned: a model's own generation config may hold penalties.
-    out = model.generate(
+    out = generator.generate(
         prompts,
         attention_mask=torch.ones_like(prompts),
         do_sample=False,
@@ -33,11 +35,11 @@ def continuations(model: nn.Module, prompts: Tensor, tokens: int = 32) -> Tensor
     return out[:, -tokens:].cpu()
 
 
+def greedy_text(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: Tensor, tokens: int = 32) -> str:
+    """What the model writes greedily after one prompt (T,) of token ids."""
+    return tokenizer.batch_decode(continuations(model, prompt.unsqueeze(0), tokens))[0]
+
+
 def agreement(ours: Tensor, theirs: Tensor) -> float:
     """Share of equal tokens, position by position, of two (prompts, tokens) continuations."""
     return float((ours == theirs).double().mean())
-
-
-def as_text(tokenizer: object, rows: Tensor | Sequence[Sequence[int]]) -> list[str]:
-    """The rows of token ids as text, as the tokenizer writes it."""
-    return [tokenizer.decode(row) for row in rows]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from layersmith.errors import UserError
 
@@ -22,13 +23,13 @@ def example_inputs(model: nn.Module, batch: int, tokens: int, seed: int = 0) -> 
     """
     generator = torch.Generator().manual_seed(seed)
     device, dtype = placement(model)
-    config = getattr(model, "config", None)
+    config = config_of(model)
     if config is None:
         if isinstance(model, nn.TransformerEncoder):
-            width = model.layers[0].linear1.in_features
-            first = model.layers[0].self_attn.batch_first
-            size = (batch, tokens, width) if first else (tokens, batch, width)
-            return {"src": torch.randn(size, generator=generator).to(device, dtype)}
+            width = _first_layer(model).linear1.in_features
+            batch_first = _first_layer(model).self_attn.batch_first
+            sequence = (batch, tokens, width) if batch_first else (tokens, batch, width)
+            return {"src": torch.randn(sequence, generator=generator).to(device, dtype)}
         raise UserError(
             f"Cannot make example inputs for a {type(model).__name__}: it is neither a Hugging Face model (it has no "
             f"config) nor a torch.nn.TransformerEncoder."
@@ -40,8 +41,7 @@ def example_inputs(model: nn.Module, batch: int, tokens: int, seed: int = 0) -> 
 
     name = getattr(model, "main_input_name", "input_ids")
     if name == "pixel_values":
-        height, width = _pair(config.image_size)
-        size = (batch, config.num_channels, height, width)
+        size: tuple[int, ...] = (batch, config.num_channels, *_pair(config.image_size))
     elif name == "input_features":
         size = (batch, config.num_mel_bins, 2 * config.max_source_positions)
     elif name == "input_ids":
@@ -54,12 +54,22 @@ def example_inputs(model: nn.Module, batch: int, tokens: int, seed: int = 0) -> 
 
 def reads_text(model: nn.Module) -> bool:
     """Whether the model takes token ids."""
-    return hasattr(model, "config") and getattr(model, "main_input_name", "input_ids") == "input_ids"
+    return config_of(model) is not None and getattr(model, "main_input_name", "input_ids") == "input_ids"
+
+
+def config_of(model: nn.Module) -> Any:
+    """The Hugging Face config of a model; None for any other module."""
+    return getattr(model, "config", None)
 
 
 def can_generate(model: nn.Module) -> bool:
     """Whether the model writes tokens one by one, with a cache."""
-    return hasattr(model, "can_generate") and model.can_generate()
+    return isinstance(model, PreTrainedModel) and model.can_generate()
+
+
+def is_causal_lm(model: nn.Module) -> bool:
+    """Whether the model predicts each next token of one running text (GPT-like; not an encoder-decoder)."""
+    return can_generate(model) and not config_of(model).is_encoder_decoder
 
 
 def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -72,7 +82,7 @@ def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 def check_length(model: nn.Module, tokens: int) -> None:
     """A UserError when the model has fewer positions than `tokens`."""
-    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    limit = getattr(config_of(model), "max_position_embeddings", None)
     if limit is not None and tokens > limit:
         raise UserError(
             f"{tokens} tokens are more than this model's {limit} positions. Use a shorter shape, for example "
@@ -82,3 +92,7 @@ def check_length(model: nn.Module, tokens: int) -> None:
 
 def _pair(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _first_layer(model: nn.TransformerEncoder) -> Any:
+    return model.layers[0]

@@ -11,13 +11,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from layersmith.errors import UserError
 from layersmith.measure.cache import rewinder
-from layersmith.measure.inputs import can_generate, check_length, example_inputs, placement
+from layersmith.measure.inputs import can_generate, check_length, config_of, example_inputs, placement
 from layersmith.measure.shape import Shape
 
 
@@ -119,9 +120,9 @@ def model_step(model: nn.Module, shape: Shape, seed: int = 0) -> Step:
     return Step(run=lambda: model(**inputs), before=rewinder(inputs))
 
 
-def model_inputs(model: nn.Module, shape: Shape, seed: int = 0) -> dict[str, object]:
+def model_inputs(model: nn.Module, shape: Shape, seed: int = 0) -> dict[str, Any]:
     """The keyword arguments of one step at a shape; a decode step's include the cache that holds the prompt."""
-    inputs: dict[str, object] = dict(example_inputs(model, shape.batch, shape.tokens, seed))
+    inputs: dict[str, Any] = dict(example_inputs(model, shape.batch, shape.tokens, seed))
     generates = can_generate(model)
     if shape.phase == "prefill":
         return inputs | ({"use_cache": False} if generates else {})
@@ -134,7 +135,7 @@ def model_inputs(model: nn.Module, shape: Shape, seed: int = 0) -> dict[str, obj
     with torch.no_grad():
         prompt = model(**inputs, use_cache=True)
     step = {"past_key_values": prompt.past_key_values, "use_cache": True}
-    if model.config.is_encoder_decoder:
+    if config_of(model).is_encoder_decoder:
         encoded = (prompt.encoder_last_hidden_state,)
         return step | {"encoder_outputs": encoded, "decoder_input_ids": inputs["decoder_input_ids"][:, -1:]}
     return step | {"input_ids": inputs["input_ids"][:, -1:]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 
-def token_bytes(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Tensor | None:
-    """(vocabulary,) int64 bytes per token id; special tokens and unused ids stand for none.
+def token_bytes(tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
+    """(highest id + 1,) int64 bytes per token id; special tokens and unused ids stand for none.
 
     Known for byte-level BPE (every character of a token is one byte) and for SentencePiece with byte fallback (the
     token's own text, or one byte for "<0x0A>"). None for tokenizers that lose text, such as WordPiece.
@@ -21,16 +22,14 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Tensor |
     if backend is None:
         return None
     kinds = set(_decoder_types(json.loads(backend.to_str())["decoder"]))
-    if "ByteLevel" in kinds:
-        size = len
-    elif kinds & {"ByteFallback", "Metaspace"}:
-        size = _sentencepiece_size
-    else:
+    if not kinds & {"ByteLevel", "ByteFallback", "Metaspace"}:
         return None
+    size: Callable[[str], int] = len if "ByteLevel" in kinds else _sentencepiece_size
     special = set(tokenizer.all_special_ids)
-    sizes = torch.zeros(vocabulary, dtype=torch.long)
-    for token, index in tokenizer.get_vocab().items():
-        if index not in special and index < vocabulary:
+    vocabulary = tokenizer.get_vocab()
+    sizes = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
+    for token, index in vocabulary.items():
+        if index not in special:
             sizes[index] = size(token)
     return sizes
 

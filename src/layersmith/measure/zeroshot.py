@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from layersmith.errors import UserError
-from layersmith.measure.inputs import can_generate, placement
+from layersmith.measure.inputs import is_causal_lm, placement
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def read_questions(path: str | Path) -> list[Question]:
 
 def zeroshot(model: nn.Module, tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> dict[str, float | int]:
     """`accuracy`, `accuracy_per_byte`, the `chance` level of guessing, and the number of `questions`."""
-    if not can_generate(model) or model.config.is_encoder_decoder:
+    if not is_causal_lm(model):
         raise UserError(
             f"{type(model).__name__} does not predict the next token of a text, so it has no zero-shot score."
         )
