@@ -59,6 +59,13 @@ ENTRIES: dict[str, Entry] = {
     "topk_mlp": Entry("layersmith.ffn.topk_mlp:TopKMLP", "ffn", ("P020",), {"d_model": 32, "d_hidden": 64, "k": 16}),
     "zero": Entry("layersmith.ffn.zero:Zero", "ffn", (), {"d_model": 32}),
     # mixer
+    "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("P028",), {"d_model": 32, "n_heads": 4}),
+    "linear_attention": Entry(
+        "layersmith.mixer.linear_attention:LinearAttention",
+        "mixer",
+        (),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "feature_map": "hedgehog", "rope_theta": 10000.0},
+    ),
     "softmax_attention": Entry(
         "layersmith.mixer.softmax:SoftmaxAttention",
         "mixer",

@@ -237,7 +237,7 @@ def test_equals_bert():
     torch.manual_seed(0)
     theirs = BertAttention(BertConfig(hidden_size=32, num_attention_heads=4, attn_implementation="eager")).eval()
     m = SoftmaxAttention(32, 4, causal=False, bias=True, out_bias=True)
-    inner = getattr(theirs, "self")
+    inner = theirs.self
     for ours, part in ((m.q, inner.query), (m.k, inner.key), (m.v, inner.value), (m.o, theirs.output.dense)):
         ours.load_state_dict(part.state_dict())
     x = torch.randn(2, 11, 32)

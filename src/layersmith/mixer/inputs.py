@@ -1,4 +1,4 @@
-"""What every mixer does with its inputs: check them, split heads, and move padding out of the way.
+"""What every mixer does with its inputs: check them, split and normalise heads, move padding out of the way.
 
 Shapes: x (B, T, D); mask (B, T) bool, True at real tokens; heads (B, H, T, head_dim).
 """
@@ -6,7 +6,7 @@ Shapes: x (B, T, D); mask (B, T) bool, True at real tokens; heads (B, H, T, head
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from layersmith.contract import Mixer, State, require_positive
 
@@ -56,6 +56,13 @@ def split_heads(x: Tensor, head_dim: int) -> Tensor:
 def merge_heads(x: Tensor) -> Tensor:
     """(B, H, T, head_dim) -> (B, T, H * head_dim)."""
     return x.transpose(1, 2).flatten(2)
+
+
+class HeadNorm(nn.RMSNorm):
+    """RMS norm over head_dim that keeps the dtype of its input, also under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 def packed_slots(mask: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Mixer, State, require_positive
-from layersmith.mixer.inputs import check_inputs, head_sizes, merge_heads, split_heads
+from layersmith.mixer.inputs import HeadNorm, check_inputs, head_sizes, merge_heads, split_heads
 from layersmith.mixer.rope import rotary_size, rotary_table, rotate, token_positions, tokens_seen
 
 
@@ -74,15 +74,15 @@ class SoftmaxAttention(Mixer):
         self.k = nn.Linear(d_model, n_kv_heads * head_dim, bias=bias)
         self.v = nn.Linear(d_model, n_kv_heads * head_dim, bias=bias)
         self.o = nn.Linear(n_heads * head_dim, d_model, bias=out_bias)
-        self.q_norm = nn.RMSNorm(head_dim, eps=qk_norm_eps) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(head_dim, eps=qk_norm_eps) if qk_norm else nn.Identity()
+        self.q_norm = HeadNorm(head_dim, eps=qk_norm_eps) if qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(head_dim, eps=qk_norm_eps) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         check_inputs(self, x, state, mask)
         past = state or {}
+        q = self.q_norm(split_heads(self.q(x), self.head_dim))
+        k = self.k_norm(split_heads(self.k(x), self.head_dim))
         v = split_heads(self.v(x), self.head_dim)
-        q = self.q_norm(split_heads(self.q(x), self.head_dim)).to(v.dtype)
-        k = self.k_norm(split_heads(self.k(x), self.head_dim)).to(v.dtype)
         if self.rope_theta is not None:
             positions = token_positions(x, mask, past.get("position"))
             table = rotary_table(positions, self.rope_size, self.rope_theta, q.dtype)

@@ -1,0 +1,140 @@
+"""Linear attention: replace exp(q . k) by a product of feature maps, so that the past fits into one small matrix.
+
+    y_t = W_o concat_h  (phi(q_t) S_t) / (phi(q_t) z_t + eps),    S_t = sum_{s<=t} phi(k_s)^T v_s,  z_t = sum phi(k_s)^T
+
+Feature maps phi (F features of a head):
+    elu1       elu(x) + 1                                 F = head_dim
+    relu       max(x, 0)                                  F = head_dim
+    hedgehog   [softmax(W x), softmax(-W x)]              F = 2 head_dim, W learned per head, for q and k apart
+
+The maps q, k, v, o have the names and shapes of `SoftmaxAttention`, whose weights can be copied in; RoPE acts before
+the feature map. Computed chunk by chunk with matrix products (`chunked.py`); not causal: one sum over all tokens.
+
+Shapes: x (B, T, D) -> phi(q) (B, H, T, F), phi(k) (B, H_kv, T, F), v (B, H_kv, T, head_dim) -> y (B, T, D).
+State: kv (B, H_kv, F, head_dim + 1) in at least float32, S and, as its last column, z; position (B,) with RoPE.
+
+Papers: Katharopoulos et al. 2020, "Transformers are RNNs", arXiv 2006.16236 (elu1, both forms); Zhang et al. 2024,
+"The Hedgehog & the Porcupine", arXiv 2402.04347, and "LoLCATs", arXiv 2410.10254 (hedgehog; identity start and
+softmax over features confirmed in the released code).
+Differs from the papers: grouped key-value heads share one state and one key feature map (LoLCATs repeats keys first);
+LoLCATs' sliding window of softmax attention is left out.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layersmith.contract import Mixer, State, require_positive
+from layersmith.errors import suggest
+from layersmith.mixer.chunked import additive_scan, full_precision, precise
+from layersmith.mixer.inputs import HeadNorm, check_inputs, head_sizes, merge_heads, split_heads
+from layersmith.mixer.rope import rotary_size, rotary_table, rotate, token_positions, tokens_seen
+
+
+class Elu1(nn.Module):
+    """elu(x) + 1: positive, close to exp for negative x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.elu(x) + 1
+
+
+class Hedgehog(nn.Module):
+    """[softmax(W x), softmax(-W x)] per head, W starting as the identity: x (B, H, T, d) -> (B, H, T, 2 d)."""
+
+    def __init__(self, n_heads: int, head_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(head_dim).repeat(n_heads, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x @ self.weight
+        return torch.cat((x.softmax(-1), (-x).softmax(-1)), dim=-1)
+
+
+FEATURE_MAPS = ("elu1", "relu", "hedgehog")
+
+
+class LinearAttention(Mixer):
+    """Kernelised attention with a constant-size state.
+
+    d_model, n_heads, n_kv_heads, head_dim, bias, out_bias, rope_*, qk_norm     as in `SoftmaxAttention`
+    causal         False: every token reads the sums over the whole sequence, and no state is accepted
+    feature_map    "elu1", "relu" or "hedgehog"
+    chunk          tokens computed together; changes speed, not values
+    eps            added to the normaliser
+    """
+
+    name = "linear_attention"
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        causal: bool = True,
+        feature_map: str = "elu1",
+        rope_theta: float | None = None,
+        rope_fraction: float = 1.0,
+        rope_interleaved: bool = False,
+        qk_norm: bool = False,
+        qk_norm_eps: float = 1e-6,
+        bias: bool = False,
+        out_bias: bool = False,
+        chunk: int = 64,
+        eps: float = 1e-6,
+    ):
+        super().__init__()
+        n_kv_heads, head_dim = head_sizes(LinearAttention, d_model, n_heads, n_kv_heads, head_dim)
+        require_positive(LinearAttention, chunk=chunk)
+        if feature_map not in FEATURE_MAPS:
+            raise ValueError(
+                f"LinearAttention: unknown feature_map {feature_map!r}. {suggest(feature_map, list(FEATURE_MAPS))}"
+            )
+        self.head_dim, self.n_kv_heads, self.chunk, self.eps = head_dim, n_kv_heads, chunk, eps
+        self.causal = self.streams = causal
+        self.rope_size = rotary_size(LinearAttention, head_dim, rope_theta, rope_fraction, rope_interleaved)
+        self.rope_theta, self.rope_interleaved = rope_theta, rope_interleaved
+        self.q = nn.Linear(d_model, n_heads * head_dim, bias=bias)
+        self.k = nn.Linear(d_model, n_kv_heads * head_dim, bias=bias)
+        self.v = nn.Linear(d_model, n_kv_heads * head_dim, bias=bias)
+        self.o = nn.Linear(n_heads * head_dim, d_model, bias=out_bias)
+        self.q_norm = HeadNorm(head_dim, eps=qk_norm_eps) if qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(head_dim, eps=qk_norm_eps) if qk_norm else nn.Identity()
+        self.phi_q = _feature_map(feature_map, n_heads, head_dim)
+        self.phi_k = _feature_map(feature_map, n_kv_heads, head_dim)
+
+    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
+        check_inputs(self, x, state, mask)
+        past = state or {}
+        q = self.q_norm(split_heads(self.q(x), self.head_dim))
+        k = self.k_norm(split_heads(self.k(x), self.head_dim))
+        v = split_heads(self.v(x), self.head_dim)
+        if self.rope_theta is not None:
+            positions = token_positions(x, mask, past.get("position"))
+            table = rotary_table(positions, self.rope_size, self.rope_theta, q.dtype)
+            q, k = rotate(q, table, self.rope_interleaved), rotate(k, table, self.rope_interleaved)
+        # A query group is one more leading dimension, over which keys and values broadcast: (B, H_kv, G, T, .)
+        q = precise(self.phi_q(q)).unflatten(1, (self.n_kv_heads, -1))
+        k = precise(self.phi_k(k)).unsqueeze(2)
+        v = F.pad(precise(v), (0, 1), value=1.0).unsqueeze(2)  # a column of ones sums the normaliser z
+        if mask is not None:
+            k = k * mask[:, None, None, :, None]
+        with full_precision(x):
+            if self.causal:
+                kv = past["kv"] if state is not None else k.new_zeros(k.shape[0], k.shape[1], k.shape[-1], v.shape[-1])
+                y, kv = additive_scan(q, k, v, kv.unsqueeze(2), self.chunk)
+                new = {"kv": kv.squeeze(2)}
+            else:
+                y, new = q @ (k.mT @ v), None
+            y = y[..., :-1] / (y[..., -1:] + self.eps)
+        if new is not None and self.rope_theta is not None:
+            new["position"] = tokens_seen(x, mask, past.get("position"))
+        return self.o(merge_heads(y.flatten(1, 2)).to(x.dtype)), new
+
+
+def _feature_map(name: str, n_heads: int, head_dim: int) -> nn.Module:
+    if name == "hedgehog":
+        return Hedgehog(n_heads, head_dim)
+    return Elu1() if name == "elu1" else nn.ReLU()
