@@ -25,6 +25,7 @@ class Site:
     cross    a mixer that reads another sequence (cross-attention)
     calls    how often one forward pass runs it (12 for ALBERT's one shared block)
     outputs  0 when the sublayer returns a tensor, n when it returns a tuple of n whose first entry is the tensor
+    locked   why no operator may stand here ("" when one may): T5's first attention computes the position bias of all
     """
 
     name: str
@@ -37,6 +38,7 @@ class Site:
     cross: bool = False
     calls: int = 1
     outputs: int = 0
+    locked: str = ""
 
     @property
     def role(self) -> str:

@@ -1,0 +1,117 @@
+"""Opens the few sublayers that structure alone cannot reach, without changing what the model computes or saves.
+
+`open_up` is the whole interface. It knows two cases:
+
+- PyTorch's own `nn.TransformerEncoderLayer` and `nn.TransformerDecoderLayer` hold their activation as a plain
+  function and, in inference, skip their children altogether for one fused kernel that reads the children's weights.
+  The function becomes a module that calls it, and the layer's own switch for the fused kernel is turned off.
+- ALBERT's attention module also adds the residual and normalises, with the attention itself written in between. It
+  becomes a `BertAttention` (attention, then projection, residual and norm, as modules of their own) that holds the
+  same weight modules; `state_dict` and `load_state_dict` keep ALBERT's names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layersmith.errors import UserError
+
+#: name inside BertAttention -> name inside AlbertAttention
+_ALBERT_NAMES = {
+    "self.query.": "query.",
+    "self.key.": "key.",
+    "self.value.": "value.",
+    "output.dense.": "dense.",
+    "output.LayerNorm.": "LayerNorm.",
+}
+
+
+def open_up(model: nn.Module) -> tuple[str, ...]:
+    """Open what is closed in `model`, in place; returns one sentence for each kind of change (none: nothing to do).
+
+    Outputs, `state_dict` and parameters stay the same. (PyTorch's fused kernel rounds differently from its layers,
+    by about 1e-6.) Doing it twice changes nothing more. Raises UserError for layers with batch_first=False.
+    """
+    notes = {}
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+            if not isinstance(module.activation, nn.Module):
+                _open_torch_layer(path, module)
+                notes["torch"] = (
+                    "The activation functions of torch's transformer layers were made modules of their own, and the "
+                    "layers' fused inference kernel was switched off: it bypasses the sublayers."
+                )
+        elif type(module).__name__ == "AlbertAttention":
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, _opened_albert(module))
+            notes["albert"] = (
+                "ALBERT's attention modules were split into attention, projection and norm (the same weights under "
+                "the same names in the state dict)."
+            )
+    return tuple(notes.values())
+
+
+class Function(nn.Module):
+    """A plain function as a module, so that it can be seen, hooked and replaced."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
+
+def _open_torch_layer(path: str, layer: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) -> None:
+    attention = layer.self_attn
+    if isinstance(attention, nn.MultiheadAttention) and not attention.batch_first:
+        raise UserError(
+            f"{path or 'The layer'} takes its tokens in dimension 0 (batch_first=False); layersmith's operators take "
+            f"(batch, tokens, width). Build the layers with batch_first=True; the weights are the same."
+        )
+    layer.activation = Function(layer.activation)
+    if isinstance(layer, nn.TransformerEncoderLayer):
+        # The layer asks this number which activation the fused kernel should use; 0 stands for "not supported there".
+        layer.activation_relu_or_gelu = 0
+
+
+def _opened_albert(attention: Any) -> nn.Module:
+    from transformers.models.bert.configuration_bert import BertConfig
+    from transformers.models.bert.modeling_bert import BertAttention
+
+    config = attention.config
+    with torch.device("meta"):  # the modules made here are replaced by ALBERT's below
+        opened = BertAttention(
+            BertConfig(hidden_size=config.hidden_size, num_attention_heads=config.num_attention_heads)
+        )
+    inner, output = opened.self, opened.output
+    inner.config = config
+    inner.query, inner.key, inner.value = attention.query, attention.key, attention.value
+    inner.dropout = attention.attention_dropout
+    output.dense, output.LayerNorm = attention.dense, attention.LayerNorm
+    output.dropout = attention.output_dropout
+    opened.train(attention.training)
+    opened.register_state_dict_post_hook(_save_albert_names)
+    opened.register_load_state_dict_pre_hook(_load_albert_names)
+    return opened
+
+
+def _save_albert_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    _rename(state, prefix, _ALBERT_NAMES)
+
+
+def _load_albert_names(module: nn.Module, state: dict[str, Any], prefix: str, *args: Any) -> None:
+    _rename(state, prefix, {albert: bert for bert, albert in _ALBERT_NAMES.items()})
+
+
+def _rename(state: dict[str, Any], prefix: str, names: dict[str, str]) -> None:
+    for old, new in names.items():
+        for key in [k for k in state if k.startswith(prefix + old)]:
+            state[prefix + new + key[len(prefix + old) :]] = state.pop(key)

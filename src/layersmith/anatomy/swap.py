@@ -1,0 +1,131 @@
+"""Puts modules at sites of a model, for a while or as edits that can be saved.
+
+    with swap(model, {"layers.3.ffn": module, "layers.4.attn": other}):
+        ...                                # the model runs with them
+    # and is as it was, whatever happened inside
+
+`replacement_for(model, site, operator)` gives the same change as edits, which `edit.apply` puts in place and
+`checkpoint` saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import nn
+
+from layersmith import catalogue
+from layersmith.anatomy import edit as edits
+from layersmith.anatomy.calls import convention
+from layersmith.anatomy.edit import Edit, Replacement
+from layersmith.anatomy.site import Anatomy, Site
+from layersmith.anatomy.sites import find_sites
+from layersmith.contract import Block, Mixer, Operator
+from layersmith.errors import UserError
+
+
+@contextmanager
+def swap(
+    model: nn.Module, modules: Mapping[str | Site, nn.Module], anatomy: Anatomy | None = None
+) -> Iterator[nn.Module]:
+    """The model with other modules at some of its sites, until the context ends.
+
+    modules  site (or its name) -> what to put there. An `Operator` is adapted to the way the site is called. Any
+             other module is put there as it is and has to be called like the original: a copy of the original, say.
+    anatomy  of this model; found here when not given
+
+    A site that one forward pass runs several times (ALBERT) gets the module in all of its runs. Raises UserError for
+    unknown sites, operators that do not fit, and sites inside one another.
+    """
+    anatomy = anatomy or find_sites(model)
+    replacement: Replacement = []
+    for key, module in modules.items():
+        site = key if isinstance(key, Site) else anatomy.site(key)
+        if isinstance(module, Operator):
+            replacement += replacement_for(model, site, module)
+        else:
+            replacement += _as_it_is(site, module)
+    _check_apart([edit.path for edit, _ in replacement])
+    before = edits.apply(model, replacement)
+    try:
+        for path, old in before.items():
+            model.get_submodule(path).train(old.training)
+        yield model
+    finally:
+        edits.restore(model, before)
+
+
+def replacement_for(model: nn.Module, site: Site, operator: Operator) -> Replacement:
+    """The edits that put `operator` at the site, adapted to how the model calls it.
+
+    Where the sublayer is several modules, the operator stands at the first and does the whole work: it is called with
+    the sublayer's input (B, T, d_model) and returns its output. The others become identities of width d_model,
+    whatever their own widths were, since all that still passes through them is that output.
+    Raises UserError when the operator does not fit the site.
+    """
+    check_fits(site, operator)
+    first, *rest = site.modules
+    call = {}
+    if site.kind in ("mixer", "block") or site.outputs:
+        style = "block" if site.kind == "block" else "attention"
+        module = model.get_submodule(first)
+        call = convention(module, style, _layer_of_cache(module, site), site.outputs)
+    return [(Edit(first, operator.spec(), call), operator), *_identities(rest, site.d_model)]
+
+
+def check_fits(site: Site, operator: Operator) -> None:
+    """Raise UserError, saying why, if the operator cannot stand at the site."""
+    name = type(operator).__name__
+    if site.locked:
+        raise UserError(f"No operator can stand at {site.name!r}: {site.locked}.")
+    spec = operator.spec()
+    widths = {spec.get("d_in", operator.d_in), spec.get("d_out", operator.d_in)}
+    if widths != {site.d_model}:
+        raise UserError(
+            f"{name} is made for width {' -> '.join(map(str, sorted(widths)))}, but {site.name!r} has width "
+            f"{site.d_model}. Build it with d_model={site.d_model}."
+        )
+    if not isinstance(operator, Mixer | Block):
+        return  # token-wise: fits everywhere
+    if site.kind in ("ffn", "norm"):
+        raise UserError(
+            f"{name} mixes tokens, but {site.name!r} is a {site.kind} site, where each token stands for itself. "
+            f"Put it at an attention or block site, or take a token-wise operator."
+        )
+    if site.cross:
+        raise UserError(
+            f"{name} reads one sequence, but {site.name!r} is cross-attention, which reads a second one. Only "
+            f"token-wise operators (zero, affine, ...) can stand there."
+        )
+    if site.causal and not operator.causal:
+        raise UserError(
+            f"{name} lets tokens read later tokens, but {site.name!r} is causal: the model would see what it is to "
+            f"predict. Take a causal operator, or its causal setting."
+        )
+
+
+def _as_it_is(site: Site, module: nn.Module) -> Replacement:
+    first, *rest = site.modules
+    return [(Edit(first, {}, {}), module), *_identities(rest, site.d_model)]
+
+
+def _identities(paths: list[str], d_model: int) -> Replacement:
+    spec = {"name": "identity", "d_model": d_model}
+    return [(Edit(path, spec, {}), catalogue.build(spec)) for path in paths]
+
+
+def _layer_of_cache(module: nn.Module, site: Site) -> int:
+    """Which layer of the model's cache is this sublayer's: the number its modules were given, or the block's index."""
+    numbers = [getattr(part, "layer_idx", None) for part in module.modules()]
+    return next((n for n in numbers if isinstance(n, int)), site.layer)
+
+
+def _check_apart(paths: list[str]) -> None:
+    for path in paths:
+        inner = [other for other in paths if other.startswith(f"{path}.")]
+        if inner:
+            raise UserError(
+                f"Both {path!r} and {inner[0]!r}, which is inside it, are to be replaced. Choose one: what "
+                f"replaces the outer one has no place for the inner one."
+            )

@@ -1,0 +1,187 @@
+"""find_sites: every architecture has the sites it should, and models without any are refused with a report."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import transformers as tf
+from families import BY_NAME, FAMILIES, Family
+from torch import nn
+
+from layersmith.anatomy import find_sites
+from layersmith.anatomy.adapters import open_up
+from layersmith.errors import UserError
+
+EVERY = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+
+
+def expected_names(family: Family) -> list[str]:
+    names = []
+    for stack, roles in family.roles.items():
+        prefix = f"{stack}." if stack else ""
+        for layer in range(family.blocks):
+            names += [f"{prefix}layers.{layer}", *(f"{prefix}layers.{layer}.{role}" for role in roles)]
+        names += [name for name in family.extra if name.startswith(prefix)]
+    return names
+
+
+@EVERY
+def test_names_kinds_and_traits(family: Family) -> None:
+    model = family.model()
+    width = 16 if family.name.startswith("torch") else 32
+    anatomy = find_sites(model)
+    assert [s.name for s in anatomy.sites] == expected_names(family)
+    for site in anatomy.sites:
+        kind = {"attn": "mixer", "cross_attn": "mixer", "ffn": "ffn", "block": "block"}.get(site.role, "norm")
+        assert site.kind == kind, site
+        assert site.d_model == width
+        assert site.causal == (site.stack in family.causal and kind in ("mixer", "block")), site
+        assert site.cross == (site.role == "cross_attn")
+        assert site.calls == (1 if site.role == "final_norm" else family.calls)
+        assert bool(site.locked) == (site.name in family.locked), site
+        for path in site.modules:
+            model.get_submodule(path)
+    assert list(anatomy.blocks) == list(family.roles)
+
+
+@EVERY
+def test_every_parameter_is_in_a_site_or_in_a_note(family: Family) -> None:
+    model = family.model()
+    anatomy = find_sites(model)
+    placed = tuple(f"{path}." for s in anatomy.sites if s.kind != "block" for path in s.modules)
+    notes = " ".join(anatomy.notes)
+    for name, _ in model.named_parameters():
+        owner = name.rpartition(".")[0]
+        pattern = ".".join("*" if piece.isdigit() else piece for piece in owner.split("."))
+        assert name.startswith(placed) or owner in notes or pattern in notes, name
+
+
+@EVERY
+def test_the_model_is_left_as_it_was(family: Family) -> None:
+    model = family.model()
+    open_up(model)
+    model.train()
+    model.get_submodule(next(name for name, _ in model.named_children())).eval()
+    modes = {name: m.training for name, m in model.named_modules()}
+    find_sites(model)
+    assert modes == {name: m.training for name, m in model.named_modules()}
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["albert", "torch_pre_norm", "torch_post_norm"])
+def test_opening_changes_neither_outputs_nor_state_dict(name: str) -> None:
+    family = BY_NAME[name]
+    closed, inputs = family.model(), family.inputs()
+    opened = copy.deepcopy(closed)
+    assert open_up(opened)
+    assert open_up(opened) == ()
+    out = [model(**inputs) for model in (closed, opened)]
+    first, second = out if name != "albert" else [o.logits for o in out]
+    assert torch.allclose(first, second, rtol=0, atol=1e-5)
+    before, after = closed.state_dict(), opened.state_dict()
+    assert set(before) == set(after)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    blank = {key: torch.zeros_like(value) for key, value in before.items()}
+    opened.load_state_dict(blank)
+    assert all(not value.any() for value in opened.state_dict().values())
+    opened.load_state_dict(before)
+    assert all(torch.equal(before[key], opened.state_dict()[key]) for key in before)
+
+
+def test_an_opened_albert_saves_as_albert(tmp_path) -> None:
+    model = BY_NAME["albert"].model()
+    inputs = BY_NAME["albert"].inputs()
+    expected = model(**inputs).logits
+    find_sites(model)
+    model.save_pretrained(tmp_path)
+    again = tf.AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(**inputs).logits, expected)
+
+
+def test_albert_with_two_layers_in_its_group() -> None:
+    config = BY_NAME["albert"].model().config
+    config.inner_group_num = 2
+    anatomy = find_sites(tf.AlbertForMaskedLM(config))
+    assert [s.calls for s in anatomy.of_kind("mixer")] == [3, 3]
+    assert [s.name for s in anatomy.of_kind("ffn")] == ["layers.0.ffn", "layers.1.ffn"]
+
+
+def test_a_stack_inside_a_sequential_is_not_one_block() -> None:
+    encoder = BY_NAME["torch_pre_norm"].model()
+    model = nn.Sequential(nn.Linear(8, 16), encoder, nn.Linear(16, 4))
+    anatomy = find_sites(model, example={"input": torch.randn(2, 6, 8)})
+    assert anatomy.blocks == {"": ("1.layers.0", "1.layers.1")}
+
+
+def test_sequence_first_layers_are_refused() -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=False)
+    with pytest.raises(UserError, match="batch_first"):
+        find_sites(nn.TransformerEncoder(layer, 2))
+
+
+class Loose(nn.Module):
+    """A block whose feed-forward has its activation written out between two modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(nn.functional.gelu(self.up(self.norm(x))))
+
+
+class Stack(nn.Module):
+    def __init__(self, *blocks: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_what_cannot_be_a_site_is_noted() -> None:
+    anatomy = find_sites(Stack(Loose(), Loose()), example={"x": torch.randn(2, 6, 16)})
+    assert [s.name for s in anatomy.of_kind("norm")] == ["layers.0.ffn_norm", "layers.1.ffn_norm"]
+    assert not anatomy.of_kind("ffn")
+    assert any("layers.1: a sublayer (ffn) is not a site" in note for note in anatomy.notes)
+
+
+def test_a_block_that_stands_twice_is_locked_but_its_sublayers_are_not() -> None:
+    layer = open_layer()
+    anatomy = find_sites(Stack(layer, layer), example={"x": torch.randn(2, 6, 16)})
+    assert anatomy.site("layers.0").locked
+    assert anatomy.site("layers.0.ffn").calls == 2
+    assert not anatomy.site("layers.0.ffn").locked
+
+
+def open_layer() -> nn.Module:
+    return nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=True).eval()
+
+
+def test_a_layer_that_starts_at_zero_is_judged_by_its_operations() -> None:
+    layer = open_layer()
+    nn.init.zeros_(layer.self_attn.out_proj.weight)
+    nn.init.zeros_(layer.linear2.weight)
+    anatomy = find_sites(Stack(layer), example={"x": torch.randn(2, 6, 16)})
+    assert [s.role for s in anatomy.in_block("layers.0")] == ["attn_norm", "attn", "ffn_norm", "ffn"]
+
+
+def test_no_residual_blocks() -> None:
+    plain = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    with pytest.raises(UserError) as caught:
+        find_sites(plain, example={"input": torch.randn(2, 6, 8)})
+    message = str(caught.value)
+    assert "No residual blocks" in message
+    assert "2 matrix products" in message
+    assert "1 module lists" in message
+    assert "Not found" in message
+
+
+def test_a_model_with_unknown_inputs_asks_for_an_example() -> None:
+    with pytest.raises(UserError, match="example="):
+        find_sites(nn.Linear(4, 4))
