@@ -34,10 +34,10 @@ from layersmith.mixer.rope import rotary_size, rotary_table, rotate, token_posit
 
 
 class Elu1(nn.Module):
-    """elu(x) + 1: positive, close to exp for negative x."""
+    """elu(x) + 1, written so that it stays positive where the sum would round to 0."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.elu(x) + 1
+        return F.relu(x) + x.clamp(max=0).exp()
 
 
 class Hedgehog(nn.Module):

@@ -3,6 +3,7 @@
     q, k, v = W_q x, W_k x, W_v x                     split into heads; each group of query heads shares one k, v
     q, k    = rope(norm(q)), rope(norm(k))            both optional
     y_t     = W_o concat_h sum_s softmax_s(scale * q_t . k_s) v_s      over real s <= t, t - s < window
+                                                       (not causal: over all real s, |t - s| < window)
 
 Shapes: x (B, T, D) -> q (B, H, T, head_dim), k and v (B, H_kv, T, head_dim) -> y (B, T, D).
 State: k, v (B, H_kv, S, head_dim) after rope, with S the tokens so far, at most window - 1; position (B,) int64 with
@@ -11,7 +12,7 @@ rope, the real tokens so far; real (B, S) bool once a mask has been given.
 Papers: Vaswani et al. 2017, "Attention Is All You Need", arXiv 1706.03762; GQA: Ainslie et al. 2023, arXiv
 2305.13245; window: Beltagy et al. 2020, arXiv 2004.05150; query-key norm: Henry et al. 2020, arXiv 2010.04245, as RMS
 norm per head as in Qwen3.
-Differs from the papers: the window reaches back only, and counts real tokens. `cost` counts the whole T x T square:
+Differs from the papers: the window counts real tokens. `cost` counts the whole T x T square:
 a causal or windowed forward over a whole sequence is counted (and, with a window, computed) as a full one.
 """
 
@@ -33,7 +34,7 @@ class SoftmaxAttention(Mixer):
     n_kv_heads          key-value heads; None = n_heads (MHA), 1 = MQA
     head_dim            None = d_model / n_heads
     causal              False: every token sees the whole sequence, and no state is accepted
-    window              tokens a token sees, itself included; None = all
+    window              how many tokens a token sees, itself included, back and (not causal) also ahead; None = all
     rope_theta          RoPE base; None = no rotation. rope_fraction: share of each head that rotates;
                         rope_interleaved: pairs of neighbours (GPT-J) instead of halves (Llama)
     qk_norm             RMS-normalise every query and key head before RoPE, with qk_norm_eps
@@ -64,8 +65,6 @@ class SoftmaxAttention(Mixer):
         n_kv_heads, head_dim = head_sizes(SoftmaxAttention, d_model, n_heads, n_kv_heads, head_dim)
         if window is not None:
             require_positive(SoftmaxAttention, window=window)
-            if not causal:
-                raise ValueError("SoftmaxAttention: a window needs causal=True; it only reaches back.")
         self.head_dim, self.window, self.scale = head_dim, window, scale
         self.causal = self.streams = causal
         self.rope_size = rotary_size(SoftmaxAttention, head_dim, rope_theta, rope_fraction, rope_interleaved)
@@ -88,30 +87,27 @@ class SoftmaxAttention(Mixer):
             table = rotary_table(positions, self.rope_size, self.rope_theta, q.dtype)
             q, k = rotate(q, table, self.rope_interleaved), rotate(k, table, self.rope_interleaved)
         if not self.causal:
-            own = torch.eye(x.shape[1], device=x.device, dtype=torch.bool)  # a padded query must see something
-            visible = None if mask is None else mask[:, None, None, :] | own
-            return self._attend(q, k, v, visible, is_causal=False), None
+            return self._attend(q, k, v, mask), None
 
         real = mask
         if state is not None:
             if mask is not None or "real" in past:
                 real = torch.cat((past.get("real", _all_real(past["k"])), _all_real(k) if mask is None else mask), 1)
             k, v = torch.cat((past["k"], k), 2), torch.cat((past["v"], v), 2)
-        tokens, slots = q.shape[2], k.shape[2]
-        sees_all = self.window is None or slots <= self.window
-        if real is None and sees_all and (tokens == 1 or tokens == slots):
-            y = self._attend(q, k, v, None, is_causal=tokens > 1)
-        else:
-            y = self._attend(q, k, v, _visible(tokens, slots, real, self.window, q.device), is_causal=False)
         new = self._remember(k, v, real)
         if self.rope_theta is not None:
             new["position"] = tokens_seen(x, mask, past.get("position"))
-        return y, new
+        return self._attend(q, k, v, real), new
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, is_causal: bool) -> Tensor:
-        grouped = q.shape[1] != k.shape[1]
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
+        """The last T of S tokens attend to all S, as far as `_visible`; without a mask where none is needed."""
+        tokens, slots = q.shape[2], k.shape[2]
+        everything = self.window is None or slots <= self.window
+        visible, triangle = None, self.causal and tokens > 1
+        if real is not None or not everything or (triangle and tokens != slots):
+            visible, triangle = _visible(tokens, slots, real, self.window, self.causal, q.device), False
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=visible, is_causal=is_causal, scale=self.scale, enable_gqa=grouped
+            q, k, v, attn_mask=visible, is_causal=triangle, scale=self.scale, enable_gqa=q.shape[1] != k.shape[1]
         )
         return self.o(merge_heads(y))
 
@@ -135,17 +131,17 @@ def _all_real(k: Tensor) -> Tensor:
     return torch.ones(k.shape[0], k.shape[2], device=k.device, dtype=torch.bool)
 
 
-def _visible(tokens: int, slots: int, real: Tensor | None, window: int | None, device: torch.device) -> Tensor:
-    """(B or 1, 1, T, S) bool: which of the S slots each of the last T tokens may read. Every token sees itself."""
+def _visible(
+    tokens: int, slots: int, real: Tensor | None, window: int | None, causal: bool, device: torch.device
+) -> Tensor:
+    """(B or 1, 1, T, S) bool: which of the S tokens each of the last T may read. Every token reads itself."""
     key = torch.arange(slots, device=device)
     query = key[slots - tokens :, None]
-    if real is None:
-        back = query - key
-        visible = (back >= 0)[None]
-    else:
-        rank = real.cumsum(1)  # distances are counted in real tokens
-        back = rank[:, slots - tokens :, None] - rank[:, None, :]
-        visible = (query >= key) & real[:, None, :]
+    visible = (query >= key)[None] if causal else torch.ones(1, tokens, slots, device=device, dtype=torch.bool)
+    if real is not None:
+        visible = visible & real[:, None, :]
     if window is not None:
-        visible = visible & (back < window)
+        # Distances count real tokens.
+        place = key[None] if real is None else real.cumsum(1)
+        visible = visible & ((place[:, slots - tokens :, None] - place[:, None, :]).abs() < window)
     return (visible | (query == key))[:, None]
