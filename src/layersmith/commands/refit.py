@@ -1,0 +1,95 @@
+"""`layersmith refit`: the whole way from a model and a budget to a smaller model and its report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from layersmith.errors import UserError
+
+LINES = (
+    ("latency, ms", "latency_ms", "{:.2f}"),
+    ("params", "params", "{:,}"),
+    ("bytes", "bytes", "{:,}"),
+    ("FLOPs", "flops", "{:,}"),
+    ("KV cache, bytes", "kv_bytes", "{:,}"),
+    ("divergence from the original", "kl", "{:.4f}"),
+    ("same next token", "agreement", "{:.1%}"),
+    ("perplexity", "perplexity", "{:.3f}"),
+    ("bits per byte", "bits_per_byte", "{:.4f}"),
+)
+
+
+def refit(
+    model: Annotated[str, typer.Argument(help="a folder, a Hub id, or pocket")],
+    budget: Annotated[str, typer.Option(help="shares of the original: latency=0.75,bytes=0.5 (or params, flops, kv)")],
+    out: Annotated[Path, typer.Option(help="folder for model/, result.json, report.html and the workspace")],
+    methods: Annotated[str | None, typer.Option(help="only these methods, separated by commas")] = None,
+    data: Annotated[str, typer.Option(help="stdlib, a text file or folder, or hub:owner/name")] = "stdlib",
+    at: Annotated[str, typer.Option(help="the shape latency is measured at")] = "prefill=1x512",
+    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    heal_tokens: Annotated[int | None, typer.Option(help="tokens to heal on; 0 does not heal", min=0)] = None,
+    trust_code: Annotated[bool, typer.Option("--trust-code", help="import the model's own Python code")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress bars")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Find the best mix of alternatives under a budget, heal it, measure it, save it and report on it."""
+    from layersmith.refit import refit as run
+
+    result = run(
+        model,
+        budget=parse_budget(budget),
+        out=out,
+        data=data,
+        at=at,
+        methods=methods.split(",") if methods is not None else None,
+        seed=seed,
+        heal_tokens=heal_tokens,
+        trust_local_code=trust_code,
+        progress=not quiet,
+    )
+    if as_json:
+        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
+        return
+    _print(result, out)
+
+
+def parse_budget(text: str) -> dict[str, float]:
+    """`"latency=0.75,bytes=0.5"` -> `{"latency": 0.75, "bytes": 0.5}`."""
+    budget = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            budget[name.strip()] = float(value)
+        except ValueError as error:
+            raise UserError(
+                f"The budget {text!r} is not of the form NAME=SHARE[,NAME=SHARE]: {part!r} has no number after an "
+                f"equals sign. Write, for example, latency=0.75,bytes=0.5."
+            ) from error
+    return budget
+
+
+def _print(result: dict[str, Any], out: Path) -> None:
+    original, refitted = result["baseline"], result["chosen"]["measured"]
+    table = Table("", title=f"{result['model']['name']} at {result['settings']['at']}", title_justify="left")
+    for column in ("original", "refitted", "ratio"):
+        table.add_column(column, justify="right")
+    for label, key, show in LINES:
+        before, after = original.get(key), refitted.get(key)
+        if after is None:
+            continue
+        cells = [show.format(before) if before is not None else "–", show.format(after)]
+        share = refitted["latency_ratio"] if key == "latency_ms" else after / before if before else None
+        table.add_row(label, *cells, f"{share:.3f}" if share is not None else "–")
+    console = Console()
+    console.print(table)
+    wanted = ", ".join(f"{name} <= {share:g}" for name, share in result["settings"]["budget"].items())
+    met = "met, as measured end to end" if result["chosen"]["meets_budget"] else "NOT met, as measured end to end"
+    console.print(f"budget {wanted}: {met}", markup=False)
+    console.print(f"reloaded in a fresh process: largest difference {result['reload_max_abs_diff']:.1e}", markup=False)
+    console.print(f"{out}/model · {out}/result.json · {out}/report.html", markup=False)

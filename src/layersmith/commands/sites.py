@@ -1,0 +1,77 @@
+"""`layersmith sites`: where a model can be changed, and what stands there costs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from layersmith.anatomy import Anatomy
+
+
+def sites(
+    model: Annotated[str, typer.Argument(help="a folder, a Hub id, or pocket")],
+    at: Annotated[str, typer.Option(help="the shape costs are measured at")] = "prefill=1x128",
+    rounds: Annotated[int, typer.Option(help="rounds of interleaved timing", min=1)] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    trust_code: Annotated[bool, typer.Option("--trust-code", help="import the model's own Python code")] = False,
+) -> None:
+    """List the sites of a model: kind, shapes, parameters, share of FLOPs and of measured time."""
+    from layersmith.anatomy import find_sites
+    from layersmith.checkpoint import load
+    from layersmith.measure.environment import environment
+    from layersmith.measure.inputs import placement
+    from layersmith.measure.shape import parse_shape
+    from layersmith.measure.sites import site_costs
+
+    shape = parse_shape(at)
+    loaded, _ = load(model, trust_local_code=trust_code)
+    loaded.eval()
+    anatomy = find_sites(loaded)
+    rows = site_costs(loaded, anatomy, shape, rounds=rounds)
+    if as_json:
+        record = {
+            "schema": "layersmith.sites/1",
+            "model": model,
+            "architecture": type(loaded).__name__,
+            "at": str(shape),
+            "environment": environment(placement(loaded)[0]),
+            "sites": rows,
+            "notes": list(anatomy.notes),
+        }
+        typer.echo(json.dumps(record, indent=1))
+        return
+    _print(rows, anatomy, f"{type(loaded).__name__} at {shape}")
+
+
+def _print(rows: list[dict[str, Any]], anatomy: Anatomy, title: str) -> None:
+    table = Table("site", "kind", "shapes", title=title, title_justify="left")
+    for column in ("params", "FLOPs", "time", "ms"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["kind"],
+            _shapes(row["shapes"]),
+            f"{row['params']:,}",
+            f"{row['flops_share']:.1%}",
+            f"{row['latency_share']:.1%}",
+            f"{row['latency_ms']:.3f}",
+            style="bold" if row["kind"] == "block" else None,
+        )
+    console = Console()
+    console.print(table)
+    for note in anatomy.notes:
+        console.print(f"note: {note}", markup=False)
+    console.print("A block's row contains its sublayers. Shares are of the whole model, measured in the same rounds.")
+
+
+def _shapes(shapes: dict[str, list[int]]) -> str:
+    """Equal shapes once: "4 x 192x192, 2 x 192"."""
+    sizes = ["x".join(map(str, shape)) for shape in shapes.values()]
+    counted = {size: sizes.count(size) for size in sizes}
+    return ", ".join(size if count == 1 else f"{count} x {size}" for size, count in counted.items())
