@@ -16,6 +16,7 @@ import os
 import platform
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import torch
@@ -29,6 +30,8 @@ from transformers import __version__ as transformers_version
 from layersmith.data.text import read, units
 
 VOCABULARY, CONTEXT = 4096, 512
+SHORT_CONTEXT, SHORT_SHARE = 256, 0.75  # most steps read short windows, which cost less; the last ones the full context
+TOKENS_PER_STEP = 4096
 CHECKPOINT_SECONDS = 180
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1] / "src" / "layersmith" / "pocket"
 say = Console(width=120).print
@@ -87,15 +90,27 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model
 
 
-def batch_at(step: int, stream: torch.Tensor, batch: int, seed: int) -> torch.Tensor:
-    """The windows of one step, (batch, CONTEXT): every epoch cuts the stream at a new offset and shuffles."""
-    per_epoch = (len(stream) - CONTEXT) // CONTEXT // batch
+def batch_at(step: int, steps: int, stream: torch.Tensor, seed: int) -> torch.Tensor:
+    """The windows of one step, (windows, length): every epoch cuts the stream at a new offset and shuffles."""
+    length = SHORT_CONTEXT if step < SHORT_SHARE * steps else CONTEXT
+    batch = TOKENS_PER_STEP // length
+    per_epoch = (len(stream) - CONTEXT) // TOKENS_PER_STEP
     epoch, place = divmod(step, per_epoch)
     draw = torch.Generator().manual_seed(seed * 1000 + epoch)
     offset = int(torch.randint(CONTEXT, (), generator=draw))
-    windows = stream[offset : offset + per_epoch * batch * CONTEXT].view(-1, CONTEXT)
+    windows = stream[offset : offset + per_epoch * TOKENS_PER_STEP].view(-1, length)
     order = torch.randperm(len(windows), generator=draw)
     return windows[order[place * batch : (place + 1) * batch]]
+
+
+def new_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the embedding and the norms; one learning rate fits both."""
+    inside = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "layers" in name]
+    others = [weight for name, weight in model.named_parameters() if weight.ndim < 2 or "layers" not in name]
+    return [
+        torch.optim.Muon(inside, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
@@ -103,30 +118,33 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
     return peak * min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
 
-def save_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, facts: dict) -> None:
-    """Weights and both Adam moments in one file, replaced in one move: a kill never leaves half a state."""
+def save_state(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], facts: dict) -> None:
+    """Weights and optimizer moments in one file, replaced in one move: a kill never leaves half a state."""
     tensors = {}
     for name, weight in model.named_parameters():
         tensors[f"weight/{name}"] = weight.detach()
-        for moment in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{moment}/{name}"] = optimizer.state[weight][moment]
+        for optimizer in optimizers:
+            tensors |= {f"{moment}/{name}": value for moment, value in optimizer.state.get(weight, {}).items()}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"facts": json.dumps(facts)})
     os.replace(partial, path)
 
 
-def load_state(path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> dict:
+def load_state(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> dict:
     """Put a saved state back; returns its facts (step, tokens, seconds)."""
+    weights = dict(model.named_parameters())
     with safe_open(path, "pt") as saved:
-        facts = json.loads(saved.metadata()["facts"])
-        for name, weight in model.named_parameters():
-            weight.data.copy_(saved.get_tensor(f"weight/{name}"))
-            optimizer.state[weight] = {
-                "step": torch.tensor(float(facts["step"])),
-                "exp_avg": saved.get_tensor(f"exp_avg/{name}").to(weight.device),
-                "exp_avg_sq": saved.get_tensor(f"exp_avg_sq/{name}").to(weight.device),
-            }
-    return facts
+        for key in list(saved.keys()):
+            kind, name = key.split("/")
+            weight, value = weights[name], saved.get_tensor(key)
+            if kind == "weight":
+                weight.data.copy_(value)
+            else:
+                owner = next(
+                    one for one in optimizers if any(weight is w for g in one.param_groups for w in g["params"])
+                )
+                owner.state[weight][kind] = value.to(weight.device)
+        return json.loads(saved.metadata()["facts"])
 
 
 @torch.no_grad()
@@ -217,9 +235,9 @@ pocket reads each file on its own in windows of {CONTEXT} tokens that overlap by
 - **Tokenizer**: byte-level BPE, {VOCABULARY} entries, trained on the train split; any text comes back unchanged.
 - **Shape**: 8 layers, width 192, 6 query heads on 2 key/value heads of 32, SwiGLU of 512, RMSNorm, RoPE, context
   {CONTEXT}, tied embeddings.
-- **Training**: {m["step"]:,} steps of {m["batch"]} windows, {m["tokens"]:,} tokens ({m["epochs"]:.1f} epochs), AdamW at
-  {m["peak_learning_rate"]}, linear warm-up and decay, seed {m["seed"]};
-  {m["seconds"] / 60:.0f} minutes of wall-clock time on {m["device"]}.
+- **Training**: {m["step"]:,} steps, {m["tokens"]:,} tokens ({m["epochs"]:.1f} epochs), the first {SHORT_SHARE:.0%} in
+  windows of {SHORT_CONTEXT}, the rest of {CONTEXT}; Muon and AdamW at {m["peak_learning_rate"]}, linear warm-up and
+  decay, seed {m["seed"]}; {m["seconds"] / 60:.0f} minutes of wall-clock time on {m["device"]}.
 - **Versions**: torch {m["torch"]}, transformers {m["transformers"]}.
 - **Made by**: `scripts/train_pocket.py`; the numbers above are in `metrics.json`.
 
@@ -230,8 +248,7 @@ The text it learned from is the Python standard library's, under the PSF licence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=8, help=f"windows of {CONTEXT} tokens per step")
-    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("out/pocket"), help="folder of the resumable state")
     parser.add_argument("--out", type=Path, default=PACKAGE_FOLDER)
@@ -249,43 +266,39 @@ def main() -> None:
     say(f"{len(documents)} files, {len(stream):,} tokens, {bytes_per_token:.2f} bytes per token, on {device}")
 
     model = new_model(tokenizer).to(device)
-    decayed = [weight for weight in model.parameters() if weight.ndim == 2]
-    plain = [weight for weight in model.parameters() if weight.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
-        betas=(0.9, 0.95),
-        fused=True,
-    )
+    optimizers = new_optimizers(model)
     facts = {"step": 0, "tokens": 0, "seconds": 0.0}
     state = arguments.work / "state.safetensors"
     if state.exists():
-        facts = load_state(state, model, optimizer)
+        facts = load_state(state, model, optimizers)
         say(f"going on from step {facts['step']}")
     if arguments.export_now:
         say(export(arguments.out, model, tokenizer, facts))
         return
 
-    @torch.compile
+    @torch.compile(dynamic=False)  # compiled once for each of the two window lengths
     def loss_of(windows: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device, torch.bfloat16):
             logits = model(input_ids=windows, use_cache=False).logits
         return torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), windows[:, 1:].flatten())
 
+    recent = deque(maxlen=25)
     began, saved = time.monotonic() - facts["seconds"], time.monotonic()
     for step in range(facts["step"], arguments.steps):
-        for group in optimizer.param_groups:
+        for group in [group for optimizer in optimizers for group in optimizer.param_groups]:
             group["lr"] = learning_rate(step, arguments.steps, arguments.lr)
-        loss = loss_of(batch_at(step, stream, arguments.batch, arguments.seed).to(device))
+        loss = loss_of(batch_at(step, arguments.steps, stream, arguments.seed).to(device))
         if not torch.isfinite(loss):
             sys.exit(f"The loss is {loss.item()} at step {step}: lower --lr and start again in a new --work folder.")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        tokens = (step + 1) * arguments.batch * CONTEXT
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        tokens = (step + 1) * TOKENS_PER_STEP
+        recent.append(loss.item())
         facts = {
             "step": step + 1,
-            "batch": arguments.batch,
             "tokens": tokens,
             "epochs": tokens / len(stream),
             "peak_learning_rate": arguments.lr,
@@ -294,13 +307,14 @@ def main() -> None:
             "device": torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads",
         }
         if (step + 1) % 25 == 0:
+            mean = sum(recent) / len(recent)
             say(
-                f"step {step + 1}/{arguments.steps}  loss {loss.item():.3f}  "
-                f"{loss.item() / math.log(2) / bytes_per_token:.3f} bits/byte  "
+                f"step {step + 1}/{arguments.steps}  loss {mean:.3f}  "
+                f"{mean / math.log(2) / bytes_per_token:.3f} bits/byte  "
                 f"{tokens / facts['seconds']:,.0f} tokens/s  {facts['seconds'] / 60:.1f} min"
             )
         if time.monotonic() - saved > CHECKPOINT_SECONDS or step + 1 == arguments.steps:
-            save_state(state, model, optimizer, facts)
+            save_state(state, model, optimizers, facts)
             saved = time.monotonic()
     say(export(arguments.out, model, tokenizer, facts))
 

@@ -1,0 +1,106 @@
+"""Runs the tests that are evidence and records what each part passed: writes src/layersmith/evidence.json.
+
+Evidence is: the contract suite over the catalogue, the tests marked `oracle(part)` and `official(part)`, and the
+measured claims in benchmarks/results/claims/*.json, each {"part", "paper", "claim", "verdict", ...}.
+
+    python scripts/collect_evidence.py            add --real where the real models are, as in `make test-real`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from layersmith import catalogue
+from layersmith.measure.environment import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "src" / "layersmith" / "evidence.json"
+CLAIMS = ROOT / "benchmarks" / "results" / "claims"
+VERDICTS = ("held", "partly", "did not hold")
+
+
+class Recorder:
+    """A pytest plugin: keeps the tests that are evidence and notes each outcome under part and rung."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, dict[str, dict[str, list[str]]]] = defaultdict(
+            lambda: defaultdict(lambda: {"passed": [], "failed": [], "skipped": []})
+        )
+        self.subjects: dict[str, list[tuple[str, str, str]]] = {}
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        for item in items:
+            self.subjects[item.nodeid] = list(_subjects(item))
+        config.hook.pytest_deselected(items=[item for item in items if not self.subjects[item.nodeid]])
+        items[:] = [item for item in items if self.subjects[item.nodeid]]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or (report.when == "setup" and not report.passed):
+            for part, rung, test in self.subjects[report.nodeid]:
+                self.outcomes[part][rung][report.outcome].append(test)
+
+
+def _subjects(item: pytest.Item):  # type: ignore[no-untyped-def]
+    """(part, rung, name of the test) for each part that this test is evidence about."""
+    if getattr(item, "originalname", "") == "test_contract":
+        arguments = item.callspec.params  # type: ignore[attr-defined]
+        yield arguments["name"], "contract", arguments["check_name"]
+    for rung in ("oracle", "official"):
+        for marker in item.iter_markers(rung):
+            for part in marker.args:
+                yield part, rung, item.nodeid
+
+
+def measured_claims() -> dict[str, list[dict[str, str]]]:
+    """Claim records by part; ValueError for a record that lacks a field or has an unknown verdict."""
+    claims: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for path in sorted(CLAIMS.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not {"part", "paper", "claim", "verdict"} <= record.keys() or record["verdict"] not in VERDICTS:
+            raise ValueError(f"{path} needs part, paper, claim, and a verdict out of {VERDICTS}.")
+        kept = {key: record[key] for key in ("paper", "claim", "verdict")}
+        claims[record["part"]].append(kept | {"file": path.relative_to(ROOT).as_posix()})
+    return claims
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--real", action="store_true", help="also run evidence tests that need real models")
+    excluded = [] if options.parse_args().real else ["not real"]
+    excluded += [] if torch.cuda.is_available() else ["not gpu"]
+    recorder = Recorder()
+    arguments = [str(ROOT / "tests"), "-m", " and ".join(excluded), "-p", "no:cacheprovider"]
+    status = pytest.main(arguments, plugins=[recorder])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        return int(status)
+    claims = measured_claims()
+    unknown = ({*recorder.outcomes} | {*claims}) - {*catalogue.ENTRIES}
+    if unknown:
+        print(f"Evidence about parts that the catalogue does not have: {sorted(unknown)}", file=sys.stderr)
+        return 1
+    parts = {}
+    for name in sorted(catalogue.ENTRIES):
+        rungs = recorder.outcomes[name]
+        parts[name] = {
+            rung: {outcome: sorted(tests) for outcome, tests in rungs[rung].items()} for rung in sorted(rungs)
+        }
+        if name in claims:
+            parts[name]["claims"] = claims[name]
+    unfinished = TARGET.with_suffix(".unfinished")
+    text = json.dumps({"environment": environment(), "parts": parts}, indent=1) + "\n"
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, TARGET)
+    print(f"wrote {TARGET.relative_to(ROOT)}: {len(parts)} parts")
+    return int(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

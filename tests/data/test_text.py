@@ -1,0 +1,135 @@
+"""Text sources: the splits are disjoint, fixed and of the stated sizes, and what is not text is refused with words."""
+
+import json
+import sys
+import types
+
+import pytest
+
+from layersmith.data import text
+from layersmith.errors import MissingExtra, UserError
+
+
+def paragraphs(count: int, width: int = 700) -> str:
+    return "\n\n".join(f"paragraph {index} " + "word " * (width // 5) for index in range(count))
+
+
+def test_stdlib_never_shares_a_package_between_splits():
+    packages = {split: {text._module(name) for name, _ in text.units("stdlib", split)} for split in text.SPLITS}
+    assert all(packages.values())
+    assert not packages["train"] & (packages["calibration"] | packages["heldout"])
+    assert not packages["calibration"] & packages["heldout"]
+
+
+def test_stdlib_shares():
+    sizes = {split: sum(len(t.encode()) for t in text.read("stdlib", split)) for split in text.SPLITS}
+    total = sum(sizes.values())
+    assert total > 5e6
+    # 85.4 / 7.0 / 7.7 % on Python 3.11; other versions add and drop modules.
+    assert sizes["train"] / total == pytest.approx(0.85, abs=0.03)
+    assert sizes["calibration"] / total == pytest.approx(0.07, abs=0.03)
+    assert sizes["heldout"] / total == pytest.approx(0.08, abs=0.03)
+
+
+def test_stdlib_leaves_out_tests_and_what_differs_between_machines():
+    names = [name for split in text.SPLITS for name, _ in text.units("stdlib", split)]
+    assert "json/decoder.py" in names
+    assert not [name for name in names if {"test", "tests", "idle_test", "site-packages"} & set(name.split("/"))]
+    assert not [name for name in names if name.startswith("_sysconfigdata")]
+
+
+def test_the_hash_never_changes():
+    """Were these to move, held-out text would be text that pocket was trained on."""
+    moved = {"json": "train", "argparse": "train", "importlib": "heldout", "turtle": "heldout", "shutil": "heldout"}
+    assert {name: text.split_of(name) for name in moved} == moved
+
+
+def test_a_file_gives_every_split_blocks_that_put_together_are_the_file(tmp_path):
+    whole = paragraphs(200)
+    (tmp_path / "a.txt").write_text(whole)
+    parts = {split: text.read(str(tmp_path / "a.txt"), split) for split in text.SPLITS}
+    assert parts == {split: text.read(str(tmp_path / "a.txt"), split) for split in text.SPLITS}
+    assert sum(len(block) for blocks in parts.values() for block in blocks) == len(whole)
+    assert all(block in whole for blocks in parts.values() for block in blocks)
+    assert all(len(block) < 2 * text.BLOCK for blocks in parts.values() for block in blocks)
+
+
+@pytest.mark.parametrize("count", [3, 4, 7, 20])
+def test_few_blocks_still_give_every_split_something(tmp_path, count):
+    (tmp_path / "a.txt").write_text("x" * (count * text.BLOCK))
+    blocks = {split: text.read(str(tmp_path / "a.txt"), split) for split in text.SPLITS}
+    assert all(blocks.values())
+    assert sum(map(len, blocks.values())) == count
+    assert len(blocks["train"]) >= count / 3
+
+
+def test_too_little_text_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("only a little text\n" * 20)
+    with pytest.raises(UserError, match="too little text: 380 characters in 1 block"):
+        text.read(str(tmp_path / "a.txt"), "train")
+
+
+def test_a_folder_splits_by_file_and_adding_one_moves_no_other(tmp_path):
+    for index in range(60):
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        (tmp_path / "deep" / f"{index}.md").write_text(f"file {index}")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\xff")  # not a text suffix: not looked at
+    before = {split: text.read(str(tmp_path), split) for split in text.SPLITS}
+    assert sorted(sum(before.values(), [])) == sorted(f"file {index}" for index in range(60))
+    (tmp_path / "another.py").write_text("another = 1")
+    after = {split: text.read(str(tmp_path), split) for split in text.SPLITS}
+    assert all(set(before[split]) <= set(after[split]) for split in text.SPLITS)
+
+
+def test_a_folder_of_few_files_splits_by_blocks(tmp_path):
+    (tmp_path / "a.txt").write_text(paragraphs(30))
+    (tmp_path / "b.txt").write_text(paragraphs(30))
+    assert all(text.read(str(tmp_path), split) for split in text.SPLITS)
+
+
+def test_jsonl_records(tmp_path):
+    lines = [json.dumps({"text": f"record {index} " + "word " * 200}) for index in range(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    found = "".join(block for split in text.SPLITS for block in text.read(str(tmp_path / "a.jsonl"), split))
+    assert all(f"record {index} " in found for index in range(40))
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"txt": "not"}\n')
+    with pytest.raises(UserError, match=r"Line 2 .* 'text'"):
+        text.read(str(tmp_path / "a.jsonl"), "train")
+
+
+def test_what_is_not_text_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no text at 'nowhere'"):
+        text.read("nowhere", "train")
+    with pytest.raises(UserError, match="no text in the folder"):
+        text.read(str(tmp_path), "train")
+    with pytest.raises(UserError, match=r"no split 'test'.*train, calibration, heldout"):
+        text.read("stdlib", "test")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 9000)
+    with pytest.raises(UserError, match=r"latin.txt' cannot be read as UTF-8"):
+        text.read(str(tmp_path / "latin.txt"), "train")
+    (tmp_path / "zeros.bin").write_bytes(bytes(9000))
+    with pytest.raises(UserError, match="binary file"):
+        text.read(str(tmp_path / "zeros.bin"), "train")
+
+
+def test_hub_without_the_extra_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'layersmith\[hub\]'"):
+        text.read("hub:owner/name", "train")
+
+
+def test_hub_rows_are_streamed_and_split(monkeypatch):
+    asked = []
+
+    def load_dataset(*args, **kwargs):
+        asked.append((args, kwargs))
+        return ({"body": f"row {index} " + "word " * 100} for index in range(400))
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr(text, "HUB_CHARACTERS", 100_000)
+    found = "".join(block for split in text.SPLITS for block in text.read("hub:owner/name:small:body", split))
+    assert asked[0] == (("owner/name", "small"), {"split": "train", "streaming": True})
+    assert "row 100 " in found
+    assert 90_000 < len(found) <= 101_000
+    with pytest.raises(UserError, match=r"no text in a column 'text'; its columns are body"):
+        text.read("hub:owner/name", "train")
