@@ -79,9 +79,7 @@ def same_attention(attention, causal=True):
 
 
 def new_tokens(model, inputs, **options):
-    return model.generate(
-        **inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False, pad_token_id=0, **options
-    )
+    return model.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False, pad_token_id=0, **options)
 
 
 @pytest.fixture
@@ -124,9 +122,7 @@ def test_a_replaced_block_generates_with_a_cache_as_without(llama, padded, opera
     for i in layers:
         put(llama, f"model.layers.{i}", operator(d_model=D), "block", i, 0)
     assert torch.equal(new_tokens(llama, padded), new_tokens(llama, padded, use_cache=False))
-    assert torch.equal(
-        new_tokens(llama, padded, num_beams=3), new_tokens(llama, padded, num_beams=3, use_cache=False)
-    )
+    assert torch.equal(new_tokens(llama, padded, num_beams=3), new_tokens(llama, padded, num_beams=3, use_cache=False))
 
 
 def test_a_dropped_block_is_the_model_without_it(llama, padded):

@@ -30,6 +30,8 @@ from layersmith.errors import UserError
 STYLES = ("attention", "block")
 _CACHES = ("past_key_values", "past_key_value", "layer_past")
 _MASKS = ("attention_mask", "mask")
+#: torch's own layers say where padding is: True, or -inf, at padding.
+_PADDING = ("key_padding_mask", "src_key_padding_mask")
 _OTHER_SEQUENCE = ("key_value_states", "encoder_hidden_states")
 #: What follows the tensor in a tuple. T5 hands its relative position bias from block to block this way; an
 #: adapter passes on what it was given. Everything else that models return there (attention weights) is None.
@@ -38,6 +40,8 @@ _PASSED_ON = ("position_bias", "encoder_decoder_position_bias")
 
 def convention(module: nn.Module, style: str, layer_idx: int, outputs: int) -> dict[str, Any]:
     """The `call` with which a replacement of `module` has to be wrapped."""
+    if isinstance(module, AttentionCall):  # replaced before: what matters is how the original was called
+        return {"style": style, "arguments": module.arguments, "outputs": outputs, "layer_idx": layer_idx}
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(module.forward).parameters.values()
     names = [p.name for p in parameters if p.kind in positional]
@@ -64,6 +68,10 @@ class AttentionCall(nn.Module):
 
     At a cross-attention site only token-wise operators can stand: no mixer of ours reads a second sequence.
     """
+
+    #: `nn.TransformerEncoder` and its layers ask their attention this, to decide on a fused kernel that would bypass
+    #: the operator. False keeps them from it; tensors are (batch, tokens, width) all the same.
+    batch_first = False
 
     def __init__(self, operator: nn.Module, arguments: list[str], outputs: int, layer_idx: int):
         super().__init__()
@@ -98,6 +106,9 @@ class AttentionCall(nn.Module):
                     f"a cache. Pass use_cache=False, or put a causal operator there."
                 )
             mask = next((given[name] for name in _MASKS if given.get(name) is not None), None)
+            padding = next((given[name] for name in _PADDING if given.get(name) is not None), None)
+            if padding is not None:
+                mask = padding == 0
             real = None if mask is None else real_tokens(mask, x, 0 if layer is None else layer.tokens)
             y, state = self.operator(x, None if layer is None else layer.state, real)
         else:
@@ -124,6 +135,11 @@ class BlockCall(AttentionCall):
 
     With the part "zero" the block is dropped, yet keeps counting in the cache.
     """
+
+    @property
+    def self_attn(self) -> AttentionCall:
+        """Where `nn.TransformerEncoder` looks for its first block's `batch_first`."""
+        return self
 
     def forward(self, *values: Any, **keywords: Any) -> Any:
         given = {**dict(zip(self.arguments, values, strict=False)), **keywords}

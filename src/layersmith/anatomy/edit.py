@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from layersmith import catalogue
+from layersmith.anatomy.adapters import open_up
 from layersmith.anatomy.calls import wrap
 from layersmith.errors import UserError
 
@@ -35,7 +36,15 @@ class Edit:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Edit:
-        return Edit(path=data["path"], spec=data["spec"], call=data.get("call", {}))
+        """The edit described by `to_json`; a UserError for anything else."""
+        call = data.get("call", {}) if isinstance(data, dict) else None
+        if (
+            not isinstance(call, dict)
+            or not isinstance(data.get("path"), str)
+            or not isinstance(data.get("spec"), dict)
+        ):
+            raise UserError(f"An edit has a 'path' (text), a 'spec' and a 'call' (objects); this one is {data!r}.")
+        return Edit(path=data["path"], spec=data["spec"], call=call)
 
 
 #: Edits with the modules that carry their weights: what a method returns and what a candidate stores.
@@ -49,32 +58,38 @@ def build_module(edit: Edit, trust_local_code: bool = False) -> nn.Module:
 
 
 def apply(model: nn.Module, replacement: Replacement) -> dict[str, nn.Module]:
-    """Put every module at its path, in place. Returns what stood there, for `restore`."""
+    """Put every module at its path, in place. Returns what stood there, for `restore`.
+
+    Edits are made in order: one may replace a part of what an earlier one put there. After an error the model is as
+    it was.
+    """
+    open_up(model)  # paths are those of the opened model; one that was just built is still closed
     before: dict[str, nn.Module] = {}
-    for edit, module in replacement:
-        if edit.path in before:
-            restore(model, before)
-            raise UserError(
-                f"Two edits of one model both replace {edit.path!r}; combine candidates of different sites."
-            )
-        before[edit.path] = _set(model, edit.path, wrap(module, edit.call))
+    try:
+        for edit, module in replacement:
+            if edit.path in before:
+                raise UserError(
+                    f"Two edits of one model both replace {edit.path!r}; combine candidates of different sites."
+                )
+            before[edit.path] = _set(model, edit.path, wrap(module, edit.call))
+    except UserError:
+        restore(model, before)
+        raise
     return before
 
 
 def restore(model: nn.Module, before: dict[str, nn.Module]) -> None:
     """Undo `apply`."""
-    for path, module in before.items():
+    for path, module in reversed(before.items()):  # a part of a replaced module goes before the whole
         _set(model, path, module)
 
 
 def _set(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
     parent_path, _, child = path.rpartition(".")
     try:
-        parent = model.get_submodule(parent_path)
-        old = parent.get_submodule(child)
-    except AttributeError as error:
-        raise UserError(
-            f"The model has no module at {path!r}; was the edit made for another model?"
-        ) from error
-    parent._modules[child] = module
+        siblings = model.get_submodule(parent_path)._modules
+        old = siblings[child]
+    except (AttributeError, KeyError) as error:
+        raise UserError(f"The model has no module at {path!r}; was the edit made for another model?") from error
+    siblings[child] = module
     return old

@@ -1,0 +1,132 @@
+"""Watches one sublayer on a probe run: what it is called with, what it returns, and its matrices in order of use."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layersmith.anatomy.probe import example_inputs
+from layersmith.anatomy.site import Site
+from layersmith.anatomy.span import original
+from layersmith.anatomy.trace import evaluating
+
+#: Probes are no longer than this many tokens.
+LONGEST = 64
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A linear map in float32: weight (out, in) and bias (out,) or None. The tensors may be views of the model's."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def rows(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def columns(self) -> int:
+        return self.weight.shape[1]
+
+    def split(self, rows: list[int]) -> list[Matrix]:
+        """Consecutive groups of rows as matrices of their own."""
+        biases = [None] * len(rows) if self.bias is None else self.bias.split(rows)
+        return [Matrix(w, b) for w, b in zip(self.weight.split(rows), biases, strict=True)]
+
+    def deal(self, hands: int, rows: int) -> list[Matrix]:
+        """Groups of `rows` rows dealt out in turn, like cards: how GPT-NeoX keeps q, k, v of each head together."""
+        weight = self.weight.unflatten(0, (-1, hands, rows))
+        bias = None if self.bias is None else self.bias.unflatten(0, (-1, hands, rows))
+        return [
+            Matrix(weight[:, i].flatten(0, 1), None if bias is None else bias[:, i].flatten()) for i in range(hands)
+        ]
+
+
+@dataclass
+class Observed:
+    """One call of a sublayer, recomputed in float32, so that bfloat16 rounding hides no difference.
+
+    args, kwargs  what it was called with
+    output        the tensor it returned
+    half_tables   it was handed rotary tables in half precision, which no recomputation makes exact again
+    modules       every module inside the site that ran, in order of use, by path in the model
+    matrices      those of them that are linear maps
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Tensor
+    half_tables: bool
+    modules: dict[str, nn.Module]
+    matrices: dict[str, Matrix]
+
+
+@torch.no_grad()
+def observe(model: nn.Module, site: Site, tokens: int | None = None) -> Observed:
+    """Run the model once on a small input and watch the site.
+
+    tokens  a longer probe than usual, for text models (at most `LONGEST`)
+    """
+    inputs = example_inputs(model)
+    if tokens is not None and "input_ids" in inputs:
+        ids = inputs["input_ids"]
+        inputs["input_ids"] = ids.repeat(1, tokens // ids.shape[1] + 1)[:, : min(tokens, LONGEST)]
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    used: dict[str, nn.Module] = {}
+
+    def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append((args, kwargs))
+
+    def note(path: str) -> Any:
+        def run(module: nn.Module, args: tuple[Any, ...]) -> None:
+            used.setdefault(path, module)
+
+        return run
+
+    hooks = [model.get_submodule(site.modules[0]).register_forward_pre_hook(called, with_kwargs=True)]
+    for top in site.modules:
+        for path, module in model.get_submodule(top).named_modules(prefix=top):
+            hooks.append(module.register_forward_pre_hook(note(path)))
+    try:
+        with evaluating(model):
+            model(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    half_tables = any(t.itemsize < 4 for t in calls[0][1].get("position_embeddings") or ())
+    args, kwargs = (_float(c) for c in calls[0])
+    if site.kind == "ffn" and args:
+        # Small inputs see a smooth activation as a straight line, large ones see it as a hinge: try several sizes.
+        x = args[0] / args[0].square().mean().sqrt()
+        args = (torch.cat([x / 8, x, x * 8]), *args[1:])
+    with evaluating(model):
+        output = copy.deepcopy(original(model, site)).float()(*args, **kwargs)
+    output = output[0] if isinstance(output, tuple) else output
+    matrices = {path: matrix for path, module in used.items() if (matrix := _matrix(module)) is not None}
+    return Observed(args, kwargs, output, half_tables, used, matrices)
+
+
+def _matrix(module: nn.Module) -> Matrix | None:
+    if isinstance(module, nn.Linear):
+        weight = module.weight
+    elif type(module).__name__ == "Conv1D":  # transformers' own, in GPT-2: stored (in, out)
+        weight = module.weight.T
+    else:
+        return None
+    return Matrix(weight.detach().float(), None if module.bias is None else module.bias.detach().float())
+
+
+def _float(value: Any) -> Any:
+    """Floating-point tensors in float32, inside tuples, lists and dicts too."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if type(value) in (tuple, list):
+        return type(value)(_float(v) for v in value)
+    if type(value) is dict:
+        return {k: _float(v) for k, v in value.items()}
+    return value
