@@ -160,8 +160,9 @@ def _batches(
     """One window per batch, so that memory does not depend on `count`."""
     if data == RANDOM:
         return [example_inputs(model, 1, length, seed + index) for index in range(count)]
+    needed = _required(tokenizer)  # before the text is read, which takes a while
     cut = windows if is_causal_lm(model) else padded_windows
-    found = cut(read(data, "heldout"), _required(tokenizer), length, count, seed, at_least=1)
+    found = cut(read(data, "heldout"), needed, length, count, seed, at_least=1)
     masks = found.attention_mask
     batches: list[Batch] = []
     for row in range(len(found)):
