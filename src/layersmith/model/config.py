@@ -1,0 +1,71 @@
+"""The configuration of the reference transformer: sizes, and for every layer the operators that stand in it.
+
+    TransformerConfig(
+        vocab_size=256, d_model=64,
+        layers=2 * [{
+            "norm": {"name": "rms_norm"}, "mixer": {"name": "softmax_attention", "n_heads": 4, "rope_theta": 1e4},
+            "ffn_norm": {"name": "rms_norm"}, "ffn": {"name": "glu", "d_hidden": 128},
+        }],
+        final_norm={"name": "rms_norm"},
+    )
+
+A spec is a catalogue name and the operator's arguments; `d_model` is filled in from the model's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from layersmith.errors import UserError, suggest
+
+SUBLAYERS = ("norm", "mixer", "ffn_norm", "ffn")
+NORM_POSITIONS = ("pre", "post")
+
+
+class TransformerConfig(PretrainedConfig):
+    """Configuration of `TransformerLM`.
+
+    vocab_size, d_model    number of tokens in the vocabulary, width of the residual stream
+    layers                 one {"norm", "mixer", "ffn_norm", "ffn"} of specs per layer; layers may differ
+    norm_position          "pre": x + f(norm(x));  "post": norm(x + f(x))
+    final_norm             spec of the norm before the output map; None for none
+    tie_word_embeddings    the output map uses the embedding matrix
+    initializer_range      standard deviation of a fresh embedding; operators initialise themselves
+
+    Raises UserError when a layer lacks a sublayer or has one of an unknown name.
+    """
+
+    model_type = "layersmith_transformer"
+    keys_to_ignore_at_inference = ("past_key_values",)
+    attribute_map = {"hidden_size": "d_model"}  # noqa: RUF012 - the name transformers reads
+
+    vocab_size: int = 256
+    d_model: int = 64
+    layers: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    norm_position: str = "pre"
+    final_norm: dict[str, Any] | None = None
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.norm_position not in NORM_POSITIONS:
+            raise UserError(
+                f"norm_position={self.norm_position!r} is unknown. {suggest(self.norm_position, list(NORM_POSITIONS))}"
+            )
+        for index, layer in enumerate(self.layers):
+            if set(layer) != set(SUBLAYERS):
+                raise UserError(
+                    f"Layer {index} of the config has the sublayers {sorted(layer)}; every layer needs exactly "
+                    f"{sorted(SUBLAYERS)}, each a spec such as {{'name': 'rms_norm'}}."
+                )
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return len(self.layers)
