@@ -1,0 +1,157 @@
+"""Sites × methods: what replacing one sublayer, alone, does to the whole model.
+
+One panel per kind of sublayer, a row per method, a column per layer. A cell shows the setting with the least
+divergence; its tooltip lists all settings beside the four floors. Hatched: the local error was so large that the whole
+model was not run. A dot: refused. Outlined: in the chosen model. The gentlest method, by its median, comes first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from statistics import median
+
+from layersmith.report import units
+from layersmith.report.markup import Markup, join, tag
+from layersmith.report.reading import (
+    Divergence,
+    Json,
+    Place,
+    built_at,
+    chosen_ids,
+    divergence_of,
+    named,
+    place,
+)
+from layersmith.report.svg import chart, panels, text, text_width
+
+WIDTH, ROW, TOP = 960, 20, 34
+SHADES = 9
+
+Panel = dict[str, dict[int | None, list[Json]]]  # method -> layer -> candidates
+
+
+def draw(result: Json) -> Markup | None:
+    """The legend and all panels, or None when the result has no candidates."""
+    grouped = _panels(result)
+    if not grouped:
+        return None
+    edges = shade_edges([c["kl"] for c in result["candidates"] if c.get("kl") is not None])
+    floors = {s["name"]: s.get("floors") or {} for s in result.get("sites") or []}
+    chosen, divergence = chosen_ids(result), divergence_of(result)
+    left = max(text_width(method) for panel in grouped.values() for method in panel) + 12
+    norms_last = sorted(grouped.items(), key=lambda item: item[0][1].endswith("norm"))
+    drawn = [_panel(key, panel, left, edges, chosen, floors, divergence) for key, panel in norms_last]
+    return join([tag("div", {"class": "scroll"}, _legend(edges, divergence)), panels(drawn)])
+
+
+def _panels(result: Json) -> dict[tuple[str, str], Panel]:
+    """(stack, role) -> methods -> layers -> candidates. A candidate stands where it was built."""
+    grouped: dict[tuple[str, str], Panel] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for candidate in result.get("candidates") or []:
+        at = place(built_at(candidate))
+        grouped[at.stack, at.role][candidate.get("method", "?")][at.layer].append(candidate)
+    return dict(grouped)
+
+
+def shade_edges(values: list[float]) -> list[float]:
+    """Eight round bounds between nine shades, each about three times the last, covering the largest values."""
+    top = max([v for v in values if v > 0], default=1.0)
+    steps = [(1, d) for d in range(-12, 12)] + [(3, d) for d in range(-12, 12)]
+    bounds = sorted(m * 10.0**d for m, d in steps)
+    last = next(i for i, bound in enumerate(bounds) if bound > top / 3)
+    return bounds[last - SHADES + 2 : last + 1]
+
+
+def _panel(
+    key: tuple[str, str],
+    panel: Panel,
+    left: float,
+    edges: list[float],
+    chosen: set[str],
+    floors: dict[str, Json],
+    divergence: Divergence,
+) -> Markup:
+    layers = sorted({layer for row in panel.values() for layer in row}, key=lambda n: -1 if n is None else n)
+    cell = min(max((WIDTH - left) / len(layers), 9.0), 42.0)
+    every = math.ceil(text_width("00") / cell) if cell < 24 else 1
+    parts = [text(0, 12, Place(key[0], None, key[1]).title, "start", "panel-title")]
+    for column, layer in enumerate(layers):
+        if layer is not None and layer % every == 0:
+            parts.append(text(left + (column + 0.5) * cell, TOP - 5, str(layer), "middle", "tick"))
+    for row, method in enumerate(sorted(panel, key=lambda m: _median(panel[m]))):
+        y = TOP + row * ROW
+        parts.append(text(left - 8, y + 14, method, "end", "row-name"))
+        for column, layer in enumerate(layers):
+            if panel[method].get(layer):
+                tip = _tip(panel[method][layer], chosen, floors, divergence)
+                parts.append(_cell(panel[method][layer], left + column * cell, y, cell, edges, chosen, tip))
+    width = max(left + cell * len(layers), 150.0)
+    return chart(width, TOP + ROW * len(panel) + 6, f"{divergence.short} by method and layer", *parts)
+
+
+def _median(row: dict[int | None, list[Json]]) -> float:
+    best = [min(known) for cell in row.values() if (known := [c["kl"] for c in cell if c.get("kl") is not None])]
+    return median(best) if best else math.inf
+
+
+def _cell(
+    candidates: list[Json], x: float, y: float, width: float, edges: list[float], chosen: set[str], tip: str
+) -> Markup:
+    box = {"x": x + 0.5, "y": y + 0.5, "width": width - 1, "height": ROW - 1.0, "data-tip": tip}
+    scored = [c["kl"] for c in candidates if c.get("kl") is not None]
+    if not scored and all(c.get("refused") for c in candidates):
+        dot = tag("circle", {"cx": x + width / 2, "cy": y + ROW / 2, "r": 1.6, "class": "refused"})
+        return tag("g", {}, dot, tag("rect", {**box, "class": "cell blank"}))
+    if not scored:
+        return tag("rect", {**box, "class": "cell hatched"})
+    shade = sum(min(scored) >= edge for edge in edges)
+    parts = [tag("rect", {**box, "class": f"cell q{shade}"})]
+    if width >= 40:  # room for any value; naming some cells and not others would only be noise
+        written = [units.divergence(min(scored)), units.significant(min(scored), 1)]
+        words = next((w for w in written if text_width(w, 10) < width), written[-1])
+        parts.append(text(x + width / 2, y + 14, words, "middle", f"value on{shade}"))
+    if any(c["id"] in chosen for c in candidates):
+        outline = {"x": x + 1.5, "y": y + 1.5, "width": width - 3, "height": ROW - 3.0}
+        if width > 16:
+            parts.append(tag("rect", {**outline, "class": "gap"}))
+        parts.append(tag("rect", {**outline, "class": "picked"}))
+    return tag("g", {}, *parts)
+
+
+def _tip(candidates: list[Json], chosen: set[str], floors: dict[str, Json], divergence: Divergence) -> str:
+    site = built_at(candidates[0])
+    others = sorted({s for c in candidates for s in c["sites"]} - {site})
+    lines = [f"{site}, deciding also {', '.join(others)}" if others else site]
+    for c in sorted(candidates, key=lambda c: math.inf if c.get("kl") is None else c["kl"]):
+        mark = "  ← in the chosen model" if c["id"] in chosen else ""
+        if c.get("refused"):
+            lines.append(f"{named(c)}: refused, {c['refused']}")
+            continue
+        outcome = "not scored" if c.get("kl") is None else f"{divergence.short} {units.divergence(c['kl'])}"
+        local = f"local error {units.significant(c.get('local_error'), 2)}"
+        cost = f"{units.milliseconds(c.get('latency_ms'))}, {units.count(c.get('params'))} params"
+        lines.append(f"{named(c)}: {outcome}, {local}, {cost}{mark}")
+    known = [f"{name} {units.divergence(f.get('kl'))}" for name, f in floors.get(site, {}).items() if f]
+    return "\n".join([*lines, *([f"floors ({divergence.short}): " + ", ".join(known)] if known else [])])
+
+
+def _legend(edges: list[float], divergence: Divergence) -> Markup:
+    """The shades with the bounds between them, and the three marks. Holds the hatching all panels refer to."""
+    stroke = tag("path", {"d": "M-1 1l2 -2M0 6l6 -6M5 7l2 -2", "class": "hatch-line"})
+    hatch = tag("pattern", {"id": "hatch", "width": 6, "height": 6, "patternUnits": "userSpaceOnUse"}, stroke)
+    parts = [tag("defs", {}, hatch), text(0, 14, divergence.short, "start", "axis")]
+    start, width = text_width(divergence.short) + 14, 44.0
+    for shade in range(SHADES):
+        box = {"x": start + shade * width, "y": 2, "width": width - 1, "height": 16, "class": f"q{shade}"}
+        parts.append(tag("rect", box))
+    for index, edge in enumerate(edges):
+        parts.append(text(start + (index + 1) * width, 33, units.significant(edge, 1), "middle", "tick"))
+    x = start + SHADES * width + 26
+    for mark, words in [("hatched", "prefiltered, not scored"), ("refused", "refused"), ("picked", "chosen")]:
+        box = {"x": x, "y": 3, "width": 18, "height": 14, "class": mark}
+        dot = {"cx": x + 9, "cy": 10, "r": 1.6, "class": mark}
+        parts.append(tag("circle", dot) if mark == "refused" else tag("rect", box))
+        parts.append(text(x + 25, 14, words))
+        x += 25 + text_width(words) + 18
+    return chart(WIDTH, 40, f"shades of {divergence.short}", *parts)

@@ -1,0 +1,60 @@
+"""The coordinates of the Pareto chart: cost ratio to the right, divergence upwards on a log axis, zero underneath."""
+
+from __future__ import annotations
+
+from layersmith.report import units
+from layersmith.report.reading import COSTS, Json, divergence_of, final_and_unhealed, get, main_cost, ratio, what_agrees
+from layersmith.report.svg import Scale, log_range
+
+WIDTH, LEFT, TOP = 960, 58, 40
+RIGHT, BOTTOM = WIDTH - 16, TOP + 410
+ZERO = BOTTOM - 12  # the line on which a divergence of zero is drawn
+LOG_BOTTOM = ZERO - 28  # the log axis ends here
+LEAST = 1e-6  # smaller divergences are rounding, and are drawn on the zero line
+FARTHEST = 1.5  # costs beyond this are drawn at the right edge, so that one slow method does not squash the rest
+
+
+class Frame:
+    """The two scales of one result, and where a measured or predicted part lies on them."""
+
+    def __init__(self, result: Json):
+        self.result, self.cost = result, main_cost(result)
+        parts = _parts(result)
+        ratios = [1.0, self.budget(), *[ratio(result, p, self.cost) for p in parts]]
+        known = [r for r in ratios if r is not None]
+        low, high = min(known), min(max(known), FARTHEST)
+        air = max(0.04 * (high - low), 0.01)
+        self.x = Scale(low - air, high + 2 * air, LEFT, RIGHT)
+        divergences = [kl for p in parts if (kl := get(p, "kl")) is not None]
+        self.log = Scale(*log_range(divergences, LEAST), LOG_BOTTOM, TOP, log=True)
+
+    def budget(self) -> float | None:
+        """The bound on the cost that the chart is drawn over."""
+        return get(self.result, "settings", "budget", self.cost)
+
+    def at(self, part: Json | None) -> tuple[float, float] | None:
+        """Pixels of a part, or None where it lacks its cost or its divergence."""
+        kl, r = get(part, "kl"), ratio(self.result, part, self.cost)
+        return None if kl is None or r is None else (self.x(r), self.log(kl) if kl >= LEAST else ZERO)
+
+    def tip(self, name: str, part: Json | None) -> str:
+        """What the tooltip of a mark says."""
+        cost = COSTS[self.cost]
+        share = units.ratio(ratio(self.result, part, self.cost))
+        lines = [
+            name,
+            f"{share} {cost.title} ({cost.write(get(part, cost.field))})",
+            f"{divergence_of(self.result).short} {units.divergence(get(part, 'kl'))}",
+        ]
+        if get(part, "agreement") is not None:
+            lines.append(f"{units.percent(get(part, 'agreement'))} of {what_agrees(self.result)} agree")
+        return "\n".join(lines)
+
+
+def _parts(result: Json) -> list[Json | None]:
+    """Everything that becomes a mark."""
+    return [
+        *[u.get(key) for u in result.get("uniform") or [] for key in ("measured", "healed")],
+        *[f.get(key) for f in result.get("front") or [] for key in ("predicted", "measured")],
+        *final_and_unhealed(result),
+    ]

@@ -1,0 +1,181 @@
+"""What a result says, in the few questions every chart asks: which ratio, which divergence, which site, which was best.
+
+All functions take parsed `result.json` (or a part of it) and accept missing keys and nulls.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from layersmith.report import units
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One budgeted quantity: the field that holds it, its name in a sentence, how to write it."""
+
+    field: str
+    title: str
+    write: Callable[[float | None], str]
+
+
+COSTS = {
+    "latency": Cost("latency_ms", "latency", units.milliseconds),
+    "params": Cost("params", "parameters", units.count),
+    "bytes": Cost("bytes", "weight bytes", units.size),
+    "flops": Cost("flops", "FLOPs", units.flops),
+    "kv": Cost("kv_bytes", "KV-cache bytes", units.size),
+}
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """What `kl` means in this result: KL in nats per token, or a relative error where there are no next tokens."""
+
+    short: str
+    axis: str
+    explained: str
+
+    def of(self, value: float | None) -> str:
+        """In a sentence: "KL 0.021", "a relative error of 0.021"."""
+        written = units.divergence(value)
+        return f"KL\u00a0{written}" if self.short == "KL" else f"a {self.short} of {written}"
+
+
+KL = Divergence(
+    "KL",
+    "KL to the original (nats per token)",
+    "KL is how far the refitted model's next-token distribution lies from the original's, in nats per token on "
+    "held-out text; 0 means identical.",
+)
+RELATIVE_ERROR = Divergence(
+    "relative error",
+    "relative squared error of the hidden states",
+    "The relative error is the squared distance of the last hidden states from the original's, divided by their "
+    "squared length, on held-out text; 0 means identical, 1 is as far off as an output of zeros.",
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A site's position, from its name: "decoder.layers.3.cross_attn" is ("decoder", 3, "cross_attn").
+
+    A site outside the numbered layers (a final norm) has no layer, and its name is its role.
+    """
+
+    stack: str
+    layer: int | None
+    role: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.stack} {self.role}".strip().replace("_", " ")
+
+    @property
+    def row(self) -> str:
+        """What the layer is called in a list of the layers of one stack."""
+        return self.role if self.layer is None else f"layer {self.layer}"
+
+
+def place(site: str) -> Place:
+    """Where a site sits."""
+    match = re.fullmatch(r"(?:(.+?)\.)?layers\.(\d+)(?:\.(.+))?", site)
+    return Place(match[1] or "", int(match[2]), match[3] or "block") if match else Place("", None, site)
+
+
+def divergence_of(result: Json) -> Divergence:
+    kind = result.get("divergence_kind") or get(result, "chosen", "measured", "divergence_kind")
+    return KL if kind in (None, "kl") else RELATIVE_ERROR
+
+
+def main_cost(result: Json) -> str:
+    """The budget the charts are drawn over: latency wherever it is bounded or nothing is, else the first bound."""
+    budget = get(result, "settings", "budget") or {}
+    return "latency" if "latency" in budget or not budget else next(k for k in budget if k in COSTS)
+
+
+def get(data: Any, *path: str) -> Any:
+    """data[path[0]][path[1]]..., or None as soon as something is missing or null."""
+    for key in path:
+        if not isinstance(data, dict):
+            return None
+        data = data.get(key)
+    return data
+
+
+def ratio(result: Json, part: Json | None, cost: str) -> float | None:
+    """A part's cost relative to the original's. A `latency_ratio` measured interleaved is preferred to a quotient."""
+    if cost == "latency" and get(part, "latency_ratio") is not None:
+        return float(get(part, "latency_ratio"))
+    ours, original = get(part, COSTS[cost].field), get(result, "baseline", COSTS[cost].field)
+    return None if ours is None or not original else ours / original
+
+
+def setting(settings: Json | None) -> str:
+    """{"keep": 0.5, "bits": 4} -> "keep=0.5 bits=4"."""
+    return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in (settings or {}).items())
+
+
+def named(entry: Json) -> str:
+    """A candidate as "method setting=value"; a uniform entry as "method kind setting=value"."""
+    return f"{label(entry)} {setting(entry.get('settings'))}".strip()
+
+
+def label(entry: Json) -> str:
+    """A candidate's method; a uniform entry's method and the kind of site it was used at."""
+    return entry.get("label") or entry.get("method", "?")
+
+
+def built_at(candidate: Json) -> str:
+    """The site a candidate was built at. It may decide others as well: a block all its parts, a drop also its norm."""
+    return candidate["id"].split("/", 1)[0]
+
+
+def final_and_unhealed(result: Json) -> tuple[Json | None, Json | None]:
+    """Measurements of the final model, and of the same model before healing where a healed state was kept."""
+    chosen = result.get("chosen") or {}
+    final = chosen.get("measured") or chosen.get("unhealed")
+    healed = chosen.get("healed") is not None and not chosen.get("rolled_back")
+    return final, chosen.get("unhealed") if healed else None
+
+
+def what_agrees(result: Json) -> str:
+    """What `agreement` counts: next tokens, or, for a model that does not write text, its predictions."""
+    return "next tokens" if get(result, "baseline", "perplexity") is not None else "predictions"
+
+
+def best_uniform(result: Json, part: str) -> Json | None:
+    """The single-method model within budget with the least divergence in `part` ("measured" or "healed")."""
+    fitting = [u for u in result.get("uniform") or [] if u.get("meets_budget") and get(u, part, "kl") is not None]
+    return min(fitting, key=lambda u: u[part]["kl"], default=None)
+
+
+def methods(result: Json) -> list[str]:
+    """Every method in the result, in a fixed order, so that one looks the same in every chart."""
+    seen = [e.get("method", "?") for key in ("uniform", "candidates") for e in result.get(key) or []]
+    return sorted(set(seen))
+
+
+def chosen_ids(result: Json) -> set[str]:
+    """Ids of the candidates in the chosen model."""
+    choice = get(result, "chosen", "choice") or {}
+    return {c for c in choice.values() if c != "keep"} | set(get(result, "chosen", "candidates") or [])
+
+
+def finite(value: Any, path: str = "result", found: list[str] | None = None) -> Any:
+    """A copy in which NaN and infinities are null, so that it is JSON; `found` collects where they stood."""
+    if isinstance(value, dict):
+        return {str(k): finite(v, f"{path}.{k}", found) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v, f"{path}[{i}]", found) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        if found is not None:
+            found.append(path)
+        return None
+    return value
