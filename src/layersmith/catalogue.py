@@ -1,16 +1,32 @@
 """The one explicit table of parts: name -> class, resolved only when asked for.
 
-Importing the catalogue imports no operator, so one broken part never breaks the others.
+Importing the catalogue imports no operator, and what it tells about a part is read from the part's file without
+running it, so one broken part never breaks the others.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from layersmith import evidence
 from layersmith.contract import Operator
 from layersmith.errors import UserError, suggest
+from layersmith.papers import papers
+
+#: Where a part of each family can stand: kinds of sites, and single weight matrices.
+STANDS_AT = {
+    "ffn": ("ffn", "mixer", "block"),
+    "mixer": ("mixer",),
+    "norm": ("norm",),
+    "block": ("block",),
+    "linear": ("weight matrix",),
+}
 
 
 @dataclass(frozen=True)
@@ -139,3 +155,49 @@ def build(spec: dict[str, Any], trust_local_code: bool = False) -> Operator:
         return part(**config)
     except TypeError as error:
         raise UserError(f"The part {spec['name']!r} does not take this configuration: {error}.") from error
+    except ValueError as refused:
+        raise UserError(str(refused)) from refused
+
+
+def documentation(name: str) -> str:
+    """The text that opens the part's file: idea, equation, shapes, paper, differences from the paper."""
+    module_name = entry(name).target.partition(":")[0]
+    spec = importlib.util.find_spec(module_name)
+    if spec is None or spec.origin is None:
+        raise UserError(f"The part {name!r} has no source file: {module_name!r} cannot be found.")
+    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+
+
+def summary(name: str) -> str:
+    """The first sentence of the documentation, on one line."""
+    first = " ".join(documentation(name).partition("\n\n")[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z])", first)[0]
+
+
+def search(query: str) -> list[str]:
+    """The parts in which every word of the query occurs: in name, family, summary, titles and ideas of papers."""
+    words = query.lower().split()
+    return [name for name in ENTRIES if all(word in _text(name) for word in words)]
+
+
+def _text(name: str) -> str:
+    found = entry(name)
+    read = [papers()[key] for key in found.papers]
+    about = [f"{paper.id} {paper.title} {paper.mechanism}" for paper in read]
+    return " ".join([name, found.family, found.target, summary(name), *about]).lower()
+
+
+def as_json() -> list[dict[str, Any]]:
+    """One record for each part: name, family, class, one-line summary, where it can stand, paper ids, evidence."""
+    return [
+        {
+            "name": name,
+            "family": found.family,
+            "class": found.target,
+            "summary": summary(name),
+            "stands_at": list(STANDS_AT[found.family]),
+            "papers": list(found.papers),
+            "evidence": {"level": evidence.of(name).level, "rungs": list(evidence.of(name).rungs)},
+        }
+        for name, found in ENTRIES.items()
+    ]

@@ -1,0 +1,114 @@
+"""`layersmith check`: run the contract suite on one part, on all of them, or on a class of the user's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from layersmith.commands.config import parse_config
+from layersmith.errors import UserError
+
+if TYPE_CHECKING:
+    from layersmith.check import Result
+
+
+def check(
+    part: Annotated[str | None, typer.Argument(metavar="NAME|pkg.mod:Class", help="the part to check")] = None,
+    all_parts: Annotated[bool, typer.Option("--all", help="check every part of the catalogue")] = False,
+    config: Annotated[
+        str | None, typer.Option(help='constructor arguments as JSON, e.g. \'{"d_model": 32, "d_hidden": 64}\'')
+    ] = None,
+    inductor: Annotated[
+        bool, typer.Option("--inductor", help="compile with inductor as well (slower, needs a C++ compiler)")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="also write the results")] = None,
+) -> None:
+    """Run the contract suite: exit status 0 only if every check passed."""
+    from layersmith import catalogue
+    from layersmith.check import default_config
+
+    if all_parts == (part is not None):
+        raise UserError("Say what to check: the name of one part, or a class 'package.module:Class', or --all.")
+    if all_parts and config is not None:
+        raise UserError("--config goes with one part; --all checks every part with its example configuration.")
+    if part is not None and ":" in part:
+        sys.path.insert(0, os.getcwd())  # the user's own module, as `python -m` would find it
+    names = list(catalogue.ENTRIES) if part is None else [part]
+    console = Console()
+    record, failed = [], []
+    for number, name in enumerate(names, start=1):
+        settings = default_config(name) if config is None else parse_config(config)
+        results = _run(name, settings, inductor, console, f"{number}/{len(names)}" if all_parts else "")
+        if all_parts:
+            _print_line(console, name, results)
+        else:
+            _print_table(console, name, settings, results)
+        passed = all(r.passed for r in results)
+        failed += [] if passed else [name]
+        record.append({"name": name, "config": settings, "passed": passed, "checks": [vars(r) for r in results]})
+    if json_file is not None:
+        _write(json_file, record)
+    if all_parts:
+        console.print(f"{len(names) - len(failed)} of {len(names)} parts pass every check that applies")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _run(part: str, config: dict[str, Any], inductor: bool, console: Console, count: str) -> list[Result]:
+    from layersmith.check import CHECKS
+    from layersmith.check import check as run
+
+    results = []
+    with console.status("") as status:
+        for name in CHECKS:
+            status.update(f"{count} {part}: {name}")
+            results += run(part, config, only=(name,))
+        if inductor:
+            status.update(f"{count} {part}: compiles (inductor)")
+            results += run(part, config, only=("compiles",), backend="inductor")
+    return results
+
+
+def _print_table(console: Console, name: str, config: dict[str, Any], results: list[Result]) -> None:
+    table = Table("check", "", "measured", title=f"{name} {json.dumps(config)}", title_justify="left")
+    for r in results:
+        if r.skipped_reason:
+            table.add_row(r.check, "[dim]–[/dim]", f"[dim]{escape(r.skipped_reason)}[/dim]")
+        else:
+            mark = "[green]pass[/green]" if r.passed else "[red]FAIL[/red]"
+            table.add_row(r.check, mark, escape(r.detail))
+    console.print(table)
+    console.print(_counts(results))
+
+
+def _print_line(console: Console, name: str, results: list[Result]) -> None:
+    passed = all(r.passed for r in results)
+    console.print(f"{'[green]pass[/green]' if passed else '[red]FAIL[/red]'}  {name:24} {_counts(results)}")
+    for r in results:
+        if not r.passed:
+            console.print(f"      [red]{r.check}[/red]: {escape(r.detail)}")
+
+
+def _counts(results: list[Result]) -> str:
+    skipped = sum(r.skipped_reason is not None for r in results)
+    failed = sum(not r.passed for r in results)
+    return f"{len(results) - skipped - failed} passed, {failed} failed, {skipped} do not apply"
+
+
+def _write(path: Path, record: list[dict[str, Any]]) -> None:
+    from layersmith.measure.environment import environment
+
+    text = json.dumps({"schema": "layersmith.check/1", "environment": environment(), "parts": record}, indent=1)
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        unfinished.write_text(text + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise UserError(f"Cannot write the results to {path}: {error.strerror}.") from error

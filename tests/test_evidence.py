@@ -1,0 +1,54 @@
+"""Evidence levels follow from recorded outcomes; the record on file covers the catalogue as it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from layersmith import catalogue, evidence
+from layersmith.check import CHECKS
+from layersmith.evidence import Claim, Evidence, Outcomes
+
+GOOD, BAD, NONE = Outcomes(passed=("t",)), Outcomes(passed=("t",), failed=("u",)), Outcomes(skipped=("t",))
+CLAIM = (Claim("P001", "twice as fast", "did not hold", "claims/x.json"),)
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "rungs"),
+    [
+        (Evidence(), 0, ()),
+        (Evidence(GOOD), 1, ("contract",)),
+        (Evidence(BAD, GOOD), 0, ("oracle",)),
+        (Evidence(GOOD, GOOD), 2, ("contract", "oracle")),
+        (Evidence(GOOD, BAD, GOOD), 1, ("contract", "official")),
+        (Evidence(GOOD, NONE), 1, ("contract",)),
+        (Evidence(GOOD, GOOD, NONE, CLAIM), 2, ("contract", "oracle", "claim")),
+        (Evidence(GOOD, GOOD, GOOD, CLAIM), 4, evidence.RUNGS),
+    ],
+)
+def test_level_is_the_unbroken_ladder(found: Evidence, level: int, rungs: tuple[str, ...]) -> None:
+    assert (found.level, found.rungs) == (level, rungs)
+
+
+def test_record_covers_the_catalogue_and_every_check() -> None:
+    """When this fails, a part or a check came or went: run `python scripts/collect_evidence.py`."""
+    assert set(evidence.record()["parts"]) == set(catalogue.ENTRIES)
+    for name in catalogue.ENTRIES:
+        contract = evidence.of(name).contract
+        assert sorted(contract.passed + contract.failed + contract.skipped) == sorted(CHECKS), name
+
+
+@pytest.mark.parametrize("name", catalogue.ENTRIES)
+def test_no_level_without_its_tests(name: str) -> None:
+    found = evidence.of(name)
+    assert found.level < 2 or (found.oracle.passed and not found.oracle.failed)
+    assert found.level < 3 or (found.official.passed and not found.official.failed)
+    assert found.level < 4 or found.claims
+
+
+def test_the_listing_shows_the_level_of_the_record() -> None:
+    for record in catalogue.as_json():
+        assert record["evidence"]["level"] == evidence.of(record["name"]).level
+
+
+def test_an_unknown_part_has_no_evidence() -> None:
+    assert evidence.of("no_such_part").level == 0
