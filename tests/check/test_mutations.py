@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import broken_parts as parts
 import pytest
 
 from layersmith.check import CHECKS, check
 from layersmith.contract import Operator
+from tests.check import broken_parts as parts
 
 CONFIG = {"d_model": 16}
 

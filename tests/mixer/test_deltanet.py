@@ -53,6 +53,7 @@ def deltanet_by_loops(m: DeltaNet, x: torch.Tensor) -> torch.Tensor:
     return m.o(torch.tensor(rows, dtype=x.dtype))
 
 
+@pytest.mark.oracle("deltanet")
 @torch.no_grad()
 def test_equals_loops():
     torch.manual_seed(0)
@@ -70,6 +71,7 @@ def random_inputs(tokens, d=6, dtype=torch.float64):
     return q, torch.nn.functional.normalize(k, dim=-1), v, beta, torch.randn(2, 3, d, d, dtype=dtype)
 
 
+@pytest.mark.oracle("deltanet")
 @pytest.mark.parametrize("tokens", [1, 63, 64, 65, 1000])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 def test_chunked_equals_recurrent(tokens, dtype, bound):
@@ -94,6 +96,7 @@ def both_forms(*parts):
     return [delta_rule_recurrent(*parts), delta_rule_chunked(*parts, 4)]
 
 
+@pytest.mark.oracle("deltanet")
 def test_beta_zero_leaves_the_state():
     q, k, v, beta, state = random_inputs(9)
     for y, after in both_forms(q, k, v, torch.zeros_like(beta), state):
@@ -108,6 +111,7 @@ def test_beta_one_overwrites_the_value_of_a_key():
         torch.testing.assert_close(y, v, atol=1e-12, rtol=0)
 
 
+@pytest.mark.oracle("deltanet")
 def test_orthogonal_keys_at_beta_one_are_plain_linear_attention():
     q, _, v, beta, _ = random_inputs(6)
     k = torch.eye(6, dtype=torch.float64).expand(2, 3, 6, 6)

@@ -41,6 +41,7 @@ def linear_attention_by_loops(m: LinearAttention, name: str, x: torch.Tensor) ->
     return m.o(out)
 
 
+@pytest.mark.oracle("linear_attention")
 @torch.no_grad()
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("feature_map", ["elu1", "relu", "hedgehog"])
@@ -64,6 +65,7 @@ def test_chunk_size_changes_nothing():
         torch.testing.assert_close(m(x)[0], want, atol=1e-12, rtol=0)
 
 
+@pytest.mark.oracle("linear_attention")
 @torch.no_grad()
 def test_one_token_returns_its_own_value():
     torch.manual_seed(0)
@@ -81,6 +83,7 @@ def test_one_key_value_head_per_query_head_equals_default():
     torch.testing.assert_close(m(x)[0], grouped(x)[0], atol=0, rtol=0)
 
 
+@pytest.mark.oracle("linear_attention")
 @torch.no_grad()
 def test_causal_last_token_equals_whole_sequence_form():
     torch.manual_seed(0)

@@ -52,6 +52,7 @@ def attention_by_loops(m: SoftmaxAttention, x: torch.Tensor) -> torch.Tensor:
         {"causal": False, "window": 3, "n_kv_heads": 2},
     ],
 )
+@pytest.mark.oracle("softmax_attention")
 def test_equals_loops(config):
     torch.manual_seed(0)
     m = SoftmaxAttention(16, 4, **config).double()
@@ -62,6 +63,7 @@ def test_equals_loops(config):
     torch.testing.assert_close(y, want, atol=1e-12, rtol=0)
 
 
+@pytest.mark.oracle("softmax_attention")
 def test_window_as_long_as_the_text_is_full_attention():
     torch.manual_seed(0)
     full = SoftmaxAttention(16, 2, rope_theta=100.0)
@@ -154,6 +156,7 @@ def assert_equal(m, x, want):
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "attn_implementation": "eager"}
 
 
+@pytest.mark.official("softmax_attention")
 @torch.no_grad()
 def test_equals_llama():
     torch.manual_seed(0)
@@ -166,6 +169,7 @@ def test_equals_llama():
     assert_equal(m, x, theirs(x, rope, attention_mask=future_mask(11))[0])
 
 
+@pytest.mark.official("softmax_attention")
 @torch.no_grad()
 def test_equals_qwen3_with_query_key_norm():
     torch.manual_seed(0)
@@ -183,6 +187,7 @@ def test_equals_qwen3_with_query_key_norm():
     assert_equal(m, x, theirs(x, rope, attention_mask=future_mask(11))[0])
 
 
+@pytest.mark.official("softmax_attention")
 @torch.no_grad()
 def test_equals_mistral_with_window():
     from transformers import MistralModel
@@ -201,6 +206,7 @@ def test_equals_mistral_with_window():
     assert_equal(m, seen["x"], seen["y"])
 
 
+@pytest.mark.official("softmax_attention")
 @torch.no_grad()
 def test_equals_gpt_neox_with_partial_rope():
     torch.manual_seed(0)
@@ -220,6 +226,7 @@ def test_equals_gpt_neox_with_partial_rope():
     assert_equal(m, x, want)
 
 
+@pytest.mark.official("softmax_attention")
 @torch.no_grad()
 def test_equals_gptj_with_interleaved_rope():
     torch.manual_seed(0)
@@ -232,6 +239,7 @@ def test_equals_gptj_with_interleaved_rope():
     assert_equal(m, x, want)
 
 
+@pytest.mark.official("softmax_attention")
 @torch.no_grad()
 def test_equals_gpt2():
     torch.manual_seed(0)
@@ -243,6 +251,7 @@ def test_equals_gpt2():
     assert_equal(m, x, theirs(x, attention_mask=future_mask(11))[0])
 
 
+@pytest.mark.official("softmax_attention")
 @torch.no_grad()
 def test_equals_bert():
     torch.manual_seed(0)
