@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from layersmith import catalogue
@@ -15,3 +17,25 @@ def test_contract(name: str, check_name: str) -> None:
     if result.skipped_reason:
         pytest.skip(result.skipped_reason)
     assert result.passed, result.detail
+
+
+#: Settings that take another path through a part than its example does.
+OTHER_SETTINGS = [
+    ("glu", {"d_model": 16, "d_hidden": 24, "act": "gelu_tanh", "bias": True}),
+    ("topk_glu", {"d_model": 16, "d_hidden": 24, "k": 4, "gather_tokens": 0}),
+    ("structured", {"d_model": 16, "d_hidden": 32, "structure": "low_rank", "rank": 4, "gated": True}),
+    ("structured", {"d_model": 16, "d_hidden": 32, "structure": "block_shuffle", "blocks": 4}),
+    ("quantized", {"d_in": 32, "d_out": 16, "bits": 8, "group_size": 8}),
+    ("rms_norm", {"d_model": 16, "offset": True, "bias": True}),
+    ("softmax_attention", {"d_model": 16, "n_heads": 2}),
+    ("softmax_attention", {"d_model": 16, "n_heads": 4, "n_kv_heads": 1, "window": 9, "rope_theta": 100.0}),
+    ("softmax_attention", {"d_model": 16, "n_heads": 2, "causal": False, "rope_theta": 100.0}),
+    ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "elu1"}),
+    ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "relu", "causal": False}),
+    ("deltanet", {"d_model": 16, "n_heads": 2, "head_dim": 4, "conv": 1, "chunk": 16}),
+]
+
+
+@pytest.mark.parametrize(("name", "config"), OTHER_SETTINGS, ids=str)
+def test_contract_of_other_settings(name: str, config: dict[str, Any]) -> None:
+    assert [f"{r.check}: {r.detail}" for r in check(name, config) if not r.passed] == []
