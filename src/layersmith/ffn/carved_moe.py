@@ -40,6 +40,8 @@ class CarvedMoE(FeedForward):
 
     name = "carved_moe"
 
+    balance: Tensor
+
     def __init__(
         self,
         d_model: int,
@@ -112,7 +114,7 @@ class CarvedMoE(FeedForward):
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.reshape(-1, x.shape[-1])
         answer = self.act(F.linear(tokens, self.router_gate)) * F.linear(tokens, self.router_up)
-        score = answer.float().abs().softmax(-1)
+        score = answer.to(torch.promote_types(x.dtype, torch.float32)).abs().softmax(-1)
         chosen = (score.detach() + self.balance).topk(self.k, sorted=False).indices
         if self.training and self.balance_speed > 0:
             self._rebalance(chosen)

@@ -10,6 +10,7 @@ Shapes: N tokens, K experts per token, E experts.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,11 +49,11 @@ def _(left: Tensor, right: Tensor, counts: Tensor) -> Tensor:
     return left.new_empty(counts.shape[0], left.shape[1], right.shape[1])
 
 
-def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     rows, weight, counts = ctx.saved_tensors
     return _grouped_linear(grad, weight.transpose(1, 2), counts), _grouped_outer(grad, rows, counts), None
 

@@ -19,6 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from scipy.optimize import least_squares
 from torch import Tensor, nn
 
 from layersmith.ffn.activations import activation
@@ -27,25 +28,30 @@ from layersmith.ffn.activations import activation
 def fit_rational(x: np.ndarray, y: np.ndarray, m: int = 5, n: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients a (m + 1,), b (n,) of the P / (1 + |Q|) nearest to the points (x, y) in the least-squares sense.
 
-    P(x) - y (1 + |Q(x)|) is linear in (a, b) once the sign of Q is known, but weighs each point by its denominator.
-    So it is solved repeatedly, dividing by the denominator of the round before (Sanathanan & Koerner 1963), and the
-    best round is kept.
+    Levenberg-Marquardt with the exact Jacobian, in units of the points' size. It starts from a denominator that grows
+    to both sides, because from Q = 0 the absolute value often traps it in a poor fit. Points beyond those given are
+    extrapolated freely, so give points wherever the activation will be used. Needs at least m + n + 1 points.
     """
-    powers = np.vander(np.asarray(x, dtype=np.float64), max(m, n) + 1, increasing=True)
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if x.ndim != 1 or x.shape != y.shape or len(x) < m + n + 1:
+        raise ValueError(f"fit_rational needs two equally long vectors of at least m + n + 1 = {m + n + 1} points.")
+    size = np.sqrt(np.square(x).mean()) or 1.0
+    powers = np.vander(x / size, max(m, n) + 1, increasing=True)
     p, q = powers[:, : m + 1], powers[:, 1 : n + 1]
-    y = np.asarray(y, dtype=np.float64)
-    best, best_error, denominator = (np.zeros(m + 1), np.zeros(n)), np.inf, np.zeros_like(y)
-    for _ in range(20):
-        weight = 1 / (1 + np.abs(denominator))
-        sign = np.where(denominator >= 0, 1.0, -1.0)
-        rows = np.hstack([p, -(y * sign)[:, None] * q]) * weight[:, None]
-        solution = np.linalg.lstsq(rows, y * weight, rcond=None)[0]
-        a, b = solution[: m + 1], solution[m + 1 :]
-        denominator = q @ b
-        error = np.square(p @ a / (1 + np.abs(denominator)) - y).mean()
-        if error < best_error:
-            best, best_error = (a, b), error
-    return best
+
+    def residual(c: np.ndarray) -> np.ndarray:
+        return p @ c[: m + 1] / (1 + np.abs(q @ c[m + 1 :])) - y
+
+    def jacobian(c: np.ndarray) -> np.ndarray:
+        slope = q @ c[m + 1 :]
+        denominator = 1 + np.abs(slope)
+        value = p @ c[: m + 1] / denominator
+        return np.hstack([p, -(value * np.where(slope >= 0, 1, -1))[:, None] * q]) / denominator[:, None]
+
+    b = np.array([0.1 ** (i / 2) if i % 2 == 0 else 0.0 for i in range(1, n + 1)])
+    a = np.linalg.lstsq(p / (1 + q @ b)[:, None], y, rcond=None)[0]
+    found = least_squares(residual, np.concatenate([a, b]), jacobian, method="lm").x
+    return found[: m + 1] / size ** np.arange(m + 1), found[m + 1 :] / size ** np.arange(1, n + 1)
 
 
 @lru_cache(maxsize=64)

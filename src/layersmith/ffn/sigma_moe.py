@@ -100,5 +100,5 @@ class SigmaMoE(FeedForward):
 
 def negative_entropy(logits: Tensor) -> Tensor:
     """sum_e p_e log p_e of the mean over tokens p of softmax(logits (N, E)); lowest when experts are used equally."""
-    p = logits.float().softmax(-1).mean(0)
+    p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1).mean(0)
     return torch.xlogy(p, p).sum()

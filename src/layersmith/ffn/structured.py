@@ -37,6 +37,8 @@ STRUCTURES = {
     "block_dense": (BlockDense, ("rank", "blocks")),
 }
 
+NO_GUIDE = "StructuredFFN: there is no guide. Build with self_guided=True, and use it before drop_guide()."
+
 
 class StructuredFFN(FeedForward):
     """Feed-forward with structured linear maps.
@@ -50,6 +52,8 @@ class StructuredFFN(FeedForward):
     """
 
     name = "structured"
+
+    ratio: Tensor
 
     def __init__(
         self,
@@ -66,28 +70,32 @@ class StructuredFFN(FeedForward):
         super().__init__()
         require_positive(StructuredFFN, d_model=d_model, d_hidden=d_hidden)
         self.act = activation(act)
-        maps = {"up": (d_model, d_hidden), "down": (d_hidden, d_model)}
+        shapes = {"up": (d_model, d_hidden), "down": (d_hidden, d_model)}
         if gated:
-            maps["gate"] = (d_model, d_hidden)
-        self.maps = nn.ModuleDict({k: _structured(structure, *v, rank, blocks, bias) for k, v in maps.items()})
+            shapes["gate"] = (d_model, d_hidden)
+        maps = {name: _structured(structure, *shape, rank, blocks, bias) for name, shape in shapes.items()}
+        self.maps = nn.ModuleDict(maps)
         self.guides = nn.ParameterDict()
         if self_guided:
-            self.guides.update({k: m.dense_weight().detach().clone() for k, m in self.maps.items()})
+            self.guides.update({name: m.dense_weight().detach().clone() for name, m in maps.items()})
             self.register_buffer("ratio", torch.ones(()))
         self.guiding = self_guided
 
     def guide(self, progress: float) -> None:
         """Set the guides' share for the next training step; progress 0 is the start, 1 and above the end."""
         if not self.guides:
-            raise ValueError("StructuredFFN: there is no guide; build with self_guided=True, before drop_guide().")
+            raise ValueError(NO_GUIDE)
         ratio = (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))) / 2
         self.ratio.fill_(ratio)
         self.guiding = torch.rand(()).item() < ratio
 
     def drop_guide(self) -> None:
         """Remove the guides from memory, from the state dict and from the configuration."""
+        if not self.guides:
+            raise ValueError(NO_GUIDE)
         self.guides.clear()
-        self.ratio, self.guiding = None, False
+        del self.ratio
+        self.guiding = False
         self._config["self_guided"] = False
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,9 +5,9 @@
 Shapes: x (..., D) -> g (..., d_hidden) -> y (..., D). With k = d_hidden it is the dense GLU.
 
 Two ways to compute the same: up to `gather_tokens` tokens, only the chosen rows of W_up and W_down are read, which is
-what makes decoding cheaper (the gate is always dense, so at best 1/3 of the cost remains); above that, different
-tokens choose different rows, and dense products on a masked hidden layer are faster. W_down is stored transposed, one
-row per channel, so that a chosen channel is one contiguous read.
+what makes decoding cheaper (the gate is always dense, so at best 1/3 of the cost remains); above that, dense products
+on a masked hidden layer are used, because copying separate rows for every token costs more than the zeros. W_down is
+stored transposed, one row per channel, so that a chosen channel is one contiguous read.
 
 Paper: Wu et al. 2025, "Mixture-of-Channels: Exploiting Sparse FFNs for Efficient LLMs Pre-Training and Inference",
 arXiv 2511.09323: the idea in its abstract; that the choice is by the gate's pre-activation (not its absolute value,
@@ -38,7 +38,7 @@ class TopKGLU(FeedForward):
 
     name = "topk_glu"
 
-    def __init__(self, d_model: int, d_hidden: int, k: int, act: str = "silu", gather_tokens: int = 4):
+    def __init__(self, d_model: int, d_hidden: int, k: int, act: str = "silu", gather_tokens: int = 1):
         super().__init__()
         require_positive(TopKGLU, d_model=d_model, d_hidden=d_hidden, k=k)
         if k > d_hidden:
@@ -53,7 +53,7 @@ class TopKGLU(FeedForward):
         nn.init.uniform_(self.down, -(d_hidden**-0.5), d_hidden**-0.5)  # as nn.Linear(d_hidden, d_model)
 
     @classmethod
-    def from_glu(cls, glu: GLU, k: int, gather_tokens: int = 4) -> TopKGLU:
+    def from_glu(cls, glu: GLU, k: int, gather_tokens: int = 1) -> TopKGLU:
         """A trained GLU restricted to its k largest gates per token. GLUs with biases are refused."""
         config = glu.spec()
         if config["bias"]:

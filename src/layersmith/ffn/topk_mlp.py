@@ -1,17 +1,18 @@
-"""Top-k MLP: after the activation only the k largest hidden values of each token are kept.
+"""Top-k MLP: after the activation only the k hidden values of largest magnitude are kept for each token.
 
-    h = act(W_up x + b_up),   y = W_down (h on its k largest entries, 0 elsewhere) + b_down
+    h = act(W_up x + b_up),   y = W_down (h on its k largest |h|, 0 elsewhere) + b_down
 
 Shapes: x (..., D) -> h (..., d_hidden) -> y (..., D). With k = d_hidden it is the dense MLP; with ReLU it changes
 nothing as long as at most k entries are positive, and trained ReLU models are that sparse.
 
 Two ways to compute the same: up to `gather_tokens` tokens, only the chosen columns of W_down are read (it is stored
-transposed, one row per channel); above that, a dense product on the masked hidden layer is faster.
+transposed, one row per channel); above that, a dense product on the masked hidden layer is used, because copying
+separate rows for every token costs more than the zeros.
 
 Paper: Li et al. 2022, "The Lazy Neuron Phenomenon: On Emergence of Activation Sparsity in Transformers",
 arXiv 2210.06313 (the Top-k Transformer). Confirmed in its abstract: top-k thresholding of the hidden layer after
 the activation.
-Differs from the paper: any activation, of which the largest values (not magnitudes) are kept.
+Differs from the paper: any activation, not only ReLU, whose values and magnitudes are the same.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class TopKMLP(FeedForward):
     name = "topk_mlp"
 
     def __init__(
-        self, d_model: int, d_hidden: int, k: int, act: str = "relu", bias: bool = True, gather_tokens: int = 4
+        self, d_model: int, d_hidden: int, k: int, act: str = "relu", bias: bool = True, gather_tokens: int = 1
     ):
         super().__init__()
         require_positive(TopKMLP, d_model=d_model, d_hidden=d_hidden, k=k)
@@ -54,7 +55,7 @@ class TopKMLP(FeedForward):
         self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
 
     @classmethod
-    def from_mlp(cls, mlp: MLP, k: int, gather_tokens: int = 4) -> TopKMLP:
+    def from_mlp(cls, mlp: MLP, k: int, gather_tokens: int = 1) -> TopKMLP:
         """A trained MLP restricted to its k largest activations per token."""
         config = mlp.spec()
         part = cls(config["d_model"], config["d_hidden"], k, config["act"], config["bias"], gather_tokens)
@@ -69,7 +70,8 @@ class TopKMLP(FeedForward):
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.reshape(-1, x.shape[-1])
         hidden = self.act(self.up(tokens))
-        kept, chosen = hidden.topk(self.k, sorted=False)
+        chosen = hidden.detach().abs().topk(self.k, sorted=False).indices
+        kept = hidden.gather(-1, chosen)
         if tokens.shape[0] <= self.gather_tokens:
             y = (kept[:, None] @ F.embedding(chosen, self.down))[:, 0]
         else:

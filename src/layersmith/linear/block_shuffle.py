@@ -1,9 +1,10 @@
-"""Two block-diagonal maps with a shuffle between them (Monarch): every output still depends on every input.
+"""Two block-diagonal maps with a shuffle between them (Monarch), so that blocks do not stay among themselves.
 
     y = S^T blockdiag(C_1, ..., C_n) S blockdiag(B_1, ..., B_n) x + b
 
 S deals the `mid` values between the factors out to the n blocks like cards: block l gets the values l, l + n,
-l + 2n, ...; S^T collects the outputs the same way. So every block of C reads from every block of B.
+l + 2n, ...; S^T collects the outputs the same way. So every block of C reads from every block of B, and every output
+depends on every input, as long as n^2 <= mid.
 
 Shapes: x (..., d_in) -> (..., mid) with mid = min(d_in, d_out) -> y (..., d_out);
 B (n, mid/n, d_in/n), C (n, d_out/n, mid/n). Parameters: mid (d_in + d_out) / n.
@@ -77,7 +78,7 @@ class BlockShuffle(Linear):
         with torch.no_grad():
             part.b.copy_(b)
             part.c.copy_(c)
-            if bias is not None:
+            if part.bias is not None and bias is not None:
                 part.bias.copy_(bias)
         return part
 

@@ -71,6 +71,10 @@ class QuantizedLinear(Linear):
 
     name = "quantized"
 
+    packed: Tensor
+    scale_bits: Tensor
+    zero_bits: Tensor
+
     def __init__(self, d_in: int, d_out: int, bits: int = 4, group_size: int = 64, bias: bool = False):
         super().__init__()
         require_positive(QuantizedLinear, d_in=d_in, d_out=d_out, bits=bits, group_size=group_size)
