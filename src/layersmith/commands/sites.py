@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def sites(
     model: Annotated[str, typer.Argument(help="a folder, a Hub id, or pocket")],
     at: Annotated[str, typer.Option(help="the shape costs are measured at")] = "prefill=1x128",
-    rounds: Annotated[int, typer.Option(help="rounds of interleaved timing", min=1)] = 10,
+    rounds: Annotated[int, typer.Option(help="rounds of interleaved timing", min=1)] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     trust_code: Annotated[bool, typer.Option("--trust-code", help="import the model's own Python code")] = False,
 ) -> None:

@@ -1,0 +1,89 @@
+"""What the README and the docs tell people to type works, and what they link to exists."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from layersmith.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+GENERATED = {"catalogue.md", "methods.md"}  # by docs/hooks.py
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def _commands() -> list[str]:
+    """Every command on the pages that can be run as it stands: on pocket, or on a part."""
+    lines = [line for page in PAGES for block in _blocks(page, "bash") for line in block.splitlines()]
+    return sorted({line for line in lines if line.startswith("layersmith ") and "MODEL" not in line})
+
+
+COMMANDS = [c for c in _commands() if "refit" not in c]
+LONG_COMMANDS = [c for c in _commands() if "refit" in c]
+
+
+def test_the_pages_hold_what_is_tested_here() -> None:
+    assert len(COMMANDS) >= 5
+    assert LONG_COMMANDS == ["layersmith refit pocket --budget latency=0.75 --out out/demo"]
+    assert len(_blocks(ROOT / "README.md", "python")) == 1
+
+
+@pytest.mark.parametrize("code", _blocks(ROOT / "README.md", "python"))
+def test_python_of_the_readme_runs(code: str, tmp_path: Path) -> None:
+    assert len(code.strip().splitlines()) <= 13
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "layers.1.ffn" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_pages_run(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 0, err
+    assert out.strip()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("command", LONG_COMMANDS)
+def test_long_commands_of_the_pages_run(command: str, tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("layersmith")
+    done = subprocess.run(
+        [program, *shlex.split(command)[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for written in ("model/config.json", "result.json", "report.html"):
+        assert (tmp_path / "out/demo" / written).is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) + re.findall(r'src="([^"]+)"', text)
+    for link in links:
+        if not link.startswith(("http://", "https://")) and Path(link).name not in GENERATED:
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_operator_in_contributing_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from layersmith.check import check
+
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^   ```python\n(.*?)^   ```$", text, re.DOTALL | re.MULTILINE)
+    source = "\n".join(line.removeprefix("   ") for line in code.splitlines())
+    (tmp_path / "contributed_part.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    results = check("contributed_part:Squared", {"d_model": 32, "d_hidden": 64})
+    assert [r.check for r in results if not r.passed] == []
+    assert len(results) > 5
