@@ -11,6 +11,7 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MistralModel,
     Qwen3Config,
 )
 from transformers.models.bert.modeling_bert import BertAttention
@@ -190,8 +191,6 @@ def test_equals_qwen3_with_query_key_norm():
 @pytest.mark.official("softmax_attention")
 @torch.no_grad()
 def test_equals_mistral_with_window():
-    from transformers import MistralModel
-
     torch.manual_seed(0)
     config = MistralConfig(**SIZES, sliding_window=4, num_hidden_layers=1, intermediate_size=8, vocab_size=10)
     model = MistralModel(config).eval()

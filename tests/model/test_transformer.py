@@ -55,6 +55,7 @@ def test_a_layer_is_its_equation():
     for position in ("pre", "post"):
         model = build("softmax", norm_position=position)
         block, x = model.layers[0], torch.randn(1, 5, 16, dtype=torch.float64)
+        block.ffn_norm.weight.mul_(2)
         if position == "pre":
             h = x + block.mixer(block.norm(x))[0]
             want = h + block.ffn(block.ffn_norm(h))

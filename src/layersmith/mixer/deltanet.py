@@ -17,7 +17,7 @@ Paper: Yang et al. 2024, "Parallelizing Linear Transformers with the Delta Rule 
 2406.06484. The layer (SiLU and convolution on q, k and v, L2 norm, sigmoid beta without bias, RMS norm per head, no
 output gate, query scale) was confirmed in the authors' released code.
 Differs from the paper: keys and values have one size. `cost` counts matrix products and convolutions; the triangular
-solve (about C^2 / 3 multiply-adds per token and head) is not one and is not counted.
+solve (about C^2 / 2 multiply-adds per token and head) is not one and is not counted.
 """
 
 from __future__ import annotations
