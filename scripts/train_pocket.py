@@ -1,6 +1,6 @@
 """Train *pocket*, the embedded language model: a 3.9 M-parameter Llama on the source of the Python standard library.
 
-    python scripts/train_pocket.py --steps 4000
+    python scripts/train_pocket.py --steps 1600
 
 Everything follows from the seed: the byte-level BPE, the order of the windows, the weights at the start. The state is
 saved every few minutes under ``--work``; the same command after a kill goes on from there. At the end the weights
@@ -235,9 +235,10 @@ pocket reads each file on its own in windows of {CONTEXT} tokens that overlap by
 - **Tokenizer**: byte-level BPE, {VOCABULARY} entries, trained on the train split; any text comes back unchanged.
 - **Shape**: 8 layers, width 192, 6 query heads on 2 key/value heads of 32, SwiGLU of 512, RMSNorm, RoPE, context
   {CONTEXT}, tied embeddings.
-- **Training**: {m["step"]:,} steps, {m["tokens"]:,} tokens ({m["epochs"]:.1f} epochs), the first {SHORT_SHARE:.0%} in
-  windows of {SHORT_CONTEXT}, the rest of {CONTEXT}; Muon and AdamW at {m["peak_learning_rate"]}, linear warm-up and
-  decay, seed {m["seed"]}; {m["seconds"] / 60:.0f} minutes of wall-clock time on {m["device"]}.
+- **Training**: {m["step"]:,} steps, {m["tokens"]:,} tokens ({m["epochs"]:.1f} epochs), the first {SHORT_SHARE:.0%} of
+  them in windows of {SHORT_CONTEXT}, the rest of {CONTEXT}; Muon for the matrices inside the layers, AdamW for the
+  rest, learning rate {m["peak_learning_rate"]} with linear warm-up and decay, seed {m["seed"]};
+  {m["seconds"] / 60:.0f} minutes of wall-clock time on {m["device"]}.
 - **Versions**: torch {m["torch"]}, transformers {m["transformers"]}.
 - **Made by**: `scripts/train_pocket.py`; the numbers above are in `metrics.json`.
 
@@ -247,7 +248,7 @@ The text it learned from is the Python standard library's, under the PSF licence
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("out/pocket"), help="folder of the resumable state")
