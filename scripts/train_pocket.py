@@ -274,6 +274,10 @@ def main() -> None:
         facts = load_state(state, model, optimizers)
         say(f"going on from step {facts['step']}")
     if arguments.export_now:
+        if not facts["step"]:
+            sys.exit(
+                f"There is no saved state in {arguments.work} to write out: train first, or name its --work folder."
+            )
         say(export(arguments.out, model, tokenizer, facts))
         return
 

@@ -75,7 +75,7 @@ def test_a_folder_splits_by_file_and_adding_one_moves_no_other(tmp_path):
         (tmp_path / "deep" / f"{index}.md").write_text(f"file {index}")
     (tmp_path / "image.png").write_bytes(b"\x89PNG\xff")  # not a text suffix: not looked at
     before = {split: text.read(str(tmp_path), split) for split in text.SPLITS}
-    assert sorted(sum(before.values(), [])) == sorted(f"file {index}" for index in range(60))
+    assert sorted(t for found in before.values() for t in found) == sorted(f"file {index}" for index in range(60))
     (tmp_path / "another.py").write_text("another = 1")
     after = {split: text.read(str(tmp_path), split) for split in text.SPLITS}
     assert all(set(before[split]) <= set(after[split]) for split in text.SPLITS)

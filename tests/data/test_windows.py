@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from layersmith.data.windows import padded_windows, windows
 from layersmith.errors import UserError
 
-EOS, PAD, CLS = 0, 1, 2
+EOS, PAD, CLS = 0, 1, 2  # the ids of the special tokens
 
 
 @pytest.fixture
@@ -50,6 +50,16 @@ def test_text_shorter_than_a_window_is_an_error(tokenizer):
         windows([], tokenizer, 8, 1)
     with pytest.raises(UserError, match="length=0"):
         windows([words(0, 7)], tokenizer, 0, 1)
+
+
+def test_at_least_takes_what_a_shorter_text_has(tokenizer):
+    assert len(windows([words(0, 30)], tokenizer, 8, 10, at_least=3)) == 3
+    assert len(windows([words(0, 30)], tokenizer, 8, 2, at_least=3)) == 2
+    with pytest.raises(UserError, match=r"3 window\(s\) of 8, and 4 are needed"):
+        windows([words(0, 30)], tokenizer, 8, 10, at_least=4)
+    assert len(padded_windows([words(0, 3) + "\n\n" + words(3, 6)], tokenizer, 6, 5, at_least=1)) == 2
+    with pytest.raises(UserError, match=r"hold 2 paragraph\(s\), and 3 are needed"):
+        padded_windows([words(0, 3) + "\n\n" + words(3, 6)], tokenizer, 6, 5, at_least=3)
 
 
 def test_padded_rows_are_paragraphs_with_special_tokens(tokenizer):
