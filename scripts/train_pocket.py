@@ -233,6 +233,7 @@ pocket reads each file on its own in windows of {CONTEXT} tokens that overlap by
 - **Data**: `layersmith.data.text.read("stdlib", "train")`, Python {m["python"]}. Train, calibration and held-out text
   are split by a hash of the top-level module's name, so no file of a held-out package was trained on.
 - **Tokenizer**: byte-level BPE, {VOCABULARY} entries, trained on the train split; any text comes back unchanged.
+  A line break and the indent after it are one token: end a prompt with `:`, not with a line break.
 - **Shape**: 8 layers, width 192, 6 query heads on 2 key/value heads of 32, SwiGLU of 512, RMSNorm, RoPE, context
   {CONTEXT}, tied embeddings.
 - **Training**: {m["step"]:,} steps, {m["tokens"]:,} tokens ({m["epochs"]:.1f} epochs), the first {SHORT_SHARE:.0%} of
