@@ -162,3 +162,9 @@ def _spy(model: nn.Module) -> list[tuple[tuple[int, ...], int]]:
 
     model.register_forward_pre_hook(note, with_kwargs=True)
     return seen
+
+
+def test_tokens_in_dimension_0_are_refused_not_confused_with_the_batch() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 48), 1, enable_nested_tensor=False)
+    with pytest.raises(UserError, match="batch_first=True"):
+        model_step(model, Shape("prefill", 1, 8))

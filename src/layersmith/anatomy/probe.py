@@ -13,16 +13,17 @@ from layersmith.errors import UserError
 BATCH, TOKENS = 2, 8
 
 
-def example_inputs(model: nn.Module) -> dict[str, Any]:
-    """Keyword arguments for a tiny forward pass of a Hugging Face model or an `nn.TransformerEncoder`.
+def example_inputs(model: nn.Module, batch: int = BATCH, tokens: int = TOKENS, seed: int = 0) -> dict[str, Any]:
+    """Keyword arguments for one forward pass of a Hugging Face model or an `nn.TransformerEncoder`, on its device.
 
-    Text is (2, 8) token ids, images and sound have the size the config states. The same each time.
+    Text is (batch, tokens) token ids, on both sides of an encoder-decoder; images and sound have the size the config
+    states. The same for the same seed.
     """
-    where, dtype = _device_and_dtype(model)
-    random = torch.Generator().manual_seed(0)
+    where, dtype = placement(model)
+    random = torch.Generator().manual_seed(seed)
     if isinstance(model, nn.TransformerEncoder):
         width = model.layers[0].norm1.normalized_shape[-1]
-        return {"src": torch.randn(BATCH, TOKENS, width, generator=random).to(where, dtype)}
+        return {"src": torch.randn(batch, tokens, width, generator=random).to(where, dtype)}
     config = getattr(model, "config", None)
     main = getattr(model, "main_input_name", None)
     if config is None or main is None:
@@ -32,14 +33,14 @@ def example_inputs(model: nn.Module) -> dict[str, Any]:
         )
     inputs: dict[str, Any] = {}
     if main == "input_ids":
-        inputs["input_ids"] = _token_ids(config, random)
+        inputs["input_ids"] = _token_ids(config, batch, tokens, random)
     elif main == "pixel_values":
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
-        inputs["pixel_values"] = torch.randn(BATCH, config.num_channels, height, width, generator=random)
+        inputs["pixel_values"] = torch.randn(batch, config.num_channels, height, width, generator=random)
     elif main == "input_features" and hasattr(config, "max_source_positions"):
         frames = 2 * config.max_source_positions  # Whisper's second convolution has stride 2
-        inputs["input_features"] = torch.randn(BATCH, config.num_mel_bins, frames, generator=random)
+        inputs["input_features"] = torch.randn(batch, config.num_mel_bins, frames, generator=random)
     else:
         raise UserError(
             f"layersmith does not know how to make the input {main!r} of {type(model).__name__}. Pass example={{...}}: "
@@ -47,7 +48,7 @@ def example_inputs(model: nn.Module) -> dict[str, Any]:
         )
     accepted = inspect.signature(model.forward).parameters
     if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in accepted:
-        inputs["decoder_input_ids"] = _token_ids(config, random)
+        inputs["decoder_input_ids"] = _token_ids(config, batch, tokens, random)
     if "use_cache" in accepted:
         inputs["use_cache"] = False
     return {k: _placed(v, where, dtype) for k, v in inputs.items()}
@@ -60,7 +61,7 @@ def normalises(module: nn.Module, width: int) -> bool:
     A norm undoes a change of its input's size, wholly (LayerNorm, RMSNorm) or by saturating with a learned gain of
     that width (DyT). A scale doubles with its input.
     """
-    where, dtype = _device_and_dtype(module)
+    where, dtype = placement(module)
     if any(p.dim() > 1 for p in module.parameters()):
         return False
     x = torch.randn(BATCH, TOKENS, width, generator=torch.Generator().manual_seed(0)).to(where, dtype)
@@ -74,15 +75,16 @@ def normalises(module: nn.Module, width: int) -> bool:
     return not linear and (scale_free or gains)
 
 
-def _token_ids(config: Any, random: torch.Generator) -> Tensor:
+def _token_ids(config: Any, batch: int, tokens: int, random: torch.Generator) -> Tensor:
     # Ids in the upper half of the vocabulary: special tokens (padding among them) are nearly always in front.
     vocabulary = config.get_text_config().vocab_size
-    ids = torch.randint(vocabulary // 2, vocabulary, (BATCH, TOKENS), generator=random)
-    padding = config.get_text_config().pad_token_id
+    ids = torch.randint(vocabulary // 2, vocabulary, (batch, tokens), generator=random)
+    padding = getattr(config.get_text_config(), "pad_token_id", None)
     return ids if padding is None else torch.where(ids == padding, ids - 1, ids)
 
 
-def _device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of the model's first floating-point parameter."""
     for parameter in model.parameters():
         if parameter.is_floating_point():
             return parameter.device, parameter.dtype
