@@ -36,8 +36,8 @@ def refused(result: Json) -> Markup | None:
         if c.get("refused"):
             reasons[c.get("method", "?"), c["refused"]].append(built_at(c))
     for site, refusals in (result.get("refusals") or {}).items():
-        for method, reason in refusals.items():
-            reasons[method, reason].append(site)
+        for method, reason in (refusals or {}).items():
+            reasons[method, reason or "no reason given"].append(site)
     skipped = sum(1 for c in result.get("candidates") or [] if c.get("kl") is None and not c.get("refused"))
     items = [_refusal(method, reason, sites) for (method, reason), sites in sorted(reasons.items())]
     if skipped:

@@ -48,4 +48,5 @@ def tag(name: str, attributes: Attributes, *children: Child) -> Markup:
 def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.2f}".rstrip("0").rstrip(".")
-    return escape(str(value))
+    # A literal line break in an attribute would be read as a space by an XML reader.
+    return escape(str(value)).replace("\n", "&#10;")

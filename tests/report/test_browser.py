@@ -1,0 +1,185 @@
+"""The report in a real browser: no complaint in its console, every mark drawn, nothing wider than the window.
+
+Needs Chromium with its driver (Debian: chromium, chromium-driver) and selenium; skipped, and said so, without them.
+"""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from layersmith import report
+
+from .results import make_result
+
+selenium = pytest.importorskip("selenium", reason="selenium is not installed (pip install 'layersmith[dev]')")
+
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+)
+RESULTS = {
+    "small": {},
+    "deep": {"layers": 80},
+    "encoder": {"layers": 6, "encoder": True, "heal": "none"},
+    "missed": {"met": False, "heal": "rolled_back"},
+}
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None,
+    reason="no Chromium: the report was not opened in a browser (install chromium and chromium-driver)",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """All reports as files, and the folder that downloads go to."""
+    folder = tmp_path_factory.mktemp("reports")
+    for name, kind in RESULTS.items():
+        report.write(make_result(**kind), folder / f"{name}.html")
+    report.write({}, folder / "empty.html")
+    report.write_svg(make_result(), folder / "pareto.svg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(folder, tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def show(browser, path, width=1280):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(path.as_uri())
+
+
+def reach(browser, selector):
+    """The first such element, scrolled to the middle of the window."""
+    element = browser.find_element(By.CSS_SELECTOR, selector)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+    return element
+
+
+def point_at(browser, selector):
+    ActionChains(browser).move_to_element(reach(browser, selector)).perform()
+
+
+def count(browser, selector):
+    return len(browser.find_elements(By.CSS_SELECTOR, selector))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", [*RESULTS, "empty"])
+def test_no_complaints_and_no_horizontal_overflow(browser, folder, name, width):
+    show(browser, folder / f"{name}.html", width)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    # Wide charts and tables scroll inside their own frames; nothing else may reach beyond the window's edge.
+    outside = browser.execute_script(
+        "return [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1"
+        " && !e.closest('.scroll, figure')).map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert outside == []
+    assert browser.get_log("browser") == []
+
+
+def test_charts_hold_the_expected_marks(browser, folder):
+    result = make_result()
+    show(browser, folder / "small.html")
+    assert count(browser, "#pareto .uniform[data-tip]") == 2 * len(result["uniform"])
+    assert count(browser, "#pareto .predicted[data-tip]") == len(result["front"])
+    assert count(browser, "#pareto .ring[data-tip]") == 2
+    assert count(browser, "#layout .bar[data-tip]") > 0
+    assert count(browser, "#swaps .picked") == len(result["chosen"]["candidates"]) + 1
+    assert count(browser, "#floors .floor[data-tip]") == 4 * len(result["sites"])
+    assert count(browser, "#healing .mark") == len(result["heal"]["curve"])
+    assert count(browser, "#samples .sample") == 2
+    assert count(browser, "#time tr") == 6
+    assert count(browser, "nav a") == count(browser, "main > section")
+
+
+def test_hatching_is_really_painted(browser, folder):
+    show(browser, folder / "small.html")
+    fill = browser.execute_script("return getComputedStyle(document.querySelector('#swaps .cell.hatched')).fill")
+    assert "#hatch" in fill
+    assert count(browser, "pattern#hatch") == 1
+
+
+def test_tooltip_follows_the_pointer_and_stays_inside(browser, folder):
+    show(browser, folder / "small.html")
+    point_at(browser, "#pareto .original[data-tip]")
+    tip = browser.find_element(By.ID, "tip")
+    assert tip.is_displayed()
+    assert tip.text.splitlines()[:2] == ["original", "1.00× latency (30.3 ms)"]
+    assert tip.rect["x"] + tip.rect["width"] <= 1280
+    point_at(browser, "#pareto h2")
+    assert not tip.is_displayed()
+
+
+def test_pointing_at_a_legend_entry_singles_out_its_series(browser, folder):
+    show(browser, folder / "small.html")
+    point_at(browser, "#pareto .legend[data-series='width']")
+    assert count(browser, "#pareto svg.focus") == 1
+    lit = browser.execute_script("return [...document.querySelectorAll('.lit')].map(e => e.dataset.series)")
+    assert set(lit) == {"width"}
+
+
+def test_the_result_can_be_downloaded(browser, folder):
+    show(browser, folder / "small.html")
+    reach(browser, "#download").click()
+    path = folder / "downloads" / "result.json"
+    for _ in range(100):
+        if path.exists():
+            break
+        time.sleep(0.1)
+    assert json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(make_result()))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_both_schemes(browser, folder, scheme):
+    """WCAG contrast of the page's text colours on its background: at least 4.5."""
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    show(browser, folder / "small.html")
+    colours = browser.execute_script(
+        "const css = getComputedStyle(document.documentElement);"
+        "return Object.fromEntries(['paper', 'ink', 'soft', 'accent', 'bar', 'on-bar', 'c0', 'c1', 'c2', 'c3', 'c4']"
+        ".map(n => [n, css.getPropertyValue('--' + n).trim()]))"
+    )
+    for name in ("ink", "soft", "accent", "c0", "c1", "c2", "c3"):
+        assert contrast(colours[name], colours["paper"]) >= 4.5, name
+    assert contrast(colours["on-bar"], colours["bar"]) >= 4.5
+    assert (luminance(colours["paper"]) < 0.1) == (scheme == "dark")
+
+
+def luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first, second):
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_chart_alone_opens_as_a_picture(browser, folder):
+    show(browser, folder / "pareto.svg", 1000)
+    assert browser.execute_script("return document.documentElement.tagName") == "svg"
+    assert count(browser, ".mark") > 20
+    assert browser.get_log("browser") == []

@@ -1,0 +1,65 @@
+"""Sites × methods: one cell per method and layer, shaded, hatched, dotted or outlined as the result says."""
+
+from xml.etree import ElementTree
+
+from layersmith.report import heatmap
+from layersmith.report.reading import built_at, place
+
+from .results import make_result
+
+
+def elements(result):
+    root = ElementTree.fromstring(f"<div>{heatmap.draw(result)}</div>")
+    return [e.get("class").split() for e in root.iter() if e.get("class")]
+
+
+def cells(result):
+    """(role, method, layer) -> candidates."""
+    grouped = {}
+    for c in result["candidates"]:
+        at = place(built_at(c))
+        grouped.setdefault((at.role, c["method"], at.layer), []).append(c)
+    return grouped
+
+
+def test_one_cell_per_method_and_layer():
+    result = make_result()
+    found = [c for c in elements(result) if "cell" in c]
+    expected = cells(result)
+    assert len(found) == len(expected)
+    refused = [g for g in expected.values() if all(c["refused"] for c in g)]
+    hatched = [g for g in expected.values() if all(c["kl"] is None for c in g) and g not in refused]
+    assert sum("blank" in c for c in found) == len(refused) > 0
+    assert sum("hatched" in c for c in found) == len(hatched) > 0
+
+
+def test_chosen_candidates_are_outlined():
+    result = make_result()
+    assert sum("picked" in c for c in elements(result)) == len(result["chosen"]["candidates"]) + 1  # legend
+
+
+def test_the_least_divergence_of_the_settings_decides_the_shade():
+    edges = heatmap.shade_edges([0.2, 1e-5])
+    assert len(edges) == heatmap.SHADES - 1
+    assert edges == sorted(edges)
+    result = make_result()
+    kl = {"layers.1.ffn/width/keep=0.75": 0.2, "layers.1.ffn/width/keep=0.5": 1e-9}
+    result["candidates"] = [{**c, "kl": kl[c["id"]]} for c in result["candidates"] if c["id"] in kl]
+    (shaded,) = [c for c in elements(result) if "cell" in c]
+    assert "q0" in shaded
+
+
+def test_shades_cover_the_largest_value():
+    for top in (1e-6, 0.03, 0.9, 1.0, 40.0):
+        edges = heatmap.shade_edges([top])
+        assert edges[-1] <= top <= 10 * edges[-1]
+    assert len(heatmap.shade_edges([])) == heatmap.SHADES - 1
+
+
+def test_deep_models_keep_every_layer():
+    result = make_result(layers=80)
+    assert len([c for c in elements(result) if "cell" in c]) == len(cells(result))
+
+
+def test_nothing_to_draw():
+    assert heatmap.draw({}) is None

@@ -1,0 +1,168 @@
+"""The page: well-formed, complete in itself, safe with any text, and whole whatever part of the result is missing."""
+
+import json
+import re
+from copy import deepcopy
+from html.parser import HTMLParser
+
+import pytest
+
+from layersmith import report
+
+from .results import make_result
+
+VOID = {"meta", "br", "hr", "input", "wbr"}
+RESULTS = {
+    "small": {},
+    "deep": {"layers": 30, "seed": 1},
+    "encoder": {"layers": 6, "encoder": True, "heal": "none"},
+    "rolled back": {"heal": "rolled_back"},
+    "budget missed": {"met": False},
+    "by parameters": {"budget": "params"},
+    "decoder stack": {"stack": "decoder", "layers": 3},
+}
+
+
+class Checker(HTMLParser):
+    """Fails on unbalanced tags; collects attributes and the texts of style and script elements."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.attributes, self.ids, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, *pair) for pair in attrs]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append((self.open[-1] if self.open else "", data))
+
+
+def checked(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_well_formed_and_self_contained(kind):
+    page = report.render(make_result(**RESULTS[kind]))
+    checker = checked(page)
+    assert len(checker.ids) == len(set(checker.ids))
+    for tag, name, value in checker.attributes:
+        assert name not in ("src", "srcset", "data", "action", "onclick", "onload"), tag
+        if name in ("href", "xlink:href"):
+            assert value.startswith("#")
+            assert value[1:] in checker.ids
+    style = "".join(text for tag, text in checker.text if tag == "style")
+    assert "@import" not in style
+    assert set(re.findall(r"url\(([^)]*)\)", style)) <= {"#hatch"}
+    assert "http" not in page.partition("<style>")[2].partition('<script type="application/json"')[0]
+    visible = [text for tag, text in checker.text if tag not in ("style", "script")]
+    values = [value for _, name, value in checker.attributes if name != "data-tip"]
+    for word in ("nan", "inf", "None", "undefined"):
+        assert not any(re.search(rf"\b{word}\b", str(text)) for text in visible + values), word
+
+
+def test_the_result_travels_along():
+    result = make_result()
+    result["note"] = "</script><!-- \u2028 & é 😀"
+    page = report.render(result)
+    embedded = re.search(r'<script type="application/json" id="result">(.*?)</script>', page, re.S)[1]
+    assert json.loads(embedded) == json.loads(json.dumps(result))
+    assert "<" not in embedded
+
+
+EVIL = "\"'><script>alert(1)</script></style></script><img src=x onerror=alert(1)>&lt;\x00\x1b\ud800"
+
+
+def poisoned(value):
+    """Every text of a result replaced by a malicious one; ids and names that other parts refer to keep their start."""
+    if isinstance(value, dict):
+        return {k: poisoned(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [poisoned(v) for v in value]
+    return value + EVIL if isinstance(value, str) else value
+
+
+def test_no_text_of_a_result_becomes_markup():
+    result = make_result()
+    clean, evil = checked(report.render(result)), checked(report.render(poisoned(result)))
+    for checker in (clean, evil):
+        assert {tag for tag, _, _ in checker.attributes} >= {"svg", "script", "meta"}
+        assert not any(name.startswith("on") for _, name, _ in checker.attributes)
+    assert "img" not in {tag for tag, _, _ in evil.attributes}
+    scripts = [text for tag, text in evil.text if tag == "script"]
+    assert len(scripts) == 2
+    assert scripts[1] == [text for tag, text in clean.text if tag == "script"][1]
+
+
+def test_only_the_own_script_may_run():
+    page = report.render(make_result())
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    assert policy.startswith("default-src &#x27;none&#x27;")
+    assert "script-src &#x27;sha256-" in policy
+
+
+def paths(value, path=()):
+    """Every place in a result, to be set to null."""
+    items = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from paths(inner, (*path, key))
+
+
+#: Without these an entry of a list could not be told from others, so they are always there.
+REQUIRED = {"id", "name", "sites", "method", "step"}
+
+
+def test_any_part_may_be_null():
+    whole = make_result(layers=1)
+    for path in paths(whole):
+        if isinstance(path[-1], int) or (len(path) > 2 and path[-1] in REQUIRED):
+            continue
+        result = deepcopy(whole)
+        place = result
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = None
+        try:
+            page = report.render(result)
+        except Exception as error:
+            pytest.fail(f"result{list(path)} is null: {error!r}")
+        assert page.startswith("<!doctype html>")
+
+
+def test_an_empty_result_is_a_page_too():
+    checked(report.render({}))
+
+
+def test_not_a_number_is_told_and_not_drawn():
+    result = make_result()
+    result["candidates"][0]["local_error"] = float("inf")
+    result["chosen"]["measured"]["perplexity"] = float("nan")
+    page = report.render(result)
+    assert "Some numbers are not finite." in page
+    assert "result.chosen.measured.perplexity" in page
+    checked(page)
+
+
+def test_a_local_path_is_named_by_its_last_part():
+    result = make_result()
+    result["model"]["name"] = "/home/someone/models/SmolLM2-135M/"
+    assert "<title>SmolLM2-135M: layersmith refit report</title>" in report.render(result)
+
+
+def test_write_replaces_the_file_in_one_step(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    assert report.write(make_result(), path) == path
+    assert path.read_text(encoding="utf-8") == report.render(make_result())
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,95 @@
+"""The summary table and the plain facts."""
+
+from xml.etree import ElementTree
+
+from layersmith.report import additivity, facts, floors, healing, tables
+
+from .results import make_result
+
+
+def rows(drawn):
+    root = ElementTree.fromstring(f"<div>{drawn}</div>")
+    return [[" ".join("".join(cell.itertext()).split()) for cell in row] for row in root.iter("tr")]
+
+
+def test_summary_puts_the_models_side_by_side():
+    table = rows(tables.summary(make_result()))
+    assert [c[:8] for c in table[0]] == ["measured", "original", "refitted", "refitted", "best uni", "best uni"]
+    by_name = {row[0]: row[1:] for row in table[1:]}
+    assert by_name["KL to the original"][:3] == ["0", "0.021", "0.055"]
+    assert by_name["latencybudget 0.75×"][1].startswith("0.74×")
+    assert "cosine distance" not in by_name
+
+
+def test_summary_of_an_encoder_has_no_token_rows():
+    names = [row[0] for row in rows(tables.summary(make_result(encoder=True, heal="none")))]
+    assert "relative error to the original" in names
+    assert not {"perplexity", "bits per byte", "predictions that agree", "KV-cache bytes"} & set(names)
+
+
+def test_summary_shows_one_refitted_model_after_a_roll_back():
+    head = rows(tables.summary(make_result(heal="rolled_back")))[0]
+    assert sum(cell.startswith("refitted") for cell in head) == 1
+
+
+def test_refusals_are_grouped_by_method_and_reason():
+    result = make_result()
+    said = facts.refused(result)
+    assert said.count("it has no experts to keep") == 1
+    assert "8\u00a0sites" in said
+    missed = sum(u["meets_budget"] is False for u in result["uniform"])
+    assert f"{missed}\u00a0single-method model" in said
+    assert facts.refused({}) is None
+
+
+def test_timings_are_shares_of_the_total():
+    result = make_result()
+    table = {row[0]: row[2:] for row in rows(facts.timings(result))}
+    assert table["heal"] == ["1 min 28 s", "36 %"]
+    assert "1.42\u00a0GB" in facts.timings(result)
+    assert facts.timings({}) is None
+
+
+def test_uniform_models_are_listed_best_first():
+    result = make_result()
+    table = rows(facts.table_of_uniform(result))
+    assert len(table) == len(result["uniform"]) + 1
+    divergences = [float(row[3]) for row in table[1:]]
+    assert divergences == sorted(divergences)
+
+
+def test_conditions_hold_every_setting():
+    said = facts.conditions(make_result())
+    for part in ("prefill=1x512", "2.13.0", "latency 0.75", "32\u202f768", "Example CPU"):
+        assert part in said
+
+
+def test_floors_have_a_panel_per_kind_and_a_row_per_site():
+    result = make_result()
+    assert floors.draw(result).count("panel-title") == 5
+    assert len(rows(floors.table(result))) == len(result["sites"]) + 1
+    assert floors.draw({}) is None
+    assert floors.table({}) is None
+
+
+def test_floors_by_local_error_where_they_were_not_scored():
+    result = make_result()
+    for site in result["sites"]:
+        for floor in site["floors"].values():
+            floor["kl"] = None
+    assert "local error, log scale" in floors.draw(result)
+
+
+def test_predictions_are_listed_beside_measurements():
+    result = make_result()
+    table = rows(additivity.table(result))
+    assert table[-1] == ["chosen, before healing", "0.047", "0.055", "+17 %", "0.74×", "0.74×", "−1 %"]
+    assert len(table) == len(result["front"]) + 2
+    assert additivity.draw({}) is None
+
+
+def test_healing_says_what_was_kept():
+    assert "kept: step 300" in healing.draw(make_result())
+    assert "rolled back to the unhealed model, KL 0.055" in healing.draw(make_result(heal="rolled_back"))
+    assert healing.draw(make_result(heal="none")) is None
+    assert healing.draw({}) is None

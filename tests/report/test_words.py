@@ -1,0 +1,86 @@
+"""The sentences at the top say what the numbers say, also when that is bad news."""
+
+from layersmith.report import words
+
+from .results import make_result
+
+
+def test_headline():
+    assert words.headline(make_result()) == (
+        "0.74× the latency of the original at KL\u00a00.021; 96.2\u00a0% of next tokens agree"
+    )
+    assert words.headline(make_result(encoder=True, heal="none")) == (
+        "0.74× the latency of the original at a relative error of 0.055"
+    )
+    assert words.headline({}) == "This run ended without a refitted model."
+
+
+def uniform(kl, healed=None, meets=True):
+    return {
+        "method": "width",
+        "label": "width ffn",
+        "settings": {"keep": 0.5},
+        "measured": {"kl": kl},
+        "healed": healed,
+        "meets_budget": meets,
+    }
+
+
+def test_comparison_is_like_with_like():
+    result = make_result()
+    result["uniform"] = [uniform(0.11)]
+    # The chosen model is healed and the baseline is not: both are taken before healing.
+    assert words.comparison(result).endswith(
+        "where the searched mix has 0.055 (both before healing): 2.0 times as much."
+    )
+    result["uniform"] = [uniform(0.11, healed={"kl": 0.063})]
+    assert words.comparison(result).endswith(
+        "where the searched mix has 0.021 (both healed with the same tokens): 3.0 times as much."
+    )
+
+
+def test_comparison_admits_defeat():
+    result = make_result()
+    result["uniform"] = [uniform(0.01)]
+    assert words.comparison(result).endswith("here the search brought nothing.")
+
+
+def test_comparison_when_a_side_misses_the_budget():
+    result = make_result()
+    result["uniform"] = [uniform(0.11, meets=False)]
+    assert words.comparison(result) == "No single method meets the budget on its own."
+    missed = make_result(met=False)
+    missed["uniform"] = [uniform(0.11)]
+    assert words.comparison(missed) == "A single method does meet it: width ffn keep=0.5, at KL\u00a00.11."
+    missed["uniform"] = []
+    assert words.comparison(missed) is None
+
+
+def test_banners():
+    assert words.banners(make_result(), []) == ""
+    missed = words.banners(make_result(met=False, heal="rolled_back"), ["result.a"])
+    for part in ("latency 0.83× against 0.75×", "latency 0.81×", "Healing was rolled back.", "result.a"):
+        assert part in missed
+    result = make_result() | {"reload_max_abs_diff": 0.3}
+    assert "does not reload exactly" in words.banners(result, [])
+
+
+def test_best_reachable_may_be_a_number_or_missing():
+    result = make_result(met=False)
+    result["chosen"]["best_reachable"] = 0.8
+    assert "latency 0.80×" in words.banners(result, [])
+    del result["chosen"]["best_reachable"]
+    assert "best that the offered methods reach" not in words.banners(result, [])
+
+
+def test_conditions_name_machine_shape_and_tokens():
+    said = words.conditions(make_result())
+    for part in ("prefill=1x512", "Example CPU", "2\u00a0threads", "32.8\u00a0k held-out tokens of stdlib"):
+        assert part in said
+    assert words.conditions({}) == ""
+
+
+def test_reload_in_words():
+    assert words.reloaded({}) is None
+    assert "exactly those measured" in words.reloaded({"reload_max_abs_diff": 0.0, "export": "stock"})
+    assert "at most 2·10⁻⁵" in words.reloaded({"reload_max_abs_diff": 2e-5, "export": "stock"})
