@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import BY_NAME, FAMILIES, Family
 from torch import Tensor, nn
 
 from layersmith.anatomy import Replay, find_sites, swap
 from layersmith.errors import UserError
 from layersmith.ffn.zero import Zero
+from tests.anatomy.families import BY_NAME, FAMILIES, Family
 
 EVERY = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 

@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 import transformers as tf
-from families import BY_NAME, FAMILIES, Family
 from torch import nn
 
 from layersmith.anatomy import find_sites
 from layersmith.anatomy.adapters import open_up
 from layersmith.errors import UserError
+from tests.anatomy.families import BY_NAME, FAMILIES, Family
 
 EVERY = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 
@@ -116,10 +116,86 @@ def test_a_stack_inside_a_sequential_is_not_one_block() -> None:
     assert anatomy.blocks == {"": ("1.layers.0", "1.layers.1")}
 
 
+OTHERS = {
+    "gptj": (
+        lambda: tf.GPTJForCausalLM(
+            tf.GPTJConfig(vocab_size=96, n_embd=32, n_layer=1, n_head=4, rotary_dim=4, n_positions=64)
+        ),
+        ["attn_norm", "attn", "ffn"],  # side by side, after one norm
+    ),
+    "fnet": (
+        lambda: tf.FNetForMaskedLM(
+            tf.FNetConfig(vocab_size=96, hidden_size=32, num_hidden_layers=1, intermediate_size=48)
+        ),
+        ["attn", "attn_norm", "ffn", "ffn_norm"],  # tokens are mixed by a Fourier transform
+    ),
+    "swin": (
+        lambda: tf.SwinForImageClassification(
+            tf.SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1], num_heads=[2], window_size=4)
+        ),
+        ["attn_norm", "attn", "ffn_norm", "ffn"],  # attention in windows, none of which crosses the middle
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_unusual_sublayers(name: str) -> None:
+    build, roles = OTHERS[name]
+    torch.manual_seed(0)
+    anatomy = find_sites(build().eval())
+    assert [s.role for s in anatomy.in_block("layers.0")] == roles
+    assert anatomy.site("layers.0.attn").kind == "mixer"
+    assert anatomy.site("layers.0.attn").causal == (name == "gptj")
+
+
+class InPlace(nn.Module):
+    """A block that writes in place: its residuals, and the outputs of two experts into a tensor of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.mix = nn.LayerNorm(16), nn.MultiheadAttention(16, 2, batch_first=True)
+        self.experts = Experts()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        y = self.norm(x)
+        x += self.mix(y, y, y)[0]
+        x += self.experts(x)
+        return x
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.reshape(-1, 16)
+        result = torch.zeros_like(tokens)
+        first = tokens.sum(-1) > 0
+        for expert, chosen in ((self.one, first), (self.two, ~first)):
+            rows = chosen.nonzero().squeeze(-1)
+            result.index_add_(0, rows, expert(tokens[rows]))
+        return result.view(x.shape)
+
+
+def test_writes_in_place_are_understood() -> None:
+    torch.manual_seed(0)
+    anatomy = find_sites(Stack(InPlace(), InPlace()), example={"x": torch.randn(2, 6, 16)})
+    assert [s.role for s in anatomy.in_block("layers.1")] == ["attn_norm", "attn", "ffn"]
+    assert anatomy.site("layers.1.ffn").modules == ("blocks.1.experts",)
+
+
+def test_tokens_first_models_are_refused() -> None:
+    model = tf.XLNetLMHeadModel(tf.XLNetConfig(vocab_size=96, d_model=32, n_layer=1, n_head=4, d_inner=48))
+    with pytest.raises(UserError, match="tokens first"):
+        find_sites(model)
+
+
 def test_sequence_first_layers_are_refused() -> None:
     layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=False)
     with pytest.raises(UserError, match="batch_first"):
-        find_sites(nn.TransformerEncoder(layer, 2))
+        find_sites(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
 
 
 class Loose(nn.Module):

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from families import BY_NAME, FAMILIES, Family
 from torch import Tensor, nn
 
 from layersmith.anatomy import Anatomy, find_sites, original, replacement_for, swap
@@ -17,6 +16,7 @@ from layersmith.errors import UserError
 from layersmith.ffn.affine import Affine
 from layersmith.ffn.zero import Zero
 from layersmith.linear.low_rank import LowRank
+from tests.anatomy.families import BY_NAME, FAMILIES, Family
 
 EVERY = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
 
@@ -129,7 +129,7 @@ def test_a_mixer_at_every_attention(family: Family) -> None:
             assert torch.equal(logits(model, later)[:, :-1], changed[:, :-1])
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "albert", "torch_pre_norm"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "albert", "torch_pre_norm", "torch_post_norm"])
 def test_padding_reaches_the_operator(name: str) -> None:
     family = BY_NAME[name]
     model, inputs = family.model(), family.inputs()

@@ -4,7 +4,8 @@
 
 - PyTorch's own `nn.TransformerEncoderLayer` and `nn.TransformerDecoderLayer` hold their activation as a plain
   function and, in inference, skip their children altogether for one fused kernel that reads the children's weights.
-  The function becomes a module that calls it, and the layer's own switch for the fused kernel is turned off.
+  The function becomes a module that calls it, and the layers' own switches for the fused kernel, and for the nested
+  tensors it works on, are turned off.
 - ALBERT's attention module also adds the residual and normalises, with the attention itself written in between. It
   becomes a `BertAttention` (attention, then projection, residual and norm, as modules of their own) that holds the
   same weight modules; `state_dict` and `load_state_dict` keep ALBERT's names.
@@ -30,11 +31,14 @@ _ALBERT_NAMES = {
 }
 
 
-def open_up(model: nn.Module) -> tuple[str, ...]:
+def open_up(model: nn.Module, keep_names: bool = True) -> tuple[str, ...]:
     """Open what is closed in `model`, in place; returns one sentence for each kind of change (none: nothing to do).
 
-    Outputs, `state_dict` and parameters stay the same. (PyTorch's fused kernel rounds differently from its layers,
-    by about 1e-6.) Doing it twice changes nothing more. Raises UserError for layers with batch_first=False.
+    Outputs, `state_dict` and parameters stay the same; only PyTorch's fused kernel rounds differently from its layers
+    (by about 1e-6) and writes zeros at padding, where its layers write something. Doing it twice changes nothing
+    more. Raises UserError for layers with batch_first=False.
+
+    keep_names  False: ALBERT's state dict uses the paths of the opened modules, as checkpoints of edited models do
     """
     notes = {}
     for path, module in list(model.named_modules()):
@@ -45,9 +49,11 @@ def open_up(model: nn.Module) -> tuple[str, ...]:
                     "The activation functions of torch's transformer layers were made modules of their own, and the "
                     "layers' fused inference kernel was switched off: it bypasses the sublayers."
                 )
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
         elif type(module).__name__ == "AlbertAttention":
             parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, _opened_albert(module))
+            setattr(model.get_submodule(parent), name, _opened_albert(module, keep_names))
             notes["albert"] = (
                 "ALBERT's attention modules were split into attention, projection and norm (the same weights under "
                 "the same names in the state dict)."
@@ -82,7 +88,7 @@ def _open_torch_layer(path: str, layer: nn.TransformerEncoderLayer | nn.Transfor
         layer.activation_relu_or_gelu = 0
 
 
-def _opened_albert(attention: Any) -> nn.Module:
+def _opened_albert(attention: Any, keep_names: bool) -> nn.Module:
     from transformers.models.bert.configuration_bert import BertConfig
     from transformers.models.bert.modeling_bert import BertAttention
 
@@ -98,8 +104,9 @@ def _opened_albert(attention: Any) -> nn.Module:
     output.dense, output.LayerNorm = attention.dense, attention.LayerNorm
     output.dropout = attention.output_dropout
     opened.train(attention.training)
-    opened.register_state_dict_post_hook(_save_albert_names)
-    opened.register_load_state_dict_pre_hook(_load_albert_names)
+    if keep_names:
+        opened.register_state_dict_post_hook(_save_albert_names)
+        opened.register_load_state_dict_pre_hook(_load_albert_names)
     return opened
 
 

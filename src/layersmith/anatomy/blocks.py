@@ -54,12 +54,21 @@ def hidden_argument(call: Call) -> Arg | None:
     return next((a for a in call.inputs if a.floating and a.shape == result.shape), None)
 
 
-def closure(trace: Trace, ops: range, roots: set[int], through_heavy: bool = True) -> set[int]:
-    """All values that `ops` compute from `roots`; without passing matrix products if so asked."""
+def closure(trace: Trace, ops: range, roots: set[int]) -> set[int]:
+    """All values that `ops` compute from `roots`."""
     found = set(roots)
-    for op in map(trace.ops.__getitem__, ops):
-        if (through_heavy or not op.heavy) and not found.isdisjoint(op.inputs):
+    for op in trace.ops[ops.start : ops.stop]:
+        if not found.isdisjoint(op.inputs):
             found.update(op.outputs)
+    return found
+
+
+def raw_values(trace: Trace, ops: range, root: int) -> set[int]:
+    """The raw tensors: what `ops` compute from `root` without a matrix product, masks and indices left out."""
+    found = {root}
+    for op in trace.ops[ops.start : ops.stop]:
+        if not op.heavy and not found.isdisjoint(op.inputs):
+            found.update(trace.floating.intersection(op.outputs))
     return found
 
 
@@ -69,7 +78,7 @@ def take_apart(trace: Trace, call: Call) -> BlockParts | None:
     if hidden is None or call.first_output is None:
         return None
     ops, inside = trace.ops_of(call), trace.inside(call)
-    raw = closure(trace, ops, {hidden.value}, through_heavy=False)
+    raw = raw_values(trace, ops, hidden.value)
     from_input = closure(trace, ops, {hidden.value})
     producers = {v: i for i in ops for v in trace.ops[i].outputs}
     width = hidden.shape[-1]

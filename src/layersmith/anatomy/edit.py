@@ -88,8 +88,10 @@ def _set(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
     parent_path, _, child = path.rpartition(".")
     try:
         siblings = model.get_submodule(parent_path)._modules
-        old = siblings[child]
-    except (AttributeError, KeyError) as error:
-        raise UserError(f"The model has no module at {path!r}; was the edit made for another model?") from error
+    except AttributeError:
+        siblings = {}
+    old = siblings.get(child)
+    if old is None:
+        raise UserError(f"The model has no module at {path!r}; was the edit made for another model?")
     siblings[child] = module
     return old

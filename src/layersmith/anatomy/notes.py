@@ -15,8 +15,9 @@ from layersmith.anatomy.trace import Call, Trace
 def lock(model: nn.Module, trace: Trace, chain: Sequence[Call]) -> str:
     """Why no operator may stand where this chain of modules is; "" if one may."""
     first, end = chain[0], chain[-1].end
-    extra = {a.value for a in first.outputs if a.key != 0} & learned(trace)
+    extra = {a.value for a in first.outputs if a.key != 0}
     extra -= {a.value for a in first.inputs}  # handed on, which our adapters do as well
+    extra = extra & learned(trace) if extra else extra
     if extra and any(not extra.isdisjoint(op.inputs) for op in trace.ops[end:]):
         return (
             f"besides its output, {first.path} computes something that later blocks use (T5's relative position bias "
@@ -42,7 +43,7 @@ def unplaced(model: nn.Module, trace: Trace, sites: Sequence[Site], blocks: Sequ
         if path not in called:
             why = "did not run in the probe, or the model uses its weights without calling it"
         elif f"{path}.".startswith(in_blocks):
-            why = "in the blocks, outside every sublayer; it stays as it is"
+            why = "in the blocks, but in no site; it stays as it is"
         else:
             why = "outside the blocks; it stays as it is"
         groups.setdefault((_pattern(path), why), []).append(path)

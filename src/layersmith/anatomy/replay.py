@@ -176,7 +176,7 @@ class Replay:
                 except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
                     return f"{path} fails when the blocks before it are not run ({error})"
                 if not torch.equal(alone, hidden[index + 1]):
-                    return f"{path} gives another result when the blocks before it are not run"
+                    return f"{path}, run alone, does not give what the next block gets"
         return ""
 
 

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from layersmith.anatomy import notes
 from layersmith.anatomy.adapters import open_up
 from layersmith.anatomy.behaviour import Mixing, observe
-from layersmith.anatomy.blocks import BlockParts, Branch, closure, is_norm, take_apart
+from layersmith.anatomy.blocks import BlockParts, Branch, closure, is_norm, raw_values, take_apart
 from layersmith.anatomy.probe import example_inputs
 from layersmith.anatomy.site import Anatomy, Site
 from layersmith.anatomy.trace import Call, Trace, record
@@ -41,6 +41,7 @@ def find_sites(model: nn.Module, example: dict[str, Any] | None = None) -> Anato
     parts = _blocks(model, trace)
     if not parts:
         raise UserError(notes.nothing_found(model, trace))
+    _check_batch_first(inputs, parts)
     behaviour = observe(model, inputs, parts)
     stacks = _stacks(parts)
     sites: list[Site] = []
@@ -105,6 +106,16 @@ def _outermost(trace: Trace, candidates: dict[int, BlockParts | None], calls: Se
     return found
 
 
+def _check_batch_first(inputs: dict[str, Any], blocks: list[BlockParts]) -> None:
+    batch = next(len(item) for item in inputs.values() if isinstance(item, Tensor))
+    for block in blocks:
+        if block.hidden.shape[0] != batch == block.hidden.shape[1]:
+            raise UserError(
+                f"{block.call.path} takes hidden states of shape {block.hidden.shape} for a batch of {batch}: tokens "
+                f"first. layersmith's operators take (batch, tokens, width); some models have a batch_first switch."
+            )
+
+
 def _stacks(blocks: list[BlockParts]) -> dict[str, list[BlockParts]]:
     """Blocks grouped by the module list they stand in, under the first telling part of its path ("" for one stack)."""
     groups: dict[tuple[str, ...], list[BlockParts]] = {}
@@ -146,11 +157,6 @@ def _sublayer(trace: Trace, block: BlockParts, branch: Branch, behaviour: dict[s
     seen = behaviour.get(chain[0].path) if chain else None
     if seen is not None and seen.sensitive:
         mixes, causal = seen.mixes, seen.causal
-        if not seen.samples_apart:
-            raise UserError(
-                f"In {block.call.path} samples of a batch influence each other: it seems to take its tokens in "
-                f"dimension 0. layersmith needs (batch, tokens, width); many models have a batch_first switch."
-            )
     else:
         # Nothing to see in the outputs (no module to run, or weights that are still zero): judge by the operations,
         # and take no chances with the future.
@@ -185,7 +191,7 @@ def _final_norm(trace: Trace, last: BlockParts) -> Call | None:
     if final.first_output is None:
         return None
     rest = range(final.end, len(trace.ops))
-    stream = closure(trace, rest, {final.first_output.value}, through_heavy=False)
+    stream = raw_values(trace, rest, final.first_output.value)
     for call in trace.calls[final.index + 1 :]:
         reads = call.first_input is not None and call.first_input.value in stream
         if reads and call.start >= final.end and is_norm(trace, call, last.hidden.shape[-1]):

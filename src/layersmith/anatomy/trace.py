@@ -8,7 +8,7 @@ Tensors are not kept alive: the numbers hang on weak references, and a recording
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-#: Operations in which channels or tokens meet: matrix products, convolutions, attention. What is left between two
-#: of them is element-wise work, normalisation and bookkeeping.
+#: Operations in which channels or tokens meet: matrix products, convolutions, attention, Fourier transforms. What is
+#: left between two of them is element-wise work, normalisation and bookkeeping.
 _HEAVY = re.compile(
     r"^(addmm|mm|bmm|baddbmm|addbmm|mv|addmv|dot|matmul|linear|einsum|.*conv(olution|\dd)\w*|.*_mm\w*|.*attention.*"
-    r"|\w+_linear)$"
+    r"|\w+_linear|_?fft\w*)$"
 )
+#: Operations that read nothing of their input but its shape.
+_SHAPE_ONLY = re.compile(r"^((zeros|ones|full|empty|rand|randn|randint)_like|new_\w+)$")
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,18 @@ class Call:
 
 @dataclass
 class Trace:
-    """A recorded forward pass. `inputs` are the values of what the caller passed, `weights` those of parameters."""
+    """A recorded forward pass.
+
+    inputs    values of what the caller passed
+    weights   values of parameters and buffers
+    floating  values that are floating-point tensors, not masks or indices
+    """
 
     calls: list[Call] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     inputs: set[int] = field(default_factory=set)
     weights: set[int] = field(default_factory=set)
+    floating: set[int] = field(default_factory=set)
 
     def inside(self, call: Call) -> list[Call]:
         """Calls made while `call` ran, in order (not itself)."""
@@ -121,20 +129,23 @@ class Recorder(TorchDispatchMode):
 
     def _fresh(self, tensor: Tensor) -> int:
         self._values[tensor] = self._count
+        if tensor.is_floating_point() or tensor.is_complex():
+            self.trace.floating.add(self._count)
         self._count += 1
         return self._values[tensor]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        inputs = tuple(self.value(t) for _, t in _tensors(args, kwargs))
+        name = func._schema.name.rpartition("::")[2]
+        read = [] if _SHAPE_ONLY.match(name) else _tensors(args, kwargs)
+        inputs = tuple(self.value(t) for _, t in read)
         result = func(*args, **kwargs)
-        written = [t for argument, t in _written(func, args, kwargs)]
+        written = list(_written(func, args, kwargs))
         outputs = [t for _, t in _tensors((result,), {})]
         values = [self._fresh(t) for t in written]
         # Writing into a view changes what it is a view of.
         values += [self._fresh(t._base) for t in written if t._base is not None]
         values += [self.value(t) for t in outputs if all(t is not w for w in written)]
-        name = func._schema.name.rpartition("::")[2]
         call = self._stack[-1] if self._stack else -1
         self.trace.ops.append(Op(name, inputs, tuple(dict.fromkeys(values)), call))
         return result
@@ -201,9 +212,10 @@ class evaluating:
             module.training = True
 
 
-def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[tuple[int | str, Tensor]]:
+def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[int | str, Tensor]]:
     """Every tensor in the arguments with the position or name of the argument it came in."""
-    for key, item in [*enumerate(args), *kwargs.items()]:
+    arguments: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    for key, item in arguments:
         if isinstance(item, Tensor):
             yield key, item
         elif isinstance(item, (tuple, list)):
@@ -214,10 +226,10 @@ def _tensors(args: Any, kwargs: dict[str, Any]) -> Iterator[tuple[int | str, Ten
                 yield key, tensor
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
     """The tensors an operation writes into, by its schema."""
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             item = args[position] if position < len(args) else kwargs.get(argument.name)
             if isinstance(item, Tensor):
-                yield argument.name, item
+                yield item
