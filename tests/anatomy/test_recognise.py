@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers as tf
-from families import BY_NAME, FAMILIES
+from tests.anatomy.families import BY_NAME, FAMILIES
 from torch import nn
 
 from layersmith.anatomy.observe import observe

@@ -52,7 +52,7 @@ class StateLayer(CacheLayerMixin):
     get_max_cache_shape = get_max_length
 
     @property
-    def is_croppable(self) -> bool:
+    def is_croppable(self) -> bool:  # type: ignore[override]  # a plain attribute where it never changes
         return self.state is None
 
     def crop(self, tokens: int) -> None:

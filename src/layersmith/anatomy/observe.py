@@ -111,7 +111,7 @@ def observe(model: nn.Module, site: Site, tokens: int | None = None) -> Observed
     return Observed(args, kwargs, output, half_tables, used, matrices)
 
 
-def _matrix(module: nn.Module) -> Matrix | None:
+def _matrix(module: Any) -> Matrix | None:
     if isinstance(module, nn.Linear):
         weight = module.weight
     elif type(module).__name__ == "Conv1D":  # transformers' own, in GPT-2: stored (in, out)

@@ -108,13 +108,13 @@ def _feed_forwards(site: Site, seen: Observed) -> Iterator[_Reading]:
         up, down = matrices
         yield from _with_every_activation(MLP, {"up": up, "down": down}, {"up": paths[0], "down": paths[1]})
         if up.rows == 2 * down.columns:
-            one, other = up.split([down.columns] * 2)
+            first, second = up.split([down.columns] * 2)
             parts = {"gate_up": paths[0], "down": paths[1]}
-            yield from _with_every_activation(GLU, {"gate": one, "up": other, "down": down}, parts)
-            yield from _with_every_activation(GLU, {"gate": other, "up": one, "down": down}, parts)
+            yield from _with_every_activation(GLU, {"gate": first, "up": second, "down": down}, parts)
+            yield from _with_every_activation(GLU, {"gate": second, "up": first, "down": down}, parts)
     elif len(paths) == 3:
-        for gate, up in ((0, 1), (1, 0)):
-            parts = {"gate": paths[gate], "up": paths[up], "down": paths[2]}
+        for one, two in ((0, 1), (1, 0)):
+            parts = {"gate": paths[one], "up": paths[two], "down": paths[2]}
             yield from _with_every_activation(GLU, {part: seen.matrices[p] for part, p in parts.items()}, parts)
     else:
         raise NotRecognised(f"{site.name} uses {len(paths)} matrices; an MLP has 2 and a GLU 2 or 3.")
@@ -196,7 +196,7 @@ def _scale(owner: nn.Module, head_dim: int) -> float | None:
     return None if scale is None or abs(scale * head_dim**0.5 - 1) < 1e-12 else float(scale)
 
 
-def _window(attention: nn.Module, site: Site) -> int | None:
+def _window(attention: Any, site: Site) -> int | None:
     """Tokens a token sees: as the module says, else as the config says for this layer; None for all."""
     if hasattr(attention, "sliding_window"):
         return attention.sliding_window
@@ -220,7 +220,7 @@ def _norm_config(norms: dict[str, nn.Module]) -> dict[str, Any]:
     return {"qk_norm": True, "qk_norm_eps": getattr(norm, "eps", getattr(norm, "variance_epsilon", 1e-6))}
 
 
-def _gains(norms: dict[str, nn.Module]) -> list[list[Tensor]]:
+def _gains(norms: dict[str, Any]) -> list[list[Tensor]]:
     """What the norms may multiply by: their weights, or one plus them (Gemma's way)."""
     weights = [norm.weight.detach().float() for norm in norms.values()]
     return [weights, [1 + w for w in weights]] if norms else [[]]
@@ -256,7 +256,7 @@ def _filled(kind: type[Operator], config: dict[str, Any], matrices: dict[str, Ma
         operator = kind(**config)
     operator = operator.float().to_empty(device=device).eval()
     for name, matrix in matrices.items():
-        linear = operator.get_submodule(name)
+        linear: Any = operator.get_submodule(name)
         linear.weight.copy_(matrix.weight)
         if linear.bias is not None:
             linear.bias.copy_(torch.zeros_like(linear.bias) if matrix.bias is None else matrix.bias)

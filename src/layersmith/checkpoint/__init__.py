@@ -1,0 +1,15 @@
+"""Models in and out: the one loader, saving of edited models, and the proof that a saved model is the one measured.
+
+Importing this package makes the Auto classes of transformers know layersmith checkpoints. A process that does not
+import it loads them with `trust_remote_code=True`; the folder carries the two lines of code needed.
+"""
+
+from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel, register
+from layersmith.checkpoint.loading import load
+from layersmith.checkpoint.saving import save, save_result
+from layersmith.checkpoint.stock import export_stock
+from layersmith.checkpoint.verify import verify_reload
+
+register()
+
+__all__ = ["LayersmithConfig", "LayersmithModel", "export_stock", "load", "save", "save_result", "verify_reload"]

@@ -1,0 +1,102 @@
+"""Saves an edited model, in the stock architecture where that can express it, else as a layersmith checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from layersmith.anatomy.edit import Edit
+from layersmith.checkpoint.folder import written_whole
+from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel, stock_class, stored_tensors
+from layersmith.checkpoint.stock import export_stock
+from layersmith.errors import UserError
+
+
+class Tokenizer(Protocol):
+    """Whatever prepares a model's inputs: a tokenizer, an image processor, a feature extractor."""
+
+    def save_pretrained(self, save_directory: str) -> Any: ...
+
+
+def save_result(
+    edited: PreTrainedModel,
+    original: PreTrainedModel,
+    edits: Sequence[Edit],
+    path: str | os.PathLike[str],
+    tokenizer: Tokenizer | None = None,
+) -> str:
+    """Save the edited model; returns "stock" if it loads without layersmith, else "layersmith".
+
+    edited    a copy of `original` with the edits applied (and possibly trained further)
+    """
+    reason = export_stock(edited, original, edits, path, tokenizer)
+    if not reason:
+        return "stock"
+    save(edited, edits, path, tokenizer)
+    return "layersmith"
+
+
+def save(
+    model: PreTrainedModel, edits: Sequence[Edit], path: str | os.PathLike[str], tokenizer: Tokenizer | None = None
+) -> None:
+    """Save a model with edits so that `AutoModel....from_pretrained(path)` gives it back.
+
+    model  a transformers model with the edits applied, or a loaded `LayersmithModel` with further edits applied
+    path   a folder; an earlier model in it is replaced once the new one is complete
+
+    Raises UserError when the edits do not describe the model, or when it is not made from a transformers class.
+    """
+    base, edits = stock_part(model, edits)
+    name = type(base).__name__
+    if not isinstance(base, PreTrainedModel) or stock_class(name) is not type(base):
+        raise UserError(
+            f"{name} is not a model class of transformers, so nothing could load it again. Save its state_dict, and "
+            f"rebuild it with your own code."
+        )
+    config = LayersmithConfig(copy.deepcopy(base.config), name, [edit.to_json() for edit in edits])
+    # Without memory: only the structure is needed, as the proof that config and edits describe this model.
+    with torch.device("meta"):
+        skeleton = LayersmithModel._from_config(config, dtype=base.dtype, trust_local_code=True)
+    tensors = {f"base.{name}": tensor for name, tensor in stored_tensors(base).items()}
+    _check_described(tensors, skeleton)
+    if skeleton.can_generate():
+        skeleton.generation_config = base.generation_config
+    with written_whole(path) as folder:
+        skeleton.save_pretrained(folder, state_dict=tensors, save_original_format=False)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(folder))
+
+
+def stock_part(model: nn.Module, edits: Sequence[Edit]) -> tuple[nn.Module, list[Edit]]:
+    """The stock model inside a `LayersmithModel` and all edits made to it; any other model as it is.
+
+    Later edits win: an earlier one of the same module, or of a part of it, is left out.
+    """
+    new = list(edits)
+    if not isinstance(model, LayersmithModel):
+        return model, new
+    new = [Edit(edit.path.removeprefix("base."), edit.spec, edit.call) for edit in new]
+    earlier = [Edit.from_json(edit) for edit in model.config.edits]
+    replaced = tuple(edit.path for edit in new)
+    kept = [e for e in earlier if not any(e.path == path or e.path.startswith(f"{path}.") for path in replaced)]
+    return model.base, [*kept, *new]
+
+
+def _check_described(tensors: dict[str, torch.Tensor], skeleton: LayersmithModel) -> None:
+    """UserError unless the model built from config and edits has exactly these tensors."""
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    expected = {name: tuple(t.shape) for name, t in stored_tensors(skeleton).items()}
+    wrong = [n for n in sorted({*shapes, *expected}) if shapes.get(n) != expected.get(n)]
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"The edits do not describe this model: {name.removeprefix('base.')!r} is "
+            f"{shapes.get(name, 'missing')} in the model and {expected.get(name, 'missing')} after building it from "
+            f"its config and edits ({len(wrong)} differences in all). Pass the edits the model was made with."
+        )

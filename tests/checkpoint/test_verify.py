@@ -1,0 +1,66 @@
+"""The saved model in a fresh process: the same numbers, or a clear error. (Each test starts a Python process.)"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from layersmith.checkpoint import save, save_result, verify_reload
+from layersmith.errors import UserError
+from tests.anatomy.families import BY_NAME
+from tests.checkpoint.edited import edited, generated
+
+GLU16 = {"name": "glu", "d_hidden": 16}
+LLAMA = BY_NAME["llama"].inputs()
+STRANGER = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file, save_file
+assert not any(m.startswith("layersmith") for m in sys.modules)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+options = dict(max_new_tokens=6, min_new_tokens=6, do_sample=False, pad_token_id=0)
+save_file({"tokens": model.generate(input_ids=load_file(sys.argv[2])["input_ids"], **options)}, sys.argv[3])
+model.save_pretrained(sys.argv[4])
+"""
+
+
+def test_a_process_that_never_imported_layersmith(tmp_path):
+    """It loads through AutoModelForCausalLM, generates the same tokens, and saves the model once more."""
+    _, model, edits = edited(ffn=GLU16, layers_0_attn={"name": "linear_attention", "n_heads": 2})
+    save(model, edits, tmp_path / "model")
+    save_file(LLAMA, tmp_path / "in")
+    names = [str(tmp_path / name) for name in ("model", "in", "out", "again")]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", STRANGER, *names], env=environment, check=True, capture_output=True)
+    assert torch.equal(load_file(tmp_path / "out")["tokens"], generated(model, LLAMA))
+    for name in ("config.json", "model.safetensors", "modeling_layersmith.py"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"ffn": GLU16, "layers_1_attn": {"name": "linear_attention", "n_heads": 2}}, {"layers_0": {"name": "zero"}}],
+)
+def test_the_difference_is_zero(parts, tmp_path):
+    original, model, edits = edited("llama", **parts)
+    save_result(model, original, edits, tmp_path)
+    assert verify_reload(tmp_path, model, LLAMA) == 0.0
+
+
+def test_another_model_does_not_pass_for_this_one(tmp_path):
+    _, model, edits = edited(ffn=GLU16)
+    save(model, edits, tmp_path)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up.weight.mul_(1.5)
+    assert verify_reload(tmp_path, model, LLAMA) > 1e-3
+
+
+def test_a_folder_that_does_not_load_is_an_error(tmp_path):
+    _, model, edits = edited(ffn=GLU16)
+    save(model, edits, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="does not load in a fresh process"):
+        verify_reload(tmp_path, model, LLAMA)
