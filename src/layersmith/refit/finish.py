@@ -106,7 +106,9 @@ def _measure_variants(run: Run, settings: Any) -> dict[str, Any]:
         decided = {s for i in ids for s in by_id[i].covers}
         kept = [by_id[f"{s}/keep"] for s in run.costs.of_site if s not in decided]
         total = summed([by_id[i] for i in ids] + kept)
-        return {"kl": total.score, **run.costs.predicted(total.cost)}
+        whole = run.costs.predicted(total.cost)
+        # Against the original as it was timed in the same run; later timings of it are other runs.
+        return {"kl": total.score, **whole, "latency_ratio": whole["latency_ms"] / run.costs.total["latency"]}
 
     def choice(ids: list[str]) -> dict[str, str]:
         chosen = {s: "keep" for s in run.costs.of_site}
