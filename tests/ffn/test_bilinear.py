@@ -17,6 +17,7 @@ def part(bias: bool) -> Bilinear:
     return Bilinear(5, 7, bias=bias).double()
 
 
+@pytest.mark.oracle("bilinear")
 def test_by_loops_over_the_third_order_tensor(x):
     m = part(bias=False)
     gate, up, down = (w.detach().numpy() for w in (m.gate.weight, m.up.weight, m.down.weight))
@@ -31,6 +32,7 @@ def test_by_loops_over_the_third_order_tensor(x):
             assert y[c] == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.oracle("bilinear")
 @pytest.mark.parametrize("bias", [False, True])
 def test_interaction_matrix_gives_the_output_along_a_direction(x, bias):
     m, direction = part(bias), torch.randn(5, dtype=torch.double)

@@ -58,6 +58,7 @@ def by_loops(glu: GLU, m: CarvedMoE, shared: torch.Tensor, routed: torch.Tensor,
     return y
 
 
+@pytest.mark.oracle("carved_moe")
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_by_loops(x, glu, k):
     m, shared, routed = carve(glu, k)
@@ -67,6 +68,7 @@ def test_by_loops(x, glu, k):
         torch.testing.assert_close(y, by_loops(glu, m, shared, routed, token))
 
 
+@pytest.mark.oracle("carved_moe")
 def test_all_experts_at_the_start_are_the_original(x, glu):
     torch.testing.assert_close(carve(glu, k=4)[0](x), glu(x), rtol=1e-10, atol=1e-12)
 

@@ -16,16 +16,19 @@ def x() -> torch.Tensor:
     return torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.oracle("identity")
 def test_identity_returns_its_input(x):
     assert Identity(6)(x) is x
 
 
+@pytest.mark.oracle("zero")
 def test_zero_is_zero(x):
     y = Zero(6)(x)
     assert y.shape == x.shape
     assert not y.any()
 
 
+@pytest.mark.oracle("constant")
 def test_constant_starts_as_zero_and_is_the_same_for_every_token(x):
     part = Constant(6)
     assert not part(x).any()
@@ -41,6 +44,7 @@ def test_constant_gradient_is_the_sum_over_tokens(x):
     torch.testing.assert_close(part.value.grad, grad.sum((0, 1)))
 
 
+@pytest.mark.oracle("affine")
 def test_affine_by_loops(x):
     part = Affine(6).double()
     w, b = part.linear.weight.detach().numpy(), part.linear.bias.detach().numpy()
@@ -53,6 +57,7 @@ def test_affine_without_bias_maps_zero_to_zero():
     assert not Affine(6, bias=False)(torch.zeros(1, 6)).any()
 
 
+@pytest.mark.oracle("low_rank_affine")
 def test_low_rank_affine_of_full_rank_can_be_any_affine_map(x):
     affine, part = Affine(6).double(), LowRankAffine(6, rank=6).double()
     with torch.no_grad():
@@ -60,6 +65,17 @@ def test_low_rank_affine_of_full_rank_can_be_any_affine_map(x):
         part.linear.v.weight.copy_(torch.eye(6))
         part.linear.u.bias.copy_(affine.linear.bias)
     torch.testing.assert_close(part(x.double()), affine(x.double()))
+
+
+@pytest.mark.oracle("low_rank_affine")
+def test_low_rank_affine_by_loops(x):
+    part = LowRankAffine(6, rank=2).double()
+    torch.nn.init.normal_(part.linear.u.bias)
+    u, v, b = part.linear.u.weight.tolist(), part.linear.v.weight.tolist(), part.linear.u.bias.tolist()
+    for token, y in zip(x.double().reshape(-1, 6).tolist(), part(x.double()).reshape(-1, 6), strict=True):
+        inner = [sum(v[r][i] * token[i] for i in range(6)) for r in range(2)]
+        expected = [sum(u[o][r] * inner[r] for r in range(2)) + b[o] for o in range(6)]
+        np.testing.assert_allclose(y.detach().numpy(), expected, rtol=1e-12)
 
 
 def test_low_rank_affine_outputs_span_no_more_than_the_rank():

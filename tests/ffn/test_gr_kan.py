@@ -23,6 +23,7 @@ def affine(x: list[float], linear: torch.nn.Linear) -> list[float]:
     return [sum(r * v for r, v in zip(row, x, strict=True)) + c for row, c in zip(w, b, strict=True)]
 
 
+@pytest.mark.oracle("gr_kan")
 def test_by_loops():
     torch.manual_seed(0)
     part = GRKAN(8, 12, groups=4).double()
@@ -35,6 +36,7 @@ def test_by_loops():
         assert y == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.oracle("gr_kan")
 @pytest.mark.parametrize("act", ["gelu", "silu"])
 def test_from_a_trained_mlp_differs_by_the_fit_of_the_activation_only(act):
     torch.manual_seed(0)

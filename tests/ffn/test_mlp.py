@@ -43,6 +43,7 @@ def test_every_activation_has_an_independent_formula():
     assert set(SCALAR) == set(ACTIVATIONS)
 
 
+@pytest.mark.oracle("mlp", "glu")
 @pytest.mark.parametrize("act", sorted(SCALAR))
 def test_activation_by_formula(act):
     points = torch.linspace(-6, 6, 121, dtype=torch.double)
@@ -50,6 +51,7 @@ def test_activation_by_formula(act):
     np.testing.assert_allclose(activation(act)(points).numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.oracle("mlp")
 @pytest.mark.parametrize(("act", "bias"), [("gelu", True), ("relu2", False), ("silu", True)])
 def test_mlp_by_loops(x, act, bias):
     torch.manual_seed(1)
@@ -58,6 +60,7 @@ def test_mlp_by_loops(x, act, bias):
     np.testing.assert_allclose(part(x).detach().numpy(), expected, rtol=1e-10)
 
 
+@pytest.mark.oracle("glu")
 @pytest.mark.parametrize(("act", "bias"), [("silu", False), ("gelu", True), ("sigmoid", False)])
 def test_glu_by_loops(x, act, bias):
     torch.manual_seed(1)
@@ -69,11 +72,13 @@ def test_glu_by_loops(x, act, bias):
     np.testing.assert_allclose(part(x).detach().numpy(), expected, rtol=1e-10)
 
 
+@pytest.mark.oracle("mlp")
 def test_identity_activation_makes_the_mlp_one_linear_map(x):
     part = MLP(6, 10, act="identity", bias=False).double()
     torch.testing.assert_close(part(x), x @ (part.down.weight @ part.up.weight).T)
 
 
+@pytest.mark.oracle("glu", "bilinear")
 @pytest.mark.parametrize("bias", [False, True])
 def test_glu_without_activation_is_the_bilinear_part(x, bias):
     glu, bilinear = GLU(6, 10, act="identity", bias=bias).double(), Bilinear(6, 10, bias=bias).double()

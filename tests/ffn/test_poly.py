@@ -14,6 +14,7 @@ def hidden() -> torch.Tensor:
     return torch.randn(4, 10, dtype=torch.double, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.oracle("poly_relu")
 def test_poly_relu_activation_by_loops():
     part = PolyReLU(6, 10, order=4).double()
     torch.nn.init.normal_(part.a)
@@ -22,6 +23,7 @@ def test_poly_relu_activation_by_loops():
         assert y == pytest.approx([sum(c * max(h, 0.0) ** i for i, c in enumerate(a)) for h in row], rel=1e-12)
 
 
+@pytest.mark.oracle("poly_relu")
 @pytest.mark.parametrize(("a", "act"), [((0, 1, 0, 0), "relu"), ((0, 0, 1, 0), "relu2")])
 def test_poly_relu_holds_relu_and_squared_relu(a, act):
     mlp, part = MLP(6, 10, act=act).double(), PolyReLU(6, 10, bias=True).double()
@@ -30,6 +32,7 @@ def test_poly_relu_holds_relu_and_squared_relu(a, act):
     assert torch.equal(part(x), mlp(x))
 
 
+@pytest.mark.oracle("poly_norm")
 @pytest.mark.parametrize("order", [1, 3, 5])
 def test_poly_norm_activation_by_loops(order):
     part = PolyNorm(6, 10, order=order).double()
@@ -43,6 +46,7 @@ def test_poly_norm_activation_by_loops(order):
         assert y == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.oracle("poly_norm")
 def test_poly_norm_of_order_one_is_rms_norm():
     part = PolyNorm(6, 10, order=1, eps=1e-12).double()
     y = part.activation(hidden())
@@ -59,6 +63,7 @@ def test_start_is_a_third_of_each_power(part):
     torch.testing.assert_close(part(6, 10).a.detach(), torch.tensor([0, 1 / 3, 1 / 3, 1 / 3]))
 
 
+@pytest.mark.oracle("poly_relu", "poly_norm")
 @pytest.mark.parametrize("part", [PolyReLU, PolyNorm])
 def test_forward_is_activation_between_two_linear_maps(part):
     m, x = part(6, 10).double(), torch.randn(3, 6, dtype=torch.double)

@@ -34,6 +34,7 @@ def by_loops(m: SigmaMoE, token: list[float], hidden: set[int] = frozenset()) ->
     return y
 
 
+@pytest.mark.oracle("sigma_moe")
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_by_loops(x, k):
     m = moe(k=k)
@@ -41,6 +42,7 @@ def test_by_loops(x, k):
         assert y == pytest.approx(by_loops(m, token), rel=1e-9)
 
 
+@pytest.mark.oracle("sigma_moe")
 def test_all_experts_with_score_one_are_the_dense_relu_mlp(x):
     m, dense = moe(k=5), MLP(6, 20, act="relu", bias=False).double()
     with torch.no_grad():
@@ -51,6 +53,7 @@ def test_all_experts_with_score_one_are_the_dense_relu_mlp(x):
     torch.testing.assert_close(m(positive), dense(positive), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.oracle("sigma_moe")
 def test_entropy_loss_by_formula(x):
     m = moe(entropy_weight=0.5).train()
     m(x)

@@ -33,6 +33,7 @@ def product(matrix: torch.Tensor, token: list[float]) -> list[float]:
     return [sum(w * v for w, v in zip(row, token, strict=True)) for row in matrix.tolist()]
 
 
+@pytest.mark.oracle("topk_glu")
 @pytest.mark.parametrize("gather_tokens", [0, 100])
 @pytest.mark.parametrize("k", [1, 5, HIDDEN])
 def test_glu_by_loops(x, k, gather_tokens):
@@ -45,6 +46,7 @@ def test_glu_by_loops(x, k, gather_tokens):
         assert y == pytest.approx([sum(h * down[i][d] for i, h in hidden.items()) for d in range(D)], rel=1e-9)
 
 
+@pytest.mark.oracle("topk_mlp")
 @pytest.mark.parametrize("gather_tokens", [0, 100])
 @pytest.mark.parametrize("k", [1, 5, HIDDEN])
 def test_mlp_by_loops(x, k, gather_tokens):
@@ -56,12 +58,14 @@ def test_mlp_by_loops(x, k, gather_tokens):
         assert y == pytest.approx([sum(hidden[i] * down[i][d] for i in best) + bias[d] for d in range(D)], rel=1e-9)
 
 
+@pytest.mark.oracle("topk_glu")
 @pytest.mark.parametrize("act", ["silu", "gelu", "relu"])
 def test_all_channels_are_the_dense_glu(x, act):
     glu = GLU(D, HIDDEN, act=act).double()
     torch.testing.assert_close(TopKGLU.from_glu(glu, HIDDEN)(x), glu(x), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.oracle("topk_mlp")
 @pytest.mark.parametrize(("act", "bias"), [("relu", True), ("gelu", False)])
 def test_all_hidden_values_are_the_dense_mlp(x, act, bias):
     mlp = MLP(D, HIDDEN, act=act, bias=bias).double()

@@ -9,7 +9,7 @@ which act on an appended 1. Because Q is symmetric, its eigenvectors for an outp
 with their exact contributions: that is why the part exists.
 
 Paper: Sharkey 2023, "A technical note on bilinear layers for interpretability", arXiv 2305.03452; the eigenvector
-reading is Pearce et al. 2024, arXiv 2410.08417. Confirmed in both papers' abstracts and the second one's text.
+reading is Pearce et al. 2024, arXiv 2410.08417. Confirmed in both abstracts and the second one's first figure.
 Differs from the paper: nothing; biases are off by default.
 """
 

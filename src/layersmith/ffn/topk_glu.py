@@ -10,8 +10,9 @@ on a masked hidden layer are used, because copying separate rows for every token
 stored transposed, one row per channel, so that a chosen channel is one contiguous read.
 
 Paper: Wu et al. 2025, "Mixture-of-Channels: Exploiting Sparse FFNs for Efficient LLMs Pre-Training and Inference",
-arXiv 2511.09323: the idea in its abstract; that the choice is by the gate's pre-activation (not its absolute value,
-nor the product) in released code. The use on trained models without retraining is Li et al. 2022, arXiv 2210.06313.
+arXiv 2511.09323. Confirmed: the choice by the GLU's own gate in its abstract; that it is by the pre-activation (not
+its magnitude, nor the product) in public code of it (the `LlamaMoC` classes; whose, could not be verified). Top-k
+thresholding of the hidden layer as such is Li et al. 2022, arXiv 2210.06313.
 Differs from the paper: no 2:8 grouped choice; the backward pass is autograd's, which keeps the masked hidden layer
 in full beside the k chosen entries of each factor, where their kernel keeps only the latter.
 """
