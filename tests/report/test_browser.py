@@ -125,7 +125,7 @@ def test_tooltip_follows_the_pointer_and_stays_inside(browser, folder):
     point_at(browser, "#pareto .original[data-tip]")
     tip = browser.find_element(By.ID, "tip")
     assert tip.is_displayed()
-    assert tip.text.splitlines()[:2] == ["original", "1.00× latency (30.3 ms)"]
+    assert tip.text.splitlines()[:2] == ["original", "1.00× latency"]
     assert tip.rect["x"] + tip.rect["width"] <= 1280
     point_at(browser, "#pareto h2")
     assert not tip.is_displayed()

@@ -54,6 +54,14 @@ def test_a_site_decided_elsewhere_says_so():
     assert any("layers.1.attn_norm" in t and "decided by drop at layers.1.attn" in t for t in tips)
 
 
+def test_a_norm_outside_the_layers_has_its_own_row_and_no_column():
+    result = make_result()
+    result["sites"].append({"name": "final_norm", "kind": "norm", "params": 192, "latency_ms": 0.05})
+    drawn = layout.draw(result)
+    assert drawn.count(">final norm</text>") == 1
+    assert len(rects(result, "bar")) == len(rects(make_result(), "bar")) + 1
+
+
 def test_stacks_are_drawn_apart():
     result = make_result(layers=3)
     other = make_result(layers=2, stack="decoder")

@@ -93,3 +93,9 @@ def test_healing_says_what_was_kept():
     assert "rolled back to the unhealed model, KL 0.055" in healing.draw(make_result(heal="rolled_back"))
     assert healing.draw(make_result(heal="none")) is None
     assert healing.draw({}) is None
+
+
+def test_milliseconds_of_different_timing_runs_are_not_set_side_by_side():
+    latency = next(row for row in rows(tables.summary(make_result())) if row[0].startswith("latency"))
+    assert latency[1:] == ["1.00×30.3 ms", "0.74×22.4 ms", "0.74×", *latency[4:]]
+    assert not any("ms" in cell for cell in latency[3:])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from layersmith.report import tables, units
 from layersmith.report.markup import Markup, join, tag
-from layersmith.report.reading import Json, built_at, chosen_ids, divergence_of, get, named, place
+from layersmith.report.reading import Json, built_at, chosen_ids, divergence_of, get, named, place, rank_of_role
 from layersmith.report.svg import (
     SHAPES,
     Scale,
@@ -35,7 +35,7 @@ def draw(result: Json) -> Markup | None:
         return None
     key = quantity(sites)
     groups: dict[str, list[Json]] = {}
-    for site in sorted(sites, key=lambda s: s.get("kind") == "norm"):
+    for site in sorted(sites, key=lambda s: rank_of_role(place(s["name"]).role)):
         groups.setdefault(place(site["name"]).title, []).append(site)
     chosen = chosen_ids(result)
     best = best_candidates(result, key, chosen)

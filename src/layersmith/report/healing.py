@@ -72,6 +72,7 @@ def _marks(result: Json, curve: list[Json], x: Scale, short: str) -> Markup | No
         )
     words = "rolled back to the unhealed model" if rolled_back else f"kept: step {kept['step']}"
     at_end = x(kept["step"]) > (LEFT + RIGHT) / 2
-    at = (x(kept["step"]) + (-8 if at_end else 8), y(kept["heldout_kl"]) + (22 if rolled_back else -10))
+    height = y(kept["heldout_kl"])
+    at = (x(kept["step"]) + (-8 if at_end else 8), height + (20 if height < 165 else -10))
     words = f"{words}, {short} {units.divergence(kept['heldout_kl'])}"
     return join([*parts, text(*at, words, "end" if at_end else "start", "name accent")])

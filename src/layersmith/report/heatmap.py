@@ -22,6 +22,7 @@ from layersmith.report.reading import (
     divergence_of,
     named,
     place,
+    rank_of_role,
 )
 from layersmith.report.svg import chart, panels, text, text_width
 
@@ -40,8 +41,8 @@ def draw(result: Json) -> Markup | None:
     floors = {s["name"]: s.get("floors") or {} for s in result.get("sites") or []}
     chosen, divergence = chosen_ids(result), divergence_of(result)
     left = max(text_width(method) for panel in grouped.values() for method in panel) + 12
-    norms_last = sorted(grouped.items(), key=lambda item: item[0][1].endswith("norm"))
-    drawn = [_panel(key, panel, left, edges, chosen, floors, divergence) for key, panel in norms_last]
+    ordered = sorted(grouped.items(), key=lambda item: rank_of_role(item[0][1]))
+    drawn = [_panel(key, panel, left, edges, chosen, floors, divergence) for key, panel in ordered]
     return join([tag("div", {"class": "scroll"}, _legend(edges, divergence)), panels(drawn)])
 
 
@@ -109,7 +110,7 @@ def _cell(
     parts = [tag("rect", {**box, "class": f"cell q{shade}"})]
     if width >= 40:  # room for any value; naming some cells and not others would only be noise
         written = [units.divergence(min(scored)), units.significant(min(scored), 1)]
-        words = next((w for w in written if text_width(w, 10) < width), written[-1])
+        words = next((w for w in written if text_width(w, 10) < width - 4), written[-1])
         parts.append(text(x + width / 2, y + 14, words, "middle", f"value on{shade}"))
     if any(c["id"] in chosen for c in candidates):
         outline = {"x": x + 1.5, "y": y + 1.5, "width": width - 3, "height": ROW - 3.0}

@@ -110,7 +110,7 @@ def _bars(result: Json, measure: str) -> list[Bar]:
 
 
 def _stack(stack: str, rows: dict[str, list[Bar]], by_time: bool) -> Markup:
-    columns = _columns([bar for row in rows.values() for bar in row])
+    columns = _columns([bar for row in rows.values() for bar in row if place(bar.site).layer is not None])
     height = 24.0 if len(rows) <= 40 else 20.0
     parts = [text(x, TOP - 11, place(role).title, "start", "tick") for role, x in columns.start.items()]
     parts.append(text(WIDTH, TOP - 11, "time of the layer" if by_time else "parameters", "end", "tick"))
@@ -154,9 +154,10 @@ def _row(name: str, row: list[Bar], y: float, height: float, columns: Columns, b
     if whole is not None:
         drawn = [_drawn(whole, LEFT, WIDTH - LEFT - RIGHT, y + 3, height - 6, columns.scale)]
     else:
+        # A site outside the layers (a final norm) has a row of its own and no column.
         roles = [place(bar.site).role for bar in row]
         drawn = [
-            _drawn(bar, columns.start[role], columns.width[role], y + 3, height - 6, columns.scale)
+            _drawn(bar, columns.start.get(role, LEFT), columns.width.get(role, 110.0), y + 3, height - 6, columns.scale)
             for bar, role in zip(row, roles, strict=True)
         ]
     before = sum(bar.before for bar in row)

@@ -38,12 +38,13 @@ class Frame:
         return None if kl is None or r is None else (self.x(r), self.log(kl) if kl >= LEAST else ZERO)
 
     def tip(self, name: str, part: Json | None) -> str:
-        """What the tooltip of a mark says."""
+        """What the tooltip of a mark says. No milliseconds: models timed in different runs share only their ratios."""
         cost = COSTS[self.cost]
         share = units.ratio(ratio(self.result, part, self.cost))
+        absolute = "" if self.cost == "latency" else f" ({cost.write(get(part, cost.field))})"
         lines = [
             name,
-            f"{share} {cost.title} ({cost.write(get(part, cost.field))})",
+            f"{share} {cost.title}{absolute}",
             f"{divergence_of(self.result).short} {units.divergence(get(part, 'kl'))}",
         ]
         if get(part, "agreement") is not None:

@@ -80,7 +80,7 @@ class Place:
     @property
     def row(self) -> str:
         """What the layer is called in a list of the layers of one stack."""
-        return self.role if self.layer is None else f"layer {self.layer}"
+        return self.title if self.layer is None else f"layer {self.layer}"
 
 
 def place(site: str) -> Place:
@@ -123,8 +123,16 @@ def setting(settings: Json | None) -> str:
 
 
 def named(entry: Json) -> str:
-    """A candidate as "method setting=value"; a uniform entry as "method kind setting=value"."""
-    return f"{label(entry)} {setting(entry.get('settings'))}".strip()
+    """A candidate as "width keep=0.5"; a uniform entry as "drop mixer at 7 sites"."""
+    settings = dict(entry.get("settings") or {})
+    sites = settings.pop("sites", None)
+    everywhere = "" if sites is None else f" at {units.plural(sites, 'site')}"
+    return f"{label(entry)} {setting(settings)}".strip() + everywhere
+
+
+def rank_of_role(role: str) -> int:
+    """Sublayers that do the work first, then whole blocks, then norms: the order of the panels."""
+    return 2 if role.endswith("norm") else int(role == "block")
 
 
 def label(entry: Json) -> str:

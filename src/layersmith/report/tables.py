@@ -38,7 +38,11 @@ def plain(head: list[str], rows: list[list[str]]) -> Markup:
 
 
 def summary(result: Json) -> Markup:
-    """What the run came to, in one table; rows that only the original knows are left out."""
+    """What the run came to, in one table; rows that only the original knows are left out.
+
+    Milliseconds are given only for the original and the final model, which were timed in turns in one run; the others
+    were timed in runs of their own, beside the original, and only their ratios can be compared.
+    """
     columns = _columns(result)
     head = [tag("th", {"scope": "col"}, "measured")]
     for c in columns:
@@ -63,12 +67,17 @@ def _columns(result: Json) -> list[Column]:
     if final:
         columns.append(Column("refitted", "healed" if unhealed else "", final, final=True))
     if unhealed:
-        columns.append(Column("refitted", "before healing", unhealed))
+        columns.append(Column("refitted", "before healing", _timed_apart(unhealed)))
     for part, note in [("healed", ", healed"), ("measured", "")]:
         best = best_uniform(result, part)
         if best is not None:
-            columns.append(Column("best uniform", named(best) + note, best[part]))
+            columns.append(Column("best uniform", named(best) + note, _timed_apart(best[part])))
     return columns
+
+
+def _timed_apart(part: Json) -> Json:
+    """Measurements from another timing run: where the ratio is known, the milliseconds are left out."""
+    return {**part, "latency_ms": None} if part.get("latency_ratio") is not None else part
 
 
 def _rows(result: Json) -> list[tuple[str, Callable[[Json], str]]]:
@@ -87,7 +96,8 @@ def _rows(result: Json) -> list[tuple[str, Callable[[Json], str]]]:
             value, share = part.get(COSTS[name].field), ratio(result, part, name)
             if not value and share is None:
                 return units.EMPTY
-            return f"{units.ratio(share)}\n{COSTS[name].write(value)}"
+            absolute = f"\n{COSTS[name].write(value)}" if value is not None else ""
+            return units.ratio(share) + absolute
 
         bound = get(result, "settings", "budget", name)
         title = cost.title if bound is None else f"{cost.title}\nbudget {units.ratio(bound)}"
