@@ -31,6 +31,7 @@ def test_packed_bits_stand_in_little_endian_order(bits):
     assert pack(torch.tensor(codes, dtype=torch.uint8), bits).tolist() == expected
 
 
+@pytest.mark.oracle("quantized")
 @pytest.mark.parametrize("bits", BITS)
 def test_rounding_by_loops(bits):
     torch.manual_seed(0)
@@ -63,6 +64,7 @@ def test_error_is_at_most_half_a_step_and_zero_stays_zero(bits):
     assert not error[:, ::7].any()
 
 
+@pytest.mark.oracle("quantized")
 @pytest.mark.parametrize("bits", BITS)
 def test_weights_on_the_grid_are_kept_exactly(bits):
     torch.manual_seed(0)
@@ -78,6 +80,7 @@ def test_weights_on_the_grid_are_kept_exactly(bits):
     assert torch.equal(again.zero, part.zero)
 
 
+@pytest.mark.oracle("quantized")
 @pytest.mark.parametrize("bits", BITS)
 def test_forward_is_the_dense_map_of_the_dequantised_matrix(bits):
     torch.manual_seed(0)

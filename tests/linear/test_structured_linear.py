@@ -58,6 +58,7 @@ def matrix_by_loops(part: LowRank | BlockDense | BlockShuffle | Dense, d_in: int
     return w
 
 
+@pytest.mark.oracle("low_rank", "block_dense", "block_shuffle", "linear")
 @pytest.mark.parametrize(("d_in", "d_out"), SHAPES)
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("bias", [False, True])
@@ -122,6 +123,7 @@ def test_projection_keeps_the_bias_and_the_dtype(name):
     assert _project(name, torch.randn(8, 12, dtype=torch.double))(torch.zeros(12).double()).dtype == torch.double
 
 
+@pytest.mark.oracle("low_rank", "block_dense", "block_shuffle")
 def test_full_rank_is_the_dense_map():
     matrix = torch.randn(8, 12, dtype=torch.double)
     torch.testing.assert_close(LowRank.from_weight(matrix, 8).dense_weight(), matrix)

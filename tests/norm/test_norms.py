@@ -30,6 +30,7 @@ def rows(tensor: torch.Tensor) -> list[list[float]]:
     return tensor.reshape(-1, D).tolist()
 
 
+@pytest.mark.oracle("layer_norm")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("eps", [1e-5, 0.5])
 def test_layer_norm_by_loops(x, bias, eps):
@@ -41,6 +42,7 @@ def test_layer_norm_by_loops(x, bias, eps):
         assert y == pytest.approx([w[i] * (token[i] - mean) / deviation + b[i] for i in range(D)], rel=1e-10)
 
 
+@pytest.mark.oracle("rms_norm")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("offset", [True, False])
 @pytest.mark.parametrize("eps", [1e-6, 0.5])
@@ -53,6 +55,7 @@ def test_rms_norm_by_loops(x, bias, offset, eps):
         assert y == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.oracle("dyt")
 @pytest.mark.parametrize("bias", [True, False])
 def test_dyt_by_loops(x, bias):
     part = randomised(DyT(D, bias=bias))
@@ -62,6 +65,7 @@ def test_dyt_by_loops(x, bias):
         assert y == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.official("rms_norm")
 @pytest.mark.parametrize(("offset", "reference"), [(False, LlamaRMSNorm), (True, Gemma3RMSNorm)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rms_norm_equals_transformers_own(offset, reference, dtype):
@@ -81,6 +85,7 @@ def test_new_rms_norm_scales_by_one(x, offset):
     torch.testing.assert_close(y.square().mean(-1), torch.ones(2, 5, dtype=torch.double))
 
 
+@pytest.mark.oracle("rms_norm", "layer_norm")
 def test_rms_norm_of_centred_tokens_is_layer_norm(x):
     centred = x - x.mean(-1, keepdim=True)
     torch.testing.assert_close(RMSNorm(D, eps=1e-5).double()(centred), LayerNorm(D).double()(x))
@@ -92,6 +97,7 @@ def test_norms_do_not_depend_on_the_scale_and_layer_norm_not_on_a_shift(x):
     torch.testing.assert_close(rms(5 * x), rms(x))
 
 
+@pytest.mark.oracle("dyt")
 def test_dyt_with_a_small_slope_is_the_identity_to_first_order(x):
     errors = []
     for alpha in (1e-2, 1e-3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,8 +91,10 @@ def _print_evidence(console: Console, found: Evidence) -> None:
     console.print(f"  contract   {len(found.contract.passed)} of {ran} checks passed")
     for rung in ("oracle", "official"):
         outcomes = getattr(found, rung)
-        for test in outcomes.passed + outcomes.failed:
-            console.print(f"  {rung:10} {'passed' if test in outcomes.passed else 'FAILED'} {escape(test)}")
+        for outcome, tests in (("passed", outcomes.passed), ("FAILED", outcomes.failed)):
+            # One line per test function: a function that runs over many settings is counted, not repeated.
+            for function, runs in Counter(test.partition("[")[0] for test in tests).items():
+                console.print(f"  {rung:10} {outcome} {function} ({runs})", soft_wrap=True)
     for claim in found.claims:
         console.print(f"  claim      {claim.verdict}: {escape(claim.claim)} ({claim.paper}, {claim.file})")
 
