@@ -186,6 +186,38 @@ def test_writes_in_place_are_understood() -> None:
     assert anatomy.site("layers.1.ffn").modules == ("blocks.1.experts",)
 
 
+class Pair(nn.Module):
+    """Two maps side by side in one module: added, or written into the two halves of one tensor."""
+
+    def __init__(self, halves: bool) -> None:
+        super().__init__()
+        self.halves, width = halves, 8 if halves else 16
+        self.one, self.two = nn.Linear(16, width), nn.Linear(16, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.halves:
+            return self.one(x) + self.two(x)
+        result = torch.empty_like(x)
+        result[..., :8] = self.one(x)
+        result[..., 8:] = self.two(x)
+        return result
+
+
+class Residual(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.inner = nn.LayerNorm(16), inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.inner(self.norm(x))
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_two_maps_in_one_module_are_one_sublayer(halves: bool) -> None:
+    anatomy = find_sites(Stack(Residual(Pair(halves))), example={"x": torch.randn(2, 6, 16)})
+    assert [s.modules for s in anatomy.of_kind("ffn")] == [("blocks.0.inner",)]
+
+
 def test_tokens_first_models_are_refused() -> None:
     model = tf.XLNetLMHeadModel(tf.XLNetConfig(vocab_size=96, d_model=32, n_layer=1, n_head=4, d_inner=48))
     with pytest.raises(UserError, match="tokens first"):
