@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -56,7 +57,8 @@ def prepare(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, data: s
     def cut(split: str, count: int, at_least: int) -> list[Batch]:
         make = padded_windows if padded else windows
         length = min(sizes.length, _longest(model))
-        return _batched(make(text.read(data, split), tokenizer, length, count, seed, at_least), sizes.per_batch)
+        documents = _enough(text.read(data, split), 2 * count * length, seed)
+        return _batched(make(documents, tokenizer, length, count, seed, at_least), sizes.per_batch)
 
     calibration = cut("calibration", sizes.calibration, at_least=2)
     heldout = cut("heldout", sizes.search + sizes.report, at_least=2)
@@ -74,6 +76,18 @@ def prepare(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, data: s
         report=heldout[search_count:],
         heal=heal,
     )
+
+
+def _enough(documents: list[str], tokens: int, seed: int) -> list[str]:
+    """A random part of the documents that surely holds that many tokens: tokenizing all of a large text takes long."""
+    order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(seed)).tolist()
+    characters, taken = 0, []
+    for index in order:
+        taken.append(documents[index])
+        characters += len(documents[index])
+        if characters > 8 * tokens:
+            break
+    return taken
 
 
 def _batched(found: Windows, size: int) -> list[Batch]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from layersmith.anatomy import Replay, Site
+from layersmith.anatomy import Anatomy, Replay, Site
 from layersmith.errors import UserError
 from layersmith.refit.batches import Batch, Batches
 from layersmith.refit.method import Call, SublayerView
@@ -25,8 +25,9 @@ Tell = Callable[[str, int, int], None]
 class Activations:
     """The stored activations of a run. `calibrate` must have finished before the other functions are used."""
 
-    def __init__(self, replay: Replay, batches: Batches, workspace: Workspace):
+    def __init__(self, replay: Replay, anatomy: Anatomy, batches: Batches, workspace: Workspace):
         self.replay = replay
+        self.anatomy = anatomy
         self.search: list[Batch] = batches.search
         self._batches = batches
         self._workspace = workspace
@@ -46,11 +47,13 @@ class Activations:
         """The site with its recorded calls on the fit and holdout windows."""
         return SublayerView(
             model=self.replay.model,
-            anatomy=self.replay.anatomy,
+            anatomy=self.anatomy,
             site=site,
             fit=[c for i, b in enumerate(self._batches.fit) for c in self._calls(site, f"fit.{i}", b)],
             holdout=[c for i, b in enumerate(self._batches.holdout) for c in self._calls(site, f"holdout.{i}", b)],
             statistics=statistics or {},
+            blocks_after=self._blocks_after(site),
+            stream=lambda calls, blocks: self._stream(site, calls, blocks),
             seed=seed,
         )
 
@@ -62,9 +65,23 @@ class Activations:
             self._search_hidden[block] = self._load(f"calibration/search-{block:03d}")
         return self._search_hidden[block][str(index)]
 
+    def block_of(self, site: str) -> int:
+        """Where the block that holds a site stands among all blocks; 0 where the model runs whole anyway."""
+        path = self.anatomy.site(self.anatomy.site(site).block).modules[0]
+        return self.replay.blocks.index(path) if self.replay.exact else 0
+
     def forget(self) -> None:
         """Drop the loaded block's activations from memory."""
         self._block = None
+
+    def _blocks_after(self, site: Site) -> int:
+        # What leaves the last block is kept for the search windows only.
+        return self.replay.n_blocks - 2 - self.block_of(site.name) if self.replay.exact else 0
+
+    def _stream(self, site: Site, calls: list[Call], blocks: int) -> list[Tensor]:
+        """What enters the block `blocks` after the site's own, on the batches of these calls."""
+        tensors = self._load(f"calibration/block-{self.block_of(site.name) + blocks:03d}")
+        return [tensors[call.key] for call in calls]
 
     def _stored(self, block: int) -> bool:
         return self._workspace.has_tensors(f"calibration/search-{block:03d}") and (
@@ -83,7 +100,7 @@ class Activations:
         jobs += [(str(i), b, earlier_search, searched) for i, b in enumerate(self.search)]
         for key, batch, source, target in jobs:
             if block == 0:
-                target[key] = self.replay.first_input(batch)
+                target[key] = self.replay.block_inputs(batch)[0]
             elif block < self.replay.n_blocks or target is searched:
                 target[key] = self.replay.run_block(block - 1, source[key], batch)
             if key in target and not torch.isfinite(target[key]).all():
@@ -103,15 +120,16 @@ class Activations:
         return tensors
 
     def _calls(self, site: Site, key: str, batch: Batch) -> list[Call]:
-        index = self.replay.block_of(site.name)
+        index = self.block_of(site.name)
         hidden = None
         if self.replay.exact:
             if self._block is None or self._block[0] != index:
                 self._block = (index, self._load(f"calibration/block-{index:03d}"))
             hidden = self._block[1][key]
-        records = self.replay.capture(index, hidden, batch, site.modules)
+        with torch.no_grad():
+            _, records = self.replay.capture(index, hidden, batch, site.modules)
         mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
         calls = []
         for first, last in zip(records[site.modules[0]], records[site.modules[-1]], strict=True):
-            calls.append(Call(first.args, first.kwargs, first.input, last.output, mask))
+            calls.append(Call(first.args, first.kwargs, first.input, last.hidden, mask, key))
         return calls

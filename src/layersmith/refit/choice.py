@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from torch import nn
 
-from layersmith.anatomy import Anatomy
 from layersmith.anatomy.edit import Replacement, apply
 from layersmith.refit.candidate import Candidate, Library
 from layersmith.refit.costs import SiteCosts
@@ -40,11 +38,3 @@ def student(model: nn.Module, replacement: Replacement) -> nn.Module:
     copied = copy.deepcopy(model)
     apply(copied, replacement)
     return copied
-
-
-def describe(solution: Solution, library: Library, anatomy: Anatomy) -> dict[str, Any]:
-    """{"layers.0.ffn": candidate id or "keep"} for every site of the search."""
-    choice = {s.name: KEEP for s in anatomy.sites if s.kind != "block"}
-    for candidate in candidates_of(solution, library):
-        choice.update({name: candidate.id for name in candidate.sites})
-    return choice

@@ -28,13 +28,12 @@ from layersmith.measure.shape import Shape
 from layersmith.measure.token_bytes import token_bytes
 from layersmith.refit.batches import Batches
 from layersmith.refit.candidate import Library
-from layersmith.refit.choice import options, replacement_of, student
-from layersmith.refit.costs import SiteCosts
+from layersmith.refit.choice import KEEP, replacement_of, student
+from layersmith.refit.costs import FIELDS, SiteCosts
 from layersmith.refit.heal import Healing, HealSettings, heal
 from layersmith.refit.library import SiteReport
 from layersmith.refit.methods import FLOORS
 from layersmith.refit.progress import Progress, Stopwatch
-from layersmith.refit.search import summed
 from layersmith.refit.select import Selection
 from layersmith.refit.uniform import uniform_baselines
 from layersmith.refit.variants import measure_variants
@@ -87,12 +86,11 @@ def finish(run: Run, settings: Any) -> dict[str, Any]:
 
 def _measure_variants(run: Run, settings: Any) -> dict[str, Any]:
     """The unhealed mix, the front and the uniform baselines, one after the other against the original."""
-    menu = options(run.library, run.costs)
     limits = run.costs.limits(run.selection.effective_budget)
-    uniform = uniform_baselines(run.library, menu, run.anatomy, limits)
+    uniform = uniform_baselines(run.library, run.costs, run.anatomy, limits)
     jobs: dict[str, list[str]] = {"chosen": run.selection.chosen}
     jobs |= {f"front {share}": ids for share, ids in run.selection.front.items()}
-    jobs |= {f"uniform {u.label}": [c for c in u.solution.chosen if c in run.library.candidates] for u in uniform}
+    jobs |= {f"uniform {u.label}": u.chosen for u in uniform}
     measured: dict[str, Any] = run.workspace.load_json("variants") or {}
     for done, (name, ids) in enumerate(jobs.items()):
         if name not in measured:
@@ -100,20 +98,20 @@ def _measure_variants(run: Run, settings: Any) -> dict[str, Any]:
             measured[name] = found[name].to_json()
             run.workspace.save_json("variants", measured)
         run.bar.tell("measuring baselines", done + 1, len(jobs))
-    by_id = {o.id: o for o in menu}
 
-    def predicted(ids: list[str]) -> dict[str, float]:
-        decided = {s for i in ids for s in by_id[i].covers}
-        kept = [by_id[f"{s}/keep"] for s in run.costs.of_site if s not in decided]
-        total = summed([by_id[i] for i in ids] + kept)
-        whole = run.costs.predicted(total.cost)
-        # Against the original as it was timed in the same run; later timings of it are other runs.
-        return {"kl": total.score, **whole, "latency_ratio": whole["latency_ms"] / run.costs.total["latency"]}
+    def predicted(ids: list[str]) -> dict[str, float | None]:
+        candidates = [run.library.candidates[i] for i in ids]
+        kls = [c.kl for c in candidates]
+        decided = {s for c in candidates for s in c.sites}
+        parts = [run.costs.of_candidate(c) for c in candidates]
+        parts += [cost for site, cost in run.costs.of_site.items() if site not in decided]
+        total = {name: sum(p[name] for p in parts) for name in FIELDS}
+        return {"kl": None if None in kls else sum(k or 0.0 for k in kls), **run.costs.predicted(total)}
 
     def choice(ids: list[str]) -> dict[str, str]:
-        chosen = {s: "keep" for s in run.costs.of_site}
+        chosen = dict.fromkeys(run.costs.of_site, KEEP)
         for i in ids:
-            chosen.update(dict.fromkeys(by_id[i].covers, i))
+            chosen.update(dict.fromkeys(run.library.candidates[i].sites, i))
         return chosen
 
     name = next(iter(settings.budget))

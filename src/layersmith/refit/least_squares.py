@@ -31,7 +31,7 @@ def reduced_rank(x: Tensor, y: Tensor, rank: int, strength: float = 1e-3) -> tup
 
     Reduced-rank regression: the full ridge map, projected on the leading principal directions of its predictions.
     """
-    weight, bias = ridge(x, y, strength)
+    weight, _ = ridge(x, y, strength)
     centred = (x - x.mean(0)).double()
     predictions = centred @ weight.double().T
     _, vectors = torch.linalg.eigh(predictions.T @ predictions)

@@ -13,17 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from layersmith.anatomy import Replay, Site
+from layersmith.anatomy import Site
 from layersmith.refit import methods
 from layersmith.refit.calibrate import Activations
 from layersmith.refit.candidate import Candidate, Library, decided_sites, pack
 from layersmith.refit.distill import distill
 from layersmith.refit.method import Method, SublayerView, candidate_id
 from layersmith.refit.workspace import Workspace
-
-#: A candidate that is no better than a floor which is cheaper than it is not offered. Slack for measurement noise.
-FLOOR_SLACK = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,18 +42,20 @@ class SiteReport:
 
 
 def build_library(
-    replay: Replay,
     activations: Activations,
     workspace: Workspace,
     settings: LibrarySettings,
+    statistics: dict[str, dict[str, Tensor]],
     tell: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> tuple[Library, dict[str, SiteReport]]:
-    """All candidates of all sites, and a report per site."""
+    """All candidates of all sites, and a report per site. `statistics`: what whole-model passes found, per site."""
     library, reports = Library(workspace), {}
-    blocks = replay.block_names
+    anatomy = activations.anatomy
+    blocks = anatomy.of_kind("block")
     for done, block in enumerate(blocks):
-        for site in sites_of(replay, block):
-            report, candidates = _site_jobs(site, replay, activations, workspace, settings)
+        for site in [*anatomy.in_block(block.name), block]:
+            found = statistics.get(site.name, {})
+            report, candidates = _site_jobs(site, activations, workspace, settings, found)
             reports[site.name] = report
             library.candidates.update({c.id: c for c in candidates})
         activations.forget()
@@ -63,13 +63,12 @@ def build_library(
     return library, reports
 
 
-def sites_of(replay: Replay, block: str) -> list[Site]:
-    """The block's inner sites and the block itself."""
-    return [*replay.anatomy.in_block(block), replay.anatomy.site(block)]
-
-
 def _site_jobs(
-    site: Site, replay: Replay, activations: Activations, workspace: Workspace, settings: LibrarySettings
+    site: Site,
+    activations: Activations,
+    workspace: Workspace,
+    settings: LibrarySettings,
+    statistics: dict[str, Tensor],
 ) -> tuple[SiteReport, list[Candidate]]:
     saved = workspace.load_json(f"library/{site.name}/site")
     if saved is not None:
@@ -77,13 +76,13 @@ def _site_jobs(
         found = [_load(workspace, name) for name in saved["candidates"]]
         if all(found):
             return report, [c for c in found if c]
-    view = activations.view(site, seed=settings.seed)
+    view = activations.view(site, settings.seed, statistics)
     report, candidates = SiteReport(), []
     for name in dict.fromkeys([*methods.FLOORS.values(), *settings.methods]):
         method = methods.get(name)
         if site.kind not in method.kinds:
             continue
-        reason = method.refuses(view)
+        reason = site.locked or method.refuses(view)
         if reason is not None:
             report.refusals[name] = reason
             continue
@@ -112,7 +111,7 @@ def _build(
         method=method.name,
         settings=chosen,
         edits=edits,
-        local_error=view.local_error(replacement),
+        local_error=method.error(view, chosen, replacement),
         distilled_steps=steps,
         seconds=time.perf_counter() - start,
     )

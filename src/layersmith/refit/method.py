@@ -34,10 +34,16 @@ class Call:
     input: Tensor
     output: Tensor
     mask: Tensor | None
+    #: Names the batch in the store of activations.
+    key: str = ""
 
     def real(self, x: Tensor) -> Tensor:
         """The rows of a (B, T, D) tensor at real tokens, as (tokens, D)."""
         return x.flatten(0, 1) if self.mask is None else x[self.mask]
+
+
+def _no_stream(calls: list[Call], blocks: int) -> list[Tensor]:
+    raise ValueError("This model's blocks cannot be run alone, so the stream between them was not kept.")
 
 
 @dataclass
@@ -55,6 +61,9 @@ class SublayerView:
     fit: list[Call]
     holdout: list[Call]
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    #: How many blocks follow whose outputs were kept, and (calls, n) -> what enters the n-th block after this one.
+    blocks_after: int = 0
+    stream: Callable[[list[Call], int], list[Tensor]] = field(default=_no_stream)
     seed: int = 0
 
     @cached_property
@@ -178,9 +187,21 @@ class Method(ABC):
     def grid(self, view: SublayerView) -> list[Settings]:
         """The settings offered here, mildest first. JSON only."""
 
+    def error(self, view: SublayerView, settings: Settings, replacement: Replacement) -> float:
+        """The candidate's local error; a method whose candidate reaches beyond its site measures it itself."""
+        return view.local_error(replacement)
+
     @abstractmethod
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         """The replacement for these settings, fitted in closed form. Must not change the model."""
+
+
+def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """(d_out, d_in) weight and (d_out) bias of an `nn.Linear` or a transposed `Conv1D`, detached."""
+    weight, bias = module.weight.detach(), module.bias
+    if not isinstance(module, nn.Linear):
+        weight = weight.T.contiguous()
+    return weight, None if bias is None else bias.detach()
 
 
 def candidate_id(site: str, method: str, settings: Settings) -> str:

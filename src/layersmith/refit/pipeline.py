@@ -28,6 +28,7 @@ from layersmith.refit.library import LibrarySettings, build_library
 from layersmith.refit.progress import Progress, Stopwatch
 from layersmith.refit.score import score
 from layersmith.refit.select import select
+from layersmith.refit.taylor import taylor_scores
 from layersmith.refit.workspace import Workspace
 
 
@@ -107,20 +108,17 @@ def _stages(
         batches = prepare(model, tokenizer, settings.data, Sizes(**settings.sizes), settings.seed)
         anatomy = find_sites(model)
         replay = Replay(model, anatomy)
-        activations = Activations(replay, batches, workspace)
+        activations = Activations(replay, anatomy, batches, workspace)
         activations.calibrate(bar.tell)
     with clock.stage("library"):
-        library, reports = build_library(
-            replay,
-            activations,
-            workspace,
-            LibrarySettings(settings.methods, settings.distill_steps, settings.seed),
-            bar.tell,
-        )
+        wants_gradients = "width_taylor" in settings.methods
+        statistics = taylor_scores(model, anatomy, batches.fit[:4], workspace) if wants_gradients else {}
+        library_settings = LibrarySettings(settings.methods, settings.distill_steps, settings.seed)
+        library, reports = build_library(activations, workspace, library_settings, statistics, bar.tell)
     with clock.stage("cost"):
         costs = measure_costs(model, anatomy, library, shape, workspace)
     with clock.stage("score"):
-        score(library, replay, activations, workspace, bar.tell)
+        score(library, replay, activations, workspace, list(settings.budget), bar.tell)
     with clock.stage("search"):
         selection = select(
             model, library, costs, settings.budget, settings.refine_evaluations, shape, batches, workspace, bar.tell

@@ -16,7 +16,12 @@ from layersmith.anatomy.edit import apply, restore
 from layersmith.measure.divergence import Divergence
 from layersmith.refit.calibrate import Activations
 from layersmith.refit.candidate import Candidate, Library
+from layersmith.refit.costs import FIELDS
+from layersmith.refit.methods import FLOORS
 from layersmith.refit.workspace import Workspace
+
+CLEARLY = 0.8
+NOISE = 0.02
 
 
 def score(
@@ -24,13 +29,12 @@ def score(
     replay: Replay,
     activations: Activations,
     workspace: Workspace,
+    budgets: list[str],
     tell: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> None:
-    """Fill in `kl` and `agreement` of every candidate that is not refused. Finished scores are read back."""
+    """Fill in `kl` and `agreement` of every candidate worth it. Finished scores are read back."""
     waiting = []
-    for candidate in library.candidates.values():
-        if candidate.refused is not None:
-            continue
+    for candidate in worth_scoring(library, budgets):
         saved = workspace.load_json(f"scores/{candidate.id}")
         if saved is None:
             waiting.append(candidate)
@@ -46,6 +50,28 @@ def score(
         tell("scoring", start + len(part), len(waiting))
 
 
+def worth_scoring(library: Library, budgets: list[str]) -> list[Candidate]:
+    """The floors, and every candidate that no other one at the same sites clearly beats.
+
+    Clearly: a local error at most CLEARLY times as large, and no budgeted cost more than noise above. Local errors
+    are cheap and scores are not; this keeps the number of scores per site small and the total linear in depth.
+    """
+    kept = []
+    for candidate in library.candidates.values():
+        if candidate.refused is not None:
+            continue
+        rivals = [c for c in library.at(candidate.site) if c.sites == candidate.sites and c.refused is None]
+        beaten = any(_beats(rival, candidate, budgets) for rival in rivals if rival is not candidate)
+        if candidate.method in FLOORS.values() or not beaten:
+            kept.append(candidate)
+    return kept
+
+
+def _beats(rival: Candidate, candidate: Candidate, budgets: list[str]) -> bool:
+    costs = [(getattr(rival, FIELDS[b]) or 0.0, getattr(candidate, FIELDS[b]) or 0.0) for b in budgets]
+    return rival.local_error <= CLEARLY * candidate.local_error and all(a <= b * (1 + NOISE) for a, b in costs)
+
+
 @torch.no_grad()
 def _score_together(
     candidates: list[Candidate], library: Library, replay: Replay, activations: Activations
@@ -55,7 +81,7 @@ def _score_together(
     for index, batch in enumerate(activations.search):
         expected = replay.run_from(replay.n_blocks, activations.search_hidden(replay.n_blocks, index), batch)
         for candidate, replacement, total in zip(candidates, replacements, sums, strict=True):
-            start = replay.block_of(candidate.site)
+            start = activations.block_of(candidate.site)
             before = apply(replay.model, replacement)
             try:
                 out = replay.run_from(start, activations.search_hidden(start, index), batch)

@@ -13,74 +13,65 @@ from typing import Any
 
 from layersmith.anatomy import Anatomy
 from layersmith.refit.candidate import Candidate, Library
-from layersmith.refit.choice import KEEP
-from layersmith.refit.search import Option, Solution, summed
+from layersmith.refit.costs import SiteCosts
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """`label` names the method, its site kind and its setting; `solution` is what it chooses."""
+    """`label` names the method and its site kind; `chosen` are the ids of its candidates."""
 
     label: str
     method: str
     settings: dict[str, Any]
-    solution: Solution
+    chosen: list[str]
 
 
-def uniform_baselines(
-    library: Library, options: list[Option], anatomy: Anatomy, limits: dict[str, float]
-) -> list[Uniform]:
+def uniform_baselines(library: Library, costs: SiteCosts, anatomy: Anatomy, limits: dict[str, float]) -> list[Uniform]:
     """One baseline per method and site kind that can meet the limits on its own."""
-    found = []
     groups: dict[tuple[str, str], list[Candidate]] = {}
-    for candidate in library.offered():
-        kind = anatomy.site(candidate.site).kind
-        groups.setdefault((candidate.method, kind), []).append(candidate)
+    for candidate in library.candidates.values():
+        if candidate.refused is None:
+            kind = anatomy.site(candidate.site).kind
+            groups.setdefault((candidate.method, kind), []).append(candidate)
+    found = []
     for (method, kind), candidates in sorted(groups.items()):
-        strengths = list(dict.fromkeys(json.dumps(c.settings, sort_keys=True) for c in candidates))
+        strengths: dict[str, list[Candidate]] = {}
+        for candidate in candidates:
+            strengths.setdefault(json.dumps(candidate.settings, sort_keys=True), []).append(candidate)
         if len(strengths) > 1:
-            baseline = _mildest(candidates, strengths, options, limits)
+            baseline = _mildest(list(strengths.values()), costs, limits)
         else:
-            baseline = _as_many_as_needed(candidates, options, limits)
+            baseline = _as_many_as_needed(candidates, costs, limits)
         if baseline is not None:
-            settings, solution = baseline
-            found.append(Uniform(f"{method} {kind}", method, settings, solution))
+            found.append(Uniform(f"{method} {kind}", method, *baseline))
     return found
 
 
 def _mildest(
-    candidates: list[Candidate], strengths: list[str], options: list[Option], limits: dict[str, float]
-) -> tuple[dict[str, Any], Solution] | None:
-    meeting = []
-    for strength in strengths:
-        same = [c for c in candidates if json.dumps(c.settings, sort_keys=True) == strength]
-        solution = _with(same, options)
-        if _meets(solution, limits):
-            meeting.append((solution.score, strength, solution))
+    strengths: list[list[Candidate]], costs: SiteCosts, limits: dict[str, float]
+) -> tuple[dict[str, Any], list[str]] | None:
+    meeting = [same for same in strengths if _meets(same, costs, limits)]
     if not meeting:
         return None
-    _, strength, solution = min(meeting, key=lambda m: m[0])
-    return json.loads(strength), solution
+    mildest = min(meeting, key=lambda same: sum(c.local_error for c in same))
+    return mildest[0].settings, [c.id for c in mildest]
 
 
 def _as_many_as_needed(
-    candidates: list[Candidate], options: list[Option], limits: dict[str, float]
-) -> tuple[dict[str, Any], Solution] | None:
-    ordered = sorted(candidates, key=lambda c: c.kl or 0.0)
+    candidates: list[Candidate], costs: SiteCosts, limits: dict[str, float]
+) -> tuple[dict[str, Any], list[str]] | None:
+    ordered = sorted(candidates, key=lambda c: c.kl if c.kl is not None else c.local_error)
     for count in range(1, len(ordered) + 1):
-        solution = _with(ordered[:count], options)
-        if _meets(solution, limits):
-            return {**ordered[0].settings, "sites": count}, solution
+        if _meets(ordered[:count], costs, limits):
+            return {**ordered[0].settings, "sites": count}, [c.id for c in ordered[:count]]
     return None
 
 
-def _with(candidates: list[Candidate], options: list[Option]) -> Solution:
-    """These candidates, everything else kept."""
-    decided = {site for c in candidates for site in c.sites}
-    ids = {c.id for c in candidates}
-    kept = [o for o in options if o.id.endswith("/" + KEEP) and o.covers[0] not in decided]
-    return summed([o for o in options if o.id in ids] + kept)
-
-
-def _meets(solution: Solution, limits: dict[str, float]) -> bool:
-    return all(solution.cost[name] <= limit for name, limit in limits.items())
+def _meets(candidates: list[Candidate], costs: SiteCosts, limits: dict[str, float]) -> bool:
+    """Whether these candidates, everything else kept, stay within the limits. Overlapping ones do not."""
+    decided = [site for c in candidates for site in c.sites]
+    if len(set(decided)) < len(decided):
+        return False
+    kept = [cost for site, cost in costs.of_site.items() if site not in set(decided)]
+    taken = [costs.of_candidate(c) for c in candidates]
+    return all(sum(cost[name] for cost in kept + taken) <= limit for name, limit in limits.items())

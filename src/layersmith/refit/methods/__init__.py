@@ -16,6 +16,18 @@ METHODS: dict[str, str] = {
     "linear": "layersmith.refit.methods.linear:LinearMap",
     "rank_r": "layersmith.refit.methods.rank_r:RankR",
     "width": "layersmith.refit.methods.width:Width",
+    "width_taylor": "layersmith.refit.methods.width_taylor:WidthTaylor",
+    "span": "layersmith.refit.methods.span:Span",
+    "kv_merge": "layersmith.refit.methods.kv_merge:KVMerge",
+    "low_rank": "layersmith.refit.methods.low_rank:LowRankWeights",
+    "linear_attention": "layersmith.refit.methods.to_linear_attention:ToLinearAttention",
+    "topk": "layersmith.refit.methods.topk:TopK",
+    "carve": "layersmith.refit.methods.carve:Carve",
+    "gr_kan": "layersmith.refit.methods.to_gr_kan:ToGRKAN",
+    "poly_norm": "layersmith.refit.methods.to_poly_norm:ToPolyNorm",
+    "dyt": "layersmith.refit.methods.to_dyt:ToDyT",
+    "rtn": "layersmith.refit.methods.rtn:RTN",
+    "gptq": "layersmith.refit.methods.gptq:GPTQ",
 }
 
 

@@ -31,9 +31,17 @@ class Drop(Method):
 
 
 def _own_norm(view: SublayerView) -> list[str]:
-    """Paths of the norm that only this sublayer reads ("layers.3.attn" -> "layers.3.attn_norm"), if there is one."""
-    return [
-        s.modules[0]
-        for s in view.anatomy.in_block(view.site.block)
-        if s.kind == "norm" and s.name == view.site.name + "_norm" and s.pre
-    ]
+    """Path of the norm that only this sublayer reads ("layers.3.attn" -> "layers.3.attn_norm"), if there is one.
+
+    It runs before the sublayer, and every other sublayer of the block has a norm of its own (in parallel blocks one
+    norm may feed both).
+    """
+    inside = view.anatomy.in_block(view.site.block)
+    names = [s.name for s in inside]
+    norm = view.site.name + "_norm"
+    if norm not in names or view.site.name not in names or names.index(norm) > names.index(view.site.name):
+        return []
+    others = [s.name for s in inside if s.kind in ("ffn", "mixer") and s.name != view.site.name]
+    if not all(other + "_norm" in names for other in others):
+        return []
+    return [inside[names.index(norm)].modules[0]]

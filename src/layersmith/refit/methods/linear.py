@@ -17,7 +17,7 @@ from layersmith.refit.method import Method, Settings, SublayerView
 
 class LinearMap(Method):
     name = "linear"
-    kinds = ("ffn", "mixer", "block", "norm")
+    kinds = ("ffn", "mixer", "block")
     papers = ("P197",)
 
     def grid(self, view: SublayerView) -> list[Settings]:

@@ -15,7 +15,7 @@ from layersmith.refit.method import Method, Settings, SublayerView
 
 class Mean(Method):
     name = "mean"
-    kinds = ("ffn", "mixer", "block", "norm")
+    kinds = ("ffn", "mixer", "block")
 
     def grid(self, view: SublayerView) -> list[Settings]:
         return [{}]

@@ -1,0 +1,61 @@
+"""Factor every weight matrix of a sublayer to low rank, in the metric of what really flows through it.
+
+Plain SVD minimises ||W - W'||; with inputs X the error that matters is ||(W - W') X||. With the Cholesky factor L of
+X^T X, the SVD of W L, cut at rank r and multiplied back by L^-1, is optimal for it (SVD-LLM, arXiv 2403.07378).
+When it pays: attention projections and feed-forwards whose inputs span few directions; r must be below
+d_in d_out / (d_in + d_out) to save anything, which is why mild compressions are rarely worth it.
+Differs from the paper: no layer-by-layer update of later inputs; local distillation does that work.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from layersmith import catalogue
+from layersmith.anatomy.edit import Edit, Replacement
+from layersmith.refit.method import Method, Settings, SublayerView, weight_and_bias
+
+
+class LowRankWeights(Method):
+    name = "low_rank"
+    kinds = ("ffn", "mixer")
+    papers = ("P212",)
+    distils = True
+
+    def refuses(self, view: SublayerView) -> str | None:
+        return None if view.linears() else "it has no weight matrices"
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"keep": keep} for keep in (0.75, 0.5, 0.25)]
+
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        replacement: Replacement = []
+        for path, module in view.linears().items():
+            weight, bias = weight_and_bias(module)
+            d_out, d_in = weight.shape
+            rank = int(settings["keep"] * d_in * d_out / (d_in + d_out)) // 8 * 8
+            if rank < 8:
+                continue
+            part = catalogue.build(
+                {"name": "low_rank", "d_in": d_in, "d_out": d_out, "rank": rank, "bias": bias is not None}
+            )
+            up, down = truncated(weight, view.grams[path], rank)
+            with torch.no_grad():
+                part.u.weight.copy_(up)
+                part.v.weight.copy_(down)
+                if bias is not None:
+                    part.u.bias.copy_(bias)
+            replacement.append((Edit(path, part.spec(), {}), part.to(weight.dtype)))
+        return replacement
+
+
+def truncated(weight: Tensor, gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """U (d_out, r), V (r, d_in) minimising ||(W - U V) X|| for inputs with X^T X proportional to `gram`."""
+    gram64 = gram.double()
+    damp = 1e-6 * gram64.diagonal().mean().clamp_min(1e-12)
+    root = torch.linalg.cholesky(gram64 + damp * torch.eye(len(gram64), dtype=torch.float64))
+    left, scale, right = torch.linalg.svd(weight.double() @ root, full_matrices=False)
+    half = scale[:rank].sqrt()
+    down = torch.linalg.solve_triangular(root, half[:, None] * right[:rank], upper=False, left=False)
+    return (left[:, :rank] * half).to(weight.dtype), down.to(weight.dtype)

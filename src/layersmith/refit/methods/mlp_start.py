@@ -1,0 +1,32 @@
+"""A plain MLP near a trained feed-forward: the start for methods whose target has one hidden layer without a gate."""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith import catalogue
+from layersmith.contract import Operator
+from layersmith.refit.least_squares import ridge
+from layersmith.refit.method import SublayerView
+
+
+def nearest_mlp(view: SublayerView) -> Operator:
+    """Our `MLP`: the sublayer itself when it is one; for a gated one, its gate branch with a refitted output map.
+
+    The gate branch act(W_gate x) keeps a trained layer's features; what the multiplication by W_up x added is lost,
+    which the local error shows.
+    """
+    dense = view.ffn.operator
+    if dense.name == "mlp":
+        return dense
+    d_model, d_hidden = view.site.d_model, dense.down.in_features
+    mlp = catalogue.build(
+        {"name": "mlp", "d_model": d_model, "d_hidden": d_hidden, "act": dense.spec()["act"], "bias": True}
+    )
+    with torch.no_grad():
+        mlp.up.weight.copy_(dense.gate.weight)
+        mlp.up.bias.copy_(torch.zeros(d_hidden) if dense.gate.bias is None else dense.gate.bias)
+        weight, bias = ridge(mlp.act(mlp.up(view.inputs)), view.targets)
+        mlp.down.weight.copy_(weight)
+        mlp.down.bias.copy_(bias)
+    return mlp

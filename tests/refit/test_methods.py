@@ -1,0 +1,208 @@
+"""Every method builds, saves and reloads at every kind of site it claims; and each is exact where it must be."""
+
+import copy
+
+import pytest
+import torch
+
+from layersmith.anatomy import Replay, find_sites
+from layersmith.anatomy.edit import apply
+from layersmith.errors import UserError
+from layersmith.linear.quantized import nearest_codes, rtn_grid
+from layersmith.refit import methods
+from layersmith.refit.calibrate import Activations
+from layersmith.refit.candidate import pack, unpack
+from layersmith.refit.least_squares import reduced_rank, ridge
+from layersmith.refit.method import candidate_id
+from layersmith.refit.methods.gptq import gptq
+from layersmith.refit.methods.low_rank import truncated
+from layersmith.refit.methods.rtn import group_size
+from layersmith.refit.workspace import Workspace
+
+from tests.refit.conftest import tiny_batches, tiny_llama
+
+SITE_OF = {"ffn": "layers.1.ffn", "mixer": "layers.1.attn", "norm": "layers.1.ffn_norm", "block": "layers.1"}
+
+
+def cases():
+    for name in methods.METHODS:
+        for kind in methods.get(name).kinds:
+            yield pytest.param(name, kind, id=f"{name}-{kind}")
+
+
+def statistics(name):
+    return {"taylor": torch.linspace(-1, 1, 64)} if name == "width_taylor" else {}
+
+
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_builds_reloads_and_leaves_the_model_alone(name, kind, view, llama):
+    method, at = methods.get(name), view(SITE_OF[kind], **statistics(name))
+    before = copy.deepcopy(llama.state_dict())
+    assert method.refuses(at) is None
+    grid = method.grid(at)
+    assert grid
+    for settings in grid:
+        replacement = method.build(at, settings)
+        outputs = at.run(replacement, at.holdout)
+        assert all(torch.isfinite(y).all() for y in outputs)
+        again = unpack(*pack(replacement))
+        assert all(torch.equal(a, b) for a, b in zip(outputs, at.run(again, at.holdout), strict=True))
+        assert method.error(at, settings, replacement) < 5.0
+    assert all(torch.equal(before[k], v) for k, v in llama.state_dict().items())
+
+
+def test_floors_are_ordered(view):
+    """On the data they were fitted to: a linear map beats the mean, the mean beats nothing."""
+    at = view("layers.1.ffn")
+    at.holdout = at.fit
+    error = {n: at.local_error(methods.get(n).build(at, methods.get(n).grid(at)[0])) for n in methods.FLOORS.values()}
+    assert error["drop"] == pytest.approx(1.0, abs=1e-5)
+    assert error["linear"] < error["rank_r"] < error["mean"] <= error["drop"]
+
+
+def test_ridge_finds_an_affine_map():
+    torch.manual_seed(0)
+    x, w, b = torch.randn(400, 12), torch.randn(5, 12), torch.randn(5)
+    weight, bias = ridge(x, x @ w.T + b, strength=1e-9)
+    assert torch.allclose(weight, w, atol=1e-4)
+    assert torch.allclose(bias, b, atol=1e-4)
+
+
+def test_reduced_rank_is_exact_when_the_map_has_that_rank():
+    torch.manual_seed(0)
+    x, w = torch.randn(400, 12), torch.randn(9, 3) @ torch.randn(3, 12)
+    up, down, bias = reduced_rank(x, x @ w.T + 1.0, rank=3, strength=1e-9)
+    assert torch.allclose(up @ down, w, atol=1e-3)
+    assert torch.allclose(bias, torch.ones(9), atol=1e-3)
+
+
+def test_drop_takes_the_sublayers_own_norm_with_it(view):
+    replacement = methods.get("drop").build(view("layers.1.attn"), {})
+    assert [e.path for e, _ in replacement] == ["model.layers.1.self_attn", "model.layers.1.input_layernorm"]
+
+
+def test_width_keeping_everything_is_the_original(view):
+    at = view("layers.1.ffn")
+    assert at.local_error(methods.get("width").build(at, {"keep": 1.0})) < 1e-6
+
+
+def test_width_removes_planted_dead_channels_first(view, llama):
+    at = view("layers.1.ffn")
+    down = llama.model.layers[1].mlp.down_proj.weight
+    saved = down.clone()
+    try:
+        down[:, ::2] = 0.0  # half of the channels contribute nothing
+        at = view("layers.1.ffn")
+        assert at.local_error(methods.get("width").build(at, {"keep": 0.5})) < 1e-6
+    finally:
+        down.copy_(saved)
+
+
+def test_kv_merge_of_equal_heads_is_exact(view, llama):
+    attention = llama.model.layers[1].self_attn
+    saved = {n: getattr(attention, n).weight.clone() for n in ("k_proj", "v_proj")}
+    try:
+        for name in saved:
+            weight = getattr(attention, name).weight
+            weight[8:] = weight[:8]
+        at = view("layers.1.attn")
+        assert at.local_error(methods.get("kv_merge").build(at, {"kv_heads": 1})) < 1e-8
+    finally:
+        for name, weight in saved.items():
+            getattr(attention, name).weight.copy_(weight)
+
+
+def test_topk_of_everything_and_carving_with_all_experts_are_the_original(view):
+    at = view("layers.1.ffn")
+    assert at.local_error(methods.get("topk").build(at, {"keep": 1.0})) < 1e-8
+    assert at.local_error(methods.get("carve").build(at, {"shared": 2, "k": 6})) < 1e-8
+
+
+def test_span_over_a_block_that_does_nothing_is_exact(tmp_path):
+    """A block that adds zero can be removed without a trace: the fitted map is the identity."""
+    model = tiny_llama(layers=4, seed=3)
+    silent = model.model.layers[1]
+    silent.self_attn.o_proj.weight.zero_()
+    silent.mlp.down_proj.weight.zero_()
+    anatomy = find_sites(model)
+    workspace = Workspace(tmp_path / "run", {})
+    activations = Activations(Replay(model, anatomy), anatomy, tiny_batches(), workspace)
+    activations.calibrate()
+    at = activations.view(anatomy.site("layers.0.ffn"))
+    method = methods.get("span")
+    replacement = method.build(at, {"blocks": 1})
+    assert method.error(at, {"blocks": 1}, replacement) < 1e-4
+    ids = torch.arange(40)[None]
+    student = copy.deepcopy(model)
+    apply(student, replacement)
+    assert (student(ids).logits - model(ids).logits).norm() < 0.02 * model(ids).logits.norm()
+    workspace.close()
+
+
+def correlated_inputs(tokens=600, width=32):
+    torch.manual_seed(0)
+    return torch.randn(tokens, 6) @ torch.randn(6, width) + 0.1 * torch.randn(tokens, width)
+
+
+def test_gptq_with_a_diagonal_gram_is_rounding_to_nearest():
+    torch.manual_seed(1)
+    weight = torch.randn(7, 32)
+    codes, scale, zero = gptq(weight, torch.diag(torch.rand(32) + 0.5), bits=3, group=16)
+    expected_scale, expected_zero = rtn_grid(weight, 3, 16)
+    assert torch.equal(scale, expected_scale)
+    assert torch.equal(zero, expected_zero)
+    assert torch.equal(codes, nearest_codes(weight, scale, zero, 3))
+
+
+@pytest.mark.parametrize("bits", [4, 3])
+def test_gptq_beats_rounding_on_correlated_inputs(bits):
+    x = correlated_inputs()
+    weight = torch.randn(24, 32)
+
+    def error(codes, scale, zero):
+        grid = (codes.float().unflatten(1, (-1, 16)) - zero.float()[..., None]) * scale.float()[..., None]
+        return float(((grid.flatten(1) - weight) @ x.T).square().sum())
+
+    scale, zero = rtn_grid(weight, bits, 16)
+    assert error(*gptq(weight, x.T @ x, bits, 16)) < 0.7 * error(nearest_codes(weight, scale, zero, bits), scale, zero)
+
+
+def test_gptq_survives_inputs_that_never_fire():
+    gram = correlated_inputs().T @ correlated_inputs()
+    gram[3], gram[:, 3] = 0.0, 0.0
+    codes, scale, _ = gptq(torch.randn(5, 32), gram, bits=4, group=16)
+    assert torch.isfinite(scale.float()).all()
+    assert codes.max() <= 15
+
+
+def test_low_rank_is_optimal_in_the_metric_of_the_inputs():
+    x, weight = correlated_inputs(), torch.randn(20, 32)
+    up, down = truncated(weight, x.T @ x / len(x), rank=4)
+    ours = ((weight - up @ down) @ x.T).norm()
+    left, scale, right = torch.linalg.svd(weight)
+    plain = ((weight - (left[:, :4] * scale[:4]) @ right[:4]) @ x.T).norm()
+    # Eckart-Young in that metric: the best possible error is the tail of the singular values of W X.
+    best = torch.linalg.svdvals(weight @ x.T)[4:].norm()
+    assert ours == pytest.approx(float(best), rel=1e-3)
+    assert ours < 0.8 * plain
+
+
+@pytest.mark.parametrize(("width", "expected"), [(576, 64), (192, 64), (100, 50), (7, 7)])
+def test_group_size_divides(width, expected):
+    assert group_size(width) == expected
+
+
+def test_unknown_method_suggests():
+    with pytest.raises(UserError, match="Did you mean 'width'"):
+        methods.get("widht")
+
+
+def test_default_methods_follow_the_budget():
+    assert "gptq" in methods.chosen(None, ["bytes"])
+    assert "gptq" not in methods.chosen(None, ["latency"])
+    assert "kv_merge" in methods.chosen(None, ["kv"])
+
+
+def test_ids_are_stable():
+    assert candidate_id("layers.3.ffn", "width", {"keep": 0.5}) == "layers.3.ffn/width/keep=0.5"
+    assert candidate_id("layers.3.ffn", "drop", {}) == "layers.3.ffn/drop/default"
