@@ -47,7 +47,7 @@ class Recognised:
               A matrix that plays several parts is listed once, as "gate_up" or "qkv".
     """
 
-    operator: Operator
+    operator: Any
     parts: dict[str, str]
 
 
@@ -83,6 +83,8 @@ def recognise(model: nn.Module, site: Site) -> Recognised:
     else:
         window = _window(first, site)
         tokens = None if window is None or window + 4 > LONGEST else window + 4
+        if window is not None and tokens is None and not site.causal:
+            raise NotRecognised(f"{site.name} has a window of {window} both ways, too wide for a small probe to show.")
         seen, call = observe(model, site, tokens), convention(first, "attention", site.layer, 0)
         readings = _attentions(model, site, seen, window)
     for operator, parts in readings:
@@ -143,12 +145,13 @@ def _attentions(model: nn.Module, site: Site, seen: Observed, window: int | None
     norms = _head_norms(seen, head_dim)
     others = {"o": paths[-1], **dict(zip(("q_norm", "k_norm"), norms, strict=False))}
     for qkv, names in _projections(paths, matrices, head_dim):
-        if any(m.columns != o.rows or m.rows % head_dim for m in qkv):
+        q, k, v = qkv
+        if q.rows != o.columns or k.rows != v.rows or any(m.columns != o.rows or m.rows % head_dim for m in qkv):
             continue
         config = {
             "d_model": o.rows,
             "n_heads": o.columns // head_dim,
-            "n_kv_heads": qkv[1].rows // head_dim,
+            "n_kv_heads": k.rows // head_dim,
             "head_dim": head_dim,
             "causal": site.causal,
             "window": window,
@@ -173,7 +176,8 @@ def _projections(
 ) -> Iterator[tuple[list[Matrix], dict[str, str]]]:
     """(q, k, v) and where they are: three matrices, or one whose rows are split or dealt out by head."""
     if len(paths) == 4:
-        yield matrices[:3], dict(zip("qkv", paths[:3], strict=True))
+        for order in ((0, 1, 2), (2, 0, 1)):  # some compute k, v, q
+            yield [matrices[i] for i in order], dict(zip("qkv", (paths[i] for i in order), strict=True))
         return
     fused, inner = matrices[0], matrices[1].columns
     rest = fused.rows - inner

@@ -67,13 +67,14 @@ class LayersmithConfig(PreTrainedConfig):
         edits: list[dict[str, Any]] | None = None,
         **common: Any,
     ):
-        self.base_config = _stock_config(base_config) if isinstance(base_config, dict) else base_config
+        base = _stock_config(base_config) if isinstance(base_config, dict) else base_config
+        if base is not None:
+            for name in ("is_encoder_decoder", "id2label", "label2id", "dtype"):
+                common.setdefault(name, getattr(base, name, None))
+        super().__init__(**common)  # before base_config is there: its checks are not for the stock config's attributes
+        self.base_config = base
         self.base_class = base_class
         self.edits = [Edit.from_json(edit).to_json() for edit in edits or []]
-        if self.base_config is not None:
-            for name in ("is_encoder_decoder", "id2label", "label2id", "dtype"):
-                common.setdefault(name, getattr(self.base_config, name, None))
-        super().__init__(**common)
 
     def __getattr__(self, name: str) -> Any:
         base = self.__dict__.get("base_config")
@@ -83,7 +84,8 @@ class LayersmithConfig(PreTrainedConfig):
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The config of the text model: that of the stock config."""
-        return self if self.base_config is None else self.base_config.get_text_config(decoder=decoder, encoder=encoder)
+        base = self.__dict__.get("base_config")
+        return self if base is None else base.get_text_config(decoder=decoder, encoder=encoder)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
