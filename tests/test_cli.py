@@ -203,6 +203,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
     status, out, _ = run(
         *("refit", "pocket", "--budget", "latency=0.75, bytes=0.5", "--out", str(out_folder)),
         *("--methods", "width,drop", "--at", "decode=1x64", "--seed", "3", "--heal-tokens", "0", "--quiet"),
+        *("--heal-lr", "0.0005", "--heal-baseline"),
     )
     assert status == 0
     assert refits == {
@@ -214,6 +215,8 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
         "at": "decode=1x64",
         "seed": 3,
         "heal_tokens": 0,
+        "heal_lr": 0.0005,
+        "heal_baseline": True,
         "trust_local_code": False,
         "progress": False,
     }
