@@ -3,13 +3,13 @@
 import pytest
 import torch
 import transformers as tf
-from tests.anatomy.families import BY_NAME, FAMILIES
 from torch import nn
 
 from layersmith.anatomy.observe import observe
 from layersmith.anatomy.recognise import NotRecognised, as_attention, as_ffn, recognise
 from layersmith.anatomy.sites import find_sites
 from layersmith.anatomy.swap import swap
+from tests.anatomy.families import BY_NAME, FAMILIES
 
 #: What is not recognised, and why: routed experts; a position bias in the scores; projections that are no modules.
 NO_FFN = {"mixtral"}
