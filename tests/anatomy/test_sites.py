@@ -9,9 +9,10 @@ import torch
 import transformers as tf
 from torch import nn
 
-from layersmith.anatomy import find_sites
+from layersmith.anatomy import find_sites, swap
 from layersmith.anatomy.adapters import open_up
 from layersmith.errors import UserError
+from layersmith.ffn.zero import Zero
 from tests.anatomy.families import BY_NAME, FAMILIES, Family
 
 EVERY = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
@@ -257,6 +258,14 @@ def test_what_cannot_be_a_site_is_noted() -> None:
     assert [s.name for s in anatomy.of_kind("norm")] == ["layers.0.ffn_norm", "layers.1.ffn_norm"]
     assert not anatomy.of_kind("ffn")
     assert any("layers.1: a sublayer (ffn) is not a site" in note for note in anatomy.notes)
+
+
+def test_a_dropped_block_is_noted() -> None:
+    model = BY_NAME["llama"].model()
+    with swap(model, {"layers.0": Zero(32)}):
+        anatomy = find_sites(model)
+    assert anatomy.blocks == {"": ("model.layers.1",)}
+    assert any(note.startswith("model.layers.0: stands among the blocks") for note in anatomy.notes)
 
 
 def test_a_block_that_stands_twice_is_locked_but_its_sublayers_are_not() -> None:

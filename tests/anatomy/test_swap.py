@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 from torch import Tensor, nn
 
-from layersmith.anatomy import Anatomy, find_sites, original, replacement_for, swap
+from layersmith.anatomy import Anatomy, Replay, find_sites, original, replacement_for, swap
 from layersmith.anatomy import edit as edits
 from layersmith.contract import Mixer
 from layersmith.errors import UserError
@@ -239,3 +240,29 @@ def test_a_block_and_a_sublayer_of_it_cannot_both_be_replaced() -> None:
         swap(model, {"layers.0": Zero(32), "layers.0.ffn": Zero(32)}),
     ):
         pass
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["minilm", "albert", "smollm2"])
+def test_identity_swap_of_a_trained_model(name: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(f"{name}_path")
+    if name == "smollm2":
+        model = tf.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+    else:
+        model = tf.AutoModelForMaskedLM.from_pretrained(path)
+    model.eval()
+    tokens = torch.randint(20, model.config.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": tokens}
+    expected = logits(model, inputs)
+    anatomy = find_sites(model)
+    assert torch.equal(logits(model, inputs), expected)
+    written = generated(model, inputs) if name == "smollm2" else None
+    for kinds in (("ffn", "mixer", "norm"), ("block",)):
+        with swap(model, copies(model, anatomy, kinds), anatomy):
+            assert torch.equal(logits(model, inputs), expected)
+            assert written is None or torch.equal(generated(model, inputs), written)
+    replay = Replay(model, anatomy)
+    with torch.no_grad():
+        hidden = replay.block_inputs(inputs)
+        for start in (0, len(hidden) // 2, len(hidden) - 1):
+            assert torch.equal(replay.run_from(start, hidden[start], inputs).logits, expected)

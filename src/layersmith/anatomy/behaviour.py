@@ -57,7 +57,7 @@ def mixing(run: Callable[[Tensor], Tensor], x: Tensor) -> Mixing:
     return Mixing(mixes, causal=looks_back and not looks_ahead, sensitive=sensitive)
 
 
-def observe(model: nn.Module, inputs: dict[str, Any], blocks: list[BlockParts]) -> dict[str, Mixing]:
+def try_branches(model: nn.Module, inputs: dict[str, Any], blocks: list[BlockParts]) -> dict[str, Mixing]:
     """How each branch of each block treats tokens, by the path of its first module.
 
     The model runs once more; each branch is tried out at its first call, with the arguments it gets there.

@@ -48,6 +48,13 @@ def unplaced(model: nn.Module, trace: Trace, sites: Sequence[Site], blocks: Sequ
             why = "outside the blocks; it stays as it is"
         groups.setdefault((_pattern(path), why), []).append(path)
     found = [_count(pattern, paths) + f": {why}." for (pattern, why), paths in groups.items()]
+    lists = {c.path.rpartition(".")[0] for c in blocks}
+    among = called - {c.path for c in blocks}
+    found += [
+        f"{path}: stands among the blocks, but no sublayer of it adds to a residual stream; not counted as a block."
+        for path in sorted(among)
+        if path.rpartition(".")[0] in lists and path.rpartition(".")[2].isdigit()
+    ]
     inner = _inner_norms(model, sites)
     found += [_count(p, paths) + ": a norm inside a sublayer, part of that site." for p, paths in inner.items()]
     return found + [f"{s.name}: no operator may stand here: {s.locked}." for s in sites if s.locked]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from layersmith.anatomy import notes
 from layersmith.anatomy.adapters import open_up
-from layersmith.anatomy.behaviour import Mixing, observe
+from layersmith.anatomy.behaviour import Mixing, try_branches
 from layersmith.anatomy.blocks import BlockParts, Branch, closure, is_norm, raw_values, take_apart
 from layersmith.anatomy.probe import example_inputs
 from layersmith.anatomy.site import Anatomy, Site
@@ -42,7 +42,7 @@ def find_sites(model: nn.Module, example: dict[str, Any] | None = None) -> Anato
     if not parts:
         raise UserError(notes.nothing_found(model, trace))
     _check_batch_first(inputs, parts)
-    behaviour = observe(model, inputs, parts)
+    behaviour = try_branches(model, inputs, parts)
     stacks = _stacks(parts)
     sites: list[Site] = []
     for stack, blocks in stacks.items():
