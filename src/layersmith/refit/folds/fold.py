@@ -5,17 +5,19 @@
     checkpoint.save(model, fold.written, path)       # or undo(), and the model is as it was
 
 A fold needs more than a `Replacement`: a centred embedding table, say, is the same module with other numbers in it.
-Such new numbers need no edit, since a saved model stores all weights by name. Edits are for parts of another kind.
+Such numbers need no edit, since a saved model stores all weights by name; edits are for parts of another kind. That a
+head no longer shares the embedding's table is said by the stock config (`tie_word_embeddings`).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from layersmith.anatomy.edit import Edit, Replacement, apply, restore
 from layersmith.anatomy.probe import example_inputs
@@ -34,11 +36,13 @@ class Fold:
 
     weights  parameter name -> new values: same shape, dtype and device
     edits    modules that become parts of another kind
+    unties   some of these weights were shared with a head, which keeps the old ones; the config has to say so
     notes    what was left as it was, or is paid for the fold, in plain words
     """
 
     weights: dict[str, Tensor]
-    edits: Replacement
+    edits: Replacement = field(default_factory=list)
+    unties: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -57,8 +61,13 @@ class Fold:
         except UserError:
             _put_back(model, old)
             raise
+        tied = _tied_configs(model) if self.unties else []
+        for config in tied:
+            config.tie_word_embeddings = False
 
         def undo() -> None:
+            for config in tied:
+                config.tie_word_embeddings = True
             restore(model, before)
             _put_back(model, old)
 
@@ -70,14 +79,25 @@ def proved(model: nn.Module, make: Callable[[nn.Module], Fold], proof: float = P
 
     It is made for a float64 copy and tried out there (which for a moment takes two to three times the memory of a
     float32 model), then made for the model itself and tried out in its own precision.
-    Raises UserError when either differs by more than rounding.
+    Raises UserError when either differs by more than rounding, or when the model does not run in float64.
     """
     twin = copy.deepcopy(model).double()
-    _check(twin, make(twin), proof)
+    inputs = example_inputs(twin)
+    try:
+        with evaluating(twin):
+            expected = _first(twin(**inputs))
+    except RuntimeError as error:  # kernels made for half precision only: grouped products of experts, quantized maps
+        raise UserError(
+            f"{type(model).__name__} does not run in float64, where a fold would have to be proved: {error}"
+        ) from error
+    _check(twin, make(twin), inputs, expected, proof)
     del twin
     fold = make(model)
-    half = any(p.dtype.itemsize < 4 for p in model.parameters())
-    _check(model, fold, HALF_TOLERANCE if half else TOLERANCE)
+    inputs = example_inputs(model)
+    with evaluating(model):
+        expected = _first(model(**inputs))
+    half = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
+    _check(model, fold, inputs, expected, HALF_TOLERANCE if half else TOLERANCE)
     return fold
 
 
@@ -92,15 +112,13 @@ def other_names(model: nn.Module, name: str) -> list[str]:
     return [other for other, p in parameters.items() if p is parameters[name] and other != name]
 
 
-def _check(model: nn.Module, fold: Fold, tolerance: float) -> None:
-    inputs = example_inputs(model)
-    with evaluating(model):
-        expected = _first(model(**inputs))
-        undo = fold.apply(model)
-        try:
+def _check(model: nn.Module, fold: Fold, inputs: dict[str, Any], expected: Tensor, tolerance: float) -> None:
+    undo = fold.apply(model)
+    try:
+        with evaluating(model):
             folded = _first(model(**inputs))
-        finally:
-            undo()
+    finally:
+        undo()
     size = float(expected.abs().max())
     wrong = float((folded - expected).abs().max())
     if not wrong <= tolerance * size:
@@ -113,6 +131,12 @@ def _check(model: nn.Module, fold: Fold, tolerance: float) -> None:
 
 def _first(outputs: Any) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+
+def _tied_configs(model: nn.Module) -> list[Any]:
+    """Every config in the model by which it would be saved, and loaded, with head and embedding as one."""
+    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    return [config for config in configs if getattr(config, "tie_word_embeddings", False)]
 
 
 def _set(model: nn.Module, name: str, value: Tensor) -> nn.Parameter:

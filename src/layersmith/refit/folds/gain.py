@@ -27,9 +27,8 @@ from layersmith.errors import UserError
 from layersmith.refit.folds.fold import Fold, other_names, proved, rounded
 from layersmith.refit.folds.stream import PASSING
 
-#: Looser than `fold.PROOF`: Llama's norms and their kin round to float32 inside whatever comes in, and a value that
-#: falls on the other side of such a rounding moves by 6e-8.
-PROOF = 1e-7
+#: Looser than `fold.PROOF`: the RMSNorms of transformers compute in float32 whatever comes in, Gemma's with the gain.
+PROOF = 1e-6
 
 
 def fold_gain(model: nn.Module, anatomy: Anatomy) -> Fold:
@@ -68,7 +67,7 @@ def _fold(model: nn.Module, anatomy: Anatomy, trace: Trace) -> Fold:
             notes.append(f"{site.name} keeps its gain: {reason}.")
     if not weights:
         raise UserError(f"No norm's gain can be folded into linear maps. {' '.join(notes)}")
-    return Fold(weights, [], tuple(notes))
+    return Fold(weights, notes=tuple(notes))
 
 
 def _folded(model: nn.Module, norm: _Gain, readers: list[str]) -> dict[str, Tensor]:
@@ -131,11 +130,13 @@ def _readers(model: nn.Module, trace: Trace, path: str) -> list[str]:
         elif linear and op.heavy:
             readers.append(call.path)
         else:
-            raise _Left(f"{call.path} ({type(call.module).__name__}) reads it, which is no linear map")
+            raise _Left(
+                f"{call.path or 'the model'} ({type(call.module).__name__}) does more with it than a linear map"
+            )
     for reader in dict.fromkeys(readers):
         if any(c.inputs[0].value not in written for c in trace.calls if c.path == reader):
             raise _Left(f"{reader} reads other things too")
-        shared = [*other_names(model, f"{reader}.weight")]
+        shared = other_names(model, f"{reader}.weight")
         if shared:
             raise _Left(f"{reader}, which reads it, shares its weights with {shared[0]}")
     if not readers:

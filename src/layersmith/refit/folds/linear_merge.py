@@ -1,7 +1,7 @@
 """Multiply out linear maps that follow each other with nothing in between, where that is the cheaper way to run them.
 
-    a feed-forward without an activation      W_down (W_up x + b_up) + b_down  =  (W_down W_up) x + (W_down b_up + b_down)
-    a `low_rank` map whose rank saves nothing    U (V x) + c  =  (U V) x + c
+    W_down (W_up x + b_up) + b_down  =  (W_down W_up) x + (W_down b_up + b_down)     no activation in a feed-forward
+    U (V x) + c  =  (U V) x + c                                          a `low_rank` map whose rank saves nothing
 
 Paper: P343, RePaViT, whose feed-forwards have hidden channels that pass no activation; merging them is this product.
 When it pays: always, since only the cheaper form is taken: after a search has put such parts in place.
@@ -14,15 +14,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from layersmith import catalogue
 from layersmith.anatomy import Anatomy, Site, replacement_for
 from layersmith.anatomy.edit import Edit, Replacement
+from layersmith.anatomy.probe import example_inputs
 from layersmith.anatomy.recognise import as_ffn
+from layersmith.anatomy.trace import Trace, record
 from layersmith.errors import UserError
+from layersmith.ffn.affine import Affine
 from layersmith.ffn.mlp import MLP
 from layersmith.linear.dense import Dense
 from layersmith.linear.low_rank import LowRank
 from layersmith.refit.folds.fold import Fold, proved
+from layersmith.refit.folds.stream import PASSING
+from layersmith.refit.method import weight_and_bias
 
 
 def merge(model: nn.Module, anatomy: Anatomy) -> Fold:
@@ -30,42 +34,55 @@ def merge(model: nn.Module, anatomy: Anatomy) -> Fold:
 
     Raises UserError when there is nothing to merge, or when the proof fails.
     """
-    return proved(model, lambda model: _fold(model, anatomy))
+    trace = record(model, example_inputs(model))
+    return proved(model, lambda model: _fold(model, anatomy, trace))
 
 
 @torch.no_grad()
-def _fold(model: nn.Module, anatomy: Anatomy) -> Fold:
+def _fold(model: nn.Module, anatomy: Anatomy, trace: Trace) -> Fold:
     edits: Replacement = []
     for site in anatomy.of_kind("ffn"):
-        edits += _merged_ffn(model, site)
+        edits += _merged_ffn(model, site, trace)
     taken = tuple(f"{edit.path}." for edit, _ in edits)
     for path, module in model.named_modules():
         if isinstance(module, LowRank) and not f"{path}.".startswith(taken):
             edits += _merged_low_rank(path, module)
     if not edits:
         raise UserError(
-            "There is nothing to merge: no feed-forward has the activation 'identity' and a hidden layer wider than "
-            "half the model, and no low_rank map has a rank that saves nothing. Channels that are linear on some "
-            "text only (a ReLU that is always on there) are not merged, because that would not be exact."
+            "There is nothing to merge: no feed-forward is two linear maps with nothing in between and a hidden "
+            "layer wider than half the model, and no low_rank map has a rank that saves nothing. What is linear on "
+            "some text only (a ReLU that is always on there) is not merged, because that would not be exact."
         )
     return Fold({}, edits)
 
 
-def _merged_ffn(model: nn.Module, site: Site) -> Replacement:
+def _merged_ffn(model: nn.Module, site: Site, trace: Trace) -> Replacement:
     """The edits that put the product of a linear feed-forward at its site; none where it is not linear or no gain."""
     found = as_ffn(model, site)
     if found is None or site.locked or not isinstance(found.operator, MLP):
         return []
-    mlp = found.operator
-    if mlp.spec()["act"] != "identity" or 2 * mlp.up.out_features <= site.d_model:
+    if 2 * found.operator.up.out_features <= site.d_model or not _follows(
+        trace, found.parts["up"], found.parts["down"]
+    ):
         return []
-    up, down = mlp.up, mlp.down
-    part = catalogue.build({"name": "affine", "d_model": site.d_model, "bias": up.bias is not None})
-    part = part.to(up.weight.device, up.weight.dtype).train(model.get_submodule(site.modules[0]).training)
-    part.linear.weight.copy_(down.weight.double() @ up.weight.double())
-    if up.bias is not None:
-        part.linear.bias.copy_(down.weight.double() @ up.bias.double() + down.bias.double())
-    return replacement_for(model, site, part)
+    up, b_up = weight_and_bias(model.get_submodule(found.parts["up"]))
+    down, b_down = weight_and_bias(model.get_submodule(found.parts["down"]))
+    part = Affine(site.d_model, bias=b_up is not None or b_down is not None).to(up)
+    part.linear.weight.copy_(down.double() @ up.double())
+    if part.linear.bias is not None:
+        through = 0 if b_up is None else down.double() @ b_up.double()
+        part.linear.bias.copy_(through + (0 if b_down is None else b_down.double()))
+    return replacement_for(model, site, part.train(model.get_submodule(site.modules[0]).training))
+
+
+def _follows(trace: Trace, first: str, second: str) -> bool:
+    """Whether the second map reads the very output of the first. (A trial cannot tell: a ReLU may be always on.)"""
+    producers = {value: op for op in trace.ops for value in op.outputs}
+    value = next(c.inputs[0].value for c in trace.calls if c.path == second)
+    while producers[value].name in PASSING and len(producers[value].inputs) == 1:
+        value = producers[value].inputs[0]
+    op = producers[value]
+    return op.heavy and trace.calls[op.call].path == first
 
 
 def _merged_low_rank(path: str, module: LowRank) -> Replacement:

@@ -5,9 +5,9 @@ x is a sum of what was written: embeddings, positions, W a + b of every sublayer
 multiplied by C the stream is C x everywhere, and each LayerNorm becomes an RMSNorm with a bias. Hidden states that a
 caller asks for between the blocks are then the centred ones; what follows the final norm is what it was.
 
-A head that is tied to the embedding (GPT-2, OPT) needs the table as it was. It becomes a linear map of its own: the
-table is then stored twice, with no more work per token. (A centring step behind the embedding would keep one table,
-but costs time in every forward pass, and OPT has no module there.)
+A head that is tied to the embedding (GPT-2, OPT) needs the table as it was. It keeps it, and the two are no longer
+tied: the table is stored twice, with no more work per token. (A centring step behind the embedding would keep one
+table, but costs time in every forward pass, and OPT has no module there.)
 
 Paper: P167, Pre-RMSNorm and Pre-CRMSNorm Transformers, arXiv 2305.14858. When it pays: where norms take a visible
 share of the time and RMSNorm is the faster kernel on the machine at hand. Only the clock can tell; and without a
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from layersmith.anatomy import Anatomy, Site
 from layersmith.anatomy.edit import Edit, Replacement
 from layersmith.errors import UserError
-from layersmith.linear.dense import Dense
 from layersmith.norm.layer_norm import LayerNorm
 from layersmith.norm.rms_norm import RMSNorm
 from layersmith.refit.folds.fold import Fold, other_names, proved, rounded
@@ -50,20 +49,16 @@ def _fold(model: nn.Module, anatomy: Anatomy) -> Fold:
     weights: dict[str, Tensor] = {}
     notes = []
     for name, dimension in writers(model, anatomy).items():
-        value = model.get_parameter(name)
-        weights[name] = _centred(value, dimension)
+        weights[name] = _centred(model.get_parameter(name), dimension)
         for other in other_names(model, name):
-            path = other.rpartition(".")[0]
-            user = model.get_submodule(path)
+            user = model.get_submodule(other.rpartition(".")[0])
             if isinstance(user, nn.Embedding):
                 weights[other] = weights[name]
             elif isinstance(user, nn.Linear):
-                head = Dense.from_weight(value.detach(), None if user.bias is None else user.bias.detach())
-                edits.append((Edit(path, head.spec(), {}), head.train(user.training)))
-                notes.append(f"{path} shared {name}; it keeps the table as it was, which is now stored beside it.")
+                notes.append(f"{other} was one with {name}; it stays as it was, and is now stored beside it.")
             else:
                 raise UserError(f"{other} shares its weights with {name}, which is to be centred; it would change too.")
-    return Fold(weights, edits, tuple(notes))
+    return Fold(weights, edits, unties=bool(notes), notes=tuple(notes))
 
 
 def _rms_norm(model: nn.Module, site: Site) -> tuple[Edit, nn.Module]:
@@ -80,7 +75,7 @@ def _rms_norm(model: nn.Module, site: Site) -> tuple[Edit, nn.Module]:
     part = part.to(like.device, like.dtype).train(norm.training)
     if norm.weight is not None:
         part.weight.copy_(norm.weight)
-    if part.bias is not None:
+    if part.bias is not None and norm.bias is not None:
         part.bias.copy_(norm.bias)
     return Edit(path, part.spec(), {}), part
 

@@ -18,31 +18,10 @@ from layersmith.anatomy.trace import Op, Trace, record
 from layersmith.errors import UserError
 
 #: Operations that move or add up channels' values as they are.
-PASSING = frozenset(
-    [
-        "add",
-        "add_",
-        "sub",
-        "cat",
-        "stack",
-        "clone",
-        "_to_copy",
-        "alias",
-        "detach",
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "expand",
-        "transpose",
-        "permute",
-        "t",
-        "unsqueeze",
-        "squeeze",
-        "slice",
-        "select",
-        "native_dropout",
-    ]
-)
+_SUMS = {"add", "add_", "sub", "cat", "stack"}
+_COPIES = {"clone", "_to_copy", "alias", "detach", "native_dropout"}
+_SHAPES = {"view", "_unsafe_view", "reshape", "expand", "transpose", "permute", "t", "unsqueeze", "squeeze"}
+PASSING = _SUMS | _COPIES | _SHAPES | {"slice", "select"}
 
 
 def writers(model: nn.Module, anatomy: Anatomy) -> dict[str, int]:
