@@ -145,7 +145,7 @@ def resolve(name: str, trust_local_code: bool = False) -> type[Operator]:
     return found
 
 
-def build(spec: dict[str, Any], trust_local_code: bool = False) -> Operator:
+def build(spec: dict[str, Any], trust_local_code: bool = False) -> Any:
     """A freshly initialised part from its spec, e.g. {"name": "glu", "d_model": 256, "d_hidden": 512}."""
     if "name" not in spec:
         raise UserError(f"A spec needs a 'name'; this one has {sorted(spec)}.")

@@ -18,7 +18,6 @@ from layersmith.refit.methods.gptq import gptq
 from layersmith.refit.methods.low_rank import truncated
 from layersmith.refit.methods.rtn import group_size
 from layersmith.refit.workspace import Workspace
-
 from tests.refit.conftest import tiny_batches, tiny_llama
 
 SITE_OF = {"ffn": "layers.1.ffn", "mixer": "layers.1.attn", "norm": "layers.1.ffn_norm", "block": "layers.1"}

@@ -34,6 +34,10 @@ def refit(
     at: Annotated[str, typer.Option(help="the shape latency is measured at")] = "prefill=1x512",
     seed: Annotated[int, typer.Option(help="of everything random")] = 0,
     heal_tokens: Annotated[int | None, typer.Option(help="tokens to heal on; 0 does not heal", min=0)] = None,
+    heal_lr: Annotated[float | None, typer.Option(help="peak learning rate of healing")] = None,
+    heal_baseline: Annotated[
+        bool, typer.Option("--heal-baseline", help="heal the best uniform baseline too, for a fair comparison")
+    ] = False,
     trust_code: Annotated[bool, typer.Option("--trust-code", help="import the model's own Python code")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress bars")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
@@ -50,6 +54,8 @@ def refit(
         methods=methods.split(",") if methods is not None else None,
         seed=seed,
         heal_tokens=heal_tokens,
+        heal_lr=heal_lr,
+        heal_baseline=heal_baseline,
         trust_local_code=trust_code,
         progress=not quiet,
     )

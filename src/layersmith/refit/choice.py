@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-
-from torch import nn
+from typing import Any
 
 from layersmith.anatomy.edit import Replacement, apply
 from layersmith.refit.candidate import Candidate, Library
@@ -33,7 +32,7 @@ def replacement_of(candidates: list[Candidate], library: Library) -> Replacement
     return [pair for c in candidates for pair in library.replacement(c)]
 
 
-def student(model: nn.Module, replacement: Replacement) -> nn.Module:
+def student(model: Any, replacement: Replacement) -> Any:
     """A copy of the model with the replacement applied; the original stays as it is."""
     copied = copy.deepcopy(model)
     apply(copied, replacement)

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from layersmith.anatomy import Anatomy, Site
 from layersmith.anatomy.edit import Replacement, apply, restore
-from layersmith.contract import Mixer, stored_bytes
+from layersmith.contract import Mixer, Operator, stored_bytes
 from layersmith.measure.cache import rewinder
 from layersmith.measure.calls import Call, capture_calls
 from layersmith.measure.cost import model_cost
@@ -164,7 +164,7 @@ def _signature(parts: dict[str, nn.Module]) -> str:
     described = []
     for module in parts.values():
         shapes = [(n, list(p.shape), str(p.dtype)) for n, p in [*module.named_parameters(), *module.named_buffers()]]
-        specs = [m.spec() for m in module.modules() if hasattr(m, "spec")]
+        specs = [m.spec() for m in module.modules() if isinstance(m, Operator)]
         described.append([type(module).__name__, shapes, specs])
     return json.dumps(described)
 

@@ -13,12 +13,11 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
-
 from layersmith import checkpoint, report
 from layersmith.anatomy import Anatomy
 from layersmith.anatomy.edit import Replacement
 from layersmith.measure.cost import model_cost
+from layersmith.measure.divergence import divergence
 from layersmith.measure.environment import environment
 from layersmith.measure.generation import greedy_text
 from layersmith.measure.inputs import placement
@@ -47,7 +46,7 @@ PROMPT_TOKENS, SAMPLE_TOKENS, SAMPLES = 32, 48, 3
 class Run:
     """What the earlier stages made."""
 
-    model: nn.Module
+    model: Any
     tokenizer: Any
     name: str
     anatomy: Anatomy
@@ -70,7 +69,9 @@ def finish(run: Run, settings: Any) -> dict[str, Any]:
     with run.clock.stage("baselines"):
         variants = _measure_variants(run, settings)
     with run.clock.stage("heal"):
-        healed, healing = _heal(run, settings)
+        healed, healing = _heal(run, settings, run.selection.chosen, "heal")
+        if settings.heal_baseline:
+            _heal_best_uniform(run, settings, variants)
     with run.clock.stage("measure"):
         final = _side_by_side(run, healed)
     with run.clock.stage("save"):
@@ -81,6 +82,7 @@ def finish(run: Run, settings: Any) -> dict[str, Any]:
     fresh.write_text(json.dumps(result, indent=1))
     os.replace(fresh, out / "result.json")
     report.write(result, out / "report.html")
+    report.write_svg(result, out / "pareto.svg")
     return result
 
 
@@ -137,6 +139,7 @@ def _measure_variants(run: Run, settings: Any) -> dict[str, Any]:
                 "settings": u.settings,
                 "predicted": predicted(jobs[f"uniform {u.label}"]),
                 "measured": measured[f"uniform {u.label}"],
+                "candidates": u.chosen,
                 "healed": None,
                 "meets_budget": _meets(measured[f"uniform {u.label}"], run, settings.budget),
             }
@@ -145,8 +148,9 @@ def _measure_variants(run: Run, settings: Any) -> dict[str, Any]:
     }
 
 
-def _heal(run: Run, settings: Any) -> tuple[nn.Module, Healing | None]:
-    changed = student(run.model, run.replacement(run.selection.chosen))
+def _heal(run: Run, settings: Any, chosen: list[str], name: str) -> tuple[Any, Healing | None]:
+    """The model with these candidates, healed on the heal batches (all runs heal on the same ones)."""
+    changed = student(run.model, run.replacement(chosen))
     if not run.batches.heal:
         return changed, None
     changed.requires_grad_(True)
@@ -160,13 +164,30 @@ def _heal(run: Run, settings: Any) -> tuple[nn.Module, Healing | None]:
         run.batches.search,
         heal_settings,
         run.workspace,
+        name,
         tell=run.bar.tell,
     )
     changed.requires_grad_(False)
     return changed, healing
 
 
-def _side_by_side(run: Run, healed: nn.Module) -> dict[str, Any]:
+def _heal_best_uniform(run: Run, settings: Any, variants: dict[str, Any]) -> None:
+    """Give the best uniform baseline the same healing, so that the comparison after healing is a fair one."""
+    meeting = [u for u in variants["uniform"] if u["meets_budget"]]
+    if not meeting:
+        return
+    best = min(meeting, key=lambda u: u["measured"]["kl"])
+    saved = run.workspace.load_json("healed-uniform")
+    if saved is None:
+        healed, _ = _heal(run, settings, best["candidates"], "heal-uniform")
+        found = divergence(run.model, healed, run.batches.report)
+        saved = {**best["measured"], "kl": found.value, "agreement": found.agreement}
+        run.workspace.save_json("healed-uniform", saved)
+        run.workspace.remove("heal-uniform")
+    best["healed"] = saved
+
+
+def _side_by_side(run: Run, healed: Any) -> dict[str, Any]:
     """Quality and cost of the original and the result, in one run."""
     saved = run.workspace.load_json("final")
     if saved is not None:
@@ -192,7 +213,7 @@ def _side_by_side(run: Run, healed: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _samples(run: Run, healed: nn.Module) -> list[dict[str, str]]:
+def _samples(run: Run, healed: Any) -> list[dict[str, str]]:
     """Greedy continuations of the original and the result, side by side; nothing for models that do not write."""
     if run.tokenizer is None or not run.model.can_generate():
         return []
@@ -207,7 +228,7 @@ def _samples(run: Run, healed: nn.Module) -> list[dict[str, str]]:
     ]
 
 
-def _save(run: Run, healed: nn.Module) -> dict[str, Any]:
+def _save(run: Run, healed: Any) -> dict[str, Any]:
     """`out/model`, then a fresh process loads it and must give the logits that were measured."""
     folder = run.workspace.out / "model"
     replacement = run.replacement(run.selection.chosen)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from layersmith.anatomy import Anatomy, Site
 from layersmith.anatomy.edit import Replacement, apply, restore
-from layersmith.anatomy.recognise import Recognised, as_attention, as_ffn
+from layersmith.anatomy.recognise import as_attention, as_ffn
 from layersmith.anatomy.span import original
 from layersmith.anatomy.swap import replacement_for
 from layersmith.contract import Operator
@@ -87,13 +87,13 @@ class SublayerView:
         return self.outputs - self.inputs if self.site.kind == "block" else self.outputs
 
     @cached_property
-    def ffn(self) -> Recognised | None:
-        """The site as our `GLU` or `MLP` with equal outputs, or None when it is not one."""
+    def ffn(self) -> Any:
+        """The site `Recognised` as our `GLU` or `MLP` with equal outputs, or None when it is not one."""
         return as_ffn(self.model, self.site) if self.site.kind == "ffn" else None
 
     @cached_property
-    def attention(self) -> Recognised | None:
-        """The site as our `SoftmaxAttention` with equal outputs, or None when it is not one."""
+    def attention(self) -> Any:
+        """The site `Recognised` as our `SoftmaxAttention` with equal outputs, or None when it is not one."""
         return as_attention(self.model, self.site) if self.site.kind == "mixer" else None
 
     def linears(self) -> dict[str, nn.Module]:
@@ -196,7 +196,7 @@ class Method(ABC):
         """The replacement for these settings, fitted in closed form. Must not change the model."""
 
 
-def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+def weight_and_bias(module: Any) -> tuple[Tensor, Tensor | None]:
     """(d_out, d_in) weight and (d_out) bias of an `nn.Linear` or a transposed `Conv1D`, detached."""
     weight, bias = module.weight.detach(), module.bias
     if not isinstance(module, nn.Linear):

@@ -18,9 +18,10 @@ from torch import nn
 from layersmith import checkpoint
 from layersmith.anatomy import Replay, find_sites
 from layersmith.errors import UserError
+from layersmith.measure.divergence import main_output
 from layersmith.measure.shape import Shape, parse_shape
 from layersmith.refit import methods
-from layersmith.refit.batches import Sizes, prepare
+from layersmith.refit.batches import Batch, Sizes, prepare
 from layersmith.refit.calibrate import Activations
 from layersmith.refit.costs import FIELDS, measure_costs
 from layersmith.refit.finish import Run, finish
@@ -45,11 +46,12 @@ class Settings:
     distill_steps: int
     heal_tokens: int
     heal_lr: float
+    heal_baseline: bool
     refine_evaluations: int
 
 
 def refit(
-    model: nn.Module | str,
+    model: Any,
     *,
     budget: dict[str, float],
     out: str | Path,
@@ -59,6 +61,7 @@ def refit(
     seed: int = 0,
     heal_tokens: int | None = None,
     heal_lr: float | None = None,
+    heal_baseline: bool = False,
     tokenizer: Any = None,
     trust_local_code: bool = False,
     progress: bool = True,
@@ -72,6 +75,8 @@ def refit(
     at       "prefill=1x512" (batch x tokens at once) or "decode=1x128" (one token after 128 are cached)
     methods  names from `layersmith.refit.methods.METHODS`; None takes all that can help with the budget
     heal_tokens  text to heal on; None chooses by model size, 0 does not heal
+    heal_lr  peak learning rate of healing; None chooses by model size
+    heal_baseline  also heal the best uniform baseline on the same text, for a fair comparison (twice the time)
 
     Returns what is in result.json. Run it again with the same arguments after an interruption: it goes on.
     Raises UserError for bad input, too little text, and a budget that cannot be met (with the best reachable).
@@ -84,7 +89,7 @@ def refit(
             bar.note(f"loading {model}")
             model, tokenizer = checkpoint.load(model, trust_local_code=trust_local_code)
         model.eval().requires_grad_(False)
-        settings = settings_for(model, budget, at, data, methods, seed, heal_tokens, heal_lr)
+        settings = settings_for(model, budget, at, data, methods, seed, heal_tokens, heal_lr, heal_baseline)
         workspace = Workspace(
             Path(out), {"model": fingerprint(model), "settings": asdict(settings)}, on_rebuild=bar.rebuilding
         )
@@ -106,6 +111,7 @@ def _stages(
     clock = Stopwatch(workspace)
     with clock.stage("calibrate"):
         batches = prepare(model, tokenizer, settings.data, Sizes(**settings.sizes), settings.seed)
+        check_finite(model, batches.fit[0])
         anatomy = find_sites(model)
         replay = Replay(model, anatomy)
         activations = Activations(replay, anatomy, batches, workspace)
@@ -138,6 +144,7 @@ def settings_for(
     seed: int,
     heal_tokens: int | None,
     heal_lr: float | None,
+    heal_baseline: bool,
 ) -> Settings:
     """The full settings: defaults follow the model's size, so that small and large models both finish in time."""
     params = sum(p.numel() for p in model.parameters())
@@ -154,6 +161,7 @@ def settings_for(
         sizes=asdict(Sizes(heal=heal_tokens // Sizes.length)),
         distill_steps=30 if small else 0,
         heal_tokens=heal_tokens,
+        heal_baseline=heal_baseline,
         heal_lr=heal_lr or (1e-3 if small else 2e-4),
         refine_evaluations=60 if small else 24,
     )
@@ -168,6 +176,16 @@ def check_budget(budget: dict[str, float]) -> None:
             raise UserError(f"Unknown budget {name!r}. Names: {', '.join(FIELDS)}.")
         if not 0.0 < share <= 1.0:
             raise UserError(f"The budget {name}={share:g} must be a share of the original's, above 0 and at most 1.")
+
+
+@torch.no_grad()
+def check_finite(model: Any, batch: Batch) -> None:
+    """Raise a UserError when the model yields NaN or infinity on real text: nothing could be measured on it."""
+    if not torch.isfinite(main_output(model(**batch))).all():
+        raise UserError(
+            "The model yields NaN or infinity on the calibration text, so nothing can be fitted to it. Check its "
+            "weights, and load it in float32 or bfloat16 rather than float16."
+        )
 
 
 def fingerprint(model: nn.Module) -> str:

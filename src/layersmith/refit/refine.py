@@ -73,8 +73,8 @@ def _neighbours(
     # Pairs are many: only an option that saves something with one that gives something back can be worth it.
     by_gain = sorted(single, key=lambda move: move[1].score - move[0].score)
     better, cheaper = by_gain[:40], [m for m in by_gain if _saves(m, limits)][:80]
-    proposals = [(m,) for m in single]
-    proposals += [(a, b) for a, b in itertools.product(better, cheaper) if a[0].covers != b[0].covers]
+    proposals = [[m] for m in single]
+    proposals += [[a, b] for a, b in itertools.product(better, cheaper) if a[0].covers != b[0].covers]
     found: dict[frozenset[str], Solution] = {}
     for moves in proposals:
         gone = {old.id for old, _ in moves}

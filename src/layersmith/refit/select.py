@@ -2,7 +2,8 @@
 
 The solver adds up separately measured latencies and divergences; both are approximations. So its solutions are
 measured as whole models, and the latency limit given to the solver is corrected by the observed ratio, in both
-directions, until the whole model meets the budget without giving quality away. Everything here is chosen on the search windows; final figures are not.
+directions, until the whole model meets the budget without giving quality away. Everything here is chosen on the
+search windows; final figures are not.
 """
 
 from __future__ import annotations

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from layersmith import catalogue
-from layersmith.contract import Operator
+from layersmith.ffn.mlp import MLP
 from layersmith.refit.least_squares import ridge
 from layersmith.refit.method import SublayerView
 
 
-def nearest_mlp(view: SublayerView) -> Operator:
+def nearest_mlp(view: SublayerView) -> MLP:
     """Our `MLP`: the sublayer itself when it is one; for a gated one, its gate branch with a refitted output map.
 
     The gate branch act(W_gate x) keeps a trained layer's features; what the multiplication by W_up x added is lost,
@@ -20,9 +19,7 @@ def nearest_mlp(view: SublayerView) -> Operator:
     if dense.name == "mlp":
         return dense
     d_model, d_hidden = view.site.d_model, dense.down.in_features
-    mlp = catalogue.build(
-        {"name": "mlp", "d_model": d_model, "d_hidden": d_hidden, "act": dense.spec()["act"], "bias": True}
-    )
+    mlp = MLP(d_model, d_hidden, dense.spec()["act"], bias=True)
     with torch.no_grad():
         mlp.up.weight.copy_(dense.gate.weight)
         mlp.up.bias.copy_(torch.zeros(d_hidden) if dense.gate.bias is None else dense.gate.bias)

@@ -8,6 +8,8 @@ Differs from the papers: the kept channels' output weights are refitted by ridge
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,14 +41,14 @@ class Width(Method):
         return view.stand_in(narrow(dense, hidden, score, settings["keep"]))
 
 
-def hidden_activations(dense: Operator, x: Tensor) -> Tensor:
+def hidden_activations(dense: Any, x: Tensor) -> Tensor:
     """(tokens, d_hidden): what enters the down projection of our `GLU` or `MLP`."""
     with torch.no_grad():
         up = dense.up(x)
         return dense.act(dense.gate(x)) * up if dense.name == "glu" else dense.act(up)
 
 
-def narrow(dense: Operator, hidden: Tensor, score: Tensor, keep: float) -> Operator:
+def narrow(dense: Any, hidden: Tensor, score: Tensor, keep: float) -> Operator:
     """The `GLU` or `MLP` with the best-scored share `keep` of the hidden channels, its down projection refitted."""
     d_hidden = hidden.shape[1]
     # Multiples of 8 keep matrix kernels on their fast path.

@@ -1,0 +1,95 @@
+"""Healing: it helps, stops, rolls back, resumes to the same end, and says when it diverges."""
+
+import copy
+
+import pytest
+import torch
+
+from layersmith.anatomy import find_sites
+from layersmith.errors import UserError
+from layersmith.measure.divergence import divergence
+from layersmith.refit.choice import student
+from layersmith.refit.heal import HealSettings, heal
+from layersmith.refit.methods import get
+from layersmith.refit.workspace import Workspace
+from tests.refit.conftest import tiny_llama, token_batches
+
+BATCHES = token_batches(8, seed=5)
+HELDOUT = token_batches(3, seed=6)
+
+
+@pytest.fixture
+def teacher():
+    return tiny_llama(layers=2)
+
+
+@pytest.fixture
+def hurt(teacher):
+    """The teacher with noise on one feed-forward."""
+    changed = copy.deepcopy(teacher)
+    torch.manual_seed(1)
+    changed.model.layers[0].mlp.down_proj.weight += 0.1 * torch.randn(32, 64)
+    return changed.requires_grad_(True)
+
+
+def run(hurt, teacher, steps=24, workspace=None, **settings):
+    options = HealSettings(steps, **{"lr": 2e-3, "check_every": 4, "patience": 99, **settings})
+    return heal(hurt, teacher, find_sites(teacher), BATCHES, HELDOUT, options, workspace)
+
+
+def test_it_heals(hurt, teacher):
+    before = divergence(teacher, hurt, HELDOUT).value
+    healing = run(hurt, teacher, steps=60)
+    after = divergence(teacher, hurt, HELDOUT).value
+    assert after < 0.7 * before
+    assert not healing.rolled_back
+    assert after == pytest.approx(min(point["heldout_kl"] for point in healing.curve))
+    assert healing.tokens == 60 * 2 * 24
+
+
+def test_it_rolls_back_when_it_hurts(hurt, teacher):
+    before = {k: v.clone() for k, v in hurt.state_dict().items()}
+    healing = run(hurt, teacher, steps=8, lr=3.0)
+    assert healing.rolled_back
+    assert all(torch.equal(v, before[k]) for k, v in hurt.state_dict().items())
+
+
+def test_it_stops_early(hurt, teacher):
+    healing = run(hurt, teacher, steps=400, lr=1.0, patience=2)
+    assert healing.stopped_early
+    assert healing.steps == 8
+
+
+def test_killed_it_goes_on_to_the_same_end(hurt, teacher, tmp_path):
+    other = copy.deepcopy(hurt)
+    whole = run(hurt, teacher)
+    workspace = Workspace(tmp_path / "run", {})
+
+    def die(text, done, total):
+        if done == 14:
+            raise KeyboardInterrupt
+
+    start = copy.deepcopy(other)
+    options = HealSettings(24, lr=2e-3, check_every=4, patience=99)
+    with pytest.raises(KeyboardInterrupt):
+        heal(other, teacher, find_sites(teacher), BATCHES, HELDOUT, options, workspace, tell=die)
+    resumed = run(start, teacher, workspace=workspace)
+    assert resumed.curve == whole.curve
+    assert all(torch.equal(v, start.state_dict()[k]) for k, v in hurt.state_dict().items())
+    workspace.close()
+
+
+def test_divergence_is_named(hurt, teacher):
+    anatomy = find_sites(teacher)
+    with torch.no_grad():
+        teacher.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="diverged at step 0"):
+        heal(hurt, teacher, anatomy, BATCHES, HELDOUT, HealSettings(4))
+
+
+def test_a_student_with_dropped_blocks_heals_too(teacher, view, llama):
+    at = view("layers.2")
+    changed = student(llama, get("drop").build(at, {})).requires_grad_(True)
+    before = divergence(llama, changed, HELDOUT).value
+    run(changed, llama, steps=16)
+    assert divergence(llama, changed, HELDOUT).value < before
