@@ -22,7 +22,7 @@ BUDGET = {"params": 0.97}
 def text(tmp_path_factory):
     """A few hundred short, varied paragraphs."""
     rng = random.Random(0)
-    words = ["the", "model", "reads", "a", "stream", "of", "tokens", "and", "every", "block", "adds", "what", "it", "knows", "to", "it", "before", "passing", "it", "on"]
+    words = ["stream", "of", "tokens", "block", "adds", "what", "it", "knows", "before", "passing", "on", "the"]
     paragraphs = [" ".join(rng.choice(words) for _ in range(40)) + f" number {i}." for i in range(400)]
     path = tmp_path_factory.mktemp("text") / "book.txt"
     path.write_text("\n\n".join(paragraphs))
@@ -142,7 +142,7 @@ def test_another_run_in_the_folder_is_refused(finished, text, tokenizer):
 
 def test_text_that_is_too_short(tmp_path, tokenizer):
     (tmp_path / "short.txt").write_text("too short")
-    with pytest.raises(UserError, match="too little text|too short"):
+    with pytest.raises(UserError, match=r"too little text|too short"):
         run(tmp_path / "run", str(tmp_path / "short.txt"), tokenizer)
 
 

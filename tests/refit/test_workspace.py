@@ -1,5 +1,6 @@
 """What a killed, damaged or foreign workspace does: rebuilt, refused with a message, never silently wrong."""
 
+import contextlib
 import errno
 import os
 
@@ -73,10 +74,8 @@ def test_a_kill_between_any_two_file_operations_leaves_old_or_nothing(workspace,
 
     monkeypatch.setattr(os, "replace", dying(real_replace))
     monkeypatch.setattr(type(workspace.root), "unlink", dying(real_unlink))
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         workspace.save_json("x", "new")
-    except KeyboardInterrupt:
-        pass
     monkeypatch.undo()
     assert workspace.load_json("x") in ("old", "new", None)
     if step == 3:
@@ -87,7 +86,7 @@ def test_another_run_is_refused_and_untouched(tmp_path):
     first = Workspace(tmp_path / "run", IDENTITY)
     first.save_json("x", 1)
     first.close()
-    with pytest.raises(UserError, match="holds another run.*settings"):
+    with pytest.raises(UserError, match=r"holds another run.*settings"):
         Workspace(tmp_path / "run", {**IDENTITY, "settings": {"seed": 1}})
     again = Workspace(tmp_path / "run", IDENTITY)
     assert again.load_json("x") == 1
@@ -113,7 +112,7 @@ def test_full_disk_is_a_clear_message_and_keeps_what_was_there(workspace, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(type(workspace.root), "write_text", full)
-    with pytest.raises(UserError, match="full.*finished work is kept"):
+    with pytest.raises(UserError, match=r"full.*finished work is kept"):
         workspace.save_json("y", "new")
     monkeypatch.undo()
     assert workspace.load_json("x") == "old"

@@ -102,7 +102,7 @@ def heal(
             healing.tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else _tokens(batch)
             tell("healing", healing.steps, settings.steps)
             if healing.steps % settings.check_every == 0 or healing.steps == settings.steps:
-                error = divergence(teacher, student, heldout).value
+                error = _heldout_error(teacher, student, heldout)
                 point = {"step": healing.steps, "train_loss": sum(running) / len(running), "heldout_kl": error}
                 healing.curve.append(point)
                 running.clear()
@@ -115,6 +115,12 @@ def heal(
     healing.rolled_back = best_error >= start_error
     student.load_state_dict(best_state)
     return healing
+
+
+def _heldout_error(teacher: nn.Module, student: nn.Module, heldout: list[Batch]) -> float:
+    """Held-out divergence; infinite for a student whose outputs are not finite (it can never be the best one)."""
+    finite = all(bool(torch.isfinite(p).all()) for p in student.parameters())
+    return divergence(teacher, student, heldout).value if finite else math.inf
 
 
 def _loss(
