@@ -24,8 +24,11 @@ from tests.checkpoint.edited import generated, output
 PRE_LN = ("gpt2", "opt", "gpt_neox", "vit")
 
 
-def shaken(name):
-    """The family's model with random biases and gains, means, and a large eps, so that each makes a difference."""
+def shaken(name, eps=0.1):
+    """The family's model with random biases and gains, means, and a large eps, so that each makes a difference.
+
+    eps  None leaves it: for models whose own norms are saved, since it is the config that says what it is
+    """
     model = BY_NAME[name].model()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -33,8 +36,8 @@ def shaken(name):
             parameter.add_(0.5 * torch.randn_like(parameter) if parameter.dim() == 1 else 0.1)
     for module in model.modules():
         for attribute in ("eps", "variance_epsilon"):
-            if hasattr(module, attribute):
-                setattr(module, attribute, 0.1)
+            if eps is not None and hasattr(module, attribute):
+                setattr(module, attribute, eps)
     return model
 
 
@@ -188,9 +191,7 @@ def test_gains_that_stay():
 
 
 def test_a_folded_llama_is_a_llama(tmp_path):
-    model, inputs = shaken("llama"), BY_NAME["llama"].inputs()
-    for norm in (m for m in model.modules() if hasattr(m, "variance_epsilon")):
-        norm.variance_epsilon = model.config.rms_norm_eps
+    model, inputs = shaken("llama", eps=None), BY_NAME["llama"].inputs()
     original = copy.deepcopy(model)
     fold = gain.fold_gain(model, find_sites(model))
     fold.apply(model)
@@ -203,7 +204,7 @@ def test_a_folded_llama_is_a_llama(tmp_path):
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_a_linear_feed_forward_is_merged(name, tmp_path):
     """With biases in GPT-2's own feed-forward; without them, as our `mlp` inside a Llama."""
-    model, inputs = shaken(name), BY_NAME[name].inputs()
+    model, inputs = shaken(name, eps=None), BY_NAME[name].inputs()
     anatomy, edits = find_sites(model), []
     if name == "gpt2":
         for block in model.transformer.h:
