@@ -1,0 +1,111 @@
+"""What does a refit cost on this machine: wall time, time per stage and peak memory, and how do they grow with depth?
+
+    python benchmarks/job_cost.py pocket                     # the defaults of `layersmith refit`, healing included
+    python benchmarks/job_cost.py depth [--layers 4,8,16]    # small random Llamas that differ in depth alone
+
+Each refit is a process of its own, as a user would start it. Stage times and peak memory come from its result.json,
+wall time from outside, imports included. Random weights cost what trained ones do; the depth runs take two methods
+beside the four floors and heal on little text, so that what depth changes is what shows. Any other MODEL works like
+pocket.
+
+Writes results/job_cost-MODEL.csv or results/job_cost-depth.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import save_csv
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import layersmith
+
+DEPTH_METHODS, DEPTH_HEAL_TOKENS = "width,low_rank", 8192
+GIB = 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="pocket, a folder, a Hub id; or `depth`")
+    parser.add_argument("--layers", default="4,8,16", help="depths to compare, with `depth`")
+    parser.add_argument("--width", type=int, default=128, help="d_model of the random models, with `depth`")
+    parser.add_argument("--budget", default="latency=0.75", help="as for `layersmith refit`")
+    parser.add_argument("--methods", help="only these methods, separated by commas")
+    parser.add_argument("--heal-tokens", type=int, help="tokens to heal on (default: by model size)")
+    arguments = parser.parse_args()
+    depth = arguments.model == "depth"
+    options = ["--budget", arguments.budget, "--quiet"]
+    methods = arguments.methods or (DEPTH_METHODS if depth else None)
+    tokens = DEPTH_HEAL_TOKENS if depth and arguments.heal_tokens is None else arguments.heal_tokens
+    options += ["--methods", methods] if methods else []
+    options += ["--heal-tokens", str(tokens)] if tokens is not None else []
+
+    rows, conditions = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        sources = {arguments.model: arguments.model}
+        if depth:
+            depths = [int(n) for n in arguments.layers.split(",")]
+            sources = {f"random-{n}": random_llama(Path(folder) / f"random-{n}", n, arguments.width) for n in depths}
+        for name, source in sources.items():
+            row, conditions = cost_of(str(source), options, Path(folder) / f"{Path(name).name}-out")
+            row = {"model": Path(name).name, **row}
+            rows.append(row)
+            print(
+                f"{row['model']:<12} {row['layers']:>3} layers  {row['wall_s']:7.1f} s  {row['peak_rss_gib']:.2f} GiB"
+            )
+    print(save_csv(f"job_cost-{Path(arguments.model).name}", rows, conditions))
+
+
+def cost_of(source: str, options: list[str], out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Refit in a process of its own; its costs, and the conditions it ran under."""
+    start = time.perf_counter()
+    command = [sys.executable, "-c", "from layersmith.cli import main; main()", "refit", source, *options]
+    subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+    wall = time.perf_counter() - start
+    result = json.loads((out / "result.json").read_text())
+    row = {
+        "layers": result["model"]["layers"],
+        "params": result["model"]["params"],
+        "sites": len(result["sites"]),
+        "candidates": len(result["candidates"]),
+        "methods": " ".join(result["settings"]["methods"]),
+        "budget": " ".join(f"{name}={share:g}" for name, share in result["settings"]["budget"].items()),
+        "heal_tokens": (result["heal"] or {"tokens": 0})["tokens"],
+        "wall_s": wall,
+        "peak_rss_gib": result["peak_rss_bytes"] / GIB,
+        **{f"{stage}_s": seconds for stage, seconds in result["timings"].items()},
+        "disk_mib": sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 2**20,
+        "meets_budget": result["chosen"]["meets_budget"],
+    }
+    return row, result["environment"]
+
+
+def random_llama(folder: Path, layers: int, width: int) -> Path:
+    """A Llama with seeded random weights and pocket's tokenizer, saved where a refit can load it."""
+    tokenizer = layersmith.load("pocket")[1]
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""How does a searched mix compare with what pip-installable peers make of the same model, at equal compression?
+
+    python benchmarks/peers.py [MODEL] [--work out/benchmarks/peers-MODEL] [--rounds 60]
+
+Every row removes half of the weights of the model's blocks, without any healing:
+
+    llm-compressor   Wanda and SparseGPT, 50% unstructured and 2:4: half of each matrix becomes zeros
+    torch-pruning    feed-forward channels, by weight magnitude and by Taylor score, until half of the block weights are
+                     gone. Attention stays whole: its heads cannot be pruned in models with grouped key-value heads.
+    layersmith       `refit` with the parameter budget that equals; methods and layers are its own choice
+
+All calibrate on the same windows; KL, agreement and latency are measured on the same held-out windows and in the same
+interleaved rounds. The peers' weights stand in a plain copy of the model, so that no hook of theirs is timed. Zeros in
+a dense matrix do not make a CPU faster; the measured latency says so.
+
+Run it in an environment of its own with layersmith, llmcompressor and torch-pruning (see README.md). A peer that is not
+installed or fails gets a row that says why. Writes results/peers-MODEL.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import save_csv
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM
+
+import layersmith
+from layersmith.errors import UserError
+from layersmith.measure.latency import model_latency, ratio
+from layersmith.measure.quality import quality
+from layersmith.measure.shape import parse_shape
+from layersmith.refit.batches import Batch, Sizes, prepare
+
+HALF = 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="pocket", help="a Llama-like model: a folder, a Hub id, or pocket")
+    parser.add_argument("--work", type=Path, help="folder of layersmith's run (default: out/benchmarks/peers-MODEL)")
+    parser.add_argument("--at", default="prefill=1x512", help="the shape latency is measured at")
+    parser.add_argument("--rounds", type=int, default=60, help="timings of each model")
+    arguments = parser.parse_args()
+    name = Path(arguments.model).name
+
+    original, tokenizer = layersmith.load(arguments.model)
+    original.requires_grad_(False)
+    original.config.use_cache = False  # torch-pruning traces tensors only
+    batches = prepare(original, tokenizer, "stdlib", Sizes(heal=0), seed=0)
+    weights = sum(m.weight.numel() for m in block_linears(original))
+    total = sum(p.numel() for p in original.parameters())
+
+    def ours() -> nn.Module:
+        out = arguments.work or Path("out/benchmarks") / f"peers-{name}"
+        budget = {"params": 1 - HALF * weights / total}
+        layersmith.refit(arguments.model, budget=budget, at=arguments.at, out=out, heal_tokens=0)
+        return layersmith.load(out / "model")[0]
+
+    makers: dict[str, tuple[str, Callable[[], nn.Module]]] = {"layersmith refit": ("layersmith", ours)}
+    for method in ("Wanda", "SparseGPT"):
+        for label, mask in (("50%", "0:0"), ("2:4", "2:4")):
+            make = partial(sparse, original, tokenizer, batches.fit, method, mask)
+            makers[f"llm-compressor {method} {label}"] = ("llmcompressor", make)
+    for score in ("magnitude", "Taylor"):
+        make = partial(channels, original, batches.fit, score, HALF * weights)
+        makers[f"torch-pruning {score}"] = ("torch-pruning", make)
+
+    models, rows = {"original": original}, []
+    for label, (package, make) in makers.items():
+        try:
+            model = make().eval().requires_grad_(False)
+            removed = 1 - nonzero(model) / nonzero(original)
+            if removed == 0:
+                raise UserError("nothing was removed")
+            models[label] = model
+            rows.append({"variant": label, "version": version(package), "weights_removed": removed})
+        except (ImportError, PackageNotFoundError) as error:
+            rows.append({"variant": label, "skipped": f"not installed: {error}"})
+        except (UserError, RuntimeError, ValueError) as error:
+            rows.append({"variant": label, "version": version(package), "skipped": str(error)})
+    timings = model_latency(models, parse_shape(arguments.at), rounds=arguments.rounds)
+    for row in rows:
+        if "skipped" not in row:
+            label = row["variant"]
+            found = quality(models[label], batches.report, against=original)
+            row |= {"kl": found.divergence, "agreement": found.agreement, "perplexity": found.perplexity}
+            row |= {"latency_ratio": ratio(timings, label, "original"), "latency_ms": timings[label].median * 1e3}
+            row["params"] = sum(p.numel() for p in models[label].parameters())
+            print(f"{label:<32} KL {row['kl']:.4f}  {row['latency_ratio']:.3f}x  -{row['weights_removed']:.1%} weights")
+        else:
+            print(f"{row['variant']:<32} skipped: {row['skipped']}")
+        row.setdefault("skipped", "")
+    print(save_csv(f"peers-{name}", [{"model": name, "at": arguments.at, **row} for row in rows]))
+
+
+def block_linears(model: nn.Module) -> list[nn.Linear]:
+    """The matrices of the blocks; embeddings and the output head are not compressed by any of the peers."""
+    return [m for block in model.model.layers for m in block.modules() if isinstance(m, nn.Linear)]
+
+
+def nonzero(model: nn.Module) -> int:
+    """Parameters that are not zero, embeddings and head left out (they are the same in all rows)."""
+    outer = {id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
+    return sum(int(p.count_nonzero()) for p in model.parameters() if id(p) not in outer)
+
+
+def sparse(original: nn.Module, tokenizer: Any, batches: list[Batch], method: str, mask: str) -> nn.Module:
+    """llm-compressor's one-shot pruning; its result's weights in a plain copy of the original."""
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+
+    modifier = {"Wanda": WandaPruningModifier, "SparseGPT": SparseGPTModifier}[method]
+    blocks = [type(original.model.layers[0]).__name__]
+    with tempfile.TemporaryDirectory() as folder:  # it reads the config from where the model was loaded
+        original.save_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        recipe = modifier(sparsity=HALF, mask_structure=mask, targets=blocks)
+        oneshot(model=model, tokenizer=tokenizer, dataset=DataLoader(batches, batch_size=None), recipe=[recipe])
+    plain = copy.deepcopy(original)
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+def channels(original: nn.Module, batches: list[Batch], score: str, remove: float) -> nn.Module:
+    """torch-pruning of feed-forward channels, the same share in every block, until `remove` weights are gone."""
+    import torch_pruning
+
+    model = copy.deepcopy(original).requires_grad_(True)
+    importance = {
+        "magnitude": torch_pruning.importance.GroupMagnitudeImportance,
+        "Taylor": torch_pruning.importance.GroupTaylorImportance,
+    }[score]()
+    if score == "Taylor":
+        for batch in batches:
+            model(**batch, labels=batch["input_ids"]).loss.backward()
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)]
+    inner = {id(m) for block in model.model.layers for m in (block.mlp.gate_proj, block.mlp.up_proj)}
+    feed_forward = sum(p.numel() for block in model.model.layers for p in block.mlp.parameters())
+    torch_pruning.pruner.BasePruner(
+        model,
+        batches[0]["input_ids"][:1, :16],
+        importance=importance,
+        pruning_ratio=remove / feed_forward,
+        ignored_layers=[m for m in layers if id(m) not in inner],
+        output_transform=lambda output: output.logits,
+    ).step()
+    return model
+
+
+if __name__ == "__main__":
+    main()

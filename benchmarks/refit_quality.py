@@ -1,0 +1,99 @@
+"""Is the searched mix better than the best single method used everywhere, at the same measured latency?
+
+    python benchmarks/refit_quality.py MODEL [--budget latency=0.75] [--work out/benchmarks/MODEL]
+
+Runs `refit` with `heal_baseline=True`, so that the best uniform baseline is healed on the same text as the searched
+mix, and reads everything from its result. Two goals, both at the budget as measured:
+
+    healed     the mix's KL to the original is at most half of the best uniform baseline's
+    unhealed   it is below that of every uniform baseline that meets the budget
+
+KL is in nats per token, on held-out windows on which nothing was chosen; latency is a ratio to the original, timed in
+the same rounds. A mix that misses its budget misses both goals.
+
+The work folder is resumable: the same command after an interruption goes on. Writes results/refit_quality-MODEL.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from record import save_csv
+
+import layersmith
+from layersmith.commands.refit import parse_budget
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="pocket", help="a folder, a Hub id, or pocket")
+    parser.add_argument("--budget", default="latency=0.75", help="as for `layersmith refit`")
+    parser.add_argument("--work", type=Path, help="folder of the run (default: out/benchmarks/MODEL)")
+    parser.add_argument("--at", default="prefill=1x512", help="the shape latency is measured at")
+    parser.add_argument("--methods", help="only these methods, separated by commas")
+    parser.add_argument("--heal-tokens", type=int, help="tokens to heal on (default: by model size)")
+    arguments = parser.parse_args()
+    name = Path(arguments.model).name
+
+    result = layersmith.refit(
+        arguments.model,
+        budget=parse_budget(arguments.budget),
+        out=arguments.work or Path("out/benchmarks") / name,
+        at=arguments.at,
+        methods=arguments.methods.split(",") if arguments.methods else None,
+        heal_tokens=arguments.heal_tokens,
+        heal_baseline=True,
+    )
+    rows = rows_of(result)
+    goals = goals_of(rows)
+    shared = {"model": name, "budget": arguments.budget, "at": arguments.at, "data": result["settings"]["data"]}
+    shared |= {"heal_tokens": (result["heal"] or {}).get("tokens", 0), "report_tokens": result["data"]["report_tokens"]}
+    for row in rows:
+        print(f"{row['variant']:<34} KL {row['kl']:.4f}  latency {row['latency_ratio']:.3f}x  {row['meets_budget']}")
+    for goal, held in goals.items():
+        print(f"{goal}: {'nothing to compare with' if held is None else held}")
+    stamped = [{**shared, **row, **goals} for row in rows]
+    print(save_csv(f"refit_quality-{name}", stamped, result["environment"]))
+
+
+def rows_of(result: Row) -> list[Row]:
+    """The uniform baselines, best first, then the searched mix; each unhealed and, where there is one, healed."""
+    uniform = sorted(result["uniform"], key=lambda u: u["measured"]["kl"])
+    chosen = result["chosen"]
+    rows = []
+    for u in uniform:
+        rows.append(_row(u["label"], "uniform", False, u["measured"], u["meets_budget"]))
+        if u["healed"]:
+            rows.append(_row(f"{u['label']}, healed", "uniform", True, u["healed"], u["meets_budget"]))
+    # The budget is judged on the final timing, made with the healed model; healing changes no shape.
+    rows.append(_row("searched", "searched", False, chosen["unhealed"], chosen["meets_budget"]))
+    if chosen["healed"]:
+        rows.append(_row("searched, healed", "searched", True, chosen["healed"], chosen["meets_budget"]))
+    return rows
+
+
+def _row(variant: str, kind: str, healed: bool, measured: Row, meets_budget: bool) -> Row:
+    columns = ("kl", "agreement", "latency_ratio", "params", "bytes", "flops")
+    facts = {column: measured[column] for column in columns}
+    return {"variant": variant, "kind": kind, "healed": healed, **facts, "meets_budget": meets_budget}
+
+
+def goals_of(rows: list[Row]) -> dict[str, bool | None]:
+    """Whether the two goals hold; None where there is nothing to compare with."""
+
+    def holds(healed: bool, share: float) -> bool | None:
+        mix = next((r for r in rows if r["kind"] == "searched" and r["healed"] == healed), None)
+        uniform = [r["kl"] for r in rows if r["kind"] == "uniform" and r["healed"] == healed and r["meets_budget"]]
+        if mix is None or not uniform:
+            return None
+        return mix["meets_budget"] and mix["kl"] <= share * min(uniform)
+
+    return {"goal_healed_at_most_half": holds(True, 0.5), "goal_unhealed_below_all": holds(False, 1.0)}
+
+
+if __name__ == "__main__":
+    main()
