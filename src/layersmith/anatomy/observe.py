@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,10 @@ class Matrix:
         ]
 
 
+class _Done(Exception):
+    """Ends a probe run: the sublayer has been seen, the rest of the model need not run."""
+
+
 @dataclass
 class Observed:
     """One call of a sublayer, recomputed in float32, so that bfloat16 rounding hides no difference.
@@ -82,18 +87,24 @@ def observe(model: nn.Module, site: Site, tokens: int | None = None) -> Observed
     def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((args, kwargs))
 
+    def done(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        raise _Done
+
     def note(path: str) -> Any:
         def run(module: nn.Module, args: tuple[Any, ...]) -> None:
             used.setdefault(path, module)
 
         return run
 
-    hooks = [model.get_submodule(site.modules[0]).register_forward_pre_hook(called, with_kwargs=True)]
+    hooks: list[Any] = [
+        model.get_submodule(site.modules[0]).register_forward_pre_hook(called, with_kwargs=True),
+        model.get_submodule(site.modules[-1]).register_forward_hook(done),
+    ]
     for top in site.modules:
         for path, module in model.get_submodule(top).named_modules(prefix=top):
             hooks.append(module.register_forward_pre_hook(note(path)))
     try:
-        with evaluating(model):
+        with evaluating(model), suppress(_Done):
             model(**inputs)
     finally:
         for hook in hooks:
@@ -104,8 +115,11 @@ def observe(model: nn.Module, site: Site, tokens: int | None = None) -> Observed
         # Small inputs see a smooth activation as a straight line, large ones see it as a hinge: try several sizes.
         x = args[0] / args[0].square().mean().sqrt()
         args = (torch.cat([x / 8, x, x * 8]), *args[1:])
-    with evaluating(model):
-        output = copy.deepcopy(original(model, site)).float()(*args, **kwargs)
+    sublayer = original(model, site)
+    if any(p.itemsize < 4 for p in sublayer.parameters()):
+        sublayer = copy.deepcopy(sublayer).float()
+    with evaluating(sublayer):
+        output = sublayer(*args, **kwargs)
     output = output[0] if isinstance(output, tuple) else output
     matrices = {path: matrix for path, module in used.items() if (matrix := _matrix(module)) is not None}
     return Observed(args, kwargs, output, half_tables, used, matrices)

@@ -55,9 +55,13 @@ def _with_every_activation(
     up, down = matrices["up"], matrices["down"]
     if down.columns != up.rows or down.rows != up.columns or matrices.get("gate", up).weight.shape != up.weight.shape:
         return
-    sizes = {"d_model": up.columns, "d_hidden": up.rows, "bias": _any_bias(matrices.values())}
+    sizes: dict[str, Any] = {"d_model": up.columns, "d_hidden": up.rows, "bias": _any_bias(matrices.values())}
+    weights = _filled(kind, sizes, matrices).state_dict()
     for act in ACTIVATIONS:
-        yield _filled(kind, {**sizes, "act": act}, matrices), parts
+        with torch.device("meta"):
+            operator = kind(**sizes, act=act)
+        operator.load_state_dict(weights, assign=True)
+        yield operator.eval(), parts
 
 
 def attentions(model: nn.Module, site: Site, seen: Observed, window: int | None) -> Iterator[Reading]:
