@@ -24,7 +24,7 @@ import copy
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
 
 import layersmith
-from layersmith.errors import UserError
 from layersmith.measure.latency import model_latency, ratio
 from layersmith.measure.quality import quality
 from layersmith.measure.shape import parse_shape
@@ -77,30 +76,25 @@ def main() -> None:
 
     models, rows = {"original": original}, []
     for label, (package, make) in makers.items():
+        row = {"model": name, "at": arguments.at, "variant": label, "skipped": ""}
         try:
             model = make().eval().requires_grad_(False)
-            removed = 1 - nonzero(model) / nonzero(original)
-            if removed == 0:
-                raise UserError("nothing was removed")
+            row |= {"version": version(package), "weights_removed": 1 - nonzero(model) / nonzero(original)}
             models[label] = model
-            rows.append({"variant": label, "version": version(package), "weights_removed": removed})
-        except (ImportError, PackageNotFoundError) as error:
-            rows.append({"variant": label, "skipped": f"not installed: {error}"})
-        except (UserError, RuntimeError, ValueError) as error:
-            rows.append({"variant": label, "version": version(package), "skipped": str(error)})
+        except Exception as error:  # a peer that is missing or fails is a finding: it gets its row, and the run goes on
+            row["skipped"] = f"{type(error).__name__}: {error}"
+            print(f"{label:<32} skipped: {row['skipped']}")
+        rows.append(row)
     timings = model_latency(models, parse_shape(arguments.at), rounds=arguments.rounds)
     for row in rows:
-        if "skipped" not in row:
-            label = row["variant"]
+        label = row["variant"]
+        if label in models:
             found = quality(models[label], batches.report, against=original)
             row |= {"kl": found.divergence, "agreement": found.agreement, "perplexity": found.perplexity}
             row |= {"latency_ratio": ratio(timings, label, "original"), "latency_ms": timings[label].median * 1e3}
             row["params"] = sum(p.numel() for p in models[label].parameters())
             print(f"{label:<32} KL {row['kl']:.4f}  {row['latency_ratio']:.3f}x  -{row['weights_removed']:.1%} weights")
-        else:
-            print(f"{row['variant']:<32} skipped: {row['skipped']}")
-        row.setdefault("skipped", "")
-    print(save_csv(f"peers-{name}", [{"model": name, "at": arguments.at, **row} for row in rows]))
+    print(save_csv(f"peers-{name}", rows))
 
 
 def block_linears(model: nn.Module) -> list[nn.Linear]:

@@ -190,6 +190,14 @@ def test_gains_that_stay():
         gain.fold_gain(albert, find_sites(albert))
 
 
+def test_a_reader_of_two_norms_takes_neither_gain():
+    model = shaken("gpt2")
+    model.transformer.h[1].mlp = model.transformer.h[0].mlp
+    notes = gain.fold_gain(model, find_sites(model)).notes
+    kept = [note for note in notes if note.endswith("transformer.h.0.mlp.c_fc reads other things too.")]
+    assert [note.split(" keeps")[0] for note in kept] == ["layers.0.ffn_norm", "layers.1.ffn_norm"]
+
+
 def test_a_folded_llama_is_a_llama(tmp_path):
     model, inputs = shaken("llama", eps=None), BY_NAME["llama"].inputs()
     original = copy.deepcopy(model)
@@ -243,6 +251,14 @@ def test_a_low_rank_that_saves_nothing_is_merged(rank, merged, tmp_path):
     save(model, fold.written, tmp_path)
     again, _ = load(tmp_path)
     assert isinstance(again.base.model.layers[0].mlp.down_proj, Dense)
+
+
+def test_a_narrow_linear_feed_forward_stays():
+    """32 x 16 and 16 x 32 are no more work than their product, 32 x 32."""
+    model = shaken("llama")
+    apply(model, replacement_for(model, find_sites(model).site("layers.0.ffn"), MLP(32, 16, act="identity")))
+    with pytest.raises(UserError, match="There is nothing to merge"):
+        linear_merge.merge(model, find_sites(model))
 
 
 def test_a_relu_that_is_always_on_is_not_merged():

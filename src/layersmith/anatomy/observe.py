@@ -111,18 +111,26 @@ def observe(model: nn.Module, site: Site, tokens: int | None = None) -> Observed
             hook.remove()
     half_tables = any(t.itemsize < 4 for t in calls[0][1].get("position_embeddings") or ())
     args, kwargs = (_float(c) for c in calls[0])
-    if site.kind == "ffn" and args:
-        # Small inputs see a smooth activation as a straight line, large ones see it as a hinge: try several sizes.
-        x = args[0] / args[0].square().mean().sqrt()
-        args = (torch.cat([x / 8, x, x * 8]), *args[1:])
+    matrices = {path: matrix for path, module in used.items() if (matrix := _matrix(module)) is not None}
+    if site.kind == "ffn" and args and matrices:
+        args = (_several_sizes(args[0], next(iter(matrices.values()))), *args[1:])
     sublayer = original(model, site)
     if any(p.itemsize < 4 for p in sublayer.parameters()):
         sublayer = copy.deepcopy(sublayer).float()
     with evaluating(sublayer):
         output = sublayer(*args, **kwargs)
     output = output[0] if isinstance(output, tuple) else output
-    matrices = {path: matrix for path, module in used.items() if (matrix := _matrix(module)) is not None}
     return Observed(args, kwargs, output, half_tables, used, matrices)
+
+
+def _several_sizes(x: Tensor, first: Matrix) -> Tensor:
+    """Inputs that drive the hidden layer weakly, as usual, and strongly.
+
+    Weak inputs see a smooth activation as a straight line and strong ones see it as a hinge, whichever it is.
+    """
+    if x.shape[-1] == first.columns:
+        x = x / (x @ first.weight.T).square().mean().sqrt()
+    return torch.cat([x / 4, x, x * 4])
 
 
 def _matrix(module: Any) -> Matrix | None:

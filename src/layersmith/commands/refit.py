@@ -38,6 +38,7 @@ def refit(
     heal_baseline: Annotated[
         bool, typer.Option("--heal-baseline", help="heal the best uniform baseline too, for a fair comparison")
     ] = False,
+    effort: Annotated[float, typer.Option(help="scales text and steps: 0.1 a quick look, 4 thorough")] = 1.0,
     trust_code: Annotated[bool, typer.Option("--trust-code", help="import the model's own Python code")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress bars")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
@@ -56,6 +57,7 @@ def refit(
         heal_tokens=heal_tokens,
         heal_lr=heal_lr,
         heal_baseline=heal_baseline,
+        effort=effort,
         trust_local_code=trust_code,
         progress=not quiet,
     )

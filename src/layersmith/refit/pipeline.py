@@ -62,6 +62,7 @@ def refit(
     heal_tokens: int | None = None,
     heal_lr: float | None = None,
     heal_baseline: bool = False,
+    effort: float = 1.0,
     tokenizer: Any = None,
     trust_local_code: bool = False,
     progress: bool = True,
@@ -77,6 +78,8 @@ def refit(
     heal_tokens  text to heal on; None chooses by model size, 0 does not heal
     heal_lr  peak learning rate of healing; None chooses by model size
     heal_baseline  also heal the best uniform baseline on the same text, for a fair comparison (twice the time)
+    effort   scales the text that is fitted, scored and measured on, and the steps of search and distillation: 0.1 is
+             a quick look, 4 is thorough
 
     Returns what is in result.json. Run it again with the same arguments after an interruption: it goes on.
     Raises UserError for bad input, too little text, and a budget that cannot be met (with the best reachable).
@@ -89,7 +92,7 @@ def refit(
             bar.note(f"loading {model}")
             model, tokenizer = checkpoint.load(model, trust_local_code=trust_local_code)
         model.eval().requires_grad_(False)
-        settings = settings_for(model, budget, at, data, methods, seed, heal_tokens, heal_lr, heal_baseline)
+        settings = settings_for(model, budget, at, data, methods, seed, heal_tokens, heal_lr, heal_baseline, effort)
         workspace = Workspace(
             Path(out), {"model": fingerprint(model), "settings": asdict(settings)}, on_rebuild=bar.rebuilding
         )
@@ -145,25 +148,39 @@ def settings_for(
     heal_tokens: int | None,
     heal_lr: float | None,
     heal_baseline: bool,
+    effort: float,
 ) -> Settings:
     """The full settings: defaults follow the model's size, so that small and large models both finish in time."""
     params = sum(p.numel() for p in model.parameters())
     small = params < 30e6
+    if not 0.01 <= effort <= 100:
+        raise UserError(f"The effort must lie between 0.01 and 100, not {effort:g}.")
+
+    def scaled(count: int, least: int) -> int:
+        return max(least, round(count * effort))
+
     if heal_tokens is None:
         # A forward of teacher and student and a backward cost about 8 FLOPs per parameter and token.
-        heal_tokens = int(min(400_000, 8e13 / (8 * params)))
+        heal_tokens = int(effort * min(400_000, 8e13 / (8 * params)))
     return Settings(
         budget=budget,
         at=at,
         data=data,
         methods=methods.chosen(wanted, list(budget)),
         seed=seed,
-        sizes=asdict(Sizes(heal=heal_tokens // Sizes.length)),
-        distill_steps=30 if small else 0,
+        sizes=asdict(
+            Sizes(
+                calibration=scaled(Sizes.calibration, 8),
+                search=scaled(Sizes.search, 4),
+                report=scaled(Sizes.report, 4),
+                heal=heal_tokens // Sizes.length,
+            )
+        ),
+        distill_steps=round(30 * effort) if small else 0,
         heal_tokens=heal_tokens,
         heal_baseline=heal_baseline,
         heal_lr=heal_lr or (1e-3 if small else 2e-4),
-        refine_evaluations=60 if small else 24,
+        refine_evaluations=scaled(60 if small else 24, 2),
     )
 
 

@@ -17,11 +17,9 @@ from torch import nn
 from layersmith.anatomy import Anatomy, Site, replacement_for
 from layersmith.anatomy.edit import Edit, Replacement
 from layersmith.anatomy.probe import example_inputs
-from layersmith.anatomy.recognise import as_ffn
-from layersmith.anatomy.trace import Trace, record
+from layersmith.anatomy.trace import Call, Trace, record
 from layersmith.errors import UserError
 from layersmith.ffn.affine import Affine
-from layersmith.ffn.mlp import MLP
 from layersmith.linear.dense import Dense
 from layersmith.linear.low_rank import LowRank
 from layersmith.refit.folds.fold import Fold, proved
@@ -58,31 +56,49 @@ def _fold(model: nn.Module, anatomy: Anatomy, trace: Trace) -> Fold:
 
 def _merged_ffn(model: nn.Module, site: Site, trace: Trace) -> Replacement:
     """The edits that put the product of a linear feed-forward at its site; none where it is not linear or no gain."""
-    found = as_ffn(model, site)
-    if found is None or site.locked or not isinstance(found.operator, MLP):
+    maps = None if site.locked else _two_maps(site, trace)
+    if maps is None:
         return []
-    if 2 * found.operator.up.out_features <= site.d_model or not _follows(
-        trace, found.parts["up"], found.parts["down"]
-    ):
+    (up, b_up), (down, b_down) = (weight_and_bias(model.get_submodule(path)) for path in maps)
+    if 2 * len(up) <= site.d_model:
         return []
-    up, b_up = weight_and_bias(model.get_submodule(found.parts["up"]))
-    down, b_down = weight_and_bias(model.get_submodule(found.parts["down"]))
     part = Affine(site.d_model, bias=b_up is not None or b_down is not None).to(up)
     part.linear.weight.copy_(down.double() @ up.double())
     if part.linear.bias is not None:
-        through = 0 if b_up is None else down.double() @ b_up.double()
-        part.linear.bias.copy_(through + (0 if b_down is None else b_down.double()))
+        bias = torch.zeros_like(down[:, 0], dtype=torch.float64)
+        bias += 0 if b_up is None else down.double() @ b_up.double()
+        bias += 0 if b_down is None else b_down.double()
+        part.linear.bias.copy_(bias)
     return replacement_for(model, site, part.train(model.get_submodule(site.modules[0]).training))
 
 
-def _follows(trace: Trace, first: str, second: str) -> bool:
-    """Whether the second map reads the very output of the first. (A trial cannot tell: a ReLU may be always on.)"""
+def _two_maps(site: Site, trace: Trace) -> tuple[str, str] | None:
+    """The paths of two linear maps, if they are all that leads from the site's input to its output.
+
+    Read off the recorded operations. A trial of the outputs could not tell: a ReLU may be on for all it is shown.
+    """
     producers = {value: op for op in trace.ops for value in op.outputs}
-    value = next(c.inputs[0].value for c in trace.calls if c.path == second)
-    while producers[value].name in PASSING and len(producers[value].inputs) == 1:
-        value = producers[value].inputs[0]
-    op = producers[value]
-    return op.heavy and trace.calls[op.call].path == first
+
+    def behind(value: int) -> int:
+        """The value before it was copied or brought into another shape."""
+        while value in producers and producers[value].name in PASSING and len(producers[value].inputs) == 1:
+            value = producers[value].inputs[0]
+        return value
+
+    def linear(value: int) -> Call | None:
+        """The linear map that computed the value."""
+        op = producers.get(behind(value))
+        call = trace.calls[op.call] if op is not None and op.heavy else None
+        is_linear = call is not None and (isinstance(call.module, nn.Linear) or type(call.module).__name__ == "Conv1D")
+        return call if is_linear else None
+
+    first = next(c for c in trace.calls if c.path == site.modules[0])
+    last = next(c for c in trace.calls if c.path == site.modules[-1])
+    down = linear(last.outputs[0].value)
+    up = None if down is None else linear(down.inputs[0].value)
+    if up is None or down is None or behind(up.inputs[0].value) != behind(first.inputs[0].value):
+        return None
+    return up.path, down.path
 
 
 def _merged_low_rank(path: str, module: LowRank) -> Replacement:
