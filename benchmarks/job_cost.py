@@ -4,9 +4,9 @@
     python benchmarks/job_cost.py depth [--layers 4,8,16]    # small random Llamas that differ in depth alone
 
 Each refit is a process of its own, as a user would start it. Stage times and peak memory come from its result.json,
-wall time from outside, imports included. Random weights cost what trained ones do; the depth runs take two methods
-beside the four floors and heal on little text, so that what depth changes is what shows. Any other MODEL works like
-pocket.
+wall time from outside, imports included. Random weights cost what trained ones do; the depth runs take one method
+beside the four floors, a quarter of the default effort and little healing, so that what depth changes is what shows
+within minutes. Any other MODEL works like pocket.
 
 Writes results/job_cost-MODEL.csv or results/job_cost-depth.csv.
 """
@@ -28,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import layersmith
 
-DEPTH_METHODS, DEPTH_HEAL_TOKENS = "width,low_rank", 8192
+DEPTH_METHODS, DEPTH_HEAL_TOKENS, DEPTH_EFFORT = "width", 2048, 0.25
 GIB = 2**30
 
 
@@ -36,42 +36,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="pocket, a folder, a Hub id; or `depth`")
     parser.add_argument("--layers", default="4,8,16", help="depths to compare, with `depth`")
-    parser.add_argument("--width", type=int, default=128, help="d_model of the random models, with `depth`")
+    parser.add_argument("--width", type=int, default=64, help="d_model of the random models, with `depth`")
     parser.add_argument("--budget", default="latency=0.75", help="as for `layersmith refit`")
     parser.add_argument("--methods", help="only these methods, separated by commas")
     parser.add_argument("--heal-tokens", type=int, help="tokens to heal on (default: by model size)")
+    parser.add_argument("--effort", type=float, help="as for `layersmith refit` (default: its own)")
     arguments = parser.parse_args()
     depth = arguments.model == "depth"
     options = ["--budget", arguments.budget, "--quiet"]
     methods = arguments.methods or (DEPTH_METHODS if depth else None)
     tokens = DEPTH_HEAL_TOKENS if depth and arguments.heal_tokens is None else arguments.heal_tokens
+    effort = DEPTH_EFFORT if depth and arguments.effort is None else arguments.effort
+    options += ["--effort", str(effort)] if effort is not None else []
     options += ["--methods", methods] if methods else []
     options += ["--heal-tokens", str(tokens)] if tokens is not None else []
 
-    rows, conditions = [], {}
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         sources = {arguments.model: arguments.model}
         if depth:
             depths = [int(n) for n in arguments.layers.split(",")]
             sources = {f"random-{n}": random_llama(Path(folder) / f"random-{n}", n, arguments.width) for n in depths}
         for name, source in sources.items():
-            row, conditions = cost_of(str(source), options, Path(folder) / f"{Path(name).name}-out")
-            row = {"model": Path(name).name, **row}
+            out = Path(folder) / f"{Path(name).name}-out"
+            row = {"model": Path(name).name, **cost_of(str(source), options, out)}
             rows.append(row)
             print(
                 f"{row['model']:<12} {row['layers']:>3} layers  {row['wall_s']:7.1f} s  {row['peak_rss_gib']:.2f} GiB"
             )
-    print(save_csv(f"job_cost-{Path(arguments.model).name}", rows, conditions))
+    print(save_csv(f"job_cost-{Path(arguments.model).name}", rows, conditions={}))
 
 
-def cost_of(source: str, options: list[str], out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Refit in a process of its own; its costs, and the conditions it ran under."""
+def cost_of(source: str, options: list[str], out: Path) -> dict[str, Any]:
+    """Refit in a process of its own; its costs, and the conditions that process ran under."""
     start = time.perf_counter()
     command = [sys.executable, "-c", "from layersmith.cli import main; main()", "refit", source, *options]
     subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
     wall = time.perf_counter() - start
     result = json.loads((out / "result.json").read_text())
-    row = {
+    return {
         "layers": result["model"]["layers"],
         "params": result["model"]["params"],
         "sites": len(result["sites"]),
@@ -84,8 +87,8 @@ def cost_of(source: str, options: list[str], out: Path) -> tuple[dict[str, Any],
         **{f"{stage}_s": seconds for stage, seconds in result["timings"].items()},
         "disk_mib": sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 2**20,
         "meets_budget": result["chosen"]["meets_budget"],
+        **result["environment"],
     }
-    return row, result["environment"]
 
 
 def random_llama(folder: Path, layers: int, width: int) -> Path:

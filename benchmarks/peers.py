@@ -103,9 +103,9 @@ def block_linears(model: nn.Module) -> list[nn.Linear]:
 
 
 def nonzero(model: nn.Module) -> int:
-    """Parameters that are not zero, embeddings and head left out (they are the same in all rows)."""
-    outer = {id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
-    return sum(int(p.count_nonzero()) for p in model.parameters() if id(p) not in outer)
+    """Parameters that are not zero; embeddings and head (their first dimension is the vocabulary) left out."""
+    inner = [p for p in model.parameters() if p.shape[:1] != (model.config.vocab_size,)]
+    return sum(int(p.count_nonzero()) for p in inner)
 
 
 def sparse(original: nn.Module, tokenizer: Any, batches: list[Batch], method: str, mask: str) -> nn.Module:
