@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaConfig, StaticCache
 
 from layersmith.anatomy.cache import StateLayer, state_layer
 from layersmith.errors import UserError
@@ -44,6 +44,12 @@ def test_crop_works_without_a_state_and_refuses_with_one():
     assert not layer.is_croppable
     with pytest.raises(UserError, match="rolled back"):
         layer.crop(-1)
+
+
+def test_a_static_cache_is_refused():
+    cache = StaticCache(LlamaConfig(num_hidden_layers=2), max_cache_len=16)
+    with pytest.raises(UserError, match="cache_implementation='dynamic'"):
+        state_layer(cache, 0)
 
 
 def test_a_cache_of_another_model_is_refused():

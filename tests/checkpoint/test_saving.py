@@ -87,6 +87,14 @@ def test_the_auto_classes(auto, tmp_path):
     assert again.get_input_embeddings() is again.base.get_input_embeddings()
 
 
+def test_options_reach_the_stock_model(tmp_path):
+    _, model, edits = edited(ffn=GLU16)
+    save(model, edits, tmp_path)
+    again = tf.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager", device_map="cpu")
+    assert again.base.config._attn_implementation == "eager"
+    torch.testing.assert_close(output(again, LLAMA), output(model, LLAMA))
+
+
 def test_an_encoder_does_not_generate(tmp_path):
     _, model, edits = edited("bert", ffn=GLU16)
     save(model, edits, tmp_path)

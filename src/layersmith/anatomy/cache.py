@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, EncoderDecoderCache, StaticLayer
 
 from layersmith.contract import State
 from layersmith.errors import UserError
@@ -109,7 +109,13 @@ def state_layer(cache: Cache, layer_idx: int) -> StateLayer:
     layer = cache.layers[layer_idx]
     if isinstance(layer, StateLayer):
         return layer
-    if isinstance(layer, CacheLayerMixin) and int(layer.get_seq_length()) > 0:
+    if isinstance(layer, StaticLayer):
+        # Masks for preallocated slots are only right while every layer has such slots.
+        raise UserError(
+            "This model has replaced sublayers whose states a static cache has no place for. Generate with the default "
+            "cache, or pass cache_implementation='dynamic'."
+        )
+    if isinstance(layer, CacheLayerMixin) and layer.get_seq_length() > 0:
         raise UserError(
             f"Layer {layer_idx} of this cache was filled by another model (it holds keys and values, but the "
             f"sublayer there has been replaced). Start with an empty cache."

@@ -73,6 +73,8 @@ class LayersmithConfig(PreTrainedConfig):
                 common.setdefault(name, getattr(base, name, None))
         super().__init__(**common)  # before base_config is there: its checks are not for the stock config's attributes
         self.base_config = base
+        if self._attn_implementation is not None:
+            self._attn_implementation = self._attn_implementation  # set again, it reaches base_config, too
         self.base_class = base_class
         self.edits = [Edit.from_json(edit).to_json() for edit in edits or []]
 

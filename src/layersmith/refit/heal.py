@@ -46,7 +46,7 @@ class HealSettings:
     steps: int
     lr: float = 1e-3
     check_every: int = 25
-    patience: int = 4
+    patience: int = 6
     seed: int = 0
 
 

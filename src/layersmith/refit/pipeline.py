@@ -161,7 +161,7 @@ def settings_for(
 
     if heal_tokens is None:
         # A forward of teacher and student and a backward cost about 8 FLOPs per parameter and token.
-        heal_tokens = int(effort * min(400_000, 8e13 / (8 * params)))
+        heal_tokens = int(effort * min(300_000, 8e13 / (8 * params)))
     return Settings(
         budget=budget,
         at=at,
@@ -170,16 +170,16 @@ def settings_for(
         seed=seed,
         sizes=asdict(
             Sizes(
-                calibration=scaled(Sizes.calibration, 8),
-                search=scaled(Sizes.search, 4),
-                report=scaled(Sizes.report, 4),
+                calibration=scaled(Sizes.calibration, 4),
+                search=scaled(Sizes.search, 2),
+                report=scaled(Sizes.report, 2),
                 heal=heal_tokens // Sizes.length,
             )
         ),
-        distill_steps=round(30 * effort) if small else 0,
+        distill_steps=round(20 * effort) if small else 0,
         heal_tokens=heal_tokens,
         heal_baseline=heal_baseline,
-        heal_lr=heal_lr or (1e-3 if small else 2e-4),
+        heal_lr=heal_lr or (3e-4 if small else 1e-4),
         refine_evaluations=scaled(60 if small else 24, 2),
     )
 
