@@ -182,7 +182,7 @@ def test_only_models_of_transformers_are_saved(tmp_path):
         pass
 
     model = LlamaForCausalLM(BY_NAME["llama"].model().config)
-    for unknown in (nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 1), model):
+    for unknown in (nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, batch_first=True), 1), model):
         with pytest.raises(UserError, match="not a model class of transformers"):
             save(unknown, [], tmp_path / "model")
 
