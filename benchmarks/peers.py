@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="pocket", help="a Llama-like model: a folder, a Hub id, or pocket")
     parser.add_argument("--work", type=Path, help="folder of layersmith's run (default: out/benchmarks/peers-MODEL)")
     parser.add_argument("--at", default="prefill=1x512", help="the shape latency is measured at")
+    parser.add_argument("--effort", type=float, default=1.0, help="of layersmith's run, as for `layersmith refit`")
     parser.add_argument("--rounds", type=int, default=60, help="timings of each model")
     arguments = parser.parse_args()
     name = Path(arguments.model).name
@@ -62,10 +63,12 @@ def main() -> None:
     def ours() -> nn.Module:
         out = arguments.work or Path("out/benchmarks") / f"peers-{name}"
         budget = {"params": 1 - HALF * weights / total}
-        layersmith.refit(arguments.model, budget=budget, at=arguments.at, out=out, heal_tokens=0)
+        options = {"at": arguments.at, "heal_tokens": 0, "effort": arguments.effort}
+        layersmith.refit(arguments.model, budget=budget, out=out, **options)
         return layersmith.load(out / "model")[0]
 
-    makers: dict[str, tuple[str, Callable[[], nn.Module]]] = {"layersmith refit": ("layersmith", ours)}
+    makers: dict[str, tuple[str, Callable[[], nn.Module]]] = {}
+    makers[f"layersmith refit, effort {arguments.effort:g}"] = ("layersmith", ours)
     for method in ("Wanda", "SparseGPT"):
         for label, mask in (("50%", "0:0"), ("2:4", "2:4")):
             make = partial(sparse, original, tokenizer, batches.fit, method, mask)

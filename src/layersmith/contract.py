@@ -158,9 +158,7 @@ class Mixer(Operator):
     #: True: `state` works (chunked = whole). Non-causal mixers cannot stream.
     streams: bool = True
 
-    def forward(
-        self, x: Tensor, state: State | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, State | None]:
+    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         raise NotImplementedError
 
     def state_bytes(self, tokens: int, batch: int = 1) -> int:
@@ -184,9 +182,7 @@ class Block(Operator):
     causal: bool = True
     streams: bool = True
 
-    def forward(
-        self, x: Tensor, state: State | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, State | None]:
+    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         raise NotImplementedError
 
 
