@@ -24,9 +24,10 @@ from layersmith.refit import methods
 from layersmith.refit.batches import Batch, Sizes, prepare
 from layersmith.refit.calibrate import Activations
 from layersmith.refit.costs import FIELDS, measure_costs
-from layersmith.refit.finish import Run, finish
+from layersmith.refit.finish import finish
 from layersmith.refit.library import LibrarySettings, build_library
 from layersmith.refit.progress import Progress, Stopwatch
+from layersmith.refit.run import Run
 from layersmith.refit.score import score
 from layersmith.refit.select import select
 from layersmith.refit.taylor import taylor_scores

@@ -1,0 +1,73 @@
+"""The unhealed mix, the mixes at other budgets and the uniform baselines, each measured beside the original."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from layersmith.refit.choice import KEEP
+from layersmith.refit.costs import FIELDS
+from layersmith.refit.run import Run
+from layersmith.refit.uniform import uniform_baselines
+from layersmith.refit.variants import measure_variants
+
+
+def measure_baselines(run: Run, settings: Any) -> dict[str, Any]:
+    """The unhealed mix, the front and the uniform baselines, one after the other against the original."""
+    limits = run.costs.limits(run.selection.effective_budget)
+    uniform = uniform_baselines(run.library, run.costs, run.anatomy, limits)
+    jobs: dict[str, list[str]] = {"chosen": run.selection.chosen}
+    jobs |= {f"front {share}": ids for share, ids in run.selection.front.items()}
+    jobs |= {f"uniform {u.label}": u.chosen for u in uniform}
+    measured: dict[str, Any] = run.workspace.load_json("variants") or {}
+    for done, (name, ids) in enumerate(jobs.items()):
+        if name not in measured:
+            found = measure_variants(run.model, {name: run.replacement(ids)}, run.shape, run.batches.report, rounds=10)
+            measured[name] = found[name].to_json()
+            run.workspace.save_json("variants", measured)
+        run.bar.tell("measuring baselines", done + 1, len(jobs))
+
+    def predicted(ids: list[str]) -> dict[str, float | None]:
+        candidates = [run.library.candidates[i] for i in ids]
+        kls = [c.kl for c in candidates]
+        decided = {s for c in candidates for s in c.sites}
+        parts = [run.costs.of_candidate(c) for c in candidates]
+        parts += [cost for site, cost in run.costs.of_site.items() if site not in decided]
+        total = {name: sum(p[name] for p in parts) for name in FIELDS}
+        return {"kl": None if None in kls else sum(k or 0.0 for k in kls), **run.costs.predicted(total)}
+
+    def choice(ids: list[str]) -> dict[str, str]:
+        chosen = dict.fromkeys(run.costs.of_site, KEEP)
+        for i in ids:
+            chosen.update(dict.fromkeys(run.library.candidates[i].sites, i))
+        return chosen
+
+    name = next(iter(settings.budget))
+    return {
+        "chosen": {
+            "predicted": predicted(jobs["chosen"]),
+            "unhealed": measured["chosen"],
+            "choice": choice(jobs["chosen"]),
+        },
+        "front": [
+            {
+                "budget": {**settings.budget, name: float(share)},
+                "choice": choice(ids),
+                "predicted": predicted(ids),
+                "measured": measured[f"front {share}"],
+            }
+            for share, ids in run.selection.front.items()
+        ],
+        "uniform": [
+            {
+                "method": u.method,
+                "label": u.label,
+                "settings": u.settings,
+                "predicted": predicted(jobs[f"uniform {u.label}"]),
+                "measured": measured[f"uniform {u.label}"],
+                "candidates": u.chosen,
+                "healed": None,
+                "meets_budget": run.meets(measured[f"uniform {u.label}"], settings.budget),
+            }
+            for u in uniform
+        ],
+    }
