@@ -217,6 +217,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
         "heal_tokens": 0,
         "heal_lr": 0.0005,
         "heal_baseline": True,
+        "effort": 1.0,
         "trust_local_code": False,
         "progress": False,
     }

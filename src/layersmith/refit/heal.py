@@ -86,12 +86,15 @@ def heal(
                 group["lr"] = settings.lr * _schedule(step, settings.steps)
             with torch.no_grad():
                 expected = teacher(**batch)
-            loss = _loss(student(**batch), expected, of_student, of_teacher, batch.get("attention_mask"))
+            try:
+                loss = _loss(student(**batch), expected, of_student, of_teacher, batch.get("attention_mask"))
+            except UserError:  # what comparing outputs raises when they are not finite
+                loss = torch.tensor(math.nan)
             if not math.isfinite(loss.item()):
                 student.load_state_dict(best_state)
                 raise UserError(
-                    f"Healing diverged at step {step} (the loss is {loss.item()}). The best earlier state was kept. "
-                    f"Try a smaller learning rate (--heal-lr {settings.lr / 4:g})."
+                    f"Healing diverged at step {step}: the loss is not finite. The best earlier state was kept. Try a "
+                    f"smaller learning rate (--heal-lr {settings.lr / 4:g})."
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
