@@ -74,4 +74,5 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor], interleaved: bool = False) -
     else:
         a, b = turning.chunk(2, dim=-1)
         turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-    return torch.cat((turned, rest), dim=-1)
+    # Most models rotate whole heads; appending nothing would still copy everything.
+    return turned if size == x.shape[-1] else torch.cat((turned, rest), dim=-1)
