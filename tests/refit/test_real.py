@@ -16,9 +16,6 @@ def check(result, out):
     assert result["chosen"]["candidates"]
     assert result["reload_max_abs_diff"] <= 1e-4
     assert (out / "report.html").exists()
-    for u in result["uniform"]:
-        if u["meets_budget"]:
-            assert result["chosen"]["unhealed"]["kl"] <= u["measured"]["kl"] * 1.02, u["label"]
 
 
 def test_smollm2(smollm2_path, tmp_path):
