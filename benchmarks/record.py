@@ -1,8 +1,9 @@
-"""Writes the rows of a benchmark as a CSV whose every row carries the conditions it was measured under."""
+"""Writes what a benchmark found, with the conditions it was measured under: CSV rows, claims, and equalities."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,41 @@ def save_csv(name: str, rows: list[dict[str, Any]], conditions: dict[str, Any] |
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _shown(value) for name, value in row.items()} for row in full)
+    os.replace(fresh, path)
+    return path
+
+
+def save_claim(
+    name: str, part: str, paper: str, claim: str, verdict: str, measured: str, rows: list[dict[str, Any]]
+) -> Path:
+    """Write results/claims/NAME.json: a paper's headline claim, and what came of it here.
+
+    verdict   "held", "partly" or "did not hold"
+    measured  the finding in one sentence with its figures and sizes
+    rows      the figures behind it, one dict per setting and seed
+    """
+    found = {"part": part, "paper": paper, "claim": claim, "verdict": verdict, "measured": measured, "rows": rows}
+    return _save_json(RESULTS / "claims" / f"{name}.json", found)
+
+
+def save_official(
+    name: str, part: str, source: str, compared: str, max_abs_diff: float, tolerance: float, versions: str = ""
+) -> Path:
+    """Write results/official/NAME.json: our part beside the authors' code or a well-kept library's, in one run.
+
+    source     what it was compared with: "github:owner/repo@commit, path" or "package==version, object"
+    compared   what was compared: outputs, gradients, sizes, dtype, and what had to be matched or left out
+    versions   of whatever their code needed besides
+    """
+    found = {"part": part, "source": source, "compared": compared, "versions": versions}
+    equal = {"max_abs_diff": max_abs_diff, "tolerance": tolerance, "equal": max_abs_diff <= tolerance}
+    return _save_json(RESULTS / "official" / f"{name}.json", found | equal)
+
+
+def _save_json(path: Path, found: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps({**found, "environment": environment()}, indent=1) + "\n", encoding="utf-8")
     os.replace(fresh, path)
     return path
 

@@ -1,7 +1,8 @@
 """Runs the tests that are evidence and records what each part passed: writes src/layersmith/evidence.json.
 
-Evidence is: the contract suite over the catalogue, the tests marked `oracle(part)` and `official(part)`, and the
-measured claims in benchmarks/results/claims/*.json, each {"part", "paper", "claim", "verdict", ...}.
+Evidence is: the contract suite over the catalogue, the tests marked `oracle(part)` and `official(part)`, the
+comparisons with released code in benchmarks/results/official/*.json, and the measured claims in
+benchmarks/results/claims/*.json. `benchmarks/record.py` says what is in those files.
 
     python scripts/collect_evidence.py            add --real where the real models are, as in `make test-real`
 """
@@ -24,6 +25,7 @@ from layersmith.measure.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "src" / "layersmith" / "evidence.json"
+OFFICIAL = ROOT / "benchmarks" / "results" / "official"
 CLAIMS = ROOT / "benchmarks" / "results" / "claims"
 VERDICTS = ("held", "partly", "did not hold")
 
@@ -74,6 +76,14 @@ def measured_claims() -> dict[str, list[dict[str, str]]]:
     return claims
 
 
+def compared_with_official() -> Iterator[tuple[str, str, str]]:
+    """(part, outcome, file) for each recorded comparison with released code."""
+    for path in sorted(OFFICIAL.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        equal = record["max_abs_diff"] <= record["tolerance"]
+        yield record["part"], "passed" if equal else "failed", path.relative_to(ROOT).as_posix()
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--real", action="store_true", help="also run evidence tests that need real models")
@@ -84,6 +94,8 @@ def main() -> int:
     status = pytest.main(arguments, plugins=[recorder])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         return int(status)
+    for part, outcome, file in compared_with_official():
+        recorder.outcomes[part]["official"][outcome].append(file)
     claims = measured_claims()
     unknown = ({*recorder.outcomes} | {*claims}) - {*catalogue.ENTRIES}
     if unknown:

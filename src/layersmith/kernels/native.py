@@ -1,0 +1,88 @@
+"""The compiled CPU kernels: `csrc/*.cpp`, built once on a user's machine by torch's own extension loader.
+
+    if native.serves(x): y = torch.ops.layersmith.some_kernel(x, ...)     else: the reference path in plain PyTorch
+
+They are chosen openly. `LAYERSMITH_NATIVE` in the environment says how:
+
+    auto      the default: use them, building them at the first call that could (a quarter of a minute, once for each
+              version of the sources); without a C++ compiler and ninja, say so once and go on with the reference
+    off       never: the reference paths
+    require   raise a UserError when they cannot be built, instead of going on
+
+Kernels take contiguous float32 on the CPU; anything else is the reference's. Each is tested to equal it, values and all
+gradients. The build is kept where torch keeps extensions (`TORCH_EXTENSIONS_DIR`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from layersmith.errors import UserError
+
+SOURCES = Path(__file__).parent / "csrc"
+MODES = ("auto", "off", "require")
+FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
+
+log = logging.getLogger(__name__)
+
+
+def serves(*tensors: Tensor) -> bool:
+    """True when compiled kernels are there and every tensor is one they take."""
+    return all(t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors) and loaded()
+
+
+@torch.compiler.assume_constant_result
+def loaded() -> bool:
+    """True when the kernels are registered as `torch.ops.layersmith`; the first call builds them."""
+    return _load()
+
+
+@cache
+def _load() -> bool:
+    mode = os.environ.get("LAYERSMITH_NATIVE", "auto")
+    if mode not in MODES:
+        raise UserError(f"LAYERSMITH_NATIVE={mode!r} is unknown. Set it to one of {', '.join(MODES)}.")
+    if mode == "off":
+        return False
+    try:
+        _build()
+    except (OSError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if mode == "require":
+            raise UserError(
+                f"The compiled kernels cannot be built: {reason}. They need a C++ compiler and ninja "
+                f"(pip install 'layersmith[native]'). With LAYERSMITH_NATIVE=auto the slower reference is used instead."
+            ) from error
+        log.warning("no compiled kernels, the slower reference paths are used (%s)", reason)
+        return False
+    return True
+
+
+def _build() -> None:
+    from torch.utils import cpp_extension
+
+    sources = sorted(SOURCES.glob("*.cpp"))
+    digest = hashlib.sha256(torch.__version__.encode())
+    for path in sorted(SOURCES.iterdir()):
+        digest.update(path.read_bytes())
+    # ninja installed by pip lies beside the interpreter, which need not be on the PATH.
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([before, str(Path(sys.executable).parent)])
+    try:
+        cpp_extension.load(
+            f"layersmith_native_{digest.hexdigest()[:12]}",
+            [str(path) for path in sources],
+            extra_cflags=FLAGS,
+            extra_ldflags=["-fopenmp"],
+            is_python_module=False,
+        )
+    finally:
+        os.environ["PATH"] = before

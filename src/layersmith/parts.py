@@ -1,0 +1,96 @@
+"""The table of parts: name -> class, family, papers, and a small configuration that the contract suite builds.
+
+Strings only: nothing is imported until a part is asked for. One line or two for each part, sorted by name in a family.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One part. `papers` are ids of papers.toml; `example` is a small config the contract suite builds."""
+
+    target: str
+    family: str
+    papers: tuple[str, ...]
+    example: dict[str, Any]
+
+
+ENTRIES: dict[str, Entry] = {
+    # ffn
+    "affine": Entry("layersmith.ffn.affine:Affine", "ffn", (), {"d_model": 32}),
+    "bilinear": Entry("layersmith.ffn.bilinear:Bilinear", "ffn", ("P219",), {"d_model": 32, "d_hidden": 64}),
+    "carved_moe": Entry(
+        "layersmith.ffn.carved_moe:CarvedMoE",
+        "ffn",
+        ("P354",),
+        {"d_model": 32, "d_expert": 8, "n_shared": 2, "n_routed": 6, "k": 2},
+    ),
+    "constant": Entry("layersmith.ffn.constant:Constant", "ffn", (), {"d_model": 32}),
+    "glu": Entry("layersmith.ffn.glu:GLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
+    "gr_kan": Entry("layersmith.ffn.gr_kan:GRKAN", "ffn", ("P034",), {"d_model": 32, "d_hidden": 64}),
+    "identity": Entry("layersmith.ffn.identity:Identity", "ffn", (), {"d_model": 32}),
+    "low_rank_affine": Entry("layersmith.ffn.low_rank_affine:LowRankAffine", "ffn", (), {"d_model": 32, "rank": 8}),
+    "mlp": Entry("layersmith.ffn.mlp:MLP", "ffn", (), {"d_model": 32, "d_hidden": 64}),
+    "poly_norm": Entry("layersmith.ffn.poly_norm:PolyNorm", "ffn", ("P007",), {"d_model": 32, "d_hidden": 64}),
+    "poly_relu": Entry("layersmith.ffn.poly_relu:PolyReLU", "ffn", ("P007",), {"d_model": 32, "d_hidden": 64}),
+    "sigma_moe": Entry(
+        "layersmith.ffn.sigma_moe:SigmaMoE",
+        "ffn",
+        ("P291",),
+        {"d_model": 32, "d_expert": 16, "n_experts": 6, "k": 2},
+    ),
+    "structured": Entry(
+        "layersmith.ffn.structured:StructuredFFN",
+        "ffn",
+        ("P294",),
+        {"d_model": 32, "d_hidden": 64, "structure": "block_dense", "rank": 16, "blocks": 4},
+    ),
+    "topk_glu": Entry(
+        "layersmith.ffn.topk_glu:TopKGLU", "ffn", ("P382", "P020"), {"d_model": 32, "d_hidden": 64, "k": 16}
+    ),
+    "topk_mlp": Entry("layersmith.ffn.topk_mlp:TopKMLP", "ffn", ("P020",), {"d_model": 32, "d_hidden": 64, "k": 16}),
+    "zero": Entry("layersmith.ffn.zero:Zero", "ffn", (), {"d_model": 32}),
+    # mixer
+    "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("P028",), {"d_model": 32, "n_heads": 4}),
+    "linear_attention": Entry(
+        "layersmith.mixer.linear_attention:LinearAttention",
+        "mixer",
+        (),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "feature_map": "hedgehog", "rope_theta": 10000.0},
+    ),
+    "softmax_attention": Entry(
+        "layersmith.mixer.softmax:SoftmaxAttention",
+        "mixer",
+        (),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "qk_norm": True},
+    ),
+    # linear
+    "block_dense": Entry(
+        "layersmith.linear.block_dense:BlockDense",
+        "linear",
+        ("P294",),
+        {"d_in": 32, "d_out": 48, "rank": 16, "blocks": 4},
+    ),
+    "block_shuffle": Entry(
+        "layersmith.linear.block_shuffle:BlockShuffle",
+        "linear",
+        ("P294",),
+        {"d_in": 32, "d_out": 48, "blocks": 4},
+    ),
+    "linear": Entry("layersmith.linear.dense:Dense", "linear", (), {"d_in": 32, "d_out": 48}),
+    "low_rank": Entry("layersmith.linear.low_rank:LowRank", "linear", ("P294",), {"d_in": 32, "d_out": 48, "rank": 8}),
+    "quantized": Entry(
+        "layersmith.linear.quantized:QuantizedLinear",
+        "linear",
+        ("P220",),
+        {"d_in": 32, "d_out": 48, "bits": 3, "group_size": 16, "bias": True},
+    ),
+    # norm
+    "dyt": Entry("layersmith.norm.dyt:DyT", "norm", ("P155",), {"d_model": 32}),
+    "layer_norm": Entry("layersmith.norm.layer_norm:LayerNorm", "norm", (), {"d_model": 32}),
+    "rms_norm": Entry("layersmith.norm.rms_norm:RMSNorm", "norm", (), {"d_model": 32}),
+}
