@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def ridge(x: Tensor, y: Tensor, strength: float = 1e-3, bias: bool = True) -> tuple[Tensor, Tensor]:
@@ -16,6 +16,15 @@ def ridge(x: Tensor, y: Tensor, strength: float = 1e-3, bias: bool = True) -> tu
     y_mean = y64.mean(0) if bias else torch.zeros(y.shape[1], dtype=torch.float64)
     weight = ridge_from_moments((x64 - x_mean).T @ (x64 - x_mean), (x64 - x_mean).T @ (y64 - y_mean), strength)
     return weight.to(x.dtype), (y_mean - weight @ x_mean).to(x.dtype)
+
+
+@torch.no_grad()
+def fit_linear(linear: nn.Linear, x: Tensor, y: Tensor, strength: float = 1e-3) -> None:
+    """Set a linear map's weight, and its bias if it has one, to the ridge fit of y (tokens, d_out) from x (tokens, d_in)."""
+    weight, bias = ridge(x, y, strength, bias=linear.bias is not None)
+    linear.weight.copy_(weight)
+    if linear.bias is not None:
+        linear.bias.copy_(bias)
 
 
 def ridge_from_moments(gram: Tensor, cross: Tensor, strength: float = 1e-3) -> Tensor:

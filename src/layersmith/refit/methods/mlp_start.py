@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from layersmith.ffn.mlp import MLP
-from layersmith.refit.least_squares import ridge
+from layersmith.refit.least_squares import fit_linear
 from layersmith.refit.method import SublayerView
 
 
@@ -23,7 +23,5 @@ def nearest_mlp(view: SublayerView) -> MLP:
     with torch.no_grad():
         mlp.up.weight.copy_(dense.gate.weight)
         mlp.up.bias.copy_(torch.zeros(d_hidden) if dense.gate.bias is None else dense.gate.bias)
-        weight, bias = ridge(mlp.act(mlp.up(view.inputs)), view.targets)
-        mlp.down.weight.copy_(weight)
-        mlp.down.bias.copy_(bias)
+        fit_linear(mlp.down, mlp.act(mlp.up(view.inputs)), view.targets)
     return mlp

@@ -11,7 +11,7 @@ import torch
 
 from layersmith import catalogue
 from layersmith.anatomy.edit import Replacement
-from layersmith.refit.least_squares import ridge
+from layersmith.refit.least_squares import fit_linear
 from layersmith.refit.method import Method, Settings, SublayerView
 from layersmith.refit.methods.mlp_start import nearest_mlp
 
@@ -45,7 +45,5 @@ class ToPolyNorm(Method):
         design = torch.stack([c.flatten() for c in columns], dim=1)
         target = mlp.act(hidden).flatten()
         poly.a.copy_(torch.linalg.lstsq(design.T @ design, (design.T @ target)[:, None]).solution[:, 0])
-        weight, bias = ridge(poly.activation(poly.up(view.inputs)), view.targets)
-        poly.down.weight.copy_(weight)
-        poly.down.bias.copy_(bias)
+        fit_linear(poly.down, poly.activation(poly.up(view.inputs)), view.targets)
         return view.stand_in(poly)
