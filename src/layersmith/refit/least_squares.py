@@ -20,7 +20,7 @@ def ridge(x: Tensor, y: Tensor, strength: float = 1e-3, bias: bool = True) -> tu
 
 @torch.no_grad()
 def fit_linear(linear: nn.Linear, x: Tensor, y: Tensor, strength: float = 1e-3) -> None:
-    """Set a linear map's weight, and its bias if it has one, to the ridge fit of y (tokens, d_out) from x (tokens, d_in)."""
+    """Set weight and (if there is one) bias to the ridge fit of y (tokens, d_out) from x (tokens, d_in)."""
     weight, bias = ridge(x, y, strength, bias=linear.bias is not None)
     linear.weight.copy_(weight)
     if linear.bias is not None:
