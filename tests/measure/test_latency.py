@@ -1,5 +1,7 @@
 """Nothing here waits or reads the real clock: time is a counter that the timed callables advance themselves."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -120,6 +122,7 @@ def test_decode_runs_one_token_and_every_step_starts_with_the_same_cache(tiny: n
 
 
 def test_decode_equals_the_last_position_of_a_whole_forward(tiny: nn.Module) -> None:
+    tiny = copy.deepcopy(tiny).double()  # in float32 the two orders of summation differ by as much as a bound allows
     shape = Shape("decode", 1, 7)
     inputs = model_inputs(tiny, shape)
     with torch.no_grad():

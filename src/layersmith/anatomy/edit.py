@@ -6,6 +6,7 @@ modules live in the model's own state dict. So a refitted model is: the base mod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,6 +77,14 @@ def apply(model: nn.Module, replacement: Replacement) -> dict[str, nn.Module]:
         restore(model, before)
         raise
     return before
+
+
+def combined(earlier: Sequence[Edit], later: Sequence[Edit]) -> list[Edit]:
+    """The edits of a model that was edited twice. Later ones win: an earlier one of the same module, or of a part of
+    it, is left out."""
+    replaced = tuple(edit.path for edit in later)
+    kept = [e for e in earlier if not any(e.path == path or e.path.startswith(f"{path}.") for path in replaced)]
+    return [*kept, *later]
 
 
 def restore(model: nn.Module, before: dict[str, nn.Module]) -> None:

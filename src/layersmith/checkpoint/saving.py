@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from layersmith.anatomy.edit import Edit
+from layersmith.anatomy.edit import Edit, combined
 from layersmith.checkpoint.folder import written_whole
 from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel, stock_class, stored_tensors
 from layersmith.checkpoint.stock import export_stock
@@ -83,9 +83,7 @@ def stock_part(model: nn.Module, edits: Sequence[Edit]) -> tuple[nn.Module, list
         return model, new
     new = [Edit(edit.path.removeprefix("base."), edit.spec, edit.call) for edit in new]
     earlier = [Edit.from_json(edit) for edit in model.config.edits]
-    replaced = tuple(edit.path for edit in new)
-    kept = [e for e in earlier if not any(e.path == path or e.path.startswith(f"{path}.") for path in replaced)]
-    return model.base, [*kept, *new]
+    return model.base, combined(earlier, new)
 
 
 def _check_described(tensors: dict[str, torch.Tensor], skeleton: LayersmithModel) -> None:

@@ -39,6 +39,7 @@ def refit(
         bool, typer.Option("--heal-baseline", help="heal the best uniform baseline too, for a fair comparison")
     ] = False,
     effort: Annotated[float, typer.Option(help="scales text and steps: 0.1 a quick look, 4 thorough")] = 1.0,
+    workers: Annotated[int, typer.Option(help="processes that build candidates at the same time", min=1)] = 1,
     trust_code: Annotated[bool, typer.Option("--trust-code", help="import the model's own Python code")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress bars")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
@@ -59,6 +60,7 @@ def refit(
         heal_baseline=heal_baseline,
         effort=effort,
         trust_local_code=trust_code,
+        workers=workers,
         progress=not quiet,
     )
     if as_json:

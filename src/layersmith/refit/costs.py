@@ -84,18 +84,24 @@ def _measure(
     kv_each = whole["kv_bytes"] / max(1, sum(s.calls for s in sites if s.kind == "mixer" and not s.cross))
 
     steps: dict[str, Step] = {MODEL: Step(run=lambda: model(**inputs), before=rewinder(inputs))}
+    static: dict[str, dict[str, float]] = {}
     key_of: dict[str, str] = {}
-    other: dict[str, dict[str, float]] = {}
+    kv: dict[str, float] = {}
+
+    def add(name: str, parts: dict[str, nn.Module]) -> None:
+        """Parts that look alike are run, timed and counted once."""
+        key = key_of[name] = _signature(parts)
+        if key not in steps:
+            steps[key] = _step(parts, calls)
+            static[key] = _static_costs(parts, calls)
+
     for site in sites:
-        parts = {p: model.get_submodule(p) for p in site.modules}
-        key_of[site.name] = _add_step(steps, _signature(parts), parts, calls)
-        other[site.name] = _static_costs(parts, calls, kv_each * (site.kind == "mixer" and not site.cross))
+        add(site.name, {p: model.get_submodule(p) for p in site.modules})
+        kv[site.name] = kv_each * (site.kind == "mixer" and not site.cross)
     for candidate in library.candidates.values():
         replacement = library.replacement(candidate)
-        parts = _parts_in_place(model, anatomy, candidate, replacement)
-        key_of[candidate.id] = _add_step(steps, _signature(parts), parts, calls)
-        kv = _candidate_kv(anatomy, candidate, replacement, shape, kv_each)
-        other[candidate.id] = _static_costs(parts, calls, kv)
+        add(candidate.id, _parts_in_place(model, anatomy, candidate, replacement))
+        kv[candidate.id] = _candidate_kv(anatomy, candidate, replacement, shape, kv_each)
 
     device, _ = placement(model)
     timings = latency(steps, rounds=rounds, warmup=2, min_seconds=2e-3, device=device)
@@ -104,13 +110,13 @@ def _measure(
     def cost(name: str, site: str) -> dict[str, float]:
         # A block that a model runs several times costs its time and work each time, its weights once.
         factor = times[site]
-        static = other[name]
+        once = static[key_of[name]]
         return {
             "latency": timings[key_of[name]].median * 1e3 * factor,
-            "params": static["params"],
-            "bytes": static["bytes"],
-            "flops": static["flops"] * factor,
-            "kv": static["kv"] * factor,
+            "params": once["params"],
+            "bytes": once["bytes"],
+            "flops": once["flops"] * factor,
+            "kv": kv[name] * factor,
         }
 
     total = {"latency": timings[MODEL].median * 1e3, "kv": whole["kv_bytes"]}
@@ -143,20 +149,18 @@ def _parts_in_place(
     return parts
 
 
-def _add_step(steps: dict[str, Step], key: str, parts: dict[str, nn.Module], calls: dict[str, Call]) -> str:
-    if key not in steps:
-        each = [calls[path].step(module) for path, module in parts.items()]
+def _step(parts: dict[str, nn.Module], calls: dict[str, Call]) -> Step:
+    each = [calls[path].step(module) for path, module in parts.items()]
 
-        def before() -> None:
-            for step in each:
-                step.before()
+    def before() -> None:
+        for step in each:
+            step.before()
 
-        def run() -> None:
-            for step in each:
-                step.run()
+    def run() -> None:
+        for step in each:
+            step.run()
 
-        steps[key] = Step(run, before)
-    return key
+    return Step(run, before)
 
 
 def _signature(parts: dict[str, nn.Module]) -> str:
@@ -169,7 +173,7 @@ def _signature(parts: dict[str, nn.Module]) -> str:
     return json.dumps(described)
 
 
-def _static_costs(parts: dict[str, nn.Module], calls: dict[str, Call], kv: float) -> dict[str, float]:
+def _static_costs(parts: dict[str, nn.Module], calls: dict[str, Call]) -> dict[str, float]:
     modules = nn.ModuleList(dict.fromkeys(parts.values()))
     flops = 0
     for path, module in parts.items():
@@ -182,7 +186,6 @@ def _static_costs(parts: dict[str, nn.Module], calls: dict[str, Call], kv: float
         "params": float(sum(p.numel() for p in modules.parameters())),
         "bytes": float(stored_bytes(modules)),
         "flops": float(flops),
-        "kv": kv,
     }
 
 

@@ -1,4 +1,4 @@
-"""The end of a run: heal the chosen mix, measure everything side by side, save, reload, and write the result.
+"""The end of a run: heal the chosen mix, fold what folds exactly, measure side by side, save, reload, write the result.
 
 Final figures come from the report windows, on which nothing was chosen, and from timings that interleave the original
 with what it is compared to.
@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from layersmith import checkpoint, report
+from layersmith.anatomy.edit import Edit, combined
 from layersmith.measure.cost import model_cost
 from layersmith.measure.divergence import divergence
 from layersmith.measure.generation import greedy_text
@@ -20,6 +21,7 @@ from layersmith.measure.quality import quality
 from layersmith.measure.token_bytes import token_bytes
 from layersmith.refit.baselines import measure_baselines
 from layersmith.refit.choice import student
+from layersmith.refit.folding import fold_where_it_pays
 from layersmith.refit.heal import Healing, HealSettings, heal
 from layersmith.refit.result import assemble
 from layersmith.refit.run import Run
@@ -35,10 +37,12 @@ def finish(run: Run, settings: Any) -> dict[str, Any]:
         healed, healing = _heal(run, settings, run.selection.chosen, "heal")
         if settings.heal_baseline:
             _heal_best_uniform(run, settings, variants)
+    with run.clock.stage("fold"):
+        folds, folded = fold_where_it_pays(healed, run.shape, run.workspace)
     with run.clock.stage("measure"):
         final = _side_by_side(run, healed)
     with run.clock.stage("save"):
-        saved = _save(run, healed)
+        saved = {"folds": folds, **_save(run, healed, folded)}
     result = assemble(run, settings, variants, healing, final, saved)
     out = run.workspace.out
     fresh = out / "result.json.new"
@@ -129,11 +133,11 @@ def _samples(run: Run, healed: Any) -> list[dict[str, str]]:
     ]
 
 
-def _save(run: Run, healed: Any) -> dict[str, Any]:
+def _save(run: Run, healed: Any, folded: list[Edit]) -> dict[str, Any]:
     """`out/model`, then a fresh process loads it and must give the logits that were measured."""
     folder = run.workspace.out / "model"
-    replacement = run.replacement(run.selection.chosen)
-    kind = checkpoint.save_result(healed, run.model, [edit for edit, _ in replacement], folder, run.tokenizer)
+    edits = combined([edit for edit, _ in run.replacement(run.selection.chosen)], folded)
+    kind = checkpoint.save_result(healed, run.model, edits, folder, run.tokenizer)
     batch = run.batches.report[0]
     difference = checkpoint.verify_reload(folder, healed, batch)
     return {"export": kind, "reload_max_abs_diff": difference}

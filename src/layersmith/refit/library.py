@@ -1,8 +1,7 @@
 """Build the library: every method's candidates at every site, each an independent job whose result is saved.
 
 Jobs of one block share the block's captured activations. A job is done when its JSON is in the workspace, so a killed
-run builds only what is missing. With several workers, blocks are shared out over processes that each load the base
-model themselves.
+run builds only what is missing, and blocks that other processes built (`workers.py`) are only read.
 """
 
 from __future__ import annotations
@@ -50,17 +49,27 @@ def build_library(
 ) -> tuple[Library, dict[str, SiteReport]]:
     """All candidates of all sites, and a report per site. `statistics`: what whole-model passes found, per site."""
     library, reports = Library(workspace), {}
-    anatomy = activations.anatomy
-    blocks = anatomy.of_kind("block")
+    blocks = activations.anatomy.of_kind("block")
     for done, block in enumerate(blocks):
-        for site in [*anatomy.in_block(block.name), block]:
-            found = statistics.get(site.name, {})
-            report, candidates = _site_jobs(site, activations, workspace, settings, found)
-            reports[site.name] = report
+        for site, (report, candidates) in build_block(block, activations, workspace, settings, statistics).items():
+            reports[site] = report
             library.candidates.update({c.id: c for c in candidates})
-        activations.forget()
         tell("building the library", done + 1, len(blocks))
     return library, reports
+
+
+def build_block(
+    block: Site,
+    activations: Activations,
+    workspace: Workspace,
+    settings: LibrarySettings,
+    statistics: dict[str, dict[str, Tensor]],
+) -> dict[str, tuple[SiteReport, list[Candidate]]]:
+    """{site: its report and candidates} of one block, its sublayers first. Independent of every other block."""
+    sites = [*activations.anatomy.in_block(block.name), block]
+    built = {s.name: _site_jobs(s, activations, workspace, settings, statistics.get(s.name, {})) for s in sites}
+    activations.forget()
+    return built
 
 
 def _site_jobs(

@@ -31,6 +31,7 @@ from layersmith.refit.run import Run
 from layersmith.refit.score import score
 from layersmith.refit.select import select
 from layersmith.refit.taylor import taylor_scores
+from layersmith.refit.workers import Source, build_in_processes, check_workers
 from layersmith.refit.workspace import Workspace
 
 
@@ -66,6 +67,7 @@ def refit(
     effort: float = 1.0,
     tokenizer: Any = None,
     trust_local_code: bool = False,
+    workers: int = 1,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Refit a model under a budget and write `out/model`, `out/result.json` and `out/report.html`.
@@ -81,11 +83,14 @@ def refit(
     heal_baseline  also heal the best uniform baseline on the same text, for a fair comparison (twice the time)
     effort   scales the text that is fitted, scored and measured on, and the steps of search and distillation: 0.1 is
              a quick look, 4 is thorough
+    workers  processes that build candidates at the same time, each with its share of the threads; more than one needs
+             a model given by name
 
     Returns what is in result.json. Run it again with the same arguments after an interruption: it goes on.
     Raises UserError for bad input, too little text, and a budget that cannot be met (with the best reachable).
     """
     check_budget(budget)
+    check_workers(workers, model)
     shape = parse_shape(at)
     name = model if isinstance(model, str) else type(model).__name__
     with Progress(progress) as bar:
@@ -98,7 +103,8 @@ def refit(
             Path(out), {"model": fingerprint(model), "settings": asdict(settings)}, on_rebuild=bar.rebuilding
         )
         try:
-            return _stages(model, tokenizer, name, shape, settings, workspace, bar)
+            source = Source(name, trust_local_code, data, settings.sizes, seed)
+            return _stages(model, tokenizer, source, workers, shape, settings, workspace, bar)
         finally:
             workspace.close()
 
@@ -106,7 +112,8 @@ def refit(
 def _stages(
     model: nn.Module,
     tokenizer: Any,
-    name: str,
+    source: Source,
+    workers: int,
     shape: Shape,
     settings: Settings,
     workspace: Workspace,
@@ -124,6 +131,9 @@ def _stages(
         wants_gradients = "width_taylor" in settings.methods
         statistics = taylor_scores(model, anatomy, batches.fit[:4], workspace) if wants_gradients else {}
         library_settings = LibrarySettings(settings.methods, settings.distill_steps, settings.seed)
+        if workers > 1:
+            blocks = [block.name for block in anatomy.of_kind("block")]
+            build_in_processes(source, workspace.out, blocks, library_settings, workers, bar.tell, bar.note)
         library, reports = build_library(activations, workspace, library_settings, statistics, bar.tell)
     with clock.stage("cost"):
         costs = measure_costs(model, anatomy, library, shape, workspace)
@@ -134,7 +144,19 @@ def _stages(
             model, library, costs, settings.budget, settings.refine_evaluations, shape, batches, workspace, bar.tell
         )
     run = Run(
-        model, tokenizer, name, anatomy, shape, batches, library, reports, costs, selection, workspace, bar, clock
+        model,
+        tokenizer,
+        source.model,
+        anatomy,
+        shape,
+        batches,
+        library,
+        reports,
+        costs,
+        selection,
+        workspace,
+        bar,
+        clock,
     )
     return finish(run, settings)
 

@@ -19,6 +19,8 @@ from layersmith.anatomy.recognise import as_ffn
 from layersmith.refit.batches import Batch
 from layersmith.refit.workspace import Workspace
 
+NAME = "statistics/taylor"
+
 
 def taylor_scores(
     model: nn.Module, anatomy: Anatomy, batches: list[Batch], workspace: Workspace
@@ -27,10 +29,14 @@ def taylor_scores(
 
     Memory: the activations of one batch through the whole model, as in training.
     """
-    saved = workspace.load_tensors("statistics/taylor")
-    if saved is None:
-        saved = _compute(model, anatomy, batches)
-        workspace.save_tensors("statistics/taylor", saved or {"none": torch.zeros(1)})
+    if not workspace.has_tensors(NAME):
+        workspace.save_tensors(NAME, _compute(model, anatomy, batches) or {"none": torch.zeros(1)})
+    return stored_scores(workspace)
+
+
+def stored_scores(workspace: Workspace) -> dict[str, dict[str, Tensor]]:
+    """What `taylor_scores` stored; empty when no method asked for it."""
+    saved = workspace.load_tensors(NAME) or {}
     return {name: {"taylor": scores} for name, scores in saved.items() if name != "none"}
 
 

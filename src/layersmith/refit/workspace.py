@@ -47,6 +47,13 @@ class Workspace:
                 f"that folder to start over. Nothing was changed."
             )
 
+    @classmethod
+    def joined(cls, out: Path) -> Workspace:
+        """The workspace of a run that another process holds, for a worker of that run. It takes no lock."""
+        workspace = cls.__new__(cls)
+        workspace.out, workspace.root, workspace.on_rebuild = out, out / "workspace", lambda name: None
+        return workspace
+
     def close(self) -> None:
         self._lock.close()
 

@@ -81,6 +81,7 @@ def proved(model: nn.Module, make: Callable[[nn.Module], Fold], proof: float = P
     float32 model), then made for the model itself and tried out in its own precision.
     Raises UserError when either differs by more than rounding, or when the model does not run in float64.
     """
+    fold = make(model)  # first: it raises, before anything large is copied, where there is nothing to fold
     twin = copy.deepcopy(model).double()
     inputs = example_inputs(twin)
     try:
@@ -92,7 +93,6 @@ def proved(model: nn.Module, make: Callable[[nn.Module], Fold], proof: float = P
         ) from error
     _check(twin, make(twin), inputs, expected, proof)
     del twin
-    fold = make(model)
     inputs = example_inputs(model)
     with evaluating(model):
         expected = _first(model(**inputs))
