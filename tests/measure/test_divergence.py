@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, SequenceClassifierOutput
 
 from layersmith.errors import UserError
-from layersmith.measure.divergence import CHUNK, Divergence, divergence, token_kl
+from layersmith.measure.divergence import BLOCK, Divergence, divergence, token_kl
 
 
 def _ids(rows: int = 3, tokens: int = 9) -> Tensor:
@@ -45,11 +45,11 @@ def test_kl_is_the_teachers(tiny: nn.Module, other: nn.Module) -> None:
 
 def test_more_rows_than_a_chunk() -> None:
     generator = torch.Generator().manual_seed(0)
-    teacher = torch.randn(1, 2 * CHUNK + 3, 7, generator=generator)
-    student = torch.randn(1, 2 * CHUNK + 3, 7, generator=generator)
+    teacher = torch.randn(1, 2 * (BLOCK // 7) + 3, 7, generator=generator)
+    student = torch.randn(1, 2 * (BLOCK // 7) + 3, 7, generator=generator)
     found = Divergence()
     found.add(CausalLMOutput(logits=teacher), CausalLMOutput(logits=student))
-    assert found.tokens == 2 * CHUNK + 3
+    assert found.tokens == 2 * (BLOCK // 7) + 3
     assert found.value == pytest.approx(float(token_kl(teacher, student).mean()), rel=1e-6)
 
 

@@ -15,7 +15,7 @@ from layersmith.refit.candidate import pack, unpack
 from layersmith.refit.least_squares import reduced_rank, ridge
 from layersmith.refit.method import candidate_id
 from layersmith.refit.methods.gptq import gptq
-from layersmith.refit.methods.low_rank import truncated
+from layersmith.refit.methods.low_rank import decomposed, truncated
 from layersmith.refit.methods.rtn import group_size
 from layersmith.refit.workspace import Workspace
 from tests.refit.conftest import tiny_batches, tiny_llama
@@ -176,7 +176,7 @@ def test_gptq_survives_inputs_that_never_fire():
 
 def test_low_rank_is_optimal_in_the_metric_of_the_inputs():
     x, weight = correlated_inputs(), torch.randn(20, 32)
-    up, down = truncated(weight, x.T @ x / len(x), rank=4)
+    up, down = truncated(decomposed(weight, x.T @ x / len(x)), rank=4)
     ours = ((weight - up @ down) @ x.T).norm()
     left, scale, right = torch.linalg.svd(weight)
     plain = ((weight - (left[:, :4] * scale[:4]) @ right[:4]) @ x.T).norm()

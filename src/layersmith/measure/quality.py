@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.errors import UserError
-from layersmith.measure.divergence import CHUNK, Batch, Divergence, main_output, real_positions, real_rows, run
+from layersmith.measure.divergence import Batch, Divergence, main_output, real_positions, real_rows, rows_at_once, run
 from layersmith.measure.inputs import is_causal_lm, placement
 
 
@@ -92,7 +92,8 @@ class TextLoss:
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         pairs = mask[:, :-1] & mask[:, 1:]  # a real token that follows a real token
         scores, targets = logits[:, :-1][pairs], ids[:, 1:][pairs]
-        for some, target in zip(scores.split(CHUNK), targets.split(CHUNK), strict=True):
+        rows = rows_at_once(scores)
+        for some, target in zip(scores.split(rows), targets.split(rows), strict=True):
             self._nats += float(F.cross_entropy(some.float(), target, reduction="none").double().sum())
         self._tokens += len(targets)
         if token_bytes is not None:

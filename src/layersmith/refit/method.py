@@ -65,6 +65,13 @@ class SublayerView:
     blocks_after: int = 0
     stream: Callable[[list[Call], int], list[Tensor]] = field(default=_no_stream)
     seed: int = 0
+    _made: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, computed once per view: for what all settings of a method, or several methods, share."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @cached_property
     def original(self) -> nn.Module:

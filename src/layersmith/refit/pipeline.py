@@ -194,8 +194,8 @@ def settings_for(
         sizes=asdict(
             Sizes(
                 calibration=scaled(Sizes.calibration, 4),
-                search=scaled(Sizes.search, 2),
-                report=scaled(Sizes.report, 2),
+                search=scaled(Sizes.search if small else Sizes.search // 2, 2),
+                report=scaled(Sizes.report if small else Sizes.report // 2, 2),
                 heal=heal_tokens // Sizes.length,
             )
         ),

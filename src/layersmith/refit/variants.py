@@ -83,12 +83,13 @@ def measure_variants(
     shape: Shape,
     batches: list[Batch],
     rounds: int = 15,
+    expected: list[Any] | None = None,
 ) -> dict[str, Measured]:
-    """Quality on `batches` and cost at `shape` of every variant."""
+    """Quality on `batches` and cost at `shape` of every variant. `expected`: as for `joint_kl`."""
     timings, ratios = time_variants(model, variants, shape, rounds)
     measured = {}
     for name, replacement in variants.items():
-        quality = joint_kl(model, replacement, batches)
+        quality = joint_kl(model, replacement, batches, expected)
         before = apply(model, replacement)
         try:
             cost = model_cost(model, shape)

@@ -9,6 +9,8 @@ Differs from the paper: no layer-by-layer update of later inputs; local distilla
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,8 @@ class LowRankWeights(Method):
             part = catalogue.build(
                 {"name": "low_rank", "d_in": d_in, "d_out": d_out, "rank": rank, "bias": bias is not None}
             )
-            up, down = truncated(weight, view.grams[path], rank)
+            factors = view.once(f"low_rank {path}", partial(decomposed, weight, view.grams[path]))
+            up, down = truncated(factors, rank)
             with torch.no_grad():
                 part.u.weight.copy_(up)
                 part.v.weight.copy_(down)
@@ -50,12 +53,21 @@ class LowRankWeights(Method):
         return replacement
 
 
-def truncated(weight: Tensor, gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """U (d_out, r), V (r, d_in) minimising ||(W - U V) X|| for inputs with X^T X proportional to `gram`."""
+def decomposed(weight: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U (d_out, k), s (k,), V (k, d_in), float64, with W = U diag(s) V, ordered by the output they carry.
+
+    U diag(s) R is the singular value decomposition of W L, with the Cholesky factor L of the inputs' gram X^T X, and
+    V is R L^-1: what is cut off at the end costs least in ||(W - W') X||.
+    """
     gram64 = gram.double()
     damp = 1e-6 * gram64.diagonal().mean().clamp_min(1e-12)
     root = torch.linalg.cholesky(gram64 + damp * torch.eye(len(gram64), dtype=torch.float64))
     left, scale, right = torch.linalg.svd(weight.double() @ root, full_matrices=False)
+    return left, scale, torch.linalg.solve_triangular(root, right, upper=False, left=False)
+
+
+def truncated(factors: tuple[Tensor, Tensor, Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    """Float32 U' (d_out, r), V' (r, d_in): the best of that rank, its scale shared out evenly over both."""
+    left, scale, right = factors
     half = scale[:rank].sqrt()
-    down = torch.linalg.solve_triangular(root, half[:, None] * right[:rank], upper=False, left=False)
-    return (left[:, :rank] * half).to(weight.dtype), down.to(weight.dtype)
+    return (left[:, :rank] * half).float(), (half[:, None] * right[:rank]).float()

@@ -35,10 +35,9 @@ class Width(Method):
         return [{"keep": keep} for keep in KEEPS]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        dense = view.ffn.operator
-        hidden = hidden_activations(dense, view.inputs)
-        score = hidden.square().mean(0).sqrt() * dense.down.weight.norm(dim=0)
-        return view.stand_in(narrow(dense, hidden, score, settings["keep"]))
+        dense, gram = view.ffn.operator, hidden_gram(view)
+        score = gram.diagonal().sqrt() * dense.down.weight.norm(dim=0)
+        return view.stand_in(narrow(dense, gram, score, settings["keep"]))
 
 
 def hidden_activations(dense: Any, x: Tensor) -> Tensor:
@@ -48,14 +47,27 @@ def hidden_activations(dense: Any, x: Tensor) -> Tensor:
         return dense.act(dense.gate(x)) * up if dense.name == "glu" else dense.act(up)
 
 
-def narrow(dense: Any, hidden: Tensor, score: Tensor, keep: float) -> Operator:
-    """The `GLU` or `MLP` with the best-scored share `keep` of the hidden channels, its down projection refitted."""
-    d_hidden = hidden.shape[1]
+def hidden_gram(view: SublayerView) -> Tensor:
+    """(d_hidden, d_hidden) float64: mean over tokens of h h^T, where h enters the down projection."""
+
+    def make() -> Tensor:
+        hidden = hidden_activations(view.ffn.operator, view.inputs).double()
+        return hidden.T @ hidden / len(hidden)
+
+    return view.once("hidden gram", make)
+
+
+def narrow(dense: Any, gram: Tensor, score: Tensor, keep: float) -> Operator:
+    """The `GLU` or `MLP` with the best-scored share `keep` of the hidden channels, its down projection refitted.
+
+    gram   of the hidden activations, as `hidden_gram` gives it
+    score  (d_hidden,): the higher, the more a channel matters
+    """
+    d_hidden = len(gram)
     # Multiples of 8 keep matrix kernels on their fast path.
     width = min(d_hidden, max(8, round(keep * d_hidden / 8) * 8))
     kept = score.topk(width).indices.sort().values
     small = catalogue.build({**dense.spec(), "d_hidden": width})
-    gram = hidden.double().T @ hidden.double() / len(hidden)
     target = gram @ dense.down.weight.double().T
     down = ridge_from_moments(gram[kept][:, kept], target[kept], strength=1e-4)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.refit.method import Settings, SublayerView
-from layersmith.refit.methods.width import Width, hidden_activations, narrow
+from layersmith.refit.methods.width import Width, hidden_gram, narrow
 
 
 class WidthTaylor(Width):
@@ -25,6 +25,5 @@ class WidthTaylor(Width):
         return reason
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        dense = view.ffn.operator
-        hidden = hidden_activations(dense, view.inputs)
-        return view.stand_in(narrow(dense, hidden, view.statistics["taylor"].abs(), settings["keep"]))
+        score = view.statistics["taylor"].abs()
+        return view.stand_in(narrow(view.ffn.operator, hidden_gram(view), score, settings["keep"]))
