@@ -10,15 +10,17 @@ from layersmith.anatomy.edit import apply
 from layersmith.errors import UserError
 from layersmith.linear.quantized import nearest_codes, rtn_grid
 from layersmith.refit import methods
+from layersmith.refit.batches import Batches
 from layersmith.refit.calibrate import Activations
 from layersmith.refit.candidate import pack, unpack
-from layersmith.refit.least_squares import reduced_rank, ridge
+from layersmith.refit.least_squares import fit_linear, reduced_rank, ridge
 from layersmith.refit.method import candidate_id
 from layersmith.refit.methods.gptq import gptq
 from layersmith.refit.methods.low_rank import decomposed, truncated
+from layersmith.refit.methods.mlp_start import nearest_mlp
 from layersmith.refit.methods.rtn import group_size
 from layersmith.refit.workspace import Workspace
-from tests.refit.conftest import tiny_batches, tiny_llama
+from tests.refit.conftest import tiny_batches, tiny_llama, token_batches
 
 SITE_OF = {"ffn": "layers.1.ffn", "mixer": "layers.1.attn", "norm": "layers.1.ffn_norm", "block": "layers.1"}
 
@@ -136,6 +138,69 @@ def test_span_over_a_block_that_does_nothing_is_exact(tmp_path):
     apply(student, replacement)
     assert (student(ids).logits - model(ids).logits).norm() < 0.02 * model(ids).logits.norm()
     workspace.close()
+
+
+def test_width_by_gradient_keeping_everything_is_the_original(view):
+    at = view("layers.1.ffn", taylor=torch.linspace(-1, 1, 64))
+    assert at.local_error(methods.get("width_taylor").build(at, {"keep": 1.0})) < 1e-6
+
+
+def test_linear_attention_of_one_token_is_softmax_attention(llama, tmp_path):
+    """One token can only attend to itself, whatever the kernel: only the carried-over weights are left to matter."""
+    anatomy, workspace = find_sites(llama), Workspace(tmp_path / "run", {})
+    alone = Batches(*(token_batches(3, rows=8, length=1, seed=seed) for seed in range(5)))
+    activations = Activations(Replay(llama, anatomy), anatomy, alone, workspace)
+    activations.calibrate()
+    at = activations.view(anatomy.site("layers.1.attn"))
+    method = methods.get("linear_attention")
+    assert at.local_error(method.build(at, method.grid(at)[0])) < 1e-8
+    workspace.close()
+
+
+def test_gr_kan_is_the_mlp_it_starts_from_up_to_the_fit_of_the_activation(view):
+    at = view("layers.1.ffn")
+    mlp = nearest_mlp(at)
+    part = methods.get("gr_kan").build(at, {"groups": 8})[0][1]
+    expected = mlp(at.inputs)
+    assert (part(at.inputs) - expected).norm() < 0.01 * expected.norm()
+
+
+def test_poly_norm_with_fitted_scalars_beats_its_usual_start(view):
+    at = view("layers.1.ffn")
+    fitted = methods.get("poly_norm").build(at, {"order": 3})
+    part = copy.deepcopy(fitted[0][1])
+    with torch.no_grad():
+        part.a.copy_(torch.tensor([0.0, 1 / 3, 1 / 3, 1 / 3]))
+    fit_linear(part.down, part.activation(part.up(at.inputs)), at.targets)
+    at.holdout = at.fit  # on the data that both were fitted to
+    assert at.local_error(fitted) < at.local_error([(fitted[0][0], part)])
+
+
+def test_dyt_is_a_norm_whose_inputs_all_have_the_same_size(view):
+    """Then the norm is linear, and so is tanh for a small alpha."""
+    at = view("layers.1.ffn_norm")
+    x = torch.nn.functional.normalize(at.inputs, dim=-1)
+    at.inputs, at.targets = x, at.original(x)
+    part = methods.get("dyt").build(at, {})[0][1]
+    assert (part(x) - at.targets).norm() < 0.01 * at.targets.norm()
+
+
+def test_rounding_weights_that_are_on_the_grid_changes_nothing(view, llama):
+    """Nothing but the 16 bits that a group's scale is stored in, and is found again with."""
+    at = view("layers.1.ffn")
+    rounded = at.local_error(methods.get("rtn").build(at, {"bits": 3}))
+    saved = {path: module.weight.clone() for path, module in at.linears().items()}
+    try:
+        for path, module in at.linears().items():
+            group = group_size(saved[path].shape[1])
+            scale, zero = (t.float()[..., None] for t in rtn_grid(saved[path], 3, group))
+            codes = nearest_codes(saved[path], *rtn_grid(saved[path], 3, group), 3).float().unflatten(1, (-1, group))
+            module.weight.copy_(((codes - zero) * scale).flatten(1))
+        at = view("layers.1.ffn")
+        assert at.local_error(methods.get("rtn").build(at, {"bits": 3})) < 1e-4 * rounded
+    finally:
+        for path, weight in saved.items():
+            llama.get_submodule(path).weight.copy_(weight)
 
 
 def correlated_inputs(tokens=600, width=32):
