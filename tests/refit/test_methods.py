@@ -22,6 +22,8 @@ from layersmith.refit.methods.rtn import group_size
 from layersmith.refit.workspace import Workspace
 from tests.refit.conftest import tiny_batches, tiny_llama, token_batches
 
+#: Parts that any method may put in place beside those it is about: nothing at all, and a dense map with folded weights.
+HELPERS = ("zero", "identity", "linear")
 SITE_OF = {"ffn": "layers.1.ffn", "mixer": "layers.1.attn", "norm": "layers.1.ffn_norm", "block": "layers.1"}
 
 
@@ -42,6 +44,7 @@ def test_builds_reloads_and_leaves_the_model_alone(name, kind, view, llama):
     assert method.refuses(at) is None
     grid = method.grid(at)
     assert grid
+    placed: set[str] = set()
     for settings in grid:
         replacement = method.build(at, settings)
         outputs = at.run(replacement, at.holdout)
@@ -49,6 +52,9 @@ def test_builds_reloads_and_leaves_the_model_alone(name, kind, view, llama):
         again = unpack(*pack(replacement))
         assert all(torch.equal(a, b) for a, b in zip(outputs, at.run(again, at.holdout), strict=True))
         assert method.error(at, settings, replacement) < 5.0
+        placed |= {edit.spec["name"] for edit, _ in replacement}
+    assert placed <= {*method.builds, *HELPERS}
+    assert bool(placed & {*method.builds}) == bool(method.builds)
     assert all(torch.equal(before[k], v) for k, v in llama.state_dict().items())
 
 

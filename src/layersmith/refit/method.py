@@ -181,6 +181,8 @@ class Method(ABC):
     kinds: ClassVar[tuple[str, ...]]
     #: Ids of source papers.
     papers: ClassVar[tuple[str, ...]] = ()
+    #: Catalogue names of the parts it can put in place; empty when it changes a sublayer without putting in a part.
+    builds: ClassVar[tuple[str, ...]] = ()
     #: Budgets it can help with.
     saves: ClassVar[tuple[str, ...]] = ("latency", "params", "bytes", "flops")
     #: Whether local distillation after `build` is worth its time.

@@ -40,6 +40,11 @@ def get(name: str) -> Method:
     return method()
 
 
+def building(part: str) -> list[str]:
+    """The methods that put this part of the catalogue in place."""
+    return [name for name in METHODS if part in get(name).builds]
+
+
 def chosen(wanted: list[str] | None, budgets: list[str]) -> list[str]:
     """The methods of a run: the named ones (checked), or all that can help with one of the budgets."""
     if wanted is None:

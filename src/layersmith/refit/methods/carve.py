@@ -27,6 +27,7 @@ class Carve(Method):
     name = "carve"
     kinds = ("ffn",)
     papers = ("P354",)
+    builds = ("carved_moe",)
     saves = ("flops",)
     distils = True
 

@@ -17,6 +17,7 @@ class Drop(Method):
     name = "drop"
     kinds = ("ffn", "mixer", "block")
     papers = ("P038",)
+    builds = ("zero",)
     saves = ("latency", "params", "bytes", "flops", "kv")
 
     def grid(self, view: SublayerView) -> list[Settings]:

@@ -22,6 +22,7 @@ class GPTQ(Method):
     name = "gptq"
     kinds = ("ffn", "mixer")
     papers = ("P220",)
+    builds = ("quantized",)
     saves = ("bytes",)
 
     def refuses(self, view: SublayerView) -> str | None:

@@ -17,6 +17,7 @@ from layersmith.refit.method import Method, Settings, SublayerView
 class KVMerge(Method):
     name = "kv_merge"
     kinds = ("mixer",)
+    builds = ("softmax_attention",)
     saves = ("kv", "params", "bytes", "flops", "latency")
     distils = True
 

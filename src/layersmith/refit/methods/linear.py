@@ -19,6 +19,7 @@ class LinearMap(Method):
     name = "linear"
     kinds = ("ffn", "mixer", "block")
     papers = ("P197",)
+    builds = ("affine",)
 
     def grid(self, view: SublayerView) -> list[Settings]:
         return [{}]

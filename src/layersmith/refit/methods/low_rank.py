@@ -23,6 +23,7 @@ class LowRankWeights(Method):
     name = "low_rank"
     kinds = ("ffn", "mixer")
     papers = ("P212",)
+    builds = ("low_rank",)
     distils = True
 
     def refuses(self, view: SublayerView) -> str | None:

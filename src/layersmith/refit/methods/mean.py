@@ -16,6 +16,7 @@ from layersmith.refit.method import Method, Settings, SublayerView
 class Mean(Method):
     name = "mean"
     kinds = ("ffn", "mixer", "block")
+    builds = ("constant",)
 
     def grid(self, view: SublayerView) -> list[Settings]:
         return [{}]

@@ -17,6 +17,7 @@ from layersmith.refit.method import Method, Settings, SublayerView
 class RankR(Method):
     name = "rank_r"
     kinds = ("ffn", "mixer", "block")
+    builds = ("low_rank_affine",)
 
     def grid(self, view: SublayerView) -> list[Settings]:
         return [{"rank": max(1, view.site.d_model // 8)}]

@@ -16,6 +16,7 @@ BITS = (8, 4, 3)
 class RTN(Method):
     name = "rtn"
     kinds = ("ffn", "mixer")
+    builds = ("quantized",)
     saves = ("bytes",)
 
     def refuses(self, view: SublayerView) -> str | None:

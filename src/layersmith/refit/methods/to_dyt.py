@@ -19,6 +19,7 @@ class ToDyT(Method):
     name = "dyt"
     kinds = ("norm",)
     papers = ("P155",)
+    builds = ("dyt",)
     saves = ("latency",)
     distils = True
 

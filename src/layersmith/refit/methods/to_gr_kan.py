@@ -20,6 +20,7 @@ class ToGRKAN(Method):
     name = "gr_kan"
     kinds = ("ffn",)
     papers = ("P034",)
+    builds = ("gr_kan",)
     saves = ("params", "bytes")
     distils = True
 

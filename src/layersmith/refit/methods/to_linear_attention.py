@@ -33,6 +33,7 @@ class ToLinearAttention(Method):
     name = "linear_attention"
     kinds = ("mixer",)
     papers = ("P095",)
+    builds = ("linear_attention",)
     saves = ("kv", "flops")
     distils = True
 

@@ -20,6 +20,7 @@ class ToPolyNorm(Method):
     name = "poly_norm"
     kinds = ("ffn",)
     papers = ("P007",)
+    builds = ("poly_norm",)
     saves = ("params", "bytes")
     distils = True
 

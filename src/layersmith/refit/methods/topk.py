@@ -16,6 +16,7 @@ class TopK(Method):
     name = "topk"
     kinds = ("ffn",)
     papers = ("P382", "P020")
+    builds = ("topk_glu",)
     saves = ("flops", "latency")
 
     def refuses(self, view: SublayerView) -> str | None:

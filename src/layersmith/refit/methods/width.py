@@ -26,6 +26,7 @@ class Width(Method):
     name = "width"
     kinds = ("ffn",)
     papers = ("P390",)
+    builds = ("glu", "mlp")
     distils = True
 
     def refuses(self, view: SublayerView) -> str | None:
