@@ -1,16 +1,21 @@
-"""Writes what a benchmark found, with the conditions it was measured under: CSV rows, claims, and equalities."""
+"""Writes what a benchmark found, with the conditions it was measured under: CSV rows, claims, and equalities.
+
+Claims and equalities are evidence about parts: `claims` and `official` read them back for whoever reports on them.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from layersmith.measure.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
+VERDICTS = ("held", "partly", "did not hold")
 
 
 def save_csv(name: str, rows: list[dict[str, Any]], conditions: dict[str, Any] | None = None) -> Path:
@@ -42,6 +47,8 @@ def save_claim(
     measured  the finding in one sentence with its figures and sizes
     rows      the figures behind it, one dict per setting and seed
     """
+    if verdict not in VERDICTS:
+        raise ValueError(f"A claim {' or '.join(VERDICTS)}; {verdict!r} is none of these.")
     found = {"part": part, "paper": paper, "claim": claim, "verdict": verdict, "measured": measured, "rows": rows}
     return _save_json(RESULTS / "claims" / f"{name}.json", found)
 
@@ -58,6 +65,30 @@ def save_official(
     found = {"part": part, "source": source, "compared": compared, "versions": versions}
     equal = {"max_abs_diff": max_abs_diff, "tolerance": tolerance, "equal": max_abs_diff <= tolerance}
     return _save_json(RESULTS / "official" / f"{name}.json", found | equal)
+
+
+def claims() -> Iterator[dict[str, Any]]:
+    """The records that `save_claim` wrote, each with its "file"; ValueError for one that says less."""
+    for file, found in _records("claims", {"part", "paper", "claim", "verdict", "measured", "rows", "environment"}):
+        if found["verdict"] not in VERDICTS:
+            raise ValueError(f"{file} has the verdict {found['verdict']!r}; it must be one of {VERDICTS}.")
+        yield found | {"file": file}
+
+
+def official() -> Iterator[dict[str, Any]]:
+    """The records that `save_official` wrote, each with its "file"; ValueError for one that says less or differs."""
+    for file, found in _records("official", {"part", "source", "compared", "max_abs_diff", "tolerance", "environment"}):
+        if found.get("equal") != (found["max_abs_diff"] <= found["tolerance"]):
+            raise ValueError(f"{file} says equal={found.get('equal')}, and its figures say otherwise.")
+        yield found | {"file": file}
+
+
+def _records(folder: str, needed: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted((RESULTS / folder).glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if missing := sorted(needed - found.keys()):
+            raise ValueError(f"{path} lacks {', '.join(missing)}: write it with benchmarks/record.py.")
+        yield f"benchmarks/results/{folder}/{path.name}", found
 
 
 def _save_json(path: Path, found: dict[str, Any]) -> Path:

@@ -16,6 +16,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,10 +25,10 @@ from layersmith import catalogue
 from layersmith.measure.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import record  # noqa: E402
+
 TARGET = ROOT / "src" / "layersmith" / "evidence.json"
-OFFICIAL = ROOT / "benchmarks" / "results" / "official"
-CLAIMS = ROOT / "benchmarks" / "results" / "claims"
-VERDICTS = ("held", "partly", "did not hold")
 
 
 class Recorder:
@@ -65,23 +66,20 @@ def _subjects(item: pytest.Item) -> Iterator[tuple[str, str, str]]:
 
 
 def measured_claims() -> dict[str, list[dict[str, str]]]:
-    """Claim records by part; ValueError for a record that lacks a field or has an unknown verdict."""
+    """What `layersmith show` tells of the claim records, by part."""
     claims: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for path in sorted(CLAIMS.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not {"part", "paper", "claim", "verdict"} <= record.keys() or record["verdict"] not in VERDICTS:
-            raise ValueError(f"{path} needs part, paper, claim, and a verdict out of {VERDICTS}.")
-        kept = {key: record[key] for key in ("paper", "claim", "verdict")}
-        claims[record["part"]].append(kept | {"file": path.relative_to(ROOT).as_posix()})
+    for found in record.claims():
+        claims[found["part"]].append({key: found[key] for key in ("paper", "claim", "verdict", "measured", "file")})
     return claims
 
 
-def compared_with_official() -> Iterator[tuple[str, str, str]]:
-    """(part, outcome, file) for each recorded comparison with released code."""
-    for path in sorted(OFFICIAL.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        equal = record["max_abs_diff"] <= record["tolerance"]
-        yield record["part"], "passed" if equal else "failed", path.relative_to(ROOT).as_posix()
+def compared_with_official() -> dict[str, list[dict[str, Any]]]:
+    """What `layersmith show` tells of the recorded comparisons with released code, by part."""
+    comparisons: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for found in record.official():
+        kept = {key: found[key] for key in ("source", "compared", "max_abs_diff", "tolerance", "file")}
+        comparisons[found["part"]].append(kept)
+    return comparisons
 
 
 def main() -> int:
@@ -94,21 +92,24 @@ def main() -> int:
     status = pytest.main(arguments, plugins=[recorder])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         return int(status)
-    for part, outcome, file in compared_with_official():
-        recorder.outcomes[part]["official"][outcome].append(file)
-    claims = measured_claims()
+    claims, comparisons = measured_claims(), compared_with_official()
+    for part, found in comparisons.items():
+        for one in found:
+            outcome = "passed" if one["max_abs_diff"] <= one["tolerance"] else "failed"
+            recorder.outcomes[part]["official"][outcome].append(one["file"])
     unknown = ({*recorder.outcomes} | {*claims}) - {*catalogue.ENTRIES}
     if unknown:
         print(f"Evidence about parts that the catalogue does not have: {sorted(unknown)}", file=sys.stderr)
         return 1
-    parts = {}
+    parts: dict[str, dict[str, Any]] = {}
     for name in sorted(catalogue.ENTRIES):
         rungs = recorder.outcomes[name]
         parts[name] = {
             rung: {outcome: sorted(tests) for outcome, tests in rungs[rung].items()} for rung in sorted(rungs)
         }
-        if name in claims:
-            parts[name]["claims"] = claims[name]
+        for key, found in (("comparisons", comparisons), ("claims", claims)):
+            if name in found:
+                parts[name][key] = found[name]
     unfinished = TARGET.with_suffix(".unfinished")
     text = json.dumps({"environment": environment(), "parts": parts}, indent=1) + "\n"
     unfinished.write_text(text, encoding="utf-8")

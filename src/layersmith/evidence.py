@@ -38,6 +38,22 @@ class Claim:
     claim: str
     verdict: str
     file: str
+    measured: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The part beside released code (`source`) in one run: the largest absolute difference of what was `compared`."""
+
+    source: str
+    compared: str
+    max_abs_diff: float
+    tolerance: float
+    file: str
+
+    @property
+    def equal(self) -> bool:
+        return self.max_abs_diff <= self.tolerance
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,7 @@ class Evidence:
     oracle: Outcomes = Outcomes()
     official: Outcomes = Outcomes()
     claims: tuple[Claim, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def rungs(self) -> tuple[str, ...]:
@@ -75,4 +92,8 @@ def record() -> dict[str, Any]:
 
 def _parse(entry: dict[str, Any]) -> Evidence:
     tests = {rung: Outcomes(**{k: tuple(v) for k, v in entry.get(rung, {}).items()}) for rung in RUNGS[:3]}
-    return Evidence(**tests, claims=tuple(Claim(**claim) for claim in entry.get("claims", ())))
+    return Evidence(
+        **tests,
+        claims=tuple(Claim(**found) for found in entry.get("claims", ())),
+        comparisons=tuple(Comparison(**found) for found in entry.get("comparisons", ())),
+    )
