@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
 
+from layersmith.errors import UserError
+
 #: What a paper contributes: a place in a model, a way to change or train one, a way to look at one, or none of these.
 KINDS = ("ffn", "mixer", "norm", "block", "edit", "train", "explain", "task", "theory", "domain", "survey", "offtopic")
 #: A central, B useful, C a preset or recipe made of other parts, X not buildable here.
@@ -50,14 +52,21 @@ def papers() -> dict[str, Paper]:
     return {key: _paper(key, entry) for key, entry in table.items()}
 
 
+def paper(key: str) -> Paper:
+    """The paper of that id; a UserError otherwise."""
+    if key not in papers():
+        raise UserError(f"There is no source paper {key!r}: their ids run from P001 to {list(papers())[-1]}.")
+    return papers()[key]
+
+
 def search(query: str) -> list[Paper]:
-    """The papers in which every word of the query occurs: in id, title, kind, mechanism or status."""
+    """The papers in which every word of the query occurs: in id, title, kind, mechanism, status or arXiv id."""
     words = query.lower().split()
     return [p for p in papers().values() if all(word in _text(p) for word in words)]
 
 
 def _text(paper: Paper) -> str:
-    return " ".join((paper.id, paper.title, paper.kind, paper.mechanism, paper.status)).lower()
+    return " ".join((paper.id, paper.title, paper.kind, paper.mechanism, paper.status, paper.arxiv or "")).lower()
 
 
 def _paper(key: str, entry: dict[str, str]) -> Paper:

@@ -1,17 +1,16 @@
-"""`layersmith catalogue` lists and searches parts and papers; `layersmith show` tells everything about one part."""
+"""`layersmith catalogue` lists and searches parts and papers; `layersmith show` tells everything about one of them."""
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections import Counter
+import re
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from layersmith.commands.config import parse_config
 from layersmith.errors import UserError
@@ -19,10 +18,12 @@ from layersmith.errors import UserError
 if TYPE_CHECKING:
     from layersmith.contract import Operator
     from layersmith.evidence import Evidence
+    from layersmith.papers import Paper
 
 
 def catalogue(
     query: Annotated[str, typer.Argument(help="words that must all occur in a part or paper")] = "",
+    all_papers: Annotated[bool, typer.Option("--papers", help="list the source papers too, without a query")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON: parts and papers")] = False,
 ) -> None:
     """List the parts, or search parts and source papers by name, title and mechanism."""
@@ -45,83 +46,104 @@ def catalogue(
         )
     if parts:
         console.print(listing)
-    if query and found:
+    if found and (query or all_papers):
         reading = Table("paper", "title and mechanism", "status")
         for paper in found:
             reading.add_row(paper.id, f"{escape(paper.title)}\n[dim]{escape(paper.mechanism)}[/dim]", paper.status)
         console.print(reading)
     else:
-        console.print(f"{len(parts)} parts; {len(found)} source papers, searched by `layersmith catalogue QUERY`.")
+        console.print(f"{len(parts)} parts; {len(found)} source papers: `layersmith catalogue QUERY`, or `--papers`.")
     console.print("evidence: 1 contract, 2 + oracle, 3 + official code, 4 + claim measured; `layersmith show NAME`")
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="a part of the catalogue")],
+    name: Annotated[str, typer.Argument(help="a part of the catalogue, or a source paper such as P034")],
     d_model: Annotated[int | None, typer.Option(help="width; every d_… of the example grows with it")] = None,
     config: Annotated[str | None, typer.Option(help="constructor arguments as JSON, over the example's")] = None,
     batch: Annotated[int, typer.Option(help="batch size of the cost", min=1)] = 1,
     tokens: Annotated[int, typer.Option(help="tokens per sequence of the cost", min=1)] = 512,
 ) -> None:
-    """Everything about one part: idea and equation, arguments, papers, evidence, cost, an example."""
+    """Everything about one part: idea, equation, papers, evidence, claims, cost, methods. Or about one paper."""
     from layersmith import catalogue as table
-    from layersmith import evidence
-    from layersmith.papers import papers
+    from layersmith import describe, evidence
+    from layersmith.papers import paper, papers
 
-    found = table.entry(name)
-    spec = {"name": name, **_scaled(found.example, d_model), **(parse_config(config) if config else {})}
-    module = table.build(spec)
     console = Console(highlight=False)
+    if re.fullmatch(r"[Pp]\d+", name):
+        _print_paper(console, paper(name.upper()))
+        return
+    found = table.entry(name)
+    module = table.build(describe.spec_of(name, d_model, parse_config(config) if config else {}))
     console.rule(f"{name} · {found.family}", align="left")
     console.print(escape(table.documentation(name)) + "\n", soft_wrap=True)
     console.print("[bold]Arguments[/bold]")
-    console.print(escape(inspect.getdoc(type(module)) or "") + "\n", soft_wrap=True)
+    console.print(escape(describe.arguments(name)) + "\n", soft_wrap=True)
     console.print(f"[bold]Stands at[/bold]  {', '.join(table.STANDS_AT[found.family])} sites")
     for key in found.papers:
-        paper = papers()[key]
-        console.print(f"[bold]Paper[/bold]      {key} {escape(paper.title)} {paper.link or ''}")
+        read = papers()[key]
+        console.print(f"[bold]Paper[/bold]      {key} {escape(read.title)} {read.link or ''}", soft_wrap=True)
+    _print_methods(console, name)
     _print_evidence(console, evidence.of(name))
     _print_cost(console, module, batch, tokens)
     console.print("[bold]Example[/bold]")
-    console.print(escape(_example(module, spec)), soft_wrap=True)
+    console.print("  " + escape(describe.example(module)).replace("\n", "\n  "), soft_wrap=True)
+
+
+def _print_methods(console: Console, name: str) -> None:
+    from layersmith import describe
+
+    for builder in describe.builders(name):
+        console.print(f"[bold]Built by[/bold]   {builder.command}  (by itself: {builder.offered})", soft_wrap=True)
+        console.print(f"  when it pays: {escape(builder.pays)}", soft_wrap=True)
 
 
 def _print_evidence(console: Console, found: Evidence) -> None:
+    from layersmith import describe
+
     console.print(f"[bold]Evidence[/bold]   level {found.level}: {', '.join(found.rungs) or 'none on record'}")
     ran = len(found.contract.passed) + len(found.contract.failed)
     console.print(f"  contract   {len(found.contract.passed)} of {ran} checks passed")
-    for rung in ("oracle", "official"):
-        outcomes = getattr(found, rung)
-        for outcome, tests in (("passed", outcomes.passed), ("FAILED", outcomes.failed)):
-            # One line per test function: a function that runs over many settings is counted, not repeated.
-            for function, runs in Counter(test.partition("[")[0] for test in tests).items():
-                console.print(f"  {rung:10} {outcome} {function} ({runs})", soft_wrap=True)
+    for rung, outcomes in (("oracle", found.oracle), ("official", found.official)):
+        for outcome, function, runs in describe.tests(outcomes):
+            console.print(f"  {rung:10} {outcome} {function} ({runs})", soft_wrap=True)
+    for one in found.comparisons:
+        verdict = "equal" if one.equal else "NOT EQUAL"
+        measured = f"differs by {one.max_abs_diff:.1e} at most, {one.tolerance:.0e} allowed"
+        console.print(f"  official   {verdict} to {escape(one.source)}: {measured}", soft_wrap=True)
     for claim in found.claims:
-        console.print(f"  claim      {claim.verdict}: {escape(claim.claim)} ({claim.paper}, {claim.file})")
+        console.print(
+            f"  claim      [bold]{claim.verdict}[/bold]: {escape(claim.claim)} ({claim.paper})", soft_wrap=True
+        )
+        console.print(f"             measured: {escape(claim.measured)} ({claim.file})", soft_wrap=True)
 
 
 def _print_cost(console: Console, module: Operator, batch: int, tokens: int) -> None:
-    cost = module.cost(batch, tokens)
-    console.print(f"[bold]Cost[/bold]       {escape(json.dumps(module.spec()))} at {batch}x{tokens} tokens")
-    console.print(f"  {cost.params:,} params, {cost.active_params:,} active per token, {cost.weight_bytes:,} bytes")
-    console.print(f"  {cost.flops:,} FLOPs, {cost.state_bytes:,} bytes of state to decode on")
+    from layersmith import describe
+
+    sizes = escape(json.dumps(module.spec()))
+    console.print(f"[bold]Cost[/bold]       {sizes} at {batch}x{tokens} tokens", soft_wrap=True)
+    figures = [Column(title, justify="right") for title in describe.COST_COLUMNS]
+    listing = Table("part", *figures, box=None, padding=(0, 2))
+    for label, row in describe.cost_table(module, batch, tokens):
+        listing.add_row(label, *(f"{figure:,}" for figure in row))
+    console.print(listing)
 
 
-def _example(module: Operator, spec: dict[str, Any]) -> str:
-    call = "y, state = part(x)" if module.family in ("mixer", "block") else "y = part(x)"
-    return (
-        f"  import torch\n  from layersmith import catalogue\n\n  part = catalogue.build({spec!r})\n"
-        f"  x = torch.randn(2, 16, {module.d_in})\n  {call}"
-    )
+def _print_paper(console: Console, paper: Paper) -> None:
+    from layersmith import describe
 
-
-def _scaled(example: dict[str, Any], d_model: int | None) -> dict[str, Any]:
-    """The example configuration with all its widths multiplied so that the (input) width is d_model."""
-    if d_model is None:
-        return dict(example)
-    if d_model < 1:
-        raise UserError(f"--d-model must be at least 1, not {d_model}.")
-    base = example["d_in"] if "d_in" in example else example["d_model"]
-    return {key: value * d_model // base if key.startswith("d_") else value for key, value in example.items()}
+    console.rule(f"{paper.id} · {paper.kind} · tier {paper.tier}", align="left")
+    console.print(f"[bold]{escape(paper.title)}[/bold] {paper.link or ''}\n", soft_wrap=True)
+    console.print(escape(paper.mechanism) + "\n", soft_wrap=True)
+    console.print(f"[bold]Stands as[/bold]  {escape(paper.status)}", soft_wrap=True)
+    stands = describe.standing(paper)
+    for part in stands.parts:
+        console.print(f"  part       {part}: layersmith show {part}")
+    for method in stands.methods:
+        console.print(f"  method     {method}: layersmith refit MODEL --methods {method} …")
+    for part, claim in stands.claims:
+        console.print(f"  claim      {claim.verdict} ({part}): {escape(claim.claim)}", soft_wrap=True)
+        console.print(f"             measured: {escape(claim.measured)} ({claim.file})", soft_wrap=True)
 
 
 def _level(level: int) -> str:
