@@ -12,7 +12,7 @@ from layersmith.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-GENERATED = {"catalogue.md", "methods.md"}  # by docs/hooks.py
+GENERATED = {"methods.md", "evidence.md", "claims.md", "papers.md"}  # by docs/hooks.py
 
 
 def _blocks(page: Path, language: str) -> list[str]:

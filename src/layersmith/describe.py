@@ -42,7 +42,10 @@ class Builder:
     @property
     def offered(self) -> str:
         """When a run uses the method without being told to."""
-        return f"for a budget of {' or '.join(self.saves)}" if self.saves else "only when named"
+        if not self.saves:
+            return "only when named"
+        *first, last = self.saves
+        return f"for a budget of {', '.join(first)}{' or ' if first else ''}{last}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,25 @@
+"""One section for each method of `layersmith refit`."""
+
+from __future__ import annotations
+
+from generate.text import blocks, inline, paper_link
+from layersmith import describe
+from layersmith.refit import methods
+
+
+def page() -> str:
+    out = [
+        "# Methods",
+        "A method turns a trained sublayer into candidates. Each is one file of `layersmith.refit.methods`. Those that "
+        "can help with the budget are tried by themselves; `--methods` names them.",
+    ]
+    for name in methods.METHODS:
+        method = methods.get(name)
+        facts = [f"Sites: {', '.join(method.kinds)}", f"tried {describe.Builder(name, '', method.saves).offered}"]
+        if method.builds:
+            facts.append("puts in " + ", ".join(f"[{part}](catalogue/{part}.md)" for part in method.builds))
+        if method.papers:
+            facts.append("papers " + " ".join(paper_link(key) for key in method.papers))
+        idea, _, rest = describe.method_text(name).partition("\n\n")
+        out += [f"## {name}", f"**{inline(idea)}**", " · ".join(facts), blocks(rest)]
+    return "\n\n".join(out) + "\n"

@@ -1,0 +1,55 @@
+"""All source papers: what each one does, and where it stands."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from generate.text import inline, table
+from layersmith import describe
+from layersmith.papers import KINDS, Paper, papers
+
+TITLES = {
+    "ffn": "Feed-forwards",
+    "mixer": "Token mixing",
+    "norm": "Normalisation and scaling",
+    "block": "Blocks",
+    "edit": "Changing trained models",
+    "train": "Training",
+    "explain": "Looking inside",
+    "task": "Tasks",
+    "theory": "Theory",
+    "domain": "Domains",
+    "survey": "Surveys",
+    "offtopic": "Off topic",
+}
+
+
+def page() -> str:
+    states = Counter(paper.status.partition(":")[0] for paper in papers().values())
+    built = f"{states['part']} as a part, {states['method']} as a method, {states['task']} as a task"
+    counted = f"{built}, {states['planned']} planned, {states['not planned']} not planned"
+    out = [
+        "# Source papers",
+        f"{len(papers())} papers: what each one does in a sentence of ours, and where it stands: {counted}.",
+        "Tier A is central, B useful, C a preset or recipe made of other parts, X not buildable here.",
+    ]
+    for kind in KINDS:
+        rows = [
+            [f'<a id="{p.id.lower()}"></a>{p.id}', p.tier, f"{_title(p)}<br>{inline(p.mechanism)}", _standing(p)]
+            for p in papers().values()
+            if p.kind == kind
+        ]
+        out += [f"## {TITLES[kind]}", table(["paper", "tier", "title, mechanism", "where it stands"], rows)]
+    return "\n\n".join(out) + "\n"
+
+
+def _title(paper: Paper) -> str:
+    title = f"**{inline(paper.title)}**"
+    return f"[{title}]({paper.link})" if paper.link else title
+
+
+def _standing(paper: Paper) -> str:
+    stands = describe.standing(paper)
+    told = [f"part [{name}](catalogue/{name}.md)" for name in stands.parts]
+    told += [f"method [{name}](methods.md#{name})" for name in stands.methods]
+    return "<br>".join(told) or inline(paper.status)

@@ -1,0 +1,133 @@
+"""The generated pages: one for each part, links that lead somewhere, and text that Markdown shows as it was written."""
+
+from __future__ import annotations
+
+import importlib
+import posixpath
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from layersmith import catalogue
+from layersmith.papers import papers
+from layersmith.refit import methods
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    sys.path.insert(0, str(DOCS))
+    try:
+        return importlib.import_module("generate")
+    finally:
+        sys.path.remove(str(DOCS))
+
+
+@pytest.fixture(scope="module")
+def pages(generate: ModuleType) -> dict[str, str]:
+    return generate.pages()
+
+
+@pytest.fixture
+def text(generate: ModuleType) -> ModuleType:
+    return sys.modules["generate.text"]
+
+
+def test_every_part_has_a_page_in_the_index_and_in_the_navigation(generate: ModuleType, pages: dict[str, str]) -> None:
+    expected = {f"catalogue/{name}.md" for name in catalogue.ENTRIES}
+    assert {path for path in pages if path.startswith("catalogue/")} == expected | {"catalogue/index.md"}
+    assert {f"catalogue/{n}" for n in re.findall(r"\]\((\w+\.md)\)", pages["catalogue/index.md"])} == expected
+    families = [pages for group in generate.navigation() for pages in group.values()]
+    listed = [path for pages in families for page in pages for path in page.values()]
+    assert set(listed) == expected
+    assert len(listed) == len(expected)
+
+
+@pytest.mark.parametrize("name", catalogue.ENTRIES)
+def test_a_page_holds_everything_known_about_its_part(name: str, pages: dict[str, str]) -> None:
+    page = pages[f"catalogue/{name}.md"]
+    headings = re.findall(r"^## (.*)", page, flags=re.MULTILINE)
+    expected = ["Definition", "Arguments", "Cost", "Example", "Evidence"]
+    expected += ["Papers"] * bool(catalogue.entry(name).papers)
+    expected += ["In a trained model"] * bool(methods.building(name))
+    assert sorted(headings) == sorted(expected)
+    assert "```text\n" in page  # the equation
+    assert "| argument | meaning |" in page
+    for key in catalogue.entry(name).papers:
+        assert f"papers.md#{key.lower()}" in page
+
+
+def test_every_paper_stands_on_the_page_once_and_every_method_has_its_section(pages: dict[str, str]) -> None:
+    assert sorted(re.findall(r'<a id="(p\d+)">', pages["papers.md"])) == [key.lower() for key in papers()]
+    assert re.findall(r"^## (\w+)", pages["methods.md"], flags=re.MULTILINE) == list(methods.METHODS)
+
+
+def test_links_between_pages_lead_to_pages(pages: dict[str, str]) -> None:
+    written = {path.name for path in DOCS.glob("*.md")}
+    for path, page in pages.items():
+        for link in re.findall(r"\]\(([^)#]+\.md)(?:#[^)]*)?\)", page):
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
+            assert target in pages or target in written, f"{path} links to {link}"
+
+
+def test_evidence_page_counts_every_part(pages: dict[str, str]) -> None:
+    table = pages["evidence.md"].partition("## Parts")[2].partition("## ")[0]
+    assert sorted(re.findall(r"^\| \[(\w+)\]", table, flags=re.MULTILINE)) == sorted(catalogue.ENTRIES)
+
+
+def test_equations_become_code_and_headings_begin_paragraphs(text: ModuleType) -> None:
+    shown = text.blocks(
+        "Idea one\ngoes on.\n    y = a * b\n\n      with a\nShapes: x.\nPaper: T. When\nit pays: rarely."
+    )
+    assert shown.split("\n\n") == [
+        "Idea one goes on.",
+        "```text\ny = a * b",
+        "  with a\n```",
+        "**Shapes:** x.",
+        "**Paper:** T.",
+        "**When it pays:** rarely.",
+    ]
+
+
+def test_what_markdown_would_read_as_markup_is_shown_literally(text: ModuleType) -> None:
+    shown = text.inline("a_i * b_i * c <d> | [x](y) `f(*_x)` # 1")
+    for character in "*_|<[#":
+        assert character not in re.sub(r"&#\d+;|</?code>|&lt;|&gt;", "", shown)
+    assert "<code>f(&#42;&#95;x)</code>" in shown
+
+
+def test_papers_and_arxiv_ids_in_text_become_links(text: ModuleType) -> None:
+    assert text.inline("P034 in arXiv 2409.10594.", "../") == (
+        "[P034](../papers.md#p034) in [arXiv 2409.10594](https://arxiv.org/abs/2409.10594)."
+    )
+    assert text.inline("P999") == "P999"
+
+
+def test_arguments_become_a_table(text: ModuleType) -> None:
+    shown = text.arguments("What it is.\n\na, b   two widths\nc      more,\n       told at length\n")
+    assert shown.splitlines()[-2:] == ["| `a` `b` | two widths |", "| `c` | more, told at length |"]
+    assert shown.startswith("What it is.\n\n| argument | meaning |")
+
+
+def test_a_claim_is_shown_with_verdict_conditions_and_record(
+    generate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = sys.modules["record"]
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    evidence = sys.modules["generate.evidence"]
+    assert "No claims are on record yet." in evidence.claims_page()
+    record.save_claim("fast", "gr_kan", "P034", "twice as fast", "did not hold", "0.9 times at d = 64", [{"x": 1}])
+    page = evidence.claims_page()
+    for told in (
+        "## Did not hold",
+        "twice as fast",
+        "0.9 times at d = 64",
+        "fast.json",
+        "catalogue/gr_kan.md",
+        "thread",
+    ):
+        assert told in page
