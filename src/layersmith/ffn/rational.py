@@ -10,6 +10,7 @@ Paper: Yang & Wang 2024, "Kolmogorov-Arnold Transformer", arXiv 2409.10594 (m = 
 authors' code (Adamdad/rational_kat_cu): sizes, the shared numerator and the per-group denominators.
 Differs from the paper: their Triton kernel divides by 1 + |b_1||x| + ... + |b_n||x|^n; this follows the paper's
 formula, which is also the one their coefficients were fitted with. Coefficients come from our own fit.
+Where a kernel takes the tensors (`kernels.rational`) it computes the same in one pass over memory.
 |Q| has slope 1 (not 0) at Q = 0, so that denominators that start at 0, as the identity's do, can learn.
 """
 
@@ -23,6 +24,7 @@ from scipy.optimize import least_squares
 from torch import Tensor, nn
 
 from layersmith.ffn.activations import activation
+from layersmith.kernels import rational as kernel
 
 
 def fit_rational(x: np.ndarray, y: np.ndarray, m: int = 5, n: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -89,6 +91,8 @@ class Rational(nn.Module):
         self.b = nn.Parameter(torch.tensor(b, dtype=torch.get_default_dtype()).repeat(groups, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        if kernel.serves(x, self.a, self.b):
+            return kernel.rational(x, self.a, self.b)
         # Fifth powers lose everything in 16 bits, so the polynomials are evaluated in 32 (Horner's scheme).
         wide = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (self.b.shape[0], -1))
         a, b = self.a.to(wide.dtype), self.b.to(wide.dtype)[..., None]

@@ -18,6 +18,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shlex
+import shutil
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -54,8 +57,8 @@ def _load() -> bool:
         return False
     try:
         _build()
-    except (OSError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (OSError, RuntimeError, ImportError, subprocess.SubprocessError) as error:
+        reason = _reason(error)
         if mode == "require":
             raise UserError(
                 f"The compiled kernels cannot be built: {reason}. They need a C++ compiler and ninja "
@@ -69,16 +72,16 @@ def _load() -> bool:
 def _build() -> None:
     from torch.utils import cpp_extension
 
+    compiler = cpp_extension.get_cxx_compiler()
+    if shutil.which(shlex.split(compiler)[0]) is None:
+        raise OSError(f"there is no C++ compiler {compiler!r}")
     sources = sorted(SOURCES.glob("*.cpp"))
-    digest = hashlib.sha256(torch.__version__.encode())
-    for path in sorted(SOURCES.iterdir()):
-        digest.update(path.read_bytes())
     # ninja installed by pip lies beside the interpreter, which need not be on the PATH.
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join([before, str(Path(sys.executable).parent)])
     try:
         cpp_extension.load(
-            f"layersmith_native_{digest.hexdigest()[:12]}",
+            f"layersmith_native_{_digest()}",
             [str(path) for path in sources],
             extra_cflags=FLAGS,
             extra_ldflags=["-fopenmp"],
@@ -86,3 +89,21 @@ def _build() -> None:
         )
     finally:
         os.environ["PATH"] = before
+
+
+def _digest() -> str:
+    """Names a build by all it depends on. The processor is one of these: a home directory may be shared by several."""
+    found = hashlib.sha256(" ".join([torch.__version__, *FLAGS]).encode())
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        lines = listing.read_text(errors="replace").splitlines()
+        found.update("".join(sorted({line for line in lines if line.startswith(("flags", "Features"))})).encode())
+    for path in sorted(SOURCES.iterdir()):
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def _reason(error: Exception) -> str:
+    """One line: the compiler's first complaint where there is one."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if "error:" in line), lines[0])

@@ -1,0 +1,50 @@
+// Eight floats at a time, and sums that come out the same for every number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+namespace layersmith {
+
+// GCC's and Clang's own vectors: one AVX register where there is one, two NEON registers, or whatever the target has.
+typedef float Lanes __attribute__((vector_size(32)));
+constexpr int64_t LANES = 8;
+
+// Work is cut into blocks of about this many elements whatever the number of threads, and what a reduction adds is
+// added block by block, so results do not depend on that number. Three arrays of a block fit a core's own cache.
+constexpr int64_t BLOCK = 16384;
+
+inline Lanes load(const float* from) {
+  Lanes v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline Lanes load(const float* from, int64_t count) {
+  Lanes v = {};
+  std::memcpy(&v, from, count * sizeof(float));
+  return v;
+}
+
+inline void store(float* to, Lanes v, int64_t count = LANES) {
+  std::memcpy(to, &v, count * sizeof(float));
+}
+
+inline Lanes broadcast(float value) {
+  return Lanes{} + value;
+}
+
+inline float sum(Lanes v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
+// step(i, count) for every run of at most eight elements; count is the constant 8 except for the last run.
+template <typename Step>
+inline void by_lanes(int64_t size, Step step) {
+  int64_t i = 0;
+  for (; i + LANES <= size; i += LANES) step(i, LANES);
+  if (i < size) step(i, size - i);
+}
+
+}  // namespace layersmith
