@@ -9,6 +9,7 @@ Paper: Zhuo et al. 2024, "Polynomial Composition Activations: Unleashing the Dyn
 arXiv 2411.03884. Confirmed in the authors' code (BryceZhuo/PolyCom): order 3, a_1 = a_2 = a_3 = 1/3 and a_0 = 0 at
 the start, one set of scalars per layer, no gate.
 Differs from the paper: nothing; the coefficients are stored by rising power.
+Where a kernel takes the tensors (`kernels.poly`) it computes the same activation in one pass over memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
+from layersmith.kernels import poly as kernel
 
 
 class PolyReLU(FeedForward):
@@ -38,6 +40,8 @@ class PolyReLU(FeedForward):
 
     def activation(self, h: Tensor) -> Tensor:
         """p(relu(h)), element by element; in at least 32 bits, because cubes overflow in fp16."""
+        if kernel.serves(h, self.a):
+            return kernel.poly_relu(h, self.a)
         r = h.to(torch.promote_types(h.dtype, torch.float32)).relu()
         y = self.a[-1]
         for coefficient in self.a[:-1].flip(0):

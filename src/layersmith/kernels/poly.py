@@ -1,0 +1,89 @@
+"""Fast paths of PolyNorm's and PolyReLU's activations: see `ffn.poly_norm` and `ffn.poly_relu`, whose own lines are
+the reference.
+
+    if serves(h, a): y = poly_norm(h, a, eps)   or   y = poly_relu(h, a)
+
+h (..., d_hidden), a (order + 1,). One pass over memory for the values, one for all gradients. On the CPU
+`csrc/poly.cpp` takes float32. What is added up for the gradient of a is added in a fixed order: equal runs give equal
+bits. Second derivatives are refused: the reference has them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from layersmith.errors import UserError
+from layersmith.kernels import native
+
+#: The highest order that the kernels take.
+MOST = 6
+
+torch.library.define("layersmith::poly_norm", "(Tensor h, Tensor a, float eps) -> Tensor")
+torch.library.define(
+    "layersmith::poly_norm_backward", "(Tensor grad, Tensor h, Tensor a, float eps) -> (Tensor, Tensor)"
+)
+torch.library.define("layersmith::poly_relu", "(Tensor h, Tensor a) -> Tensor")
+torch.library.define("layersmith::poly_relu_backward", "(Tensor grad, Tensor h, Tensor a) -> (Tensor, Tensor)")
+
+
+def serves(h: Tensor, a: Tensor) -> bool:
+    """True when a kernel takes these tensors; h need not be contiguous."""
+    if a.shape[0] - 1 > MOST or h.dtype != a.dtype or h.device != a.device:
+        return False
+    return native.serves(a)
+
+
+def poly_norm(h: Tensor, a: Tensor, eps: float) -> Tensor:
+    """PolyNorm's activation over the last axis, differentiable once. Ask `serves` first."""
+    y: Tensor = torch.ops.layersmith.poly_norm(h, a, eps)
+    return y
+
+
+def poly_relu(h: Tensor, a: Tensor) -> Tensor:
+    """PolyReLU's activation, element by element, differentiable once. Ask `serves` first."""
+    y: Tensor = torch.ops.layersmith.poly_relu(h, a)
+    return y
+
+
+@torch.library.register_fake("layersmith::poly_norm")
+@torch.library.register_fake("layersmith::poly_relu")
+def _(h: Tensor, a: Tensor, eps: float = 0.0) -> Tensor:
+    return torch.empty_like(h, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("layersmith::poly_norm_backward")
+@torch.library.register_fake("layersmith::poly_relu_backward")
+def _(grad: Tensor, h: Tensor, a: Tensor, eps: float = 0.0) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(h, memory_format=torch.contiguous_format), torch.empty_like(a)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    h, a, *eps = inputs
+    ctx.save_for_backward(h, a)
+    ctx.eps = eps
+
+
+def _norm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    dh, da = torch.ops.layersmith.poly_norm_backward(grad, *ctx.saved_tensors, *ctx.eps)
+    return dh, da, None
+
+
+def _relu_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    dh, da = torch.ops.layersmith.poly_relu_backward(grad, *ctx.saved_tensors)
+    return dh, da
+
+
+def _twice(ctx: Any, *grads: Tensor) -> NoReturn:
+    raise UserError(
+        "The fast polynomial activations have no second derivative. Set LAYERSMITH_NATIVE=off in the environment to "
+        "use the reference, which has one."
+    )
+
+
+torch.library.register_autograd("layersmith::poly_norm", _norm_backward, setup_context=_save)
+torch.library.register_autograd("layersmith::poly_relu", _relu_backward, setup_context=_save)
+torch.library.register_autograd("layersmith::poly_norm_backward", _twice)
+torch.library.register_autograd("layersmith::poly_relu_backward", _twice)
