@@ -43,6 +43,9 @@ ENTRIES: dict[str, Entry] = {
         ("P291",),
         {"d_model": 32, "d_expert": 16, "n_experts": 6, "k": 2},
     ),
+    "spark_ffn": Entry(
+        "layersmith.ffn.spark_ffn:SparkFFN", "ffn", ("P361",), {"d_model": 32, "d_hidden": 64, "k": 16, "r": 16}
+    ),
     "structured": Entry(
         "layersmith.ffn.structured:StructuredFFN",
         "ffn",
