@@ -26,6 +26,7 @@ METHODS: dict[str, str] = {
     "gr_kan": "layersmith.refit.methods.to_gr_kan:ToGRKAN",
     "poly_norm": "layersmith.refit.methods.to_poly_norm:ToPolyNorm",
     "dyt": "layersmith.refit.methods.to_dyt:ToDyT",
+    "idle_ffn": "layersmith.refit.methods.to_idle_ffn:ToIdleFFN",
     "spark_ffn": "layersmith.refit.methods.to_spark_ffn:ToSparkFFN",
     "rtn": "layersmith.refit.methods.rtn:RTN",
     "gptq": "layersmith.refit.methods.gptq:GPTQ",
