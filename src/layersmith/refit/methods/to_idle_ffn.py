@@ -1,9 +1,10 @@
 """Keep the hidden channels that are furthest from linear, and put one D x D matrix in place of all the others.
 
 Paper: P343, "RePaViT", whose channel-idle feed-forward merges its linear channels into one matrix. When it pays: as
-for `width`, whose small feed-forward it extends by that matrix (what a dropped channel did that is linear in the input
-is kept), and most at strong compression: on pocket, with all feed-forwards at 3/8 of their parameters, the KL is 0.57
-against 0.88, and at 5/8 `width` is ahead (0.16 against 0.19), before any distillation. Channels are ranked by the part of their output that a linear map of the input cannot predict.
+for `width`, whose small feed-forward it extends by that matrix: what a dropped channel did that is linear in the input
+is kept. Most at strong compression: on pocket, with every feed-forward at 3/8 of its parameters, the KL is 0.57
+against 0.88; at 5/8 `width` is ahead (0.16 against 0.19), both before distillation. Channels are ranked by the part
+of their output that a linear map of the input cannot predict.
 Differs from the paper: a trained start. Which channels are idle is chosen, not fixed beforehand; the matrix and the
 kept channels' output weights are fitted together to the original output by ridge regression, starting from the
 trained weights; a gated feed-forward keeps its gate on the active channels.
