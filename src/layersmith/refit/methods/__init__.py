@@ -27,6 +27,7 @@ METHODS: dict[str, str] = {
     "poly_norm": "layersmith.refit.methods.to_poly_norm:ToPolyNorm",
     "dyt": "layersmith.refit.methods.to_dyt:ToDyT",
     "idle_ffn": "layersmith.refit.methods.to_idle_ffn:ToIdleFFN",
+    "mglu": "layersmith.refit.methods.to_mglu:ToMGLU",
     "spark_ffn": "layersmith.refit.methods.to_spark_ffn:ToSparkFFN",
     "rtn": "layersmith.refit.methods.rtn:RTN",
     "gptq": "layersmith.refit.methods.gptq:GPTQ",
