@@ -36,6 +36,7 @@ ENTRIES: dict[str, Entry] = {
     "idle_ffn": Entry(
         "layersmith.ffn.idle_ffn:IdleFFN", "ffn", ("P343",), {"d_model": 32, "d_active": 24, "d_idle": 72}
     ),
+    "kan": Entry("layersmith.ffn.kan:KAN", "ffn", (), {"d_model": 32, "d_hidden": 64}),
     "low_rank_affine": Entry("layersmith.ffn.low_rank_affine:LowRankAffine", "ffn", (), {"d_model": 32, "rank": 8}),
     "mglu": Entry("layersmith.ffn.mglu:MGLU", "ffn", ("P358",), {"d_model": 32, "d_hidden": 64, "n_masks": 2}),
     "mlp": Entry("layersmith.ffn.mlp:MLP", "ffn", (), {"d_model": 32, "d_hidden": 64}),

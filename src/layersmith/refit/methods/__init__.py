@@ -25,6 +25,7 @@ METHODS: dict[str, str] = {
     "carve": "layersmith.refit.methods.carve:Carve",
     "gr_kan": "layersmith.refit.methods.to_gr_kan:ToGRKAN",
     "poly_norm": "layersmith.refit.methods.to_poly_norm:ToPolyNorm",
+    "kan": "layersmith.refit.methods.to_kan:ToKAN",
     "dyt": "layersmith.refit.methods.to_dyt:ToDyT",
     "idle_ffn": "layersmith.refit.methods.to_idle_ffn:ToIdleFFN",
     "mglu": "layersmith.refit.methods.to_mglu:ToMGLU",

@@ -1,0 +1,34 @@
+"""What the methods that lead to Kolmogorov-Arnold feed-forwards share: the interval, and a fit of some edges."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from layersmith.ffn.kan_layer import KANLayer
+from layersmith.refit.least_squares import ridge
+
+#: Most inputs of the second layer whose edges are fitted, and the least number of tokens per fitted coefficient.
+NODES, TOKENS_PER_COLUMN = 64, 8
+
+
+def reach(*activations: Tensor) -> float:
+    """Half the length of an interval around 0 that holds nearly all of these activations: 4 root mean squares."""
+    return round(4 * max(float(a.square().mean().sqrt()) for a in activations), 3) or 1.0
+
+
+@torch.no_grad()
+def fit_edges(layer: KANLayer, x: Tensor, missing: Tensor) -> None:
+    """Fit the functions on the edges that leave the strongest inputs to what the layer's output still lacks.
+
+    x (tokens, d_in) are the layer's inputs, missing (tokens, d_out). All edges at once would be d_in * K unknowns for
+    each output, more than calibration tokens can settle; the other edges keep their base term alone.
+    """
+    nodes = min(NODES, len(x) // (TOKENS_PER_COLUMN * layer.basis.size))
+    strength = layer.act(x).var(0) * layer.base.weight.square().sum(0)
+    chosen = strength.topk(min(nodes, x.shape[1])).indices
+    if len(chosen) == 0:
+        return
+    weight, bias = ridge(layer.basis(x[:, chosen]).flatten(1), missing)
+    layer.coefficients[:, chosen] = weight.unflatten(1, (len(chosen), -1))
+    layer.base.bias.add_(bias)
