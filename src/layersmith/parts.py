@@ -42,6 +42,9 @@ ENTRIES: dict[str, Entry] = {
     "mlp": Entry("layersmith.ffn.mlp:MLP", "ffn", (), {"d_model": 32, "d_hidden": 64}),
     "poly_norm": Entry("layersmith.ffn.poly_norm:PolyNorm", "ffn", ("P007",), {"d_model": 32, "d_hidden": 64}),
     "poly_relu": Entry("layersmith.ffn.poly_relu:PolyReLU", "ffn", ("P007",), {"d_model": 32, "d_hidden": 64}),
+    "select_kan": Entry(
+        "layersmith.ffn.select_kan:SelectKAN", "ffn", ("P075",), {"d_model": 32, "d_hidden": 64, "size": 4}
+    ),
     "sigma_moe": Entry(
         "layersmith.ffn.sigma_moe:SigmaMoE",
         "ffn",
@@ -61,6 +64,7 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.ffn.topk_glu:TopKGLU", "ffn", ("P382", "P020"), {"d_model": 32, "d_hidden": 64, "k": 16}
     ),
     "topk_mlp": Entry("layersmith.ffn.topk_mlp:TopKMLP", "ffn", ("P020",), {"d_model": 32, "d_hidden": 64, "k": 16}),
+    "tru_kan": Entry("layersmith.ffn.tru_kan:TruKAN", "ffn", ("P079",), {"d_model": 32, "d_hidden": 64}),
     "zero": Entry("layersmith.ffn.zero:Zero", "ffn", (), {"d_model": 32}),
     # mixer
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("P028",), {"d_model": 32, "n_heads": 4}),

@@ -16,12 +16,11 @@ Differs from the paper: as `kan_layer` says; splines end in straight lines, not 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from layersmith.contract import FeedForward, require_positive
 from layersmith.ffn.kan_basis import make_basis
-from layersmith.ffn.kan_layer import KANLayer, require_activation
+from layersmith.ffn.kan_layer import KANLayer, carry_base, require_activation
 from layersmith.ffn.mlp import MLP
 
 
@@ -65,12 +64,3 @@ class KAN(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.up(x))
-
-
-@torch.no_grad()
-def carry_base(up: KANLayer, down: KANLayer, mlp: MLP) -> None:
-    """Put an MLP's weights in the base terms of two layers and set their coefficients to zero."""
-    for layer, linear in ((up, mlp.up), (down, mlp.down)):
-        layer.coefficients.zero_()
-        layer.base.weight.copy_(linear.weight)
-        layer.base.bias.copy_(torch.zeros_like(layer.base.bias) if linear.bias is None else linear.bias)

@@ -12,6 +12,8 @@ space anyway); the grid is not moved to the data during training.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from layersmith.errors import suggest
 from layersmith.ffn.activations import ACTIVATIONS
 from layersmith.ffn.kan_basis import Basis
+from layersmith.ffn.mlp import MLP
 
 
 class KANLayer(nn.Module):
@@ -49,3 +52,12 @@ def require_activation(owner: type, **named: str) -> None:
             raise ValueError(
                 f"{owner.__name__}: {argument}={value!r} is no activation. {suggest(str(value), list(ACTIVATIONS))}"
             )
+
+
+@torch.no_grad()
+def carry_base(up: Any, down: Any, mlp: MLP) -> None:
+    """Put an MLP's weights in the base terms of two layers and set their coefficients to zero."""
+    for layer, linear in ((up, mlp.up), (down, mlp.down)):
+        layer.coefficients.zero_()
+        layer.base.weight.copy_(linear.weight)
+        layer.base.bias.copy_(torch.zeros_like(layer.base.bias) if linear.bias is None else linear.bias)

@@ -26,6 +26,8 @@ METHODS: dict[str, str] = {
     "gr_kan": "layersmith.refit.methods.to_gr_kan:ToGRKAN",
     "poly_norm": "layersmith.refit.methods.to_poly_norm:ToPolyNorm",
     "kan": "layersmith.refit.methods.to_kan:ToKAN",
+    "select_kan": "layersmith.refit.methods.to_select_kan:ToSelectKAN",
+    "tru_kan": "layersmith.refit.methods.to_tru_kan:ToTruKAN",
     "dyt": "layersmith.refit.methods.to_dyt:ToDyT",
     "idle_ffn": "layersmith.refit.methods.to_idle_ffn:ToIdleFFN",
     "mglu": "layersmith.refit.methods.to_mglu:ToMGLU",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from layersmith.ffn.kan_layer import KANLayer
+from layersmith.ffn.select_kan import SelectLayer
 from layersmith.refit.least_squares import ridge
 
 #: Most inputs of the second layer whose edges are fitted, and the least number of tokens per fitted coefficient.
@@ -18,17 +19,17 @@ def reach(*activations: Tensor) -> float:
 
 
 @torch.no_grad()
-def fit_edges(layer: KANLayer, x: Tensor, missing: Tensor) -> None:
+def fit_edges(layer: KANLayer | SelectLayer, x: Tensor, missing: Tensor) -> None:
     """Fit the functions on the edges that leave the strongest inputs to what the layer's output still lacks.
 
     x (tokens, d_in) are the layer's inputs, missing (tokens, d_out). All edges at once would be d_in * K unknowns for
     each output, more than calibration tokens can settle; the other edges keep their base term alone.
     """
-    nodes = min(NODES, len(x) // (TOKENS_PER_COLUMN * layer.basis.size))
+    nodes = min(NODES, len(x) // (TOKENS_PER_COLUMN * layer.coefficients[0, 0].numel()))
     strength = layer.act(x).var(0) * layer.base.weight.square().sum(0)
     chosen = strength.topk(min(nodes, x.shape[1])).indices
     if len(chosen) == 0:
         return
     weight, bias = ridge(layer.basis(x[:, chosen]).flatten(1), missing)
-    layer.coefficients[:, chosen] = weight.unflatten(1, (len(chosen), -1))
+    layer.coefficients[:, chosen] = weight.view_as(layer.coefficients[:, chosen])
     layer.base.bias.add_(bias)
