@@ -32,6 +32,7 @@ ENTRIES: dict[str, Entry] = {
     "constant": Entry("layersmith.ffn.constant:Constant", "ffn", (), {"d_model": 32}),
     "glu": Entry("layersmith.ffn.glu:GLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
     "gr_kan": Entry("layersmith.ffn.gr_kan:GRKAN", "ffn", ("P034",), {"d_model": 32, "d_hidden": 64}),
+    "hqkan": Entry("layersmith.ffn.hqkan:HQKAN", "ffn", ("P086",), {"d_model": 32, "d_bottleneck": 8}),
     "identity": Entry("layersmith.ffn.identity:Identity", "ffn", (), {"d_model": 32}),
     "idle_ffn": Entry(
         "layersmith.ffn.idle_ffn:IdleFFN", "ffn", ("P343",), {"d_model": 32, "d_active": 24, "d_idle": 72}
