@@ -21,6 +21,7 @@ class Entry:
 
 ENTRIES: dict[str, Entry] = {
     # ffn
+    "af_kan": Entry("layersmith.ffn.af_kan:AFKAN", "ffn", ("P076",), {"d_model": 32, "d_hidden": 64}),
     "affine": Entry("layersmith.ffn.affine:Affine", "ffn", (), {"d_model": 32}),
     "bilinear": Entry("layersmith.ffn.bilinear:Bilinear", "ffn", ("P219",), {"d_model": 32, "d_hidden": 64}),
     "carved_moe": Entry(

@@ -29,6 +29,7 @@ METHODS: dict[str, str] = {
     "select_kan": "layersmith.refit.methods.to_select_kan:ToSelectKAN",
     "tru_kan": "layersmith.refit.methods.to_tru_kan:ToTruKAN",
     "hqkan": "layersmith.refit.methods.to_hqkan:ToHQKAN",
+    "af_kan": "layersmith.refit.methods.to_af_kan:ToAFKAN",
     "dyt": "layersmith.refit.methods.to_dyt:ToDyT",
     "idle_ffn": "layersmith.refit.methods.to_idle_ffn:ToIdleFFN",
     "mglu": "layersmith.refit.methods.to_mglu:ToMGLU",

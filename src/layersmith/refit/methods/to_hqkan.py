@@ -1,7 +1,7 @@
 """Turn a feed-forward into an HQKAN: the best linear map of low rank, and circuits for what it lacks in that subspace.
 
-Paper: P086, "Quantum Variational Activation Functions Empower Kolmogorov-Arnold Networks". Reduced-rank regression gives
-the maps down and up; the base term (identity) and the scales of circuits with random angles are fitted by ridge
+Paper: P086, "Quantum Variational Activation Functions Empower Kolmogorov-Arnold Networks". Reduced-rank regression
+gives the maps down and up; the base term (identity) and the scales of circuits with random angles are fitted by ridge
 regression, one output channel at a time. When it pays: it is far smaller than what it replaces, but hardly better than
 `rank_r` before distillation and slower, because its circuits are element-wise work; offered when asked for.
 Differs from the paper: the start is a trained layer; the base activation is the identity, so that it contains rank_r.
