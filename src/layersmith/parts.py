@@ -31,6 +31,7 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 32, "d_expert": 8, "n_shared": 2, "n_routed": 6, "k": 2},
     ),
     "constant": Entry("layersmith.ffn.constant:Constant", "ffn", (), {"d_model": 32}),
+    "fff": Entry("layersmith.ffn.fff:FFF", "ffn", ("P297",), {"d_model": 32, "depth": 3, "n_trees": 2}),
     "glu": Entry("layersmith.ffn.glu:GLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
     "gr_kan": Entry("layersmith.ffn.gr_kan:GRKAN", "ffn", ("P034",), {"d_model": 32, "d_hidden": 64}),
     "hqkan": Entry("layersmith.ffn.hqkan:HQKAN", "ffn", ("P086",), {"d_model": 32, "d_bottleneck": 8}),
