@@ -32,6 +32,9 @@ ENTRIES: dict[str, Entry] = {
     ),
     "constant": Entry("layersmith.ffn.constant:Constant", "ffn", (), {"d_model": 32}),
     "fff": Entry("layersmith.ffn.fff:FFF", "ffn", ("P297",), {"d_model": 32, "depth": 3, "n_trees": 2}),
+    "fff_leaves": Entry(
+        "layersmith.ffn.fff_leaves:FFFLeaves", "ffn", ("P293",), {"d_model": 32, "depth": 2, "d_leaf": 8}
+    ),
     "glu": Entry("layersmith.ffn.glu:GLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
     "gr_kan": Entry("layersmith.ffn.gr_kan:GRKAN", "ffn", ("P034",), {"d_model": 32, "d_hidden": 64}),
     "hqkan": Entry("layersmith.ffn.hqkan:HQKAN", "ffn", ("P086",), {"d_model": 32, "d_bottleneck": 8}),

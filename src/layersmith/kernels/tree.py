@@ -1,4 +1,4 @@
-"""Walking down binary trees of neurons, computing only the neurons on the way: compiled, for the CPU, without gradients.
+"""Binary trees of neurons, computing only the neurons on the way down: compiled, for the CPU, without gradients.
 
     if tree.serves(x, up, bias, down):
         y = torch.ops.layersmith.tree_mlp(x, up, bias, down, "gelu")    # sum over the way of act(logit) * down[row]
