@@ -66,11 +66,17 @@ ENTRIES: dict[str, Entry] = {
         ("P294",),
         {"d_model": 32, "d_hidden": 64, "structure": "block_dense", "rank": 16, "blocks": 4},
     ),
+    "switch_moe": Entry(
+        "layersmith.ffn.switch_moe:SwitchMoE", "ffn", ("P222",), {"d_model": 32, "d_expert": 16, "n_experts": 4}
+    ),
     "topk_glu": Entry(
         "layersmith.ffn.topk_glu:TopKGLU", "ffn", ("P382", "P020"), {"d_model": 32, "d_hidden": 64, "k": 16}
     ),
     "topk_mlp": Entry("layersmith.ffn.topk_mlp:TopKMLP", "ffn", ("P020",), {"d_model": 32, "d_hidden": 64, "k": 16}),
     "tru_kan": Entry("layersmith.ffn.tru_kan:TruKAN", "ffn", ("P079",), {"d_model": 32, "d_hidden": 64}),
+    "topk_moe": Entry(
+        "layersmith.ffn.topk_moe:TopKMoE", "ffn", (), {"d_model": 32, "d_expert": 16, "n_experts": 6, "k": 2}
+    ),
     "zero": Entry("layersmith.ffn.zero:Zero", "ffn", (), {"d_model": 32}),
     # mixer
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("P028",), {"d_model": 32, "n_heads": 4}),

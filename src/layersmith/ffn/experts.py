@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
+
+from layersmith.ffn.activations import activation
 
 
 @torch.library.custom_op("layersmith::grouped_linear", mutates_args=())
@@ -91,3 +93,23 @@ def mix_experts(
     # Back to token order by a gather, not an index_add, whose order of summation is undefined on CUDA.
     rows = rows[order.argsort()].unflatten(0, chosen.shape)
     return (rows * weight.to(rows.dtype)[..., None]).sum(1)
+
+
+class Experts(nn.Module):
+    """E feed-forwards of one shape without biases, plain or gated: up, gate (E, d_expert, D), down (E, D, d_expert)."""
+
+    def __init__(self, d_model: int, d_expert: int, n_experts: int, act: str, gated: bool):
+        super().__init__()
+        self.act = activation(act)
+        self.up = nn.Parameter(torch.empty(n_experts, d_expert, d_model))
+        self.gate = nn.Parameter(torch.empty(n_experts, d_expert, d_model)) if gated else None
+        self.down = nn.Parameter(torch.empty(n_experts, d_model, d_expert))
+
+    def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """rows (M, D) sorted by expert, counts (E,) -> (M, D)."""
+        return grouped_linear(self.hidden(rows, counts), self.down, counts)
+
+    def hidden(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """What enters the down projections: (M, d_expert)."""
+        up = grouped_linear(rows, self.up, counts)
+        return self.act(up) if self.gate is None else self.act(grouped_linear(rows, self.gate, counts)) * up

@@ -15,10 +15,11 @@ from torch import Tensor
 def probabilities(x: Tensor, router: Tensor) -> Tensor:
     """softmax(router x) in float32 at least, whatever the weights' type: x (N, D), router (E, D) -> (N, E).
 
-    In 16 bits the scores of two experts are often equal, and the softmax of large logits is coarse.
+    In 16 bits the scores of two experts are often equal, and the softmax of large logits is coarse. Holds under autocast.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
-    return F.linear(x.to(wide), router.to(wide)).to(wide).softmax(-1)
+    with torch.autocast(x.device.type if x.device.type != "meta" else "cpu", enabled=False):
+        return F.linear(x.to(wide), router.to(wide)).softmax(-1)
 
 
 def balance_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
