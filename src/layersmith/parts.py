@@ -80,11 +80,23 @@ ENTRIES: dict[str, Entry] = {
     "zero": Entry("layersmith.ffn.zero:Zero", "ffn", (), {"d_model": 32}),
     # mixer
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("P028",), {"d_model": 32, "n_heads": 4}),
+    "expert_choice_moe": Entry(
+        "layersmith.mixer.expert_choice_moe:ExpertChoiceMoE",
+        "mixer",
+        (),
+        {"d_model": 32, "d_expert": 16, "n_experts": 4, "factor": 1.0},
+    ),
     "linear_attention": Entry(
         "layersmith.mixer.linear_attention:LinearAttention",
         "mixer",
         (),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "feature_map": "hedgehog", "rope_theta": 10000.0},
+    ),
+    "soft_moe": Entry(
+        "layersmith.mixer.soft_moe:SoftMoE",
+        "mixer",
+        (),
+        {"d_model": 32, "d_expert": 16, "n_experts": 3, "slots_per_expert": 2},
     ),
     "softmax_attention": Entry(
         "layersmith.mixer.softmax:SoftmaxAttention",

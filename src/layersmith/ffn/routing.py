@@ -15,7 +15,7 @@ from torch import Tensor
 def probabilities(x: Tensor, router: Tensor) -> Tensor:
     """softmax(router x) in float32 at least, whatever the weights' type: x (N, D), router (E, D) -> (N, E).
 
-    In 16 bits the scores of two experts are often equal, and the softmax of large logits is coarse. Holds under autocast.
+    In 16 bits the scores of two experts are often equal, and the softmax of large logits is coarse; autocast is off.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type if x.device.type != "meta" else "cpu", enabled=False):
