@@ -46,6 +46,18 @@ ENTRIES: dict[str, Entry] = {
     "low_rank_affine": Entry("layersmith.ffn.low_rank_affine:LowRankAffine", "ffn", (), {"d_model": 32, "rank": 8}),
     "mglu": Entry("layersmith.ffn.mglu:MGLU", "ffn", ("P358",), {"d_model": 32, "d_hidden": 64, "n_masks": 2}),
     "mlp": Entry("layersmith.ffn.mlp:MLP", "ffn", (), {"d_model": 32, "d_hidden": 64}),
+    "peer": Entry(
+        "layersmith.ffn.peer:PEER",
+        "ffn",
+        ("P270",),
+        {"d_model": 32, "n_keys": 8, "heads": 2, "k": 4, "d_key": 16},
+    ),
+    "pkm": Entry(
+        "layersmith.ffn.pkm:PKM",
+        "ffn",
+        ("P291",),
+        {"d_model": 32, "n_keys": 8, "heads": 2, "k": 4, "d_key": 16},
+    ),
     "poly_norm": Entry("layersmith.ffn.poly_norm:PolyNorm", "ffn", ("P007",), {"d_model": 32, "d_hidden": 64}),
     "poly_relu": Entry("layersmith.ffn.poly_relu:PolyReLU", "ffn", ("P007",), {"d_model": 32, "d_hidden": 64}),
     "select_kan": Entry(
