@@ -1,6 +1,6 @@
 """Our `peer` beside a third-party port (lucidrains/PEER-pytorch); the author released no code that we know of.
 
-    python benchmarks/official/peer.py CHECKOUT_OF_PEER_PYTORCH COMMIT        (needs einops and einx)
+python benchmarks/official/peer.py CHECKOUT_OF_PEER_PYTORCH COMMIT        (needs einops and einx)
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def main() -> None:
         "peer",
         "peer",
         f"github:lucidrains/PEER-pytorch@{commit}, PEER_pytorch/PEER.py (third-party port)",
-        f"outputs (largest {pairs['outputs'][1].abs().max().item():.0f}) and gradients of u, v and keys, float32, d {D}, "
-        f"{N_KEYS}^2 experts, {HEADS} heads, k {K}; softmax scores, no query norm in either",
+        f"outputs (largest {pairs['outputs'][1].abs().max().item():.0f}) and gradients of u, v and keys, float32, "
+        f"d {D}, {N_KEYS}^2 experts, {HEADS} heads, k {K}; softmax scores, no query norm in either",
         worst,
         1e-4,
         f"einops {version('einops')}, einx {version('einx')}",

@@ -1,14 +1,16 @@
 """Our `pkm` beside the authors' layer (facebookresearch/XLM, PKM-layer.ipynb), and `weights="relu"` beside P291's.
 
-    python benchmarks/official/pkm.py CHECKOUT_OF_XLM COMMIT
+python benchmarks/official/pkm.py CHECKOUT_OF_XLM COMMIT
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
+import tempfile
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -21,13 +23,19 @@ from layersmith.ffn.pkm import PKM
 D, N_KEYS, HEADS, K, D_KEY = 96, 64, 4, 32, 64
 
 
-def notebook(path: Path) -> dict[str, object]:
-    """The names defined by the notebook's cells up to the layer's class, run as a module."""
+def notebook(path: Path) -> ModuleType:
+    """The notebook's cells up to the layer's class, imported as a module."""
     cells = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     last = next(i for i, cell in enumerate(cells) if "class HashingMemory" in cell)
-    names: dict[str, object] = {"bool_flag": bool}
-    exec(compile("\n".join(cells[: last + 1]), str(path), "exec"), names)
-    return names
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pkm_layer.py"
+        file.write_text("\n".join(cells[: last + 1]))
+        spec = importlib.util.spec_from_file_location("pkm_layer", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
 
 
 def main() -> None:
@@ -37,7 +45,7 @@ def main() -> None:
         sparse=False, k_dim=D_KEY, heads=HEADS, knn=K, n_keys=N_KEYS, query_batchnorm=False,
         input_dropout=0, query_dropout=0, value_dropout=0,
     )  # fmt: skip
-    theirs = notebook(checkout / "PKM-layer.ipynb")["HashingMemory"](D, D, params).eval()  # type: ignore[operator]
+    theirs = notebook(checkout / "PKM-layer.ipynb").HashingMemory(D, D, params).eval()
     ours = PKM(D, N_KEYS, HEADS, K, D_KEY, query_norm=False).eval()
     with torch.no_grad():
         ours.search.query.load_state_dict(theirs.query_proj[0].state_dict())

@@ -30,6 +30,8 @@ METHODS: dict[str, str] = {
     "tru_kan": "layersmith.refit.methods.to_tru_kan:ToTruKAN",
     "hqkan": "layersmith.refit.methods.to_hqkan:ToHQKAN",
     "af_kan": "layersmith.refit.methods.to_af_kan:ToAFKAN",
+    "pkm": "layersmith.refit.methods.to_pkm:ToPKM",
+    "peer": "layersmith.refit.methods.to_peer:ToPEER",
     "dyt": "layersmith.refit.methods.to_dyt:ToDyT",
     "idle_ffn": "layersmith.refit.methods.to_idle_ffn:ToIdleFFN",
     "mglu": "layersmith.refit.methods.to_mglu:ToMGLU",
