@@ -45,6 +45,9 @@ ENTRIES: dict[str, Entry] = {
     "kan": Entry("layersmith.ffn.kan:KAN", "ffn", (), {"d_model": 32, "d_hidden": 64}),
     "low_rank_affine": Entry("layersmith.ffn.low_rank_affine:LowRankAffine", "ffn", (), {"d_model": 32, "rank": 8}),
     "mglu": Entry("layersmith.ffn.mglu:MGLU", "ffn", ("P358",), {"d_model": 32, "d_hidden": 64, "n_masks": 2}),
+    "memory_former": Entry(
+        "layersmith.ffn.memory_former:MemoryFormer", "ffn", ("P024",), {"d_model": 32, "bits": 4, "extra_bits": 1}
+    ),
     "mlp": Entry("layersmith.ffn.mlp:MLP", "ffn", (), {"d_model": 32, "d_hidden": 64}),
     "peer": Entry(
         "layersmith.ffn.peer:PEER",
@@ -131,6 +134,9 @@ ENTRIES: dict[str, Entry] = {
     ),
     "linear": Entry("layersmith.linear.dense:Dense", "linear", (), {"d_in": 32, "d_out": 48}),
     "low_rank": Entry("layersmith.linear.low_rank:LowRank", "linear", ("P294",), {"d_in": 32, "d_out": 48, "rank": 8}),
+    "memory_linear": Entry(
+        "layersmith.linear.memory_linear:MemoryLinear", "linear", ("P024",), {"d_in": 32, "d_out": 48, "bits": 4}
+    ),
     "quantized": Entry(
         "layersmith.linear.quantized:QuantizedLinear",
         "linear",

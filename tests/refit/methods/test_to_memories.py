@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from layersmith.ffn.mlp import MLP
+from layersmith.linear.memory_linear import MemoryLinear
 from layersmith.refit import methods
 from layersmith.refit.clustering import kmeans, nearest_centroid
 from layersmith.refit.least_squares import ridge
 from layersmith.refit.method import SublayerView
+from layersmith.refit.methods.to_memory_former import fit_tables
 
 
 def mlp_site(act="relu", d_model=24, d_hidden=48, tokens=1500):
@@ -82,6 +84,34 @@ def test_too_many_neurons_are_refused():
 def test_views_are_what_the_methods_read():
     """The stand-in above has the attributes of a real view."""
     assert {"inputs", "targets", "ffn", "stand_in"} <= set(dir(SublayerView))
+
+
+def test_tables_fitted_to_a_linear_teacher_beat_random_ones():
+    torch.manual_seed(0)
+    x, weight = torch.randn(3000, 12), torch.randn(12, 7)
+    for kind in ("softmax", "scaled"):
+        layer = MemoryLinear(12, 7, bits=3, weight=kind)
+        fresh = torch.randn(500, 12)
+        before = error(layer(fresh), fresh @ weight)
+        fit_tables(layer, x, x @ weight)
+        assert error(layer(fresh), fresh @ weight) < 0.5 < before
+
+
+def test_tables_that_made_the_targets_are_found():
+    torch.manual_seed(0)
+    teacher, student = (MemoryLinear(8, 5, bits=2, weight="scaled", bias=False) for _ in range(2))
+    x = torch.randn(2000, 8)
+    fit_tables(student, x, teacher(x), rounds=20, strength=0.0)
+    assert error(student(x), teacher(x)) < 1e-3
+
+
+def test_memory_former_explains_a_part_of_the_layer_and_refuses_odd_widths():
+    view, x, y = mlp_site()
+    for settings in methods.get("memory_former").grid(view):
+        assert error(methods.get("memory_former").build(view, settings)(x), y) < 0.9
+    assert "25 is not a multiple" in methods.get("memory_former").refuses(
+        SimpleNamespace(site=SimpleNamespace(d_model=25))
+    )
 
 
 def test_kmeans_finds_planted_clusters():

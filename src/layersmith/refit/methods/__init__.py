@@ -32,6 +32,7 @@ METHODS: dict[str, str] = {
     "af_kan": "layersmith.refit.methods.to_af_kan:ToAFKAN",
     "pkm": "layersmith.refit.methods.to_pkm:ToPKM",
     "peer": "layersmith.refit.methods.to_peer:ToPEER",
+    "memory_former": "layersmith.refit.methods.to_memory_former:ToMemoryFormer",
     "dyt": "layersmith.refit.methods.to_dyt:ToDyT",
     "idle_ffn": "layersmith.refit.methods.to_idle_ffn:ToIdleFFN",
     "mglu": "layersmith.refit.methods.to_mglu:ToMGLU",
