@@ -132,6 +132,7 @@ ENTRIES: dict[str, Entry] = {
         ("P294",),
         {"d_in": 32, "d_out": 48, "blocks": 4},
     ),
+    "butterfly": Entry("layersmith.linear.butterfly:Butterfly", "linear", ("P084",), {"d_in": 32, "d_out": 48}),
     "linear": Entry("layersmith.linear.dense:Dense", "linear", (), {"d_in": 32, "d_out": 48}),
     "low_rank": Entry("layersmith.linear.low_rank:LowRank", "linear", ("P294",), {"d_in": 32, "d_out": 48, "rank": 8}),
     "memory_linear": Entry(

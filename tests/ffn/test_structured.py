@@ -11,7 +11,12 @@ from layersmith.ffn.mlp import MLP
 from layersmith.ffn.structured import StructuredFFN
 
 D, HIDDEN = 8, 12
-SIZES = {"low_rank": {"rank": 3}, "block_shuffle": {"blocks": 2}, "block_dense": {"rank": 4, "blocks": 2}}
+SIZES = {
+    "low_rank": {"rank": 3},
+    "block_shuffle": {"blocks": 2},
+    "block_dense": {"rank": 4, "blocks": 2},
+    "butterfly": {},
+}
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def test_equals_the_dense_part_with_its_materialised_matrices(x, structure, gate
             own, zero = getattr(dense, name), torch.zeros(1, structured.d_in, dtype=torch.double)
             torch.nn.init.normal_(own.bias)
             own.weight.copy_(structured.dense_weight())
-            (structured.bias if structure == "block_shuffle" else structured.u.bias).copy_(own.bias)
+            (structured.u.bias if hasattr(structured, "u") else structured.bias).copy_(own.bias)
             torch.testing.assert_close(structured(zero)[0], own.bias)
     torch.testing.assert_close(m(x), dense(x))
 
@@ -117,6 +122,7 @@ def test_guided_training_fits_a_teacher_and_ends_without_guides():
         ({"structure": "low_rank"}, "low_rank needs rank; given: nothing"),
         ({"structure": "low_rank", "rank": 3, "blocks": 2}, "low_rank needs rank; given"),
         ({"structure": "block_dense", "rank": 4}, "block_dense needs rank and blocks"),
+        ({"structure": "butterfly", "blocks": 2}, "butterfly needs no sizes; given"),
         ({"structure": "block_shuffle", "blocks": 5}, "blocks=5 must divide"),
         ({"structure": "low_rank", "rank": 9}, "rank 9 exceeds"),
     ],

@@ -1,8 +1,8 @@
-"""Structured feed-forward: the MLP or GLU whose linear maps are low-rank, block-shuffle or block-dense.
+"""Structured feed-forward: the MLP or GLU whose linear maps are low-rank, Monarch, block-dense or butterfly.
 
     y = L_down act(L_up x)      or, gated,      y = L_down( act(L_gate x) * L_up x )
 
-Each L is one of the parts `low_rank`, `block_shuffle`, `block_dense`.
+Each L is one of the parts `low_rank`, `block_shuffle` (Monarch), `block_dense`, `butterfly`.
 Shapes: x (..., D) -> hidden (..., d_hidden) -> y (..., D).
 
 Self-guided training: such maps are hard to train from scratch, so each L may be helped by a dense matrix G that
@@ -28,6 +28,7 @@ from layersmith.contract import FeedForward, require_positive
 from layersmith.ffn.activations import activation
 from layersmith.linear.block_dense import BlockDense
 from layersmith.linear.block_shuffle import BlockShuffle
+from layersmith.linear.butterfly import Butterfly
 from layersmith.linear.low_rank import LowRank
 
 #: structure -> (the linear part, the sizes it needs)
@@ -35,6 +36,7 @@ STRUCTURES = {
     "low_rank": (LowRank, ("rank",)),
     "block_shuffle": (BlockShuffle, ("blocks",)),
     "block_dense": (BlockDense, ("rank", "blocks")),
+    "butterfly": (Butterfly, ()),
 }
 
 NO_GUIDE = "StructuredFFN: there is no guide. Build with self_guided=True, and use it before drop_guide()."
@@ -44,7 +46,7 @@ class StructuredFFN(FeedForward):
     """Feed-forward with structured linear maps.
 
     d_model, d_hidden   widths of the residual stream and of the hidden layer
-    structure           "low_rank", "block_shuffle" or "block_dense"
+    structure           "low_rank", "block_shuffle", "block_dense" or "butterfly"
     rank                inner width of low_rank and block_dense
     blocks              number of blocks of block_shuffle and block_dense
     act, gated, bias    as for `mlp`, or for `glu` when gated
@@ -116,11 +118,12 @@ class StructuredFFN(FeedForward):
 
 def _structured(
     structure: str, d_in: int, d_out: int, rank: int | None, blocks: int | None, bias: bool
-) -> LowRank | BlockShuffle | BlockDense:
+) -> LowRank | BlockShuffle | BlockDense | Butterfly:
     if structure not in STRUCTURES:
         raise ValueError(f"StructuredFFN: structure must be one of {', '.join(STRUCTURES)}, not {structure!r}.")
     part, needed = STRUCTURES[structure]
     sizes = {name: size for name, size in (("rank", rank), ("blocks", blocks)) if size is not None}
     if set(sizes) != set(needed):
-        raise ValueError(f"StructuredFFN: {structure} needs {' and '.join(needed)}; given: {sizes or 'nothing'}.")
+        wanted = " and ".join(needed) or "no sizes"
+        raise ValueError(f"StructuredFFN: {structure} needs {wanted}; given: {sizes or 'nothing'}.")
     return part(d_in, d_out, bias=bias, **sizes)

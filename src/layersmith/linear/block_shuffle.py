@@ -1,4 +1,4 @@
-"""Two block-diagonal maps with a shuffle between them (Monarch), so that blocks do not stay among themselves.
+"""Monarch matrix: two block-diagonal maps with a shuffle between them, so that blocks do not stay among themselves.
 
     y = S^T blockdiag(C_1, ..., C_n) S blockdiag(B_1, ..., B_n) x + b
 
@@ -7,7 +7,8 @@ l + 2n, ...; S^T collects the outputs the same way. So every block of C reads fr
 depends on every input, as long as n^2 <= mid.
 
 Shapes: x (..., d_in) -> (..., mid) with mid = min(d_in, d_out) -> y (..., d_out);
-B (n, mid/n, d_in/n), C (n, d_out/n, mid/n). Parameters: mid (d_in + d_out) / n.
+B (n, mid/n, d_in/n), C (n, d_out/n, mid/n). Parameters: mid (d_in + d_out) / n. With d_in = d_out = n^2 it is the
+square Monarch matrix P^T L P R of n^2 blocks of n x n; a butterfly of 2^(2k) values is one with 2^k blocks.
 
 Paper: Wei et al. 2024, "Building on Efficient Foundations: Effectively Training LLMs with Structured
 Feedforward Layers", arXiv 2406.16450 (the BlockShuffle structure, after Dao et al. 2022, "Monarch",

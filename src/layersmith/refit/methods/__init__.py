@@ -20,6 +20,7 @@ METHODS: dict[str, str] = {
     "span": "layersmith.refit.methods.span:Span",
     "kv_merge": "layersmith.refit.methods.kv_merge:KVMerge",
     "low_rank": "layersmith.refit.methods.low_rank:LowRankWeights",
+    "structured": "layersmith.refit.methods.to_structured:ToStructured",
     "linear_attention": "layersmith.refit.methods.to_linear_attention:ToLinearAttention",
     "topk": "layersmith.refit.methods.topk:TopK",
     "carve": "layersmith.refit.methods.carve:Carve",
