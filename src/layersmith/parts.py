@@ -61,6 +61,7 @@ ENTRIES: dict[str, Entry] = {
         ("P291",),
         {"d_model": 32, "n_keys": 8, "heads": 2, "k": 4, "d_key": 16},
     ),
+    "pattention": Entry("layersmith.ffn.pattention:Pattention", "ffn", ("P284",), {"d_model": 32, "n_tokens": 64}),
     "poly_norm": Entry("layersmith.ffn.poly_norm:PolyNorm", "ffn", ("P007",), {"d_model": 32, "d_hidden": 64}),
     "poly_relu": Entry("layersmith.ffn.poly_relu:PolyReLU", "ffn", ("P007",), {"d_model": 32, "d_hidden": 64}),
     "select_kan": Entry(
@@ -75,6 +76,7 @@ ENTRIES: dict[str, Entry] = {
     "spark_ffn": Entry(
         "layersmith.ffn.spark_ffn:SparkFFN", "ffn", ("P361",), {"d_model": 32, "d_hidden": 64, "k": 16, "r": 16}
     ),
+    "snnk": Entry("layersmith.ffn.snnk:SNNK", "ffn", ("P089",), {"d_model": 32, "n_features": 64}),
     "structured": Entry(
         "layersmith.ffn.structured:StructuredFFN",
         "ffn",

@@ -34,6 +34,8 @@ METHODS: dict[str, str] = {
     "pkm": "layersmith.refit.methods.to_pkm:ToPKM",
     "peer": "layersmith.refit.methods.to_peer:ToPEER",
     "memory_former": "layersmith.refit.methods.to_memory_former:ToMemoryFormer",
+    "pattention": "layersmith.refit.methods.to_pattention:ToPattention",
+    "snnk": "layersmith.refit.methods.to_snnk:ToSNNK",
     "dyt": "layersmith.refit.methods.to_dyt:ToDyT",
     "idle_ffn": "layersmith.refit.methods.to_idle_ffn:ToIdleFFN",
     "mglu": "layersmith.refit.methods.to_mglu:ToMGLU",
