@@ -30,6 +30,7 @@ ENTRIES: dict[str, Entry] = {
         ("P354",),
         {"d_model": 32, "d_expert": 8, "n_shared": 2, "n_routed": 6, "k": 2},
     ),
+    "cofrgenet": Entry("layersmith.ffn.cofrgenet:CoFrGeNet", "ffn", ("P009",), {"d_model": 32}),
     "constant": Entry("layersmith.ffn.constant:Constant", "ffn", (), {"d_model": 32}),
     "fff": Entry("layersmith.ffn.fff:FFF", "ffn", ("P297",), {"d_model": 32, "depth": 3, "n_trees": 2}),
     "fff_leaves": Entry(
@@ -43,6 +44,12 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.ffn.idle_ffn:IdleFFN", "ffn", ("P343",), {"d_model": 32, "d_active": 24, "d_idle": 72}
     ),
     "kan": Entry("layersmith.ffn.kan:KAN", "ffn", (), {"d_model": 32, "d_hidden": 64}),
+    "lipschitz_ffn": Entry(
+        "layersmith.ffn.lipschitz_ffn:LipschitzFFN", "ffn", ("P296",), {"d_model": 32, "d_hidden": 64, "gamma": 2.0}
+    ),
+    "logic_gates": Entry(
+        "layersmith.ffn.logic_gates:LogicGates", "ffn", ("P348",), {"d_model": 32, "d_hidden": 128, "thresholds": 4}
+    ),
     "low_rank_affine": Entry("layersmith.ffn.low_rank_affine:LowRankAffine", "ffn", (), {"d_model": 32, "rank": 8}),
     "mglu": Entry("layersmith.ffn.mglu:MGLU", "ffn", ("P358",), {"d_model": 32, "d_hidden": 64, "n_masks": 2}),
     "memory_former": Entry(
@@ -94,6 +101,7 @@ ENTRIES: dict[str, Entry] = {
     "topk_moe": Entry(
         "layersmith.ffn.topk_moe:TopKMoE", "ffn", (), {"d_model": 32, "d_expert": 16, "n_experts": 6, "k": 2}
     ),
+    "ugmm": Entry("layersmith.ffn.ugmm:UGMM", "ffn", ("P315",), {"d_model": 32, "d_hidden": 16}),
     "zero": Entry("layersmith.ffn.zero:Zero", "ffn", (), {"d_model": 32}),
     # mixer
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("P028",), {"d_model": 32, "n_heads": 4}),
