@@ -51,11 +51,12 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.ffn.logic_gates:LogicGates", "ffn", ("P348",), {"d_model": 32, "d_hidden": 128, "thresholds": 4}
     ),
     "low_rank_affine": Entry("layersmith.ffn.low_rank_affine:LowRankAffine", "ffn", (), {"d_model": 32, "rank": 8}),
-    "mglu": Entry("layersmith.ffn.mglu:MGLU", "ffn", ("P358",), {"d_model": 32, "d_hidden": 64, "n_masks": 2}),
     "memory_former": Entry(
         "layersmith.ffn.memory_former:MemoryFormer", "ffn", ("P024",), {"d_model": 32, "bits": 4, "extra_bits": 1}
     ),
+    "mglu": Entry("layersmith.ffn.mglu:MGLU", "ffn", ("P358",), {"d_model": 32, "d_hidden": 64, "n_masks": 2}),
     "mlp": Entry("layersmith.ffn.mlp:MLP", "ffn", (), {"d_model": 32, "d_hidden": 64}),
+    "pattention": Entry("layersmith.ffn.pattention:Pattention", "ffn", ("P284",), {"d_model": 32, "n_tokens": 64}),
     "peer": Entry(
         "layersmith.ffn.peer:PEER",
         "ffn",
@@ -68,7 +69,6 @@ ENTRIES: dict[str, Entry] = {
         ("P291",),
         {"d_model": 32, "n_keys": 8, "heads": 2, "k": 4, "d_key": 16},
     ),
-    "pattention": Entry("layersmith.ffn.pattention:Pattention", "ffn", ("P284",), {"d_model": 32, "n_tokens": 64}),
     "poly_norm": Entry("layersmith.ffn.poly_norm:PolyNorm", "ffn", ("P007",), {"d_model": 32, "d_hidden": 64}),
     "poly_relu": Entry("layersmith.ffn.poly_relu:PolyReLU", "ffn", ("P007",), {"d_model": 32, "d_hidden": 64}),
     "select_kan": Entry(
@@ -80,10 +80,10 @@ ENTRIES: dict[str, Entry] = {
         ("P291",),
         {"d_model": 32, "d_expert": 16, "n_experts": 6, "k": 2},
     ),
+    "snnk": Entry("layersmith.ffn.snnk:SNNK", "ffn", ("P089",), {"d_model": 32, "n_features": 64}),
     "spark_ffn": Entry(
         "layersmith.ffn.spark_ffn:SparkFFN", "ffn", ("P361",), {"d_model": 32, "d_hidden": 64, "k": 16, "r": 16}
     ),
-    "snnk": Entry("layersmith.ffn.snnk:SNNK", "ffn", ("P089",), {"d_model": 32, "n_features": 64}),
     "structured": Entry(
         "layersmith.ffn.structured:StructuredFFN",
         "ffn",
@@ -97,10 +97,10 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.ffn.topk_glu:TopKGLU", "ffn", ("P382", "P020"), {"d_model": 32, "d_hidden": 64, "k": 16}
     ),
     "topk_mlp": Entry("layersmith.ffn.topk_mlp:TopKMLP", "ffn", ("P020",), {"d_model": 32, "d_hidden": 64, "k": 16}),
-    "tru_kan": Entry("layersmith.ffn.tru_kan:TruKAN", "ffn", ("P079",), {"d_model": 32, "d_hidden": 64}),
     "topk_moe": Entry(
         "layersmith.ffn.topk_moe:TopKMoE", "ffn", (), {"d_model": 32, "d_expert": 16, "n_experts": 6, "k": 2}
     ),
+    "tru_kan": Entry("layersmith.ffn.tru_kan:TruKAN", "ffn", ("P079",), {"d_model": 32, "d_hidden": 64}),
     "ugmm": Entry("layersmith.ffn.ugmm:UGMM", "ffn", ("P315",), {"d_model": 32, "d_hidden": 16}),
     "zero": Entry("layersmith.ffn.zero:Zero", "ffn", (), {"d_model": 32}),
     # mixer

@@ -1,6 +1,7 @@
 """Every method builds, saves and reloads at every kind of site it claims; and each is exact where it must be."""
 
 import copy
+from collections import namedtuple
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from layersmith.anatomy import Replay, find_sites
 from layersmith.anatomy.edit import apply
 from layersmith.errors import UserError
+from layersmith.ffn.glu import GLU
+from layersmith.ffn.mlp import MLP
 from layersmith.linear.quantized import nearest_codes, rtn_grid
 from layersmith.refit import methods
 from layersmith.refit.batches import Batches
@@ -20,10 +23,13 @@ from layersmith.refit.methods.low_rank import decomposed, truncated
 from layersmith.refit.methods.mlp_start import nearest_mlp
 from layersmith.refit.methods.rtn import group_size
 from layersmith.refit.workspace import Workspace
+from tests.anatomy.families import BY_NAME
 from tests.refit.conftest import tiny_batches, tiny_llama, token_batches
 
 #: Parts that any method may put in place beside those it is about: nothing at all, and a dense map with folded weights.
 HELPERS = ("zero", "identity", "linear")
+Plain = namedtuple("Plain", "operator")
+
 SITE_OF = {"ffn": "layers.1.ffn", "mixer": "layers.1.attn", "norm": "layers.1.ffn_norm", "block": "layers.1"}
 
 
@@ -180,6 +186,45 @@ def test_poly_norm_with_fitted_scalars_beats_its_usual_start(view):
     fit_linear(part.down, part.activation(part.up(at.inputs)), at.targets)
     at.holdout = at.fit  # on the data that both were fitted to
     assert at.local_error(fitted) < at.local_error([(fitted[0][0], part)])
+
+
+def plain_ffn(tmp_path):
+    """A view of a plain feed-forward (GPT-2's form) for methods that treat those in their own way."""
+    model = BY_NAME["gpt2"].model().requires_grad_(False)
+    anatomy, workspace = find_sites(model), Workspace(tmp_path / "run", {})
+    few = Batches(*([{k: v % 90 for k, v in b.items()} for b in token_batches(3, seed=seed)] for seed in range(5)))
+    activations = Activations(Replay(model, anatomy), anatomy, few, workspace)
+    activations.calibrate()
+    at = activations.view(anatomy.site("layers.1.ffn"))
+    workspace.close()
+    return at
+
+
+def test_topk_of_everything_in_a_plain_feed_forward_is_the_original(tmp_path):
+    at = plain_ffn(tmp_path)
+    assert at.ffn.operator.name == "mlp"
+    assert at.local_error(methods.get("topk").build(at, {"keep": 1.0})) < 1e-8
+
+
+def test_poly_relu_of_squared_relu_is_exact(view):
+    """Squared ReLU is one of its polynomials, so nothing but the ridge term of the output map is lost."""
+    at = view("layers.1.ffn")
+    torch.manual_seed(0)
+    at.ffn = Plain(MLP(32, 64, act="relu2", bias=True))
+    at.targets = at.ffn.operator(at.inputs).detach()
+    part = methods.get("poly_relu").build(at, {"order": 3})[0][1]
+    torch.testing.assert_close(part.a, torch.tensor([0.0, 0.0, 1.0, 0.0]), atol=1e-3, rtol=0)
+    assert (part(at.inputs) - at.targets).norm() < 0.05 * at.targets.norm()
+
+
+def test_bilinear_of_a_layer_without_activation_is_that_layer(view):
+    at = view("layers.1.ffn")
+    torch.manual_seed(0)
+    at.ffn = Plain(GLU(32, 64, act="identity", bias=True))
+    at.targets = at.ffn.operator(at.inputs).detach()
+    part = methods.get("bilinear").build(at, {})[0][1]
+    torch.testing.assert_close(part.gate.weight, at.ffn.operator.gate.weight, rtol=1e-4, atol=1e-5)
+    assert (part(at.inputs) - at.targets).norm() < 0.05 * at.targets.norm()
 
 
 def test_dyt_is_a_norm_whose_inputs_all_have_the_same_size(view):

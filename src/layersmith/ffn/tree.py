@@ -52,4 +52,3 @@ def leaf_probabilities(p: Tensor) -> Tensor:
         right = p[:, 2**level - 1 : 2 ** (level + 1) - 1]
         reach = torch.stack([reach * (1 - right), reach * right], dim=2).flatten(1)
     return reach
-

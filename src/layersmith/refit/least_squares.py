@@ -35,6 +35,13 @@ def ridge_from_moments(gram: Tensor, cross: Tensor, strength: float = 1e-3) -> T
     return torch.linalg.solve(system, cross).T
 
 
+def mixture(columns: list[Tensor], target: Tensor) -> Tensor:
+    """The scalars c (K,) with sum_k c_k columns_k nearest to target, all K tensors being of its shape; in float64."""
+    design = torch.stack([c.double().flatten() for c in columns], dim=1)
+    moments = design.T @ target.double().flatten()[:, None]
+    return torch.linalg.lstsq(design.T @ design, moments).solution[:, 0]
+
+
 def reduced_rank(x: Tensor, y: Tensor, rank: int, strength: float = 1e-3) -> tuple[Tensor, Tensor, Tensor]:
     """The best affine map of rank r: y ~ x D^T U^T + b. Returns U (d_out, r), D (r, d_in), b (d_out).
 

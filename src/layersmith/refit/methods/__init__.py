@@ -25,6 +25,8 @@ METHODS: dict[str, str] = {
     "topk": "layersmith.refit.methods.topk:TopK",
     "carve": "layersmith.refit.methods.carve:Carve",
     "gr_kan": "layersmith.refit.methods.to_gr_kan:ToGRKAN",
+    "poly_relu": "layersmith.refit.methods.to_poly_relu:ToPolyReLU",
+    "bilinear": "layersmith.refit.methods.to_bilinear:ToBilinear",
     "poly_norm": "layersmith.refit.methods.to_poly_norm:ToPolyNorm",
     "kan": "layersmith.refit.methods.to_kan:ToKAN",
     "select_kan": "layersmith.refit.methods.to_select_kan:ToSelectKAN",

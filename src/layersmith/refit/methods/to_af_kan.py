@@ -25,6 +25,7 @@ JUDGED = 512
 
 class ToAFKAN(Method):
     name = "af_kan"
+    builds = ("af_kan",)
     kinds = ("ffn",)
     papers = ("P076",)
     saves = ()

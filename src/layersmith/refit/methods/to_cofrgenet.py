@@ -20,6 +20,7 @@ from layersmith.refit.method import Method, Settings, SublayerView
 
 class ToCoFrGeNet(Method):
     name = "cofrgenet"
+    builds = ("cofrgenet",)
     kinds = ("ffn",)
     papers = ("P009",)
     saves = ()

@@ -21,7 +21,7 @@ class ToGRKAN(Method):
     kinds = ("ffn",)
     papers = ("P034",)
     builds = ("gr_kan",)
-    saves = ("params", "bytes")
+    saves = ()
     distils = True
 
     def refuses(self, view: SublayerView) -> str | None:

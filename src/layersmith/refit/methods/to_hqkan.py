@@ -19,6 +19,7 @@ from layersmith.refit.method import Method, Settings, SublayerView
 
 class ToHQKAN(Method):
     name = "hqkan"
+    builds = ("hqkan",)
     kinds = ("ffn",)
     papers = ("P086",)
     saves = ()

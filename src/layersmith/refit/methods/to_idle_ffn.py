@@ -24,6 +24,7 @@ from layersmith.refit.methods.width import hidden_activations
 
 class ToIdleFFN(Method):
     name = "idle_ffn"
+    builds = ("idle_ffn",)
     kinds = ("ffn",)
     papers = ("P343",)
     distils = True

@@ -19,6 +19,7 @@ from layersmith.refit.methods.mlp_start import nearest_mlp
 
 class ToKAN(Method):
     name = "kan"
+    builds = ("kan",)
     kinds = ("ffn",)
     saves = ()
     distils = True

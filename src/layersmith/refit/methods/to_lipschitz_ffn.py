@@ -20,6 +20,7 @@ from layersmith.refit.method import Method, Settings, SublayerView
 
 class ToLipschitzFFN(Method):
     name = "lipschitz_ffn"
+    builds = ("lipschitz_ffn",)
     kinds = ("ffn",)
     papers = ("P296",)
     saves = ()

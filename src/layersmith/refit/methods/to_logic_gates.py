@@ -20,6 +20,7 @@ THRESHOLDS = 4
 
 class ToLogicGates(Method):
     name = "logic_gates"
+    builds = ("logic_gates",)
     kinds = ("ffn",)
     papers = ("P348",)
     saves = ()

@@ -23,6 +23,7 @@ EXTRA_BITS = 1
 
 class ToMemoryFormer(Method):
     name = "memory_former"
+    builds = ("memory_former",)
     kinds = ("ffn",)
     papers = ("P024",)
     saves = ()

@@ -20,6 +20,7 @@ from layersmith.refit.methods.topk import gated_without_bias
 
 class ToMGLU(Method):
     name = "mglu"
+    builds = ("mglu",)
     kinds = ("ffn",)
     papers = ("P358",)
     saves = ()

@@ -25,6 +25,7 @@ SHARE = {"silu": 1 / 1.702}
 
 class ToPattention(Method):
     name = "pattention"
+    builds = ("pattention",)
     kinds = ("ffn",)
     papers = ("P284",)
     saves = ()

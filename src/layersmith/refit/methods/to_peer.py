@@ -30,6 +30,7 @@ SHIFT = 20.0
 
 class ToPEER(Method):
     name = "peer"
+    builds = ("peer",)
     kinds = ("ffn",)
     papers = ("P270",)
     saves = ()
@@ -64,7 +65,7 @@ class ToPEER(Method):
         neurons = peer.act(x @ peer.up.T).gather(1, chosen[:, 0])
         found = features(chosen[:, 0], neurons, n_keys**2)
         missing, _ = ridge(found, view.targets - found @ peer.down, bias=False)
-        peer.down += missing.T
+        peer.down.add_(missing.T)
         return view.stand_in(peer)
 
 

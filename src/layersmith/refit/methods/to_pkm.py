@@ -22,6 +22,7 @@ from layersmith.refit.methods.neuron_keys import d_key_of, features, neuron_keys
 
 class ToPKM(Method):
     name = "pkm"
+    builds = ("pkm",)
     kinds = ("ffn",)
     papers = ("P291",)
     saves = ()

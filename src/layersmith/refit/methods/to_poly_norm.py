@@ -11,7 +11,7 @@ import torch
 
 from layersmith import catalogue
 from layersmith.anatomy.edit import Replacement
-from layersmith.refit.least_squares import fit_linear
+from layersmith.refit.least_squares import fit_linear, mixture
 from layersmith.refit.method import Method, Settings, SublayerView
 from layersmith.refit.methods.mlp_start import nearest_mlp
 
@@ -21,7 +21,7 @@ class ToPolyNorm(Method):
     kinds = ("ffn",)
     papers = ("P007",)
     builds = ("poly_norm",)
-    saves = ("params", "bytes")
+    saves = ()
     distils = True
 
     def refuses(self, view: SublayerView) -> str | None:
@@ -43,8 +43,6 @@ class ToPolyNorm(Method):
         columns = [torch.ones_like(hidden)] + [
             p * torch.rsqrt(p.square().mean(-1, keepdim=True) + 1e-6) for p in powers
         ]
-        design = torch.stack([c.flatten() for c in columns], dim=1)
-        target = mlp.act(hidden).flatten()
-        poly.a.copy_(torch.linalg.lstsq(design.T @ design, (design.T @ target)[:, None]).solution[:, 0])
+        poly.a.copy_(mixture(columns, mlp.act(hidden)))
         fit_linear(poly.down, poly.activation(poly.up(view.inputs)), view.targets)
         return view.stand_in(poly)

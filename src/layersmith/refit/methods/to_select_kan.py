@@ -24,6 +24,7 @@ JUDGED = 1024
 
 class ToSelectKAN(Method):
     name = "select_kan"
+    builds = ("select_kan",)
     kinds = ("ffn",)
     papers = ("P075",)
     saves = ()

@@ -19,6 +19,7 @@ from layersmith.refit.method import Method, Settings, SublayerView
 
 class ToSNNK(Method):
     name = "snnk"
+    builds = ("snnk",)
     kinds = ("ffn",)
     papers = ("P089",)
     saves = ()

@@ -21,6 +21,7 @@ from layersmith.refit.methods.topk import gated_without_bias
 
 class ToSparkFFN(Method):
     name = "spark_ffn"
+    builds = ("spark_ffn",)
     kinds = ("ffn",)
     papers = ("P361",)
     saves = ()

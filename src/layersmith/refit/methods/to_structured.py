@@ -30,6 +30,7 @@ DAMP = 1e-6
 
 class ToStructured(Method):
     name = "structured"
+    builds = ("structured",)
     kinds = ("ffn", "mixer")
     papers = ("P294", "P084")
     saves = ()

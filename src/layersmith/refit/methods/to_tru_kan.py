@@ -19,6 +19,7 @@ from layersmith.refit.methods.mlp_start import nearest_mlp
 
 class ToTruKAN(Method):
     name = "tru_kan"
+    builds = ("tru_kan",)
     kinds = ("ffn",)
     papers = ("P079",)
     saves = ()

@@ -19,6 +19,7 @@ from layersmith.refit.method import Method, Settings, SublayerView
 
 class ToUGMM(Method):
     name = "ugmm"
+    builds = ("ugmm",)
     kinds = ("ffn",)
     papers = ("P315",)
     saves = ()
