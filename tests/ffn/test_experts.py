@@ -52,11 +52,12 @@ def test_no_rows_at_all():
     assert not weight.grad.any()
 
 
-def test_mix_experts_by_loops():
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_mix_experts_by_loops(tokens):
     torch.manual_seed(0)
-    x, factor = torch.randn(7, 4, dtype=torch.double), torch.randn(5, dtype=torch.double)
-    chosen = torch.stack([torch.randperm(5)[:3] for _ in range(7)])
-    weight = torch.rand(7, 3, dtype=torch.double)
+    x, factor = torch.randn(tokens, 4, dtype=torch.double), torch.randn(5, dtype=torch.double)
+    chosen = torch.stack([torch.randperm(5)[:3] for _ in range(tokens)])
+    weight = torch.rand(tokens, 3, dtype=torch.double)
     seen = []
 
     def run(rows, counts):
@@ -64,7 +65,7 @@ def test_mix_experts_by_loops():
         return rows * factor.repeat_interleave(counts)[:, None]  # expert e multiplies by factor[e]
 
     got = mix_experts(x, chosen, weight, 5, run)
-    for t in range(7):
+    for t in range(tokens):
         expected = sum(weight[t, k] * factor[chosen[t, k]] * x[t] for k in range(3))
         torch.testing.assert_close(got[t], expected)
     assert seen == [[int((chosen == e).sum()) for e in range(5)]]

@@ -17,10 +17,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from layersmith.ffn.activations import activation
+from layersmith.kernels import native
 
 
 @torch.library.custom_op("layersmith::grouped_linear", mutates_args=())
 def _grouped_linear(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    if native.serves(rows, weight):
+        found: Tensor = torch.ops.layersmith.grouped_linear_cpu(rows, weight, counts)
+        return found
     out = rows.new_empty(rows.shape[0], weight.shape[1])
     start = 0
     for expert, count in enumerate(counts.tolist()):
@@ -86,6 +90,8 @@ def mix_experts(
     x (N, D), chosen int (N, K), weight (N, K); run(rows (N * K, D), counts (E,)) -> (N * K, D) applies the experts to
     rows sorted by expert. Returns (N, D).
     """
+    if x.shape[0] == 1:
+        return _mix_one(x, chosen, weight, n_experts, run)
     flat = chosen.flatten()
     order = flat.argsort(stable=True)
     counts = torch.zeros(n_experts, dtype=torch.long, device=x.device).scatter_add(0, flat, torch.ones_like(flat))
@@ -93,6 +99,16 @@ def mix_experts(
     # Back to token order by a gather, not an index_add, whose order of summation is undefined on CUDA.
     rows = rows[order.argsort()].unflatten(0, chosen.shape)
     return (rows * weight.to(rows.dtype)[..., None]).sum(1)
+
+
+def _mix_one(
+    x: Tensor, chosen: Tensor, weight: Tensor, n_experts: int, run: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """The same for one token, where sorting its experts is all there is to sort: decoding is made of such calls."""
+    experts, order = chosen[0].sort()
+    counts = torch.zeros(n_experts, dtype=torch.long, device=x.device).scatter_(0, experts, 1)
+    rows = run(x.expand(chosen.shape[1], -1).contiguous(), counts)
+    return (rows * weight[0, order, None].to(rows.dtype)).sum(0, keepdim=True)
 
 
 class Experts(nn.Module):

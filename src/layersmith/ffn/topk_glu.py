@@ -7,7 +7,8 @@ Shapes: x (..., D) -> g (..., d_hidden) -> y (..., D). With k = d_hidden it is t
 Two ways to compute the same: up to `gather_tokens` tokens, only the chosen rows of W_up and W_down are read, which is
 what makes decoding cheaper (the gate is always dense, so at best 1/3 of the cost remains); above that, dense products
 on a masked hidden layer are used, because copying separate rows for every token costs more than the zeros. W_down is
-stored transposed, one row per channel, so that a chosen channel is one contiguous read.
+stored transposed, one row per channel, so that a chosen channel is one contiguous read. In inference a kernel reads
+the rows where they lie (`kernels.chosen`); otherwise they are copied together.
 
 Paper: Wu et al. 2025, "Mixture-of-Channels: Exploiting Sparse FFNs for Efficient LLMs Pre-Training and Inference",
 arXiv 2511.09323. Confirmed: the choice by the GLU's own gate in its abstract; that it is by the pre-activation (not
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from layersmith.contract import Cost, FeedForward, require_positive, stored_bytes
 from layersmith.ffn.activations import activation
 from layersmith.ffn.glu import GLU
+from layersmith.kernels import chosen as kernel
 
 
 class TopKGLU(FeedForward):
@@ -73,6 +75,8 @@ class TopKGLU(FeedForward):
         return y(tokens, self.act(gate), chosen).reshape(x.shape)
 
     def _gathered(self, x: Tensor, gate: Tensor, chosen: Tensor) -> Tensor:
+        if kernel.serves(x, gate, self.up.weight, self.down):
+            return kernel.chosen_rows(x, gate, chosen, self.up.weight, self.down)
         up = (F.embedding(chosen, self.up.weight) @ x[..., None])[..., 0]
         return ((gate * up)[:, None] @ F.embedding(chosen, self.down))[:, 0]
 

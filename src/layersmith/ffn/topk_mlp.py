@@ -7,7 +7,8 @@ nothing as long as at most k entries are positive, and trained ReLU models are t
 
 Two ways to compute the same: up to `gather_tokens` tokens, only the chosen columns of W_down are read (it is stored
 transposed, one row per channel); above that, a dense product on the masked hidden layer is used, because copying
-separate rows for every token costs more than the zeros.
+separate rows for every token costs more than the zeros. In inference a kernel reads the rows where they lie
+(`kernels.chosen`); otherwise they are copied together.
 
 Paper: Li et al. 2022, "The Lazy Neuron Phenomenon: On Emergence of Activation Sparsity in Transformers",
 arXiv 2210.06313 (the Top-k Transformer). Confirmed in its abstract: top-k thresholding of the hidden layer after
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from layersmith.contract import Cost, FeedForward, require_positive, stored_bytes
 from layersmith.ffn.activations import activation
 from layersmith.ffn.mlp import MLP
+from layersmith.kernels import chosen as kernel
 
 
 class TopKMLP(FeedForward):
@@ -72,7 +74,9 @@ class TopKMLP(FeedForward):
         hidden = self.act(self.up(tokens))
         chosen = hidden.detach().abs().topk(self.k, sorted=False).indices
         kept = hidden.gather(-1, chosen)
-        if tokens.shape[0] <= self.gather_tokens:
+        if tokens.shape[0] <= self.gather_tokens and kernel.serves(tokens, kept, self.down):
+            y = kernel.chosen_rows(tokens, kept, chosen, None, self.down)
+        elif tokens.shape[0] <= self.gather_tokens:
             y = (kept[:, None] @ F.embedding(chosen, self.down))[:, 0]
         else:
             y = torch.zeros_like(hidden).scatter(-1, chosen, kept) @ self.down

@@ -47,4 +47,18 @@ inline void by_lanes(int64_t size, Step step) {
   if (i < size) step(i, size - i);
 }
 
+// The product of two vectors, in four sums so that additions do not wait for one another.
+inline float dot(const float* a, const float* b, int64_t size) {
+  Lanes sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * LANES <= size; i += 4 * LANES) {
+    for (int64_t l = 0; l < 4; ++l) sums[l] += load(a + i + l * LANES) * load(b + i + l * LANES);
+  }
+  for (; i < size; i += LANES) {
+    const int64_t count = std::min(LANES, size - i);
+    sums[0] += load(a + i, count) * load(b + i, count);
+  }
+  return sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
 }  // namespace layersmith
