@@ -39,6 +39,14 @@ ENTRIES: dict[str, Entry] = {
     "glu": Entry("layersmith.ffn.glu:GLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
     "gr_kan": Entry("layersmith.ffn.gr_kan:GRKAN", "ffn", ("P034",), {"d_model": 32, "d_hidden": 64}),
     "hqkan": Entry("layersmith.ffn.hqkan:HQKAN", "ffn", ("P086",), {"d_model": 32, "d_bottleneck": 8}),
+    "cascaded_ffn": Entry("layersmith.ffn.cascaded_ffn:CascadedFFN", "ffn", ("P350",), {"d_model": 32, "d_hidden": 64}),
+    "constant": Entry("layersmith.ffn.constant:Constant", "ffn", (), {"d_model": 32}),
+    "deep_mlp": Entry("layersmith.ffn.deep_mlp:DeepMLP", "ffn", ("P292",), {"d_model": 32, "d_hidden": 64}),
+    "glu": Entry("layersmith.ffn.glu:GLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
+    "gr_kan": Entry("layersmith.ffn.gr_kan:GRKAN", "ffn", ("P034",), {"d_model": 32, "d_hidden": 64}),
+    "hourglass": Entry(
+        "layersmith.ffn.hourglass:Hourglass", "ffn", ("P048",), {"d_model": 32, "d_narrow": 16, "depth": 3}
+    ),
     "identity": Entry("layersmith.ffn.identity:Identity", "ffn", (), {"d_model": 32}),
     "idle_ffn": Entry(
         "layersmith.ffn.idle_ffn:IdleFFN", "ffn", ("P343",), {"d_model": 32, "d_active": 24, "d_idle": 72}
