@@ -89,6 +89,7 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 32, "d_expert": 16, "n_experts": 6, "k": 2},
     ),
     "snnk": Entry("layersmith.ffn.snnk:SNNK", "ffn", ("P089",), {"d_model": 32, "n_features": 64}),
+    "smart_mixed": Entry("layersmith.ffn.smart_mixed:SmartMixed", "ffn", ("P318",), {"d_model": 32, "d_hidden": 64}),
     "spark_ffn": Entry(
         "layersmith.ffn.spark_ffn:SparkFFN", "ffn", ("P361",), {"d_model": 32, "d_hidden": 64, "k": 16, "r": 16}
     ),

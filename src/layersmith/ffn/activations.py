@@ -40,6 +40,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
     "mish": F.mish,
     "elu": F.elu,
+    "selu": F.selu,
+    "leaky_relu": F.leaky_relu,
 }
 
 

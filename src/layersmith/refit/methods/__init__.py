@@ -47,6 +47,7 @@ METHODS: dict[str, str] = {
     "hourglass": "layersmith.refit.methods.to_hourglass:ToHourglass",
     "deep_mlp": "layersmith.refit.methods.to_deep_mlp:ToDeepMLP",
     "cascaded_ffn": "layersmith.refit.methods.to_cascaded_ffn:ToCascadedFFN",
+    "smart_mixed": "layersmith.refit.methods.to_smart_mixed:ToSmartMixed",
     "mglu": "layersmith.refit.methods.to_mglu:ToMGLU",
     "spark_ffn": "layersmith.refit.methods.to_spark_ffn:ToSparkFFN",
     "rtn": "layersmith.refit.methods.rtn:RTN",

@@ -1,9 +1,9 @@
 """Turn a feed-forward into an hourglass: narrow steps, each fitted to what the steps before it left undone.
 
-Paper: P048, "Revisiting the Shape Convention of Transformer Language Models". When it pays: as a
-start for further training; its steps run one after the other, so it is not faster than `width` at equal parameters.
-It runs when asked for by name. Step by step: of the channels not yet used, those with the largest output move into the next
-sub-MLP with their trained input weights, and its output map is fitted to the remaining error by ridge regression.
+Paper: P048, "Revisiting the Shape Convention of Transformer Language Models". When it pays: as a start for further
+training; its steps run one after the other, so it is not faster than `width` at equal parameters. It runs when asked
+for by name. Step by step: of the channels not yet used, those with the largest output move into the next sub-MLP with
+their trained input weights, and its output map is fitted to the remaining error by ridge regression.
 Differs from the paper: a trained start.
 """
 
