@@ -73,6 +73,8 @@ def test_search_reads_names_summaries_papers_and_mechanisms() -> None:
     assert catalogue.search("gr_kan") == ["gr_kan"]
     assert "gr_kan" in catalogue.search("kolmogorov rational")
     assert "deltanet" in catalogue.search("P028")
+    for query, part in (("geglu", "glu"), ("swiglu", "glu"), ("reglu", "glu"), ("relu2", "mlp"), ("gelu", "mlp")):
+        assert part in catalogue.search(query), query
     assert catalogue.search("") == list(catalogue.ENTRIES)
     assert catalogue.search("kolmogorov nonsense") == []
 

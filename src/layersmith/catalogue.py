@@ -88,7 +88,7 @@ def summary(name: str) -> str:
 
 
 def search(query: str) -> list[str]:
-    """The parts in which every word of the query occurs: in name, family, summary, titles and ideas of papers."""
+    """The parts in which every word of the query occurs: in name, family, file's text, titles and ideas of papers."""
     words = query.lower().split()
     return [name for name in ENTRIES if all(word in _text(name) for word in words)]
 
@@ -97,7 +97,7 @@ def _text(name: str) -> str:
     found = entry(name)
     read = [papers()[key] for key in found.papers]
     about = [f"{paper.id} {paper.title} {paper.mechanism}" for paper in read]
-    return " ".join([name, found.family, found.target, summary(name), *about]).lower()
+    return " ".join([name, found.family, found.target, documentation(name), *about]).lower()
 
 
 def as_json() -> list[dict[str, Any]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import GemmaConfig, GPT2Config, GPTNeoXConfig, LlamaConfig
+from transformers import GemmaConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, NemotronConfig, T5Config
 from transformers.models.gemma.modeling_gemma import GemmaMLP
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXMLP
 from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.nemotron.modeling_nemotron import NemotronMLP
+from transformers.models.t5.modeling_t5 import T5DenseActDense, T5DenseGatedActDense
 
 from layersmith.ffn.glu import GLU
 from layersmith.ffn.mlp import MLP
@@ -65,3 +67,48 @@ def test_mlp_equals_gpt_neoxs() -> None:
     copy(ours.down, other.dense_4h_to_h.weight, other.dense_4h_to_h.bias)
     x = torch.randn(2, 5, D, dtype=torch.float64)
     torch.testing.assert_close(ours(x), other(x), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.official("mlp")
+@pytest.mark.parametrize(("theirs", "act"), [("relu", "relu"), ("gelu", "gelu"), ("silu", "silu")])
+def test_mlp_equals_t5s(theirs, act) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    other = T5DenseActDense(T5Config(d_model=D, d_ff=HIDDEN, feed_forward_proj=theirs)).double().eval()
+    ours = MLP(D, HIDDEN, act=act, bias=False).double()
+    copy(ours.up, other.wi.weight, None)
+    copy(ours.down, other.wo.weight, None)
+    x = torch.randn(2, 5, D, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), other(x), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.official("mlp")
+def test_squared_relu_equals_nemotrons() -> None:
+    torch.manual_seed(0)
+    other = NemotronMLP(NemotronConfig(hidden_size=D, intermediate_size=HIDDEN, mlp_bias=False)).double()
+    ours = MLP(D, HIDDEN, act="relu2", bias=False).double()
+    copy(ours.up, other.up_proj.weight, None)
+    copy(ours.down, other.down_proj.weight, None)
+    x = torch.randn(2, 5, D, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), other(x), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.official("glu")
+@pytest.mark.parametrize(("theirs", "act"), [("gelu", "gelu_tanh"), ("relu", "relu"), ("silu", "silu")])
+def test_geglu_reglu_and_swiglu_equal_t5s(theirs, act) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    # T5 reads "gated-gelu" as the tanh form of GELU.
+    other = T5DenseGatedActDense(T5Config(d_model=D, d_ff=HIDDEN, feed_forward_proj=f"gated-{theirs}")).double().eval()
+    ours = GLU(D, HIDDEN, act=act).double()
+    for mine, their in ((ours.gate, other.wi_0), (ours.up, other.wi_1), (ours.down, other.wo)):
+        copy(mine, their.weight, None)
+    x = torch.randn(2, 5, D, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), other(x), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.official("glu")
+def test_the_sigmoid_gate_equals_torchs_glu() -> None:
+    torch.manual_seed(0)
+    ours = GLU(D, HIDDEN, act="sigmoid").double()
+    x = torch.randn(2, 5, D, dtype=torch.float64)
+    halves = torch.cat([ours.up(x), ours.gate(x)], dim=-1)
+    torch.testing.assert_close(ours(x), ours.down(nn.functional.glu(halves)), rtol=1e-12, atol=1e-14)

@@ -2,7 +2,7 @@
 
     y = W_down act(W_up x + b_up) + b_down
 
-Shapes: x (..., D) -> hidden (..., d_hidden) -> y (..., D).
+Shapes: x (..., D) -> hidden (..., d_hidden) -> y (..., D). The activation is relu, relu2 (ReLU^2), gelu, silu, ...
 
 Papers: Vaswani et al. 2017, "Attention Is All You Need", arXiv 1706.03762 (ReLU); Hendrycks & Gimpel 2016,
 arXiv 1606.08415 (GELU); So et al. 2021, "Primer", arXiv 2109.08668 (squared ReLU).

@@ -9,6 +9,8 @@ Differs from the paper: a trained start.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from layersmith.anatomy.edit import Replacement
@@ -41,7 +43,8 @@ class ToCascadedFFN(Method):
         part = CascadedFFN(config["d_model"], config["d_hidden"], chunks, config["act"])
         weights, before = mlp.up.weight.chunk(chunks, dim=0), torch.zeros(())
         bias = mlp.up.weight.new_zeros(config["d_hidden"]) if mlp.up.bias is None else mlp.up.bias
-        for i, small in enumerate(part.parts):
+        parts: Any = part.parts
+        for i, small in enumerate(parts):
             small.up.weight.copy_(weights[i].chunk(chunks, dim=1)[i])
             small.up.bias.copy_(bias.chunk(chunks)[i])
             u = view.inputs.chunk(chunks, dim=-1)[i] + before

@@ -9,6 +9,8 @@ Differs from the paper: a trained start.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from layersmith.anatomy.edit import Replacement
@@ -41,7 +43,8 @@ class ToDeepMLP(Method):
         mlp = nearest_mlp(view)
         config = mlp.spec()
         part = DeepMLP(config["d_model"], config["d_hidden"], settings["layers"], config["act"]).to(mlp.up.weight)
-        first, *middle, last = part.layers
+        layers: Any = part.layers
+        first, *middle, last = layers
         for target, source in ((first, mlp.up), (last, mlp.down)):
             target.weight.copy_(source.weight)
             target.bias.copy_(torch.zeros_like(target.bias) if source.bias is None else source.bias)

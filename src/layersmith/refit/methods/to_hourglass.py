@@ -9,6 +9,8 @@ Differs from the paper: a trained start.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from layersmith.anatomy.edit import Replacement
@@ -43,7 +45,8 @@ class ToHourglass(Method):
         score = hidden_activations(dense, x).square().mean(0).sqrt() * dense.down.weight.norm(dim=0)
         order = score.argsort(descending=True)
         h = x
-        for index, step in enumerate(part.steps):
+        steps: Any = part.steps
+        for index, step in enumerate(steps):
             # Wrapping around, when keep asks for more channels than there are.
             chosen = order[torch.arange(index * narrow, (index + 1) * narrow) % len(order)]
             for name in ("gate", "up") if gated else ("up",):
