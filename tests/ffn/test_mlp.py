@@ -24,6 +24,8 @@ SCALAR = {
     "softplus": lambda x: math.log1p(math.exp(x)),
     "mish": lambda x: x * math.tanh(math.log1p(math.exp(x))),
     "elu": lambda x: x if x > 0 else math.expm1(x),
+    "selu": lambda x: 1.0507009873554804935 * (x if x > 0 else 1.6732632423543772848 * math.expm1(x)),
+    "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
 }
 
 
