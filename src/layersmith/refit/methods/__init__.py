@@ -50,6 +50,11 @@ METHODS: dict[str, str] = {
     "smart_mixed": "layersmith.refit.methods.to_smart_mixed:ToSmartMixed",
     "mglu": "layersmith.refit.methods.to_mglu:ToMGLU",
     "spark_ffn": "layersmith.refit.methods.to_spark_ffn:ToSparkFFN",
+    "fff": "layersmith.refit.methods.to_fff:ToFFF",
+    "fff_leaves": "layersmith.refit.methods.to_fff_leaves:ToFFFLeaves",
+    "topk_moe": "layersmith.refit.methods.to_topk_moe:ToTopKMoE",
+    "switch_moe": "layersmith.refit.methods.to_switch_moe:ToSwitchMoE",
+    "sigma_moe": "layersmith.refit.methods.to_sigma_moe:ToSigmaMoE",
     "rtn": "layersmith.refit.methods.rtn:RTN",
     "gptq": "layersmith.refit.methods.gptq:GPTQ",
 }
