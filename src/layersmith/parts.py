@@ -111,6 +111,12 @@ ENTRIES: dict[str, Entry] = {
     ),
     "tru_kan": Entry("layersmith.ffn.tru_kan:TruKAN", "ffn", ("P079",), {"d_model": 32, "d_hidden": 64}),
     "ugmm": Entry("layersmith.ffn.ugmm:UGMM", "ffn", ("P315",), {"d_model": 32, "d_hidden": 16}),
+    "ultra_mem": Entry(
+        "layersmith.ffn.ultra_mem:UltraMem",
+        "ffn",
+        ("P119",),
+        {"d_model": 32, "n_keys": 8, "k": 4, "d_key": 8, "expansion": 4},
+    ),
     "zero": Entry("layersmith.ffn.zero:Zero", "ffn", (), {"d_model": 32}),
     # mixer
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("P028",), {"d_model": 32, "n_heads": 4}),
