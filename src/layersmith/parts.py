@@ -93,6 +93,7 @@ ENTRIES: dict[str, Entry] = {
     "spark_ffn": Entry(
         "layersmith.ffn.spark_ffn:SparkFFN", "ffn", ("P361",), {"d_model": 32, "d_hidden": 64, "k": 16, "r": 16}
     ),
+    "sparse_vq": Entry("layersmith.ffn.sparse_vq:SparseVQ", "ffn", ("P182",), {"d_model": 32, "codes": 12, "heads": 2}),
     "structured": Entry(
         "layersmith.ffn.structured:StructuredFFN",
         "ffn",

@@ -58,13 +58,13 @@ def by_loops(m: UltraMem, token: list[float], u=None, t=None) -> list[float]:
                 for c in m.core.tolist()
             ]
             found.append((sum(each), i * n + j, each))
-    stored, width = m.values.shape
+    width = m.values.shape[1]
     pooled = [[0.0] * width for _ in range(m.expansion)]
     for _, slot, each in sorted(found, reverse=True)[: m.k]:
         block, value = (int(v) for v in m.place(torch.tensor(slot)))
         for d in range(width):
             pooled[block][d] += each[d // (width // len(each))] * m.values[value, d].item()
-    return [dot(row, sum(pooled, [])) for row in m.down.weight.tolist()]
+    return [dot(row, [v for block in pooled for v in block]) for row in m.down.weight.tolist()]
 
 
 @pytest.mark.oracle("ultra_mem")

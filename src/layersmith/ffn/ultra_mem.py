@@ -1,9 +1,10 @@
 """UltraMem: a memory whose slots are scored by a small bilinear form of row and column scores, its values shared.
 
-    S_row = K_row q_row, S_col = K_col q_col  (rank r numbers per key),   s_ij = sum over cores c of S_row,i^T C_c S_col,j
+    S_row = K_row q_row, S_col = K_col q_col   (rank numbers per key)
+    s_c,ij = S_row,i^T C_c S_col,j   for each core c
     u, t = leading singular vectors of sum_c C_c: the k rows with the largest u . S_row,i and the k columns with the
-    largest t . S_col,j are kept, their k^2 slots scored exactly, and the k best of those read
-    y = sum over blocks e of  W_e  sum over slots of block e of  act(s_c) V   (slice c of a value weighted by core c alone)
+    largest t . S_col,j are kept, their k^2 slots scored exactly, and the k with the largest sum_c s_c read
+    y = sum over blocks e of  W_e  sum over slots of block e of  act(s_c) V     (core c weights slice c of a value)
 
 Shapes: x (..., D) -> two queries (..., d_key) -> k slots of n_keys^2 -> y (..., D); V (n_keys^2 / expansion, d_value),
 C (cores, rank, rank), W (D, expansion, d_value): each value is read through `expansion` maps as so many slots.
@@ -13,8 +14,8 @@ Training adds aux_weight * mean over all singular values but the first of relu(s
 so that the filter, which sees only the leading pair, misses little.
 
 Paper: P119, Huang et al. 2024, "Ultra-Sparse Memory Network", arXiv 2411.12364. Confirmed in a release that trains it
-inside OLMo (class UltraMemLayerV1): scores, filter by the sum of the cores, choice by the sum and weights by each core's
-slice, blocks and their map, layer-normalised queries and keys, cores uniform in [0, 1], tau 0.15, no activation.
+inside OLMo (class UltraMemLayerV1): scores, filter by the sum of the cores, choice by that sum, one slice per core,
+blocks and their map, layer-normalised queries and keys, cores uniform in [0, 1], tau 0.15, no activation.
 Differs from the paper: slots are dealt to blocks by a fixed multiplicative shuffle, not a stored random one; of
 the two signs of (u, t) the one with sum(u) >= 0 is taken, theirs follows the last step's; queries have a bias; no
 causal convolution before the query, because a feed-forward is token-wise; skip-layer placement is the model's.
@@ -71,7 +72,9 @@ class UltraMem(FeedForward):
         if k > slots:
             raise ValueError(f"UltraMem: k={k} slots to read, but n_keys={n_keys} makes only {slots}.")
         if slots % expansion:
-            raise ValueError(f"UltraMem: expansion={expansion} must divide the {slots} slots that n_keys={n_keys} makes.")
+            raise ValueError(
+                f"UltraMem: expansion={expansion} must divide the {slots} slots that n_keys={n_keys} makes."
+            )
         if d_value % cores:
             raise ValueError(f"UltraMem: cores={cores} must divide d_value={d_value}: each weights a slice of a value.")
         if not (tau >= 0 and aux_weight >= 0):
@@ -110,7 +113,10 @@ class UltraMem(FeedForward):
         return self.down(pooled.flatten(1)).reshape(x.shape)
 
     def retrieve(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The k best slots (T, k) of tokens (T, D), numbered row * n_keys + column, and each core's scores (T, k, cores)."""
+        """For tokens (T, D): each core's scores (T, k, cores) of the k best slots, and the slots (T, k).
+
+        Slots are numbered row * n_keys + column.
+        """
         _, rank, n_keys, d_key = self.keys.shape
         query = self.query_norm(self.query(tokens).unflatten(-1, (2, d_key))).transpose(0, 1)
         keys = self.key_norm(self.keys).flatten(1, 2).to(query.dtype)

@@ -50,13 +50,13 @@ def test_peer_with_every_neuron_is_the_mlp():
     torch.testing.assert_close(peer(x), y, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "share_of_floor"), [("peer", 0.5), ("pkm", 1.0)])
+@pytest.mark.parametrize(("name", "share_of_floor"), [("peer", 0.5), ("pkm", 1.0), ("ultra_mem", 1.0)])
 def test_beats_the_best_linear_map(name, share_of_floor, floor):
     view, x, y = mlp_site()
     assert error(methods.get(name).build(view, {"share": 0.5})(x), y) < share_of_floor * floor
 
 
-@pytest.mark.parametrize("name", ["peer", "pkm"])
+@pytest.mark.parametrize("name", ["peer", "pkm", "ultra_mem"])
 def test_more_slots_read_is_closer(name):
     view, x, y = mlp_site()
     shares = [0.1, 0.4, 1.0]
@@ -77,7 +77,7 @@ def test_peer_finds_the_neurons_that_matter():
 def test_too_many_neurons_are_refused():
     site = SimpleNamespace(ffn=SimpleNamespace(operator=SimpleNamespace(down=torch.nn.Linear(5000, 2))))
     assert "5000 neurons" in methods.get("peer").refuses(site)
-    for name in ("peer", "pkm"):
+    for name in ("peer", "pkm", "ultra_mem"):
         assert "not a plain or gated" in methods.get(name).refuses(SimpleNamespace(ffn=None))
 
 
@@ -112,6 +112,20 @@ def test_memory_former_explains_a_part_of_the_layer_and_refuses_odd_widths():
     assert "25 is not a multiple" in methods.get("memory_former").refuses(
         SimpleNamespace(site=SimpleNamespace(d_model=25))
     )
+
+
+def test_ultra_mem_starts_as_the_product_key_memory():
+    view, x, _ = mlp_site()
+    ultra, pkm = (methods.get(name).build(view, {"share": 0.5}) for name in ("ultra_mem", "pkm"))
+    assert error(ultra(x), pkm(x)) < 0.02
+
+
+def test_sparse_vq_is_no_worse_than_a_linear_map_where_it_was_fitted():
+    view, _, _ = mlp_site()
+    weight, bias = ridge(view.inputs, view.targets)
+    linear = error(view.inputs @ weight.T + bias, view.targets)
+    fine, coarse = (methods.get("sparse_vq").build(view, s) for s in methods.get("sparse_vq").grid(view))
+    assert error(fine(view.inputs), view.targets) < error(coarse(view.inputs), view.targets) < linear
 
 
 def test_kmeans_finds_planted_clusters():

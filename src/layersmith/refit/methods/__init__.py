@@ -42,6 +42,8 @@ METHODS: dict[str, str] = {
     "lipschitz_ffn": "layersmith.refit.methods.to_lipschitz_ffn:ToLipschitzFFN",
     "ugmm": "layersmith.refit.methods.to_ugmm:ToUGMM",
     "logic_gates": "layersmith.refit.methods.to_logic_gates:ToLogicGates",
+    "ultra_mem": "layersmith.refit.methods.to_ultra_mem:ToUltraMem",
+    "sparse_vq": "layersmith.refit.methods.to_sparse_vq:ToSparseVQ",
     "dyt": "layersmith.refit.methods.to_dyt:ToDyT",
     "idle_ffn": "layersmith.refit.methods.to_idle_ffn:ToIdleFFN",
     "hourglass": "layersmith.refit.methods.to_hourglass:ToHourglass",
