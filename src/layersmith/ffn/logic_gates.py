@@ -5,8 +5,8 @@
     y_d    = scale_d / tau * (sum of the neurons of group d) + shift_d
 
 On numbers in [0, 1] the gates are AND = ab, OR = a + b - ab, XOR = a + b - 2ab, and so on: each is
-c_0 + c_1 a + c_2 b + c_3 ab, and so is every mixture of them. Once trained, `hardened` keeps the likeliest gate of
-each neuron and compares inputs with their thresholds: a boolean circuit, which `circuit` writes out.
+c_0 + c_1 a + c_2 b + c_3 ab, and so is every mixture of them. Once trained, `hardened` keeps the likeliest gate of each
+neuron and compares inputs with their thresholds: a boolean circuit, which `circuit` writes out.
 
 Shapes: x (..., D) -> bits (..., D * thresholds) -> (..., d_hidden) in each layer -> y (..., D).
 There are no matrix products, so the reported FLOPs are zero; the work is element-wise (and, hardened, on bits).
