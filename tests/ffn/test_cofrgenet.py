@@ -27,12 +27,12 @@ def test_fraction_is_nested_division(depth):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 5])
-@pytest.mark.parametrize("epsilon", [0.01, 1e6])
+@pytest.mark.parametrize("epsilon", [0.01, 100.0])
 def test_gradient_is_true_outside_the_clip_and_inside(depth, epsilon):
     torch.manual_seed(0)
     a = torch.randn(depth, 30, dtype=torch.double)
     a = a[:, continuants(a)[-1].abs() > 0.05].requires_grad_()
-    assert torch.autograd.gradcheck(lambda t: continued_fraction(t, epsilon), (a,), atol=1e-4, rtol=1e-4)
+    assert torch.autograd.gradcheck(lambda t: continued_fraction(t, epsilon), (a,), atol=1e-6, rtol=1e-4)
 
 
 def test_gradient_has_the_published_form():

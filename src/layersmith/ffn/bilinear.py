@@ -9,7 +9,8 @@ which act on an appended 1. Because Q is symmetric, its eigenvectors for an outp
 with their exact contributions: that is why the part exists.
 
 Paper: Sharkey 2023, "A technical note on bilinear layers for interpretability", arXiv 2305.03452; the eigenvector
-reading is Pearce et al. 2024, arXiv 2410.08417. Confirmed in both abstracts and the second one's first figure.
+reading is Pearce et al. 2024, arXiv 2410.08417. Confirmed in both abstracts, in a published summary of
+the first (its tensor B_mab = W_gate,ma W_up,mb), not in its full text, and in the second one's first figure.
 Differs from the paper: nothing; biases are off by default.
 """
 

@@ -12,10 +12,10 @@ Training: rational functions are steep near their poles, so the published schedu
 lets the k-th level of the ladders train only in the last 2^-k of the steps: call `release(progress)` before each step.
 
 Paper: Dhurandhar et al. 2026, "CoFrGeNet: Continued Fraction Architectures for Language Generation",
-arXiv 2601.21766. Confirmed in two published summaries of it, not in its text: the value and gradient formulas, the
-clip and its epsilon of 0.01, y = U x + V z with z_j = f(W_j x), ladders of p variables, the gated input of width D,
-the parameter count and the schedule. The elementwise form is the reading of an open re-implementation
-(cahlen/cofrgenet-f); the parameter count fits both, "p-variate" only the first. The sigmoid gate is taken from it.
+arXiv 2601.21766. Confirmed in a published summary of it (papernotes.org), not in its own text: the value and gradient
+formulas, the clip and its epsilon of 0.01, y = U x + V z with z_j = f(W_j x), ladders of p variables, the gated input
+of width D, the parameter count and the schedule. The elementwise form is the reading of an open re-implementation
+(cahlen/cofrgenet-f), from which the sigmoid of the gate is taken; the parameter count fits both forms.
 Differs from the paper: the starting weights are ours; outputs are not clipped to the range seen in training.
 """
 
