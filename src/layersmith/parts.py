@@ -171,7 +171,9 @@ ENTRIES: dict[str, Entry] = {
         {"d_in": 32, "d_out": 48, "bits": 3, "group_size": 16, "bias": True},
     ),
     # norm
+    "crms_norm": Entry("layersmith.norm.crms_norm:CRMSNorm", "norm", ("P167",), {"d_model": 32}),
     "dyt": Entry("layersmith.norm.dyt:DyT", "norm", ("P155",), {"d_model": 32}),
     "layer_norm": Entry("layersmith.norm.layer_norm:LayerNorm", "norm", (), {"d_model": 32}),
+    "prep_bn": Entry("layersmith.norm.prep_bn:PRepBN", "norm", ("P053",), {"d_model": 32, "steps": 4}),
     "rms_norm": Entry("layersmith.norm.rms_norm:RMSNorm", "norm", (), {"d_model": 32}),
 }

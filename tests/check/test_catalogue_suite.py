@@ -27,6 +27,8 @@ OTHER_SETTINGS = [
     ("structured", {"d_model": 16, "d_hidden": 32, "structure": "block_shuffle", "blocks": 4}),
     ("quantized", {"d_in": 32, "d_out": 16, "bits": 8, "group_size": 8}),
     ("rms_norm", {"d_model": 16, "offset": True, "bias": True}),
+    ("prep_bn", {"d_model": 16}),
+    ("crms_norm", {"d_model": 15, "bias": True}),
     ("softmax_attention", {"d_model": 16, "n_heads": 2}),
     ("softmax_attention", {"d_model": 16, "n_heads": 4, "n_kv_heads": 1, "window": 9, "rope_theta": 100.0}),
     ("softmax_attention", {"d_model": 16, "n_heads": 2, "causal": False, "rope_theta": 100.0}),

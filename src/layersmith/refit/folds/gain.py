@@ -41,7 +41,7 @@ def fold_gain(model: nn.Module, anatomy: Anatomy) -> Fold:
     return proved(model, lambda model: _fold(model, anatomy, trace), PROOF)
 
 
-class _Left(Exception):
+class Left(Exception):
     """This norm cannot be folded; the message says why."""
 
 
@@ -62,8 +62,8 @@ def _fold(model: nn.Module, anatomy: Anatomy, trace: Trace) -> Fold:
     for site in anatomy.of_kind("norm"):
         try:
             gain = _gain(model, site)
-            weights |= _folded(model, gain, _readers(model, trace, site.modules[0]))
-        except _Left as reason:
+            weights |= _folded(model, gain, readers_of(model, trace, site.modules[0]))
+        except Left as reason:
             notes.append(f"{site.name} keeps its gain: {reason}.")
     if not weights:
         raise UserError(f"No norm's gain can be folded into linear maps. {' '.join(notes)}")
@@ -76,7 +76,7 @@ def _folded(model: nn.Module, norm: _Gain, readers: list[str]) -> dict[str, Tens
     new = {f"{norm.path}.weight": torch.full_like(model.get_parameter(f"{norm.path}.weight"), norm.neutral)}
     moves = all(linear.bias is not None for linear in linears.values())
     if norm.bias is not None and not moves and bool((norm.gain == 0).any()) and bool((norm.bias != 0).any()):
-        raise _Left("it has a bias, a reader without one, and a gain of zero that the bias cannot be divided by")
+        raise Left("it has a bias, a reader without one, and a gain of zero that the bias cannot be divided by")
     for path, linear in linears.items():
         transposed = not isinstance(linear, nn.Linear)  # Conv1D keeps (in, out)
         gain = norm.gain[:, None] if transposed else norm.gain
@@ -97,10 +97,10 @@ def _gain(model: nn.Module, site: Site) -> _Gain:
     norm: Any = model.get_submodule(path)
     own = {name: p for name, p in norm.named_parameters() if p.shape == (site.d_model,)}
     if "weight" not in own or not own.keys() <= {"weight", "bias"}:
-        raise _Left(f"its parameters ({', '.join(own) or 'none'}) are not a weight and possibly a bias")
+        raise Left(f"its parameters ({', '.join(own) or 'none'}) are not a weight and possibly a bias")
     for name in own:
         if other_names(model, f"{path}.{name}"):
-            raise _Left("its gain is shared with another norm")
+            raise Left("its gain is shared with another norm")
     weight, bias = norm.weight.double(), own["bias"].double() if "bias" in own else None
     bare = copy.deepcopy(norm).double()
     generator = torch.Generator().manual_seed(0)
@@ -113,10 +113,10 @@ def _gain(model: nn.Module, site: Site) -> _Gain:
         ours = bare(x) * gain + (0 if bias is None else bias)
         if (ours - expected).abs().max() <= 1e-6 * expected.abs().max():
             return _Gain(path, gain, bias, neutral)
-    raise _Left("its weight is not a gain on what it computes")
+    raise Left("its weight is not a gain on what it computes")
 
 
-def _readers(model: nn.Module, trace: Trace, path: str) -> list[str]:
+def readers_of(model: nn.Module, trace: Trace, path: str) -> list[str]:
     """The linear maps that read the norm's output, when nothing else does and they read nothing else."""
     written = {c.outputs[0].value for c in trace.calls if c.path == path}
     readers: list[str] = []
@@ -130,15 +130,13 @@ def _readers(model: nn.Module, trace: Trace, path: str) -> list[str]:
         elif linear and op.heavy:
             readers.append(call.path)
         else:
-            raise _Left(
-                f"{call.path or 'the model'} ({type(call.module).__name__}) does more with it than a linear map"
-            )
+            raise Left(f"{call.path or 'the model'} ({type(call.module).__name__}) does more with it than a linear map")
     for reader in dict.fromkeys(readers):
         if any(c.inputs[0].value not in written for c in trace.calls if c.path == reader):
-            raise _Left(f"{reader} reads other things too")
+            raise Left(f"{reader} reads other things too")
         shared = other_names(model, f"{reader}.weight")
         if shared:
-            raise _Left(f"{reader}, which reads it, shares its weights with {shared[0]}")
+            raise Left(f"{reader}, which reads it, shares its weights with {shared[0]}")
     if not readers:
-        raise _Left("no linear map reads it")
+        raise Left("no linear map reads it")
     return list(dict.fromkeys(readers))

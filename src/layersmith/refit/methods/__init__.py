@@ -57,6 +57,10 @@ METHODS: dict[str, str] = {
     "topk_moe": "layersmith.refit.methods.to_topk_moe:ToTopKMoE",
     "switch_moe": "layersmith.refit.methods.to_switch_moe:ToSwitchMoE",
     "sigma_moe": "layersmith.refit.methods.to_sigma_moe:ToSigmaMoE",
+    "rms_norm": "layersmith.refit.methods.to_rms_norm:ToRMSNorm",
+    "layer_norm": "layersmith.refit.methods.to_layer_norm:ToLayerNorm",
+    "crms_norm": "layersmith.refit.methods.to_crms_norm:ToCRMSNorm",
+    "prep_bn": "layersmith.refit.methods.to_prep_bn:ToPRepBN",
     "rtn": "layersmith.refit.methods.rtn:RTN",
     "gptq": "layersmith.refit.methods.gptq:GPTQ",
 }
