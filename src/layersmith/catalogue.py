@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from layersmith import evidence
-from layersmith.contract import Operator
+from layersmith.contract import Configured
 from layersmith.errors import UserError, suggest
 from layersmith.papers import papers
 from layersmith.parts import ENTRIES, Entry
 
-#: Where a part of each family can stand: kinds of sites, and single weight matrices.
+#: Where a part of each family can stand: kinds of sites, single weight matrices, whole models.
 STANDS_AT = {
     "ffn": ("ffn", "mixer", "block"),
     "mixer": ("mixer",),
     "norm": ("norm",),
     "block": ("block",),
     "linear": ("weight matrix",),
+    "scheme": ("whole model",),
 }
 
 
@@ -36,7 +37,7 @@ def entry(name: str) -> Entry:
     return ENTRIES[name]
 
 
-def resolve(name: str, trust_local_code: bool = False) -> type[Operator]:
+def resolve(name: str, trust_local_code: bool = False) -> type[Any]:
     """The class behind a catalogue name, or behind "package.module:Class" when the caller trusts that code."""
     if ":" in name:
         if not trust_local_code:
@@ -53,7 +54,7 @@ def resolve(name: str, trust_local_code: bool = False) -> type[Operator]:
     except ModuleNotFoundError as error:
         raise UserError(f"Cannot import {module_name!r} for the part {name!r}: {error}.") from error
     found = getattr(module, class_name, None)
-    if not (isinstance(found, type) and issubclass(found, Operator)):
+    if not (isinstance(found, type) and issubclass(found, Configured)):
         raise UserError(f"{target!r} is not an operator class (a subclass of a layersmith.contract family).")
     return found
 

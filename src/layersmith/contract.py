@@ -21,7 +21,7 @@ import copy
 import inspect
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -53,17 +53,17 @@ class Cost:
         return Cost(**{k: v + getattr(other, k) for k, v in asdict(self).items()})
 
 
-class Operator(nn.Module):
-    """Base of all families: records the configuration and reports the cost. Do not subclass directly."""
+class Configured:
+    """Records the constructor arguments as the configuration, so that a spec builds an equal thing anew."""
 
     family: ClassVar[str] = ""
-    #: The catalogue name. Left empty by a user's own operator, which is then named "package.module:Class".
+    #: The catalogue name. Left empty by a user's own class, which is then named "package.module:Class".
     name: ClassVar[str] = ""
 
     _config: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Operator:
-        # Recorded here, not in __init__, so that an operator's constructor has no bookkeeping in it.
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Recorded here, not in __init__, so that a part's constructor has no bookkeeping in it.
         # copy.deepcopy calls __new__ without arguments and then restores _config with the rest of __dict__.
         self = super().__new__(cls)
         if args or kwargs:
@@ -83,6 +83,10 @@ class Operator(nn.Module):
         """The JSON-serialisable description from which `catalogue.build` makes an equal, freshly initialised part."""
         name = self.name or f"{type(self).__module__}:{type(self).__qualname__}"
         return {"name": name, **copy.deepcopy(self.__dict__.get("_config", {}))}
+
+
+class Operator(Configured, nn.Module):
+    """Base of the families of sublayers: a module that reports its cost. Do not subclass directly."""
 
     def cost(self, batch: int = 1, tokens: int = 1) -> Cost:
         """Cost of one forward over `(batch, tokens)`. Counted on the meta device: nothing is computed.
@@ -184,6 +188,28 @@ class Block(Operator):
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         raise NotImplementedError
+
+
+class Scheme(Configured):
+    """How a whole model starts: initial weights, residual factors, places of norms; no module of its own.
+
+    `apply` changes a fresh model once, before training. What it changes besides weights stands in the model's config
+    afterwards, so that the saved model loads as it was.
+    """
+
+    family = "scheme"
+    #: What holds at any depth, and not for a plain model: quantities of `layersmith.scheme.flow.growth` -> (low, high).
+    expected: ClassVar[dict[str, tuple[float, float]]] = {}
+    #: Entries of every layer in which the model that `expected` is tested on differs from a plain Pre-LN transformer.
+    tested_on: ClassVar[dict[str, Any]] = {}
+
+    def apply(self, model: nn.Module) -> None:
+        """Set the model's initial weights, residual factors and norm places. Draws from torch's global generator."""
+        raise NotImplementedError
+
+    def learning_rates(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer, each {"params": [...], "lr": ...}; every trainable parameter once."""
+        return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
 
 
 def report_aux(module: Operator, name: str, loss: Tensor) -> None:

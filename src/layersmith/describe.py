@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from layersmith import catalogue, evidence
-from layersmith.contract import Cost, Operator
+from layersmith.contract import Cost, Operator, Scheme
 from layersmith.errors import UserError
 from layersmith.evidence import Claim, Outcomes
 from layersmith.papers import Paper, papers
@@ -66,6 +66,8 @@ def spec_of(name: str, d_model: int | None = None, config: dict[str, Any] | None
     if d_model is not None:
         if d_model < 1:
             raise UserError(f"--d-model must be at least 1, not {d_model}.")
+        if not {"d_in", "d_model"} & example.keys():
+            raise UserError(f"{name} has no width of its own: it takes that of the model it is applied to.")
         base = example["d_in"] if "d_in" in example else example["d_model"]
         example = {key: value * d_model // base if key.startswith("d_") else value for key, value in example.items()}
     return {"name": name, **example, **(config or {})}
@@ -108,10 +110,16 @@ def _hidden_width(spec: dict[str, Any]) -> int:
     return spec.get("d_hidden") or spec.get("d_expert", 0) * experts or 4 * spec["d_model"]
 
 
-def example(part: Operator) -> str:
-    """Code that builds the part and runs it. Arguments that the class would choose itself are left out."""
+def example(part: Operator | Scheme) -> str:
+    """Code that builds the part and uses it. Arguments that the class would choose itself are left out."""
     defaults = inspect.signature(type(part).__init__).parameters
     given = {k: v for k, v in part.spec().items() if k == "name" or defaults[k].default != v}
+    if isinstance(part, Scheme):
+        return (
+            f"import torch\nfrom layersmith import catalogue\nfrom layersmith.model import TransformerConfig, "
+            f"TransformerLM\n\nscheme = catalogue.build({given!r})\nmodel = TransformerLM(TransformerConfig(...))\n"
+            f"scheme.apply(model)\noptimizer = torch.optim.AdamW(scheme.learning_rates(model, lr=1e-3))"
+        ).replace("'", '"')
     call = "y, state = part(x)" if part.family in ("mixer", "block") else "y = part(x)"
     return (
         f"import torch\nfrom layersmith import catalogue\n\npart = catalogue.build({given!r})\n"

@@ -176,4 +176,9 @@ ENTRIES: dict[str, Entry] = {
     "layer_norm": Entry("layersmith.norm.layer_norm:LayerNorm", "norm", (), {"d_model": 32}),
     "prep_bn": Entry("layersmith.norm.prep_bn:PRepBN", "norm", ("P053",), {"d_model": 32, "steps": 4}),
     "rms_norm": Entry("layersmith.norm.rms_norm:RMSNorm", "norm", (), {"d_model": 32}),
+    # scheme
+    "deep_scale_lm": Entry("layersmith.scheme.deep_scale_lm:DeepScaleLM", "scheme", ("P142",), {"correlation": 0.221}),
+    "edge_of_chaos": Entry("layersmith.scheme.edge_of_chaos:EdgeOfChaos", "scheme", ("P321",), {"bias": 0.2}),
+    "norm_place": Entry("layersmith.scheme.norm_place:NormPlace", "scheme", ("P180",), {"place": "post"}),
+    "sub_ln": Entry("layersmith.scheme.sub_ln:SubLN", "scheme", ("P208",), {"norm": "layer_norm"}),
 }

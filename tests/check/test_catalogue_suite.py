@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from layersmith import catalogue
-from layersmith.check import CHECKS, check
+from layersmith.check import check, checks_for
 
 
-@pytest.mark.parametrize("name", catalogue.ENTRIES)
-@pytest.mark.parametrize("check_name", CHECKS)
+@pytest.mark.parametrize(("check_name", "name"), [(c, n) for n in catalogue.ENTRIES for c in checks_for(n)])
 def test_contract(name: str, check_name: str) -> None:
     (result,) = check(name, only=(check_name,))
     if result.skipped_reason:

@@ -13,9 +13,22 @@ from typing import Any
 import torch
 
 from layersmith import catalogue
-from layersmith.check import compile, cost, errors, gradients, leaks, precision, repeat, saving, shapes, streaming
+from layersmith.check import (
+    compile,
+    cost,
+    errors,
+    gradients,
+    leaks,
+    precision,
+    repeat,
+    saving,
+    schemes,
+    shapes,
+    streaming,
+)
+from layersmith.check.schemes import SchemeSubject
 from layersmith.check.subject import Failed, Skipped, Subject
-from layersmith.contract import Operator
+from layersmith.contract import Operator, Scheme
 from layersmith.errors import UserError
 
 #: In the order of the report: what a part is, then what it computes, then what it costs and refuses.
@@ -58,6 +71,21 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
     )
 }
 
+#: The same for schemes, which are not modules: what they leave behind, and what they promise.
+SCHEME_CHECKS: dict[str, Callable[[SchemeSubject], str]] = {
+    function.__name__: function
+    for function in (
+        schemes.plain_constructor,
+        schemes.spec_round_trip,
+        schemes.refuses_bad_config,
+        schemes.deterministic,
+        schemes.saves,
+        schemes.generates,
+        schemes.learning_rates,
+        schemes.holds_at_depth,
+    )
+}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -69,8 +97,16 @@ class Result:
     skipped_reason: str | None = None
 
 
+def checks_for(part: type[Operator] | type[Scheme] | str) -> dict[str, Callable[..., str]]:
+    """The checks of a part's family by name: `SCHEME_CHECKS` for a scheme, `CHECKS` for everything else."""
+    if isinstance(part, str) and ":" not in part:
+        return SCHEME_CHECKS if catalogue.entry(part).family == Scheme.family else CHECKS
+    cls = catalogue.resolve(part, trust_local_code=True) if isinstance(part, str) else part
+    return SCHEME_CHECKS if issubclass(cls, Scheme) else CHECKS
+
+
 def check(
-    part: type[Operator] | str,
+    part: type[Operator] | type[Scheme] | str,
     config: dict[str, Any] | None = None,
     only: tuple[str, ...] | None = None,
     backend: str = "aot_eager",
@@ -84,19 +120,22 @@ def check(
     cls = catalogue.resolve(part, trust_local_code=True) if isinstance(part, str) else part
     if config is None:
         config = default_config(part)
-    subject = Subject(cls, config, backend)
+    checks = checks_for(cls)
+    subject: Any = SchemeSubject(cls, config) if issubclass(cls, Scheme) else Subject(cls, config, backend)
     try:
         subject.build()
     except (ValueError, TypeError) as refused:
         raise UserError(f"{cls.__name__} cannot be built with {config}: {refused}") from refused
-    return [_run(name, CHECKS[name], subject) for name in only or CHECKS]
+    return [_run(name, checks[name], subject) for name in only or checks]
 
 
-def default_config(part: type[Operator] | str) -> dict[str, Any]:
+def default_config(part: type[Operator] | type[Scheme] | str) -> dict[str, Any]:
     """The catalogue's example config, or {"d_model": 32} for a class of the user's; UserError if that is too little."""
     if isinstance(part, str) and ":" not in part:
         return dict(catalogue.entry(part).example)
     cls = catalogue.resolve(part, trust_local_code=True) if isinstance(part, str) else part
+    if issubclass(cls, Scheme):
+        return {}
     config = {"d_in": 32, "d_out": 48} if cls.family == "linear" else {"d_model": 32}
     required = [
         p.name
@@ -112,7 +151,7 @@ def default_config(part: type[Operator] | str) -> dict[str, Any]:
     return config
 
 
-def _run(name: str, function: Callable[[Subject], str], subject: Subject) -> Result:
+def _run(name: str, function: Callable[[Any], str], subject: Any) -> Result:
     # Checks set seeds; the caller's random numbers go on as if nothing had happened.
     with torch.random.fork_rng():
         try:

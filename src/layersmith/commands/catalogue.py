@@ -66,6 +66,7 @@ def show(
     """Everything about one part: idea, equation, papers, evidence, claims, cost, methods. Or about one paper."""
     from layersmith import catalogue as table
     from layersmith import describe, evidence
+    from layersmith.contract import Scheme
     from layersmith.papers import paper, papers
 
     console = Console(highlight=False)
@@ -84,7 +85,10 @@ def show(
         console.print(f"[bold]Paper[/bold]      {key} {escape(read.title)} {read.link or ''}", soft_wrap=True)
     _print_methods(console, name)
     _print_evidence(console, evidence.of(name))
-    _print_cost(console, module, batch, tokens)
+    if isinstance(module, Scheme):
+        console.print("[bold]Cost[/bold]       that of the model it is applied to; `layersmith measure` tells it")
+    else:
+        _print_cost(console, module, batch, tokens)
     console.print("[bold]Example[/bold]")
     console.print("  " + escape(describe.example(module)).replace("\n", "\n  "), soft_wrap=True)
 

@@ -62,15 +62,15 @@ def check(
 
 
 def _run(part: str, config: dict[str, Any], inductor: bool, console: Console, count: str) -> list[Result]:
-    from layersmith.check import CHECKS
     from layersmith.check import check as run
+    from layersmith.check import checks_for
 
     results = []
     with console.status("") as status:
-        for name in CHECKS:
+        for name in (checks := checks_for(part)):
             status.update(f"{count} {part}: {name}")
             results += run(part, config, only=(name,))
-        if inductor:
+        if inductor and "compiles" in checks:
             status.update(f"{count} {part}: compiles (inductor)")
             results += run(part, config, only=("compiles",), backend="inductor")
     return results

@@ -23,13 +23,18 @@ from layersmith.errors import UserError, suggest
 
 SUBLAYERS = ("norm", "mixer", "ffn_norm", "ffn")
 NORM_POSITIONS = ("pre", "post")
+#: What a layer may say besides: how its sums are weighted, and norms before its output maps.
+OPTIONAL = ("residual", "sub_norm")
 
 
 class TransformerConfig(PretrainedConfig):
     """Configuration of `TransformerLM`.
 
     vocab_size, d_model    number of tokens in the vocabulary, width of the residual stream
-    layers                 one {"norm", "mixer", "ffn_norm", "ffn"} of specs per layer; layers may differ
+    layers                 one {"norm", "mixer", "ffn_norm", "ffn"} of specs per layer; layers may differ. A norm may
+                           be None. A layer may also have "residual": {"mixer": [skip, branch], "ffn": [skip, branch]},
+                           for skip * x + branch * f(x) in place of x + f(x), and "sub_norm": the spec of a norm before
+                           the output maps of mixer and ffn
     norm_position          "pre": x + f(norm(x));  "post": norm(x + f(x))
     final_norm             spec of the norm before the output map; None for none
     tie_word_embeddings    the output map uses the embedding matrix
@@ -44,7 +49,7 @@ class TransformerConfig(PretrainedConfig):
 
     vocab_size: int = 256
     d_model: int = 64
-    layers: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
     norm_position: str = "pre"
     final_norm: dict[str, Any] | None = None
     tie_word_embeddings: bool = True
@@ -60,10 +65,18 @@ class TransformerConfig(PretrainedConfig):
                 f"norm_position={self.norm_position!r} is unknown. {suggest(self.norm_position, list(NORM_POSITIONS))}"
             )
         for index, layer in enumerate(self.layers):
-            if set(layer) != set(SUBLAYERS):
+            if set(layer) - set(OPTIONAL) != set(SUBLAYERS):
                 raise UserError(
                     f"Layer {index} of the config has the sublayers {sorted(layer)}; every layer needs exactly "
-                    f"{sorted(SUBLAYERS)}, each a spec such as {{'name': 'rms_norm'}}."
+                    f"{sorted(SUBLAYERS)}, each a spec such as {{'name': 'rms_norm'}}; {sorted(OPTIONAL)} may stand "
+                    f"beside them."
+                )
+            factors = layer.get("residual", {})
+            pairs = [factors.get(sublayer) for sublayer in ("mixer", "ffn")] if factors else []
+            if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs) or len(factors) > 2:
+                raise UserError(
+                    f"The residual factors of layer {index} are {factors}; they are two pairs: "
+                    f"{{'mixer': [skip, branch], 'ffn': [skip, branch]}}."
                 )
 
     @property

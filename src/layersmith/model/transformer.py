@@ -1,7 +1,8 @@
 """A causal language model whose every sublayer is an operator of the catalogue.
 
     x = embed(ids)
-    x = x + mixer(norm(x));  x = x + ffn(ffn_norm(x))          for each layer (norms after the sum with "post")
+    x = x + mixer(norm(x));  x = x + ffn(ffn_norm(x))          for each layer (norms after the sum with "post",
+                                                               other sums with "residual" factors)
     logits = lm_head(final_norm(x))
 
 It is a transformers model: `generate`, `save_pretrained` and `AutoModelForCausalLM.from_pretrained` work, after
@@ -37,9 +38,9 @@ class TransformerLayer(nn.Module):
     def __init__(self, config: TransformerConfig, index: int):
         super().__init__()
         specs = config.layers[index]
-        self.norm = _part(Norm, config, f"norm of layer {index}", specs["norm"])
+        self.norm = _norm(config, f"norm of layer {index}", specs["norm"])
         self.mixer = _part(Mixer, config, f"mixer of layer {index}", specs["mixer"])
-        self.ffn_norm = _part(Norm, config, f"ffn_norm of layer {index}", specs["ffn_norm"])
+        self.ffn_norm = _norm(config, f"ffn_norm of layer {index}", specs["ffn_norm"])
         self.ffn = _part(FeedForward, config, f"ffn of layer {index}", specs["ffn"])
         if not self.mixer.causal:
             raise UserError(
@@ -47,16 +48,48 @@ class TransformerLayer(nn.Module):
                 f"predict. Use a causal mixer, or causal=True if it has that argument."
             )
         self.post = config.norm_position == "post"
+        residual = specs.get("residual", {"mixer": (1.0, 1.0), "ffn": (1.0, 1.0)})
+        self.mixer_factors, self.ffn_factors = tuple(residual["mixer"]), tuple(residual["ffn"])
+        if specs.get("sub_norm") is not None:
+            self.add_sub_norms(specs["sub_norm"])
+
+    def add_sub_norms(self, spec: dict[str, Any]) -> None:
+        """Put a norm of this spec before the output map of the mixer (`o`) and of the feed-forward (`down`)."""
+        for part, name in ((self.mixer, "o"), (self.ffn, "down")):
+            linear = getattr(part, name, None)
+            if not isinstance(linear, nn.Linear):
+                raise UserError(
+                    f"{type(part).__name__} has no output map {name!r} that a sub_norm could stand before. Use an "
+                    f"attention mixer, and 'mlp' or 'glu'."
+                )
+            norm = catalogue.build({**spec, "d_model": linear.in_features})
+            setattr(part, name, NormedLinear(norm.to(linear.weight), linear))
 
     def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State | None]:
         """x (B, T, D) -> (x (B, T, D), the mixer's state)."""
         if self.post:
             y, state = self.mixer(x, state, mask)
-            x = self.norm(x + y)
-            return self.ffn_norm(x + self.ffn(x)), state
+            x = self.norm(_sum(x, y, self.mixer_factors))
+            return self.ffn_norm(_sum(x, self.ffn(x), self.ffn_factors)), state
         y, state = self.mixer(self.norm(x), state, mask)
-        x = x + y
-        return x + self.ffn(self.ffn_norm(x)), state
+        x = _sum(x, y, self.mixer_factors)
+        return _sum(x, self.ffn(self.ffn_norm(x)), self.ffn_factors), state
+
+
+class NormedLinear(nn.Module):
+    """linear(norm(x)): an output map with a norm of its own before it (Sub-LN)."""
+
+    def __init__(self, norm: nn.Module, linear: nn.Linear):
+        super().__init__()
+        self.norm, self.linear = norm, linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(x))
+
+
+def _sum(x: Tensor, y: Tensor, factors: tuple[float, ...]) -> Tensor:
+    """skip * x + branch * y."""
+    return x + y if factors == (1.0, 1.0) else factors[0] * x + factors[1] * y
 
 
 class TransformerLM(PreTrainedModel, GenerationMixin):
@@ -79,8 +112,7 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
         layers = [TransformerLayer(config, i) for i in range(config.num_hidden_layers)]
         self.layers = nn.ModuleList(layers)
         self.without_state = [i for i, layer in enumerate(layers) if not layer.mixer.streams]
-        end = config.final_norm
-        self.final_norm = nn.Identity() if end is None else _part(Norm, config, "final_norm", end)
+        self.final_norm = _norm(config, "final_norm", config.final_norm)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
 
@@ -150,6 +182,11 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
         # transformers would draw every linear map anew. Operators know their own initial weights.
         if module is self.embed_tokens or module is self.lm_head:
             initialization.normal_(module.weight, std=self.config.initializer_range)
+
+
+def _norm(config: TransformerConfig, place: str, spec: dict[str, Any] | None) -> nn.Module:
+    """The norm of a spec; the identity for None."""
+    return nn.Identity() if spec is None else _part(Norm, config, place, spec)
 
 
 def _part(family: type[Part], config: TransformerConfig, place: str, spec: dict[str, Any]) -> Part:
