@@ -198,7 +198,7 @@ class Scheme(Configured):
     """
 
     family = "scheme"
-    #: What holds at any depth, and not for a plain model: quantities of `layersmith.scheme.flow.growth` -> (low, high).
+    #: What holds in large models, not in plain ones: quantities of `scheme.flow.measured_growth` -> (low, high).
     expected: ClassVar[dict[str, tuple[float, float]]] = {}
     #: Entries of every layer in which the model that `expected` is tested on differs from a plain Pre-LN transformer.
     tested_on: ClassVar[dict[str, Any]] = {}

@@ -178,7 +178,9 @@ ENTRIES: dict[str, Entry] = {
     "rms_norm": Entry("layersmith.norm.rms_norm:RMSNorm", "norm", (), {"d_model": 32}),
     # scheme
     "deep_scale_lm": Entry("layersmith.scheme.deep_scale_lm:DeepScaleLM", "scheme", ("P142",), {"correlation": 0.221}),
+    "depth_mup": Entry("layersmith.scheme.depth_mup:DepthMuP", "scheme", ("P181",), {"base_width": 64}),
     "edge_of_chaos": Entry("layersmith.scheme.edge_of_chaos:EdgeOfChaos", "scheme", ("P321",), {"bias": 0.2}),
     "norm_place": Entry("layersmith.scheme.norm_place:NormPlace", "scheme", ("P180",), {"place": "post"}),
     "sub_ln": Entry("layersmith.scheme.sub_ln:SubLN", "scheme", ("P208",), {"norm": "layer_norm"}),
+    "width_scaling": Entry("layersmith.scheme.width_scaling:WidthScaling", "scheme", ("P144",), {"base_width": 64}),
 }

@@ -82,7 +82,7 @@ SCHEME_CHECKS: dict[str, Callable[[SchemeSubject], str]] = {
         schemes.saves,
         schemes.generates,
         schemes.learning_rates,
-        schemes.holds_at_depth,
+        schemes.keeps_its_promise,
     )
 }
 

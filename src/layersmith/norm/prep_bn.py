@@ -13,8 +13,8 @@ training batch feels later ones through two numbers per channel. Once lambda is 
 x -> (gamma / sqrt(sigma^2 + eps) + alpha) * x + const, and `refit.folds.rep_bn` moves that into the next linear maps.
 
 Paper: Guo et al. 2024, "SLAB: Efficient Transformers with Simplified Linear Attention and Progressive
-Re-parameterized Batch Normalization", arXiv 2405.11582. Confirmed in the authors' code (xinghaochen/SLAB): both formulas, alpha starting
-at 1 (in their language model alpha, gamma and beta at 0), the linear schedule, the fold.
+Re-parameterized Batch Normalization", arXiv 2405.11582. Confirmed in the authors' code (xinghaochen/SLAB): both
+formulas, alpha starting at 1 (in their language model alpha, gamma and beta at 0), the linear schedule, the fold.
 Differs from the paper: while lambda > 0, evaluation uses the mixture, not RepBN alone; no warm-up before the schedule,
 which a larger `steps` replaces; padding is not left out of the statistics, since a norm is not told about it.
 """

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from layersmith.contract import Scheme
 from layersmith.errors import UserError
 from layersmith.ffn.activations import activation
-from layersmith.scheme.edits import draw, plain_ffn_maps, reference
+from layersmith.scheme.edits import draw, layers_of, plain_ffn_maps, reference
 
 NODES = 200  # an even number: none at 0, where ReLU has no slope
 VARIANCES = [10 ** (k / 10) for k in range(-60, 14)]  # between which a fixed point is looked for
@@ -61,7 +61,7 @@ class EdgeOfChaos(Scheme):
         model = reference(model, "EdgeOfChaos")
         for index in range(model.config.num_hidden_layers):
             maps = plain_ffn_maps(model, index)
-            act = model.layers[index].ffn.spec().get("act")
+            act = layers_of(model)[index].ffn.spec().get("act")
             if act is None:
                 raise UserError(f"The ffn of layer {index} names no activation 'act', which decides the variances.")
             weight, variance = edge(act, self.bias)

@@ -6,7 +6,7 @@ Every change that is no weight is written to the model's config too, so that a s
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from torch import nn
 from layersmith import catalogue
 from layersmith.errors import UserError
 from layersmith.model import TransformerLM
-from layersmith.model.transformer import NormedLinear
+from layersmith.model.transformer import NormedLinear, TransformerLayer
 
 Factors = tuple[float, float]
 
@@ -29,15 +29,20 @@ def reference(model: nn.Module, scheme: str) -> TransformerLM:
     return model
 
 
+def layers_of(model: TransformerLM) -> list[TransformerLayer]:
+    """The model's layers, with their type."""
+    return cast("list[TransformerLayer]", list(model.layers))
+
+
 def attention_maps(model: TransformerLM, index: int) -> dict[str, nn.Linear]:
     """The maps "q", "k", "v", "o" of the layer's mixer; UserError for a mixer without them."""
-    mixer = model.layers[index].mixer
+    mixer = layers_of(model)[index].mixer
     return _maps(mixer, ("q", "k", "v", "o"), f"the mixer of layer {index}")
 
 
 def ffn_maps(model: TransformerLM, index: int) -> dict[str, nn.Linear]:
     """The maps "up", "down" of the layer's feed-forward, "gate" too if it has one; UserError without them."""
-    ffn = model.layers[index].ffn
+    ffn = layers_of(model)[index].ffn
     names = ("gate", "up", "down") if hasattr(ffn, "gate") else ("up", "down")
     return _maps(ffn, names, f"the ffn of layer {index}")
 
@@ -65,7 +70,7 @@ def xavier(linear: nn.Linear, gain: float = 1.0) -> None:
 
 def set_residual(model: TransformerLM, index: int, mixer: Factors, ffn: Factors) -> None:
     """Use (skip, branch) factors at the two sums of a layer: skip * x + branch * f(x)."""
-    layer = model.layers[index]
+    layer = layers_of(model)[index]
     layer.mixer_factors, layer.ffn_factors = mixer, ffn
     _configure(model, index, "residual", {"mixer": list(mixer), "ffn": list(ffn)})
 
@@ -74,7 +79,7 @@ def set_norm_position(model: TransformerLM, position: str) -> None:
     """ "post" has no norm before the output map; "pre" has one, of the kind of the first layer's norm."""
     config = model.config
     config.norm_position = position
-    for layer in model.layers:
+    for layer in layers_of(model):
         layer.post = position == "post"
     if position == "post":
         config.final_norm, model.final_norm = None, nn.Identity()
@@ -86,7 +91,7 @@ def set_norm_position(model: TransformerLM, position: str) -> None:
 
 def add_sub_norms(model: TransformerLM, spec: dict[str, Any]) -> None:
     """Put a norm of this spec before every output map of mixers and feed-forwards, once."""
-    for index, layer in enumerate(model.layers):
+    for index, layer in enumerate(layers_of(model)):
         if model.config.layers[index].get("sub_norm") is None:
             layer.add_sub_norms(spec)
             _configure(model, index, "sub_norm", dict(spec))

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from layersmith.contract import Scheme
 from layersmith.model import TransformerConfig, TransformerLM
+from layersmith.scheme.edits import layers_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def flow(model: TransformerLM, ids: Tensor, lr: float = 1e-3) -> Flow:
         for hook in hooks:
             hook.remove()
     by_weight = {id(p): g for p, g in zip(trainable, gradients[len(streams) :], strict=True) if g is not None}
-    last = [by_weight[id(p)] for p in model.layers[-1].ffn.parameters() if id(p) in by_weight]
+    last = [by_weight[id(p)] for p in layers_of(model)[-1].ffn.parameters() if id(p) in by_weight]
     twin = copy.deepcopy(model)
     with torch.no_grad():
         for p, own in zip([p for p in twin.parameters() if p.requires_grad], trainable, strict=True):
@@ -87,7 +89,7 @@ def growth(shallow: Flow, deep: Flow) -> dict[str, float]:
     }
 
 
-def plain_model(layers: int, changes: dict[str, object], d_model: int = 32, vocab: int = 64) -> TransformerLM:
+def plain_model(layers: int, changes: dict[str, Any], d_model: int = 32, vocab: int = 64) -> TransformerLM:
     """A fresh Pre-LN transformer (LayerNorm, softmax attention, ReLU MLP of 4 d), some entries of its layers changed.
 
     Embeddings start at variance 1 and the output map at 1/d, so that the stream and the logits have size one.
@@ -112,23 +114,53 @@ def plain_model(layers: int, changes: dict[str, object], d_model: int = 32, voca
 
 
 def measured_growth(
-    apply: Callable[[TransformerLM], None], changes: dict[str, object], depths: tuple[int, int], seeds: int = 2
+    scheme: Scheme | None,
+    changes: dict[str, Any],
+    depths: tuple[int, int] = (6, 36),
+    widths: tuple[int, int] = (128, 512),
+    seeds: int = 2,
 ) -> dict[str, float]:
-    """`growth` between two depths of plain models after `apply`, averaged over seeds; logarithms are averaged."""
-    found: list[dict[str, float]] = []
+    """`growth` between two depths of plain models after the scheme, and how an optimizer's step grows; seeds averaged.
+
+    step_by_depth    s in "RMS change of the logits after one sign step ~ L^s", with the scheme's learning rates; the
+    step_by_width    first step of Adam is a sign step
+    """
+    logs: dict[str, float] = {}
     for seed in range(seeds):
-        flows = []
-        for depth in depths:
+        flows, steps = [], []
+        for depth, width in ((depths[0], 32), (depths[1], 32), (2, widths[0]), (2, widths[1])):
             torch.manual_seed(seed)
-            model = plain_model(depth, changes)
-            apply(model)
-            flows.append(flow(model, torch.randint(model.config.vocab_size, (4, 16))))
-        found.append(growth(*flows))
-    slopes = ("last_ffn_slope", "update_slope")
-    mean = {k: sum(f[k] for f in found) / seeds for k in slopes}
-    return mean | {
-        k: math.exp(sum(math.log(max(f[k], 1e-300)) for f in found) / seeds) for k in ("activation", "gradient")
-    }
+            model = plain_model(depth, changes, d_model=width)
+            if scheme is not None:
+                scheme.apply(model)
+            ids = torch.randint(model.config.vocab_size, (4, 16))
+            if depth in depths:
+                flows.append(flow(model, ids))
+            steps.append(sign_step(model, ids, scheme))
+        found = growth(*flows)
+        logs |= {k: logs.get(k, 0.0) + math.log(max(found[k], 1e-300)) / seeds for k in ("activation", "gradient")}
+        found["step_by_depth"] = math.log(steps[1] / steps[0]) / math.log(depths[1] / depths[0])
+        found["step_by_width"] = math.log(steps[3] / steps[2]) / math.log(widths[1] / widths[0])
+        slopes = ("last_ffn_slope", "update_slope", "step_by_depth", "step_by_width")
+        logs |= {k: logs.get(k, 0.0) + found[k] / seeds for k in slopes}
+    return logs | {k: math.exp(logs[k]) for k in ("activation", "gradient")}
+
+
+def sign_step(model: TransformerLM, ids: Tensor, scheme: Scheme | None, lr: float = 1e-5) -> float:
+    """RMS change of the logits when every weight moves by its learning rate against the sign of its gradient."""
+    groups = (scheme or Scheme()).learning_rates(model, lr)
+    old = [p.detach().clone() for p in model.parameters()]
+    output = model(input_ids=ids, labels=ids)
+    trainable = [(p, group["lr"]) for group in groups for p in group["params"]]
+    gradients = torch.autograd.grad(output.loss, [p for p, _ in trainable], allow_unused=True)
+    with torch.no_grad():
+        for (p, rate), gradient in zip(trainable, gradients, strict=True):
+            if gradient is not None:
+                p.sub_(rate * gradient.sign())
+        moved = _rms(model(input_ids=ids).logits - output.logits)
+        for p, value in zip(model.parameters(), old, strict=True):
+            p.copy_(value)
+    return moved
 
 
 def _rms(x: Tensor) -> float:
