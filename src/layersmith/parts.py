@@ -82,6 +82,7 @@ ENTRIES: dict[str, Entry] = {
     "select_kan": Entry(
         "layersmith.ffn.select_kan:SelectKAN", "ffn", ("P075",), {"d_model": 32, "d_hidden": 64, "size": 4}
     ),
+    "shaped_mlp": Entry("layersmith.ffn.shaped_mlp:ShapedMLP", "ffn", ("P242",), {"d_model": 32, "d_hidden": 64}),
     "sigma_moe": Entry(
         "layersmith.ffn.sigma_moe:SigmaMoE",
         "ffn",
@@ -138,6 +139,8 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         (),
         {"d_model": 32, "d_expert": 16, "n_experts": 3, "slots_per_expert": 2},
+    "shaped_attention": Entry(
+        "layersmith.mixer.shaped_attention:ShapedAttention", "mixer", ("P242",), {"d_model": 32, "n_heads": 4}
     ),
     "softmax_attention": Entry(
         "layersmith.mixer.softmax:SoftmaxAttention",
@@ -181,6 +184,7 @@ ENTRIES: dict[str, Entry] = {
     "depth_mup": Entry("layersmith.scheme.depth_mup:DepthMuP", "scheme", ("P181",), {"base_width": 64}),
     "edge_of_chaos": Entry("layersmith.scheme.edge_of_chaos:EdgeOfChaos", "scheme", ("P321",), {"bias": 0.2}),
     "norm_place": Entry("layersmith.scheme.norm_place:NormPlace", "scheme", ("P180",), {"place": "post"}),
+    "shaped": Entry("layersmith.scheme.shaped:Shaped", "scheme", ("P242",), {"gamma": 0.3}),
     "sub_ln": Entry("layersmith.scheme.sub_ln:SubLN", "scheme", ("P208",), {"norm": "layer_norm"}),
     "width_scaling": Entry("layersmith.scheme.width_scaling:WidthScaling", "scheme", ("P144",), {"base_width": 64}),
 }

@@ -28,12 +28,14 @@ class Flow:
     activations, gradients   root mean squares
     last_ffn                 norm of the loss's gradient in the weights of the last feed-forward
     update                   RMS change of the logits after one step of gradient descent
+    cosine                   mean cosine of two tokens of a sequence, after the last layer
     """
 
     activations: list[float]
     gradients: list[float]
     last_ffn: float
     update: float
+    cosine: float
 
 
 def flow(model: TransformerLM, ids: Tensor, lr: float = 1e-3) -> Flow:
@@ -69,6 +71,7 @@ def flow(model: TransformerLM, ids: Tensor, lr: float = 1e-3) -> Flow:
         gradients=[_rms(g) if g is not None else 0.0 for g in gradients[: len(streams)]],
         last_ffn=math.sqrt(sum(float(g.double().square().sum()) for g in last)),
         update=_rms(moved),
+        cosine=_cosine(streams[-1].detach()),
     )
 
 
@@ -79,6 +82,7 @@ def growth(shallow: Flow, deep: Flow) -> dict[str, float]:
     gradient         g_0 / g_L of the deep model
     last_ffn_slope   s in last_ffn ~ L^s between the two
     update_slope     s in update ~ L^s between the two
+    cosine           of two tokens after the last layer of the deep model
     """
     stretch = math.log((len(deep.activations) - 1) / (len(shallow.activations) - 1))
     return {
@@ -86,6 +90,7 @@ def growth(shallow: Flow, deep: Flow) -> dict[str, float]:
         "gradient": deep.gradients[0] / max(deep.gradients[-1], 1e-300),
         "last_ffn_slope": math.log(max(deep.last_ffn, 1e-300) / max(shallow.last_ffn, 1e-300)) / stretch,
         "update_slope": math.log(max(deep.update, 1e-300) / max(shallow.update, 1e-300)) / stretch,
+        "cosine": deep.cosine,
     }
 
 
@@ -141,7 +146,7 @@ def measured_growth(
         logs |= {k: logs.get(k, 0.0) + math.log(max(found[k], 1e-300)) / seeds for k in ("activation", "gradient")}
         found["step_by_depth"] = math.log(steps[1] / steps[0]) / math.log(depths[1] / depths[0])
         found["step_by_width"] = math.log(steps[3] / steps[2]) / math.log(widths[1] / widths[0])
-        slopes = ("last_ffn_slope", "update_slope", "step_by_depth", "step_by_width")
+        slopes = ("last_ffn_slope", "update_slope", "cosine", "step_by_depth", "step_by_width")
         logs |= {k: logs.get(k, 0.0) + found[k] / seeds for k in slopes}
     return logs | {k: math.exp(logs[k]) for k in ("activation", "gradient")}
 
@@ -165,3 +170,10 @@ def sign_step(model: TransformerLM, ids: Tensor, scheme: Scheme | None, lr: floa
 
 def _rms(x: Tensor) -> float:
     return math.sqrt(float(x.detach().double().square().mean()))
+
+
+def _cosine(x: Tensor) -> float:
+    """Mean cosine over all pairs of different tokens of each sequence in x (B, T, D)."""
+    unit = torch.nn.functional.normalize(x.double(), dim=-1)
+    tokens = x.shape[1]
+    return float(((unit @ unit.mT).sum((1, 2)) - tokens).mean() / (tokens * (tokens - 1)))
