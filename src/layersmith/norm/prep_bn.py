@@ -66,7 +66,7 @@ class PRepBN(Norm):
             return rep.to(x.dtype)
         if self.training:
             self.step.add_(1)
-        share = (1 - self.step / self.steps).clamp_min(0).to(x.dtype)
+        share = (self.steps - self.step).clamp_min(0).to(x.dtype) / self.steps
         return (share * self.layer_norm(x) + (1 - share) * rep).to(x.dtype)
 
     def _batch_norm(self, x: Tensor) -> Tensor:
