@@ -46,7 +46,7 @@ class PolyNorm(FeedForward):
 
     def activation(self, h: Tensor) -> Tensor:
         """act(h) over the last axis; in at least 32 bits, because sixth powers overflow in fp16."""
-        if kernel.serves(h, self.a):
+        if kernel.norm_serves(h, self.a):
             return kernel.poly_norm(h, self.a, self.eps)
         wide = h.to(torch.promote_types(h.dtype, torch.float32))
         y, power = self.a[0], torch.ones_like(wide)

@@ -40,7 +40,7 @@ class PolyReLU(FeedForward):
 
     def activation(self, h: Tensor) -> Tensor:
         """p(relu(h)), element by element; in at least 32 bits, because cubes overflow in fp16."""
-        if kernel.serves(h, self.a):
+        if kernel.relu_serves(h, self.a):
             return kernel.poly_relu(h, self.a)
         r = h.to(torch.promote_types(h.dtype, torch.float32)).relu()
         y = self.a[-1]

@@ -1,11 +1,13 @@
 """Fast paths of PolyNorm's and PolyReLU's activations: see `ffn.poly_norm` and `ffn.poly_relu`, whose own lines are
 the reference.
 
-    if serves(h, a): y = poly_norm(h, a, eps)   or   y = poly_relu(h, a)
+    if norm_serves(h, a): y = poly_norm(h, a, eps)
+    if relu_serves(h, a): y = poly_relu(h, a)
 
 h (..., d_hidden), a (order + 1,). One pass over memory for the values, one for all gradients. On the CPU
-`csrc/poly.cpp` takes float32. What is added up for the gradient of a is added in a fixed order: equal runs give equal
-bits. Second derivatives are refused: the reference has them.
+`csrc/poly.cpp` takes float32; on CUDA `triton_poly_norm` takes float32, bfloat16 and float16 for PolyNorm. What is
+added up for the gradient of a is added in a fixed order: equal runs give equal bits. Second derivatives are refused:
+the reference has them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from layersmith.errors import UserError
-from layersmith.kernels import native
+from layersmith.kernels import gpu, native
 
 #: The highest order that the kernels take.
 MOST = 6
@@ -29,23 +31,42 @@ torch.library.define("layersmith::poly_relu", "(Tensor h, Tensor a) -> Tensor")
 torch.library.define("layersmith::poly_relu_backward", "(Tensor grad, Tensor h, Tensor a) -> (Tensor, Tensor)")
 
 
-def serves(h: Tensor, a: Tensor) -> bool:
-    """True when a kernel takes these tensors; h need not be contiguous."""
-    if a.shape[0] - 1 > MOST or h.dtype != a.dtype or h.device != a.device:
-        return False
-    return native.serves(a)
+def norm_serves(h: Tensor, a: Tensor) -> bool:
+    """True when a kernel of `poly_norm` takes these tensors; h need not be contiguous."""
+    if h.is_cuda:
+        return a.shape[0] - 1 <= MOST and h.dtype in gpu.DTYPES and h.device == a.device and gpu.serves(a)
+    return relu_serves(h, a)
+
+
+def relu_serves(h: Tensor, a: Tensor) -> bool:
+    """True when a kernel of `poly_relu` takes these tensors; h need not be contiguous."""
+    return a.shape[0] - 1 <= MOST and h.dtype == a.dtype and h.device == a.device and native.serves(a)
 
 
 def poly_norm(h: Tensor, a: Tensor, eps: float) -> Tensor:
-    """PolyNorm's activation over the last axis, differentiable once. Ask `serves` first."""
+    """PolyNorm's activation over the last axis, differentiable once. Ask `norm_serves` first."""
     y: Tensor = torch.ops.layersmith.poly_norm(h, a, eps)
     return y
 
 
 def poly_relu(h: Tensor, a: Tensor) -> Tensor:
-    """PolyReLU's activation, element by element, differentiable once. Ask `serves` first."""
+    """PolyReLU's activation, element by element, differentiable once. Ask `relu_serves` first."""
     y: Tensor = torch.ops.layersmith.poly_relu(h, a)
     return y
+
+
+@torch.library.impl("layersmith::poly_norm", "CUDA")
+def _on_cuda(h: Tensor, a: Tensor, eps: float) -> Tensor:
+    from layersmith.kernels import triton_poly_norm
+
+    return triton_poly_norm.forward(h, a, eps)
+
+
+@torch.library.impl("layersmith::poly_norm_backward", "CUDA")
+def _backward_on_cuda(grad: Tensor, h: Tensor, a: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    from layersmith.kernels import triton_poly_norm
+
+    return triton_poly_norm.backward(grad, h, a, eps)
 
 
 @torch.library.register_fake("layersmith::poly_norm")

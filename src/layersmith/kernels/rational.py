@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from layersmith.errors import UserError
-from layersmith.kernels import native
+from layersmith.kernels import gpu, native
 
 #: The highest degree of P and Q that the kernels take.
 MOST = 10
@@ -29,15 +29,31 @@ torch.library.define(
 
 def serves(x: Tensor, a: Tensor, b: Tensor) -> bool:
     """True when a kernel takes these tensors; x need not be contiguous."""
-    if max(a.shape[0] - 1, b.shape[1]) > MOST or x.dtype != a.dtype or x.device != a.device:
+    if max(a.shape[0] - 1, b.shape[1]) > MOST or x.device != a.device:
         return False
-    return native.serves(a, b)
+    if x.is_cuda:
+        return x.dtype in gpu.DTYPES and gpu.serves(a, b)
+    return x.dtype == a.dtype and native.serves(a, b)
 
 
 def rational(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The activation by the kernel of x's device, differentiable once. Ask `serves` first."""
     y: Tensor = torch.ops.layersmith.rational(x, a, b)
     return y
+
+
+@torch.library.impl("layersmith::rational", "CUDA")
+def _on_cuda(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    from layersmith.kernels import triton_rational
+
+    return triton_rational.forward(x, a, b)
+
+
+@torch.library.impl("layersmith::rational_backward", "CUDA")
+def _backward_on_cuda(grad: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    from layersmith.kernels import triton_rational
+
+    return triton_rational.backward(grad, x, a, b)
 
 
 @torch.library.register_fake("layersmith::rational")

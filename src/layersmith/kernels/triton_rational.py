@@ -1,0 +1,141 @@
+"""The rational activation P(x) / (1 + |Q_g(x)|) in Triton: see `ffn.rational`; called through `kernels.rational`.
+
+One program works through a run of rows of one group of channels, its coefficients in registers. Backward, it adds what
+its elements give to the gradients of a and b up in fast memory, and writes one number for each coefficient; a second,
+small reduction adds those of all programs, always in the same order.
+
+Paper: Raffel & Chen 2025, FlashKAT (P046): the gradients of shared coefficients must not be added to memory element by
+element. Differs from the paper: it adds each program's sums by one atomic addition per coefficient, whose order, and so
+the last bits of the result, change from run to run; the second stage here costs little and is deterministic.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# What a loop's length depends on is a constant of compilation: it is the same for all calls of one layer, and Triton
+# 3.6's interpreter cannot count up to a tensor with numpy 2.4 (triton-lang/triton#9171).
+
+#: Elements for one program, and of these, the ones held at once.
+RUN, TILE = 16384, 1024
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _forward(  # type: ignore[no-untyped-def]
+    x_at,
+    a_at,
+    b_at,
+    y_at,
+    rows,
+    channels,
+    WIDTH: tl.constexpr,
+    PER: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    first, group = tl.program_id(0).to(tl.int64) * PER, tl.program_id(1)
+    for start in range(0, PER * WIDTH, TILE):
+        element = start + tl.arange(0, TILE)
+        row = first + element // WIDTH
+        inside = (element < PER * WIDTH) & (row < rows)
+        at = row * channels + group * WIDTH + element % WIDTH
+        x = tl.load(x_at + at, mask=inside, other=0.0).to(tl.float32)
+        p = tl.zeros([TILE], tl.float32) + tl.load(a_at + M).to(tl.float32)
+        for k in tl.static_range(M):
+            p = p * x + tl.load(a_at + (M - 1 - k)).to(tl.float32)
+        q = tl.zeros([TILE], tl.float32)
+        for k in tl.static_range(N):
+            q = (q + tl.load(b_at + group * N + (N - 1 - k)).to(tl.float32)) * x
+        tl.store(y_at + at, p / (1 + tl.where(q >= 0, q, -q)), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _backward(  # type: ignore[no-untyped-def]
+    grad_at,
+    x_at,
+    a_at,
+    b_at,
+    dx_at,
+    sums_at,
+    rows,
+    channels,
+    WIDTH: tl.constexpr,
+    PER: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    TILE: tl.constexpr,
+    PLACES: tl.constexpr,
+):
+    first, group = tl.program_id(0).to(tl.int64) * PER, tl.program_id(1)
+    place = tl.arange(0, PLACES)
+    sums = tl.zeros([PLACES], tl.float32)  # M + 1 for a, then N for b
+    for start in range(0, PER * WIDTH, TILE):
+        element = start + tl.arange(0, TILE)
+        row = first + element // WIDTH
+        inside = (element < PER * WIDTH) & (row < rows)
+        at = row * channels + group * WIDTH + element % WIDTH
+        x = tl.load(x_at + at, mask=inside, other=0.0).to(tl.float32)
+        grad = tl.load(grad_at + at, mask=inside, other=0.0).to(tl.float32)
+        dp = tl.zeros([TILE], tl.float32)
+        p = tl.zeros([TILE], tl.float32) + tl.load(a_at + M).to(tl.float32)
+        for k in tl.static_range(M):
+            dp = dp * x + p
+            p = p * x + tl.load(a_at + (M - 1 - k)).to(tl.float32)
+        dq = tl.zeros([TILE], tl.float32)
+        q = tl.zeros([TILE], tl.float32)
+        for k in tl.static_range(N):
+            q = q + tl.load(b_at + group * N + (N - 1 - k)).to(tl.float32)
+            dq = dq * x + q
+            q = q * x
+        sign = tl.where(q >= 0, 1.0, -1.0)
+        r = 1 / (1 + q * sign)
+        u = grad * r
+        value = p * r * sign
+        tl.store(dx_at + at, u * (dp - value * dq), mask=inside)
+        power = u
+        for k in tl.static_range(M + 1):
+            sums += tl.where(place == k, tl.sum(power, 0), 0.0)
+            power = power * x
+        power = -u * value
+        for k in tl.static_range(N):
+            power = power * x
+            sums += tl.where(place == M + 1 + k, tl.sum(power, 0), 0.0)
+    mine = tl.program_id(0) * tl.num_programs(1) + group
+    tl.store(sums_at + mine * (M + 1 + N) + place, sums, mask=place < M + 1 + N)
+
+
+def _runs(x: Tensor, groups: int) -> tuple[int, int, int, int]:
+    """Rows, channels of a group, rows for one program, programs for each group."""
+    channels = x.shape[-1]
+    rows, width = x.numel() // max(1, channels), channels // groups
+    per = max(1, min(triton.next_power_of_2(max(1, rows)), RUN // width))  # few different ones: each is compiled anew
+    return rows, width, per, triton.cdiv(rows, per)
+
+
+def forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    x, a, b = x.contiguous(), a.contiguous(), b.contiguous()
+    (groups, n), m = b.shape, a.shape[0] - 1
+    rows, width, per, runs = _runs(x, groups)
+    y = torch.empty_like(x)
+    if x.numel():
+        with torch.cuda.device_of(x):
+            _forward[(runs, groups)](x, a, b, y, rows, x.shape[-1], width, per, m, n, TILE)
+    return y
+
+
+def backward(grad: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    grad, x, a, b = grad.contiguous(), x.contiguous(), a.contiguous(), b.contiguous()
+    (groups, n), m = b.shape, a.shape[0] - 1
+    rows, width, per, runs = _runs(x, groups)
+    dx = torch.empty_like(x)
+    sums = torch.zeros(runs, groups, m + 1 + n, device=x.device)
+    if x.numel():
+        places = triton.next_power_of_2(m + 1 + n)
+        with torch.cuda.device_of(x):
+            _backward[(runs, groups)](grad, x, a, b, dx, sums, rows, x.shape[-1], width, per, m, n, TILE, places)
+    total = sums.double().sum(0)
+    return dx, total[:, : m + 1].sum(0).to(a.dtype), total[:, m + 1 :].to(b.dtype)
