@@ -141,6 +141,11 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 32, "d_expert": 16, "n_experts": 3, "slots_per_expert": 2},
     "shaped_attention": Entry(
         "layersmith.mixer.shaped_attention:ShapedAttention", "mixer", ("P242",), {"d_model": 32, "n_heads": 4}
+    "partial_attention": Entry(
+        "layersmith.mixer.partial:PartialAttention",
+        "mixer",
+        ("P289",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "gated": True, "rope_theta": 10000.0},
     ),
     "softmax_attention": Entry(
         "layersmith.mixer.softmax:SoftmaxAttention",

@@ -50,6 +50,7 @@ METHODS: dict[str, str] = {
     "deep_mlp": "layersmith.refit.methods.to_deep_mlp:ToDeepMLP",
     "cascaded_ffn": "layersmith.refit.methods.to_cascaded_ffn:ToCascadedFFN",
     "smart_mixed": "layersmith.refit.methods.to_smart_mixed:ToSmartMixed",
+    "partial_attention": "layersmith.refit.methods.to_partial_attention:ToPartialAttention",
     "mglu": "layersmith.refit.methods.to_mglu:ToMGLU",
     "spark_ffn": "layersmith.refit.methods.to_spark_ffn:ToSparkFFN",
     "fff": "layersmith.refit.methods.to_fff:ToFFF",
