@@ -71,11 +71,12 @@ class FFF(FeedForward):
         return torch.einsum("tpn,pnd->td", self.act(logits) * used, self.down.to(logits.dtype))
 
     def _way_only(self, tokens: Tensor) -> Tensor:
-        if self.act_name in ACTIVATIONS and serves(tokens, self.up, self.bias, self.down):
-            return torch.ops.layersmith.tree_mlp(tokens, self.up, self.bias, self.down, self.act_name)
-        logits, rows = descend(tokens, self.up, self.bias)
+        up, bias, down = self.up, self.bias, self.down  # once: for one token, looking them up takes time
+        if self.act_name in ACTIVATIONS and serves(tokens, up, bias, down):
+            return torch.ops.layersmith.tree_mlp(tokens, up, bias, down, self.act_name)
+        logits, rows = descend(tokens, up, bias)
         value = self.act(logits).flatten(1)[:, None]
-        return (value @ F.embedding(rows.flatten(1), self.down.flatten(0, 1)))[:, 0]
+        return (value @ F.embedding(rows.flatten(1), down.flatten(0, 1)))[:, 0]
 
     def cost(self, batch: int = 1, tokens: int = 1) -> Cost:
         params = sum(p.numel() for p in self.parameters())
