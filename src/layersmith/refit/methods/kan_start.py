@@ -9,8 +9,8 @@ from layersmith.ffn.kan_layer import KANLayer
 from layersmith.ffn.select_kan import SelectLayer
 from layersmith.refit.least_squares import ridge
 
-#: Most inputs of the second layer whose edges are fitted, and the least number of tokens per fitted coefficient.
-NODES, TOKENS_PER_COLUMN = 64, 8
+#: Most coefficients fitted for each output, and the least number of tokens for each of them.
+COLUMNS, TOKENS_PER_COLUMN = 512, 8
 
 
 def reach(*activations: Tensor) -> float:
@@ -25,7 +25,7 @@ def fit_edges(layer: KANLayer | SelectLayer, x: Tensor, missing: Tensor) -> None
     x (tokens, d_in) are the layer's inputs, missing (tokens, d_out). All edges at once would be d_in * K unknowns for
     each output, more than calibration tokens can settle; the other edges keep their base term alone.
     """
-    nodes = min(NODES, len(x) // (TOKENS_PER_COLUMN * layer.coefficients[0, 0].numel()))
+    nodes = min(COLUMNS, len(x) // TOKENS_PER_COLUMN) // layer.coefficients[0, 0].numel()
     strength = layer.act(x).var(0) * layer.base.weight.square().sum(0)
     chosen = strength.topk(min(nodes, x.shape[1])).indices
     if len(chosen) == 0:

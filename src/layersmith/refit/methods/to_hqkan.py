@@ -17,6 +17,10 @@ from layersmith.refit.least_squares import reduced_rank, ridge
 from layersmith.refit.method import Method, Settings, SublayerView
 
 
+#: Tokens that the circuits are fitted to: 2 * d_bottleneck numbers for each output channel.
+JUDGED = 2048
+
+
 class ToHQKAN(Method):
     name = "hqkan"
     builds = ("hqkan",)
@@ -38,12 +42,12 @@ class ToHQKAN(Method):
             torch.nn.init.normal_(part.circuits.angles, std=1.0)
         h = view.inputs @ down.T
         size = h.std(0).clamp_min(1e-12)  # a circuit with weights 1 has its periods where inputs are of size 1
-        h = h / size
+        h = h[:JUDGED] / size
         part.down.weight.copy_(down / size[:, None])
         part.down.bias.zero_()
         part.up.weight.copy_(up)
         part.up.bias.copy_(constant)
-        wanted, phi = (view.targets - constant) @ up, part.circuits(h)
+        wanted, phi = (view.targets[:JUDGED] - constant) @ up, part.circuits(h)
         for o in range(len(size)):
             weight, bias = ridge(torch.cat([h, phi[..., o]], 1), wanted[:, o : o + 1])
             part.base.weight[o], part.scale[:, o] = weight[0].split(len(size))

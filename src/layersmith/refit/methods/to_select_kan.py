@@ -19,7 +19,7 @@ from layersmith.refit.methods.kan_start import fit_edges, reach
 from layersmith.refit.methods.mlp_start import nearest_mlp
 
 #: Tokens that a choice is judged on: its covariances are of 18 functions for each channel.
-JUDGED = 1024
+JUDGED = 512
 
 
 class ToSelectKAN(Method):
@@ -47,5 +47,6 @@ class ToSelectKAN(Method):
         part.down.alpha.fill_(1.0)
         if mlp is not view.ffn.operator:
             fit_edges(part.down, hidden, view.targets - mlp.down(mlp.act(hidden)))
-        part.select(view.inputs[:JUDGED])
+        part.up.select(view.inputs[:1], keep=1)  # has no functions besides the base terms yet: nothing to judge
+        part.down.select(hidden[:JUDGED], keep=1)
         return view.stand_in(part.prune())
