@@ -16,7 +16,6 @@ from layersmith.ffn.hqkan import HQKAN
 from layersmith.refit.least_squares import reduced_rank, ridge
 from layersmith.refit.method import Method, Settings, SublayerView
 
-
 #: Tokens that the circuits are fitted to: 2 * d_bottleneck numbers for each output channel.
 JUDGED = 2048
 
