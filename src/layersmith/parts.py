@@ -30,23 +30,20 @@ ENTRIES: dict[str, Entry] = {
         ("P354",),
         {"d_model": 32, "d_expert": 8, "n_shared": 2, "n_routed": 6, "k": 2},
     ),
+    "cascaded_ffn": Entry("layersmith.ffn.cascaded_ffn:CascadedFFN", "ffn", ("P350",), {"d_model": 32, "d_hidden": 64}),
     "cofrgenet": Entry("layersmith.ffn.cofrgenet:CoFrGeNet", "ffn", ("P009",), {"d_model": 32}),
     "constant": Entry("layersmith.ffn.constant:Constant", "ffn", (), {"d_model": 32}),
+    "deep_mlp": Entry("layersmith.ffn.deep_mlp:DeepMLP", "ffn", ("P292",), {"d_model": 32, "d_hidden": 64}),
     "fff": Entry("layersmith.ffn.fff:FFF", "ffn", ("P297",), {"d_model": 32, "depth": 3, "n_trees": 2}),
     "fff_leaves": Entry(
         "layersmith.ffn.fff_leaves:FFFLeaves", "ffn", ("P293",), {"d_model": 32, "depth": 2, "d_leaf": 8}
     ),
     "glu": Entry("layersmith.ffn.glu:GLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
     "gr_kan": Entry("layersmith.ffn.gr_kan:GRKAN", "ffn", ("P034",), {"d_model": 32, "d_hidden": 64}),
-    "hqkan": Entry("layersmith.ffn.hqkan:HQKAN", "ffn", ("P086",), {"d_model": 32, "d_bottleneck": 8}),
-    "cascaded_ffn": Entry("layersmith.ffn.cascaded_ffn:CascadedFFN", "ffn", ("P350",), {"d_model": 32, "d_hidden": 64}),
-    "constant": Entry("layersmith.ffn.constant:Constant", "ffn", (), {"d_model": 32}),
-    "deep_mlp": Entry("layersmith.ffn.deep_mlp:DeepMLP", "ffn", ("P292",), {"d_model": 32, "d_hidden": 64}),
-    "glu": Entry("layersmith.ffn.glu:GLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
-    "gr_kan": Entry("layersmith.ffn.gr_kan:GRKAN", "ffn", ("P034",), {"d_model": 32, "d_hidden": 64}),
     "hourglass": Entry(
         "layersmith.ffn.hourglass:Hourglass", "ffn", ("P048",), {"d_model": 32, "d_narrow": 16, "depth": 3}
     ),
+    "hqkan": Entry("layersmith.ffn.hqkan:HQKAN", "ffn", ("P086",), {"d_model": 32, "d_bottleneck": 8}),
     "identity": Entry("layersmith.ffn.identity:Identity", "ffn", (), {"d_model": 32}),
     "idle_ffn": Entry(
         "layersmith.ffn.idle_ffn:IdleFFN", "ffn", ("P343",), {"d_model": 32, "d_active": 24, "d_idle": 72}
@@ -89,8 +86,8 @@ ENTRIES: dict[str, Entry] = {
         ("P291",),
         {"d_model": 32, "d_expert": 16, "n_experts": 6, "k": 2},
     ),
-    "snnk": Entry("layersmith.ffn.snnk:SNNK", "ffn", ("P089",), {"d_model": 32, "n_features": 64}),
     "smart_mixed": Entry("layersmith.ffn.smart_mixed:SmartMixed", "ffn", ("P318",), {"d_model": 32, "d_hidden": 64}),
+    "snnk": Entry("layersmith.ffn.snnk:SNNK", "ffn", ("P089",), {"d_model": 32, "n_features": 64}),
     "spark_ffn": Entry(
         "layersmith.ffn.spark_ffn:SparkFFN", "ffn", ("P361",), {"d_model": 32, "d_hidden": 64, "k": 16, "r": 16}
     ),
@@ -134,18 +131,20 @@ ENTRIES: dict[str, Entry] = {
         (),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "feature_map": "hedgehog", "rope_theta": 10000.0},
     ),
-    "soft_moe": Entry(
-        "layersmith.mixer.soft_moe:SoftMoE",
-        "mixer",
-        (),
-        {"d_model": 32, "d_expert": 16, "n_experts": 3, "slots_per_expert": 2},
-    "shaped_attention": Entry(
-        "layersmith.mixer.shaped_attention:ShapedAttention", "mixer", ("P242",), {"d_model": 32, "n_heads": 4}
     "partial_attention": Entry(
         "layersmith.mixer.partial:PartialAttention",
         "mixer",
         ("P289",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "gated": True, "rope_theta": 10000.0},
+    ),
+    "shaped_attention": Entry(
+        "layersmith.mixer.shaped_attention:ShapedAttention", "mixer", ("P242",), {"d_model": 32, "n_heads": 4}
+    ),
+    "soft_moe": Entry(
+        "layersmith.mixer.soft_moe:SoftMoE",
+        "mixer",
+        (),
+        {"d_model": 32, "d_expert": 16, "n_experts": 3, "slots_per_expert": 2},
     ),
     "softmax_attention": Entry(
         "layersmith.mixer.softmax:SoftmaxAttention",

@@ -24,6 +24,7 @@ class ToCascadedFFN(Method):
     name = "cascaded_ffn"
     kinds = ("ffn",)
     papers = ("P350",)
+    builds = ("cascaded_ffn",)
     saves = ()
     distils = True
 

@@ -20,6 +20,7 @@ class ToCRMSNorm(Method):
     name = "crms_norm"
     kinds = ("norm",)
     papers = ("P167",)
+    builds = ("crms_norm",)
     saves = ()
     distils = True
 

@@ -26,6 +26,7 @@ class ToDeepMLP(Method):
     name = "deep_mlp"
     kinds = ("ffn",)
     papers = ("P292",)
+    builds = ("deep_mlp",)
     saves = ()
     distils = True
 

@@ -28,6 +28,7 @@ class ToFFF(Method):
     name = "fff"
     kinds = ("ffn",)
     papers = ("P297",)
+    builds = ("fff",)
     saves = ()
     distils = True
 

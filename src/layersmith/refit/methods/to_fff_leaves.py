@@ -25,6 +25,7 @@ class ToFFFLeaves(Method):
     name = "fff_leaves"
     kinds = ("ffn",)
     papers = ("P293",)
+    builds = ("fff_leaves",)
     saves = ()
     distils = True
 

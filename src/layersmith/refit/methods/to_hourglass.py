@@ -24,6 +24,7 @@ class ToHourglass(Method):
     name = "hourglass"
     kinds = ("ffn",)
     papers = ("P048",)
+    builds = ("hourglass",)
     saves = ()
     distils = True
 

@@ -16,6 +16,7 @@ from layersmith.refit.methods.norm_start import eps_of, fit_gain_and_bias
 
 class ToLayerNorm(Method):
     name = "layer_norm"
+    builds = ("layer_norm",)
     kinds = ("norm",)
     saves = ()
     distils = True

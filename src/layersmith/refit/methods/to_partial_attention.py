@@ -19,6 +19,7 @@ class ToPartialAttention(Method):
     name = "partial_attention"
     kinds = ("mixer",)
     papers = ("P289",)
+    builds = ("partial_attention",)
     saves = ()
     distils = True
 

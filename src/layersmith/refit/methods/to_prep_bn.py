@@ -20,6 +20,7 @@ class ToPRepBN(Method):
     name = "prep_bn"
     kinds = ("norm",)
     papers = ("P053",)
+    builds = ("prep_bn",)
     saves = ()
     distils = True
 

@@ -17,6 +17,7 @@ from layersmith.refit.methods.norm_start import eps_of, fit_gain_and_bias
 
 class ToRMSNorm(Method):
     name = "rms_norm"
+    builds = ("rms_norm",)
     kinds = ("norm",)
     saves = ()
     distils = True

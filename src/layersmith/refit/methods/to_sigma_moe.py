@@ -23,6 +23,7 @@ class ToSigmaMoE(Method):
     name = "sigma_moe"
     kinds = ("ffn",)
     papers = ("P291",)
+    builds = ("sigma_moe",)
     saves = ()
     distils = True
 

@@ -24,6 +24,7 @@ class ToSmartMixed(Method):
     name = "smart_mixed"
     kinds = ("ffn",)
     papers = ("P318",)
+    builds = ("smart_mixed",)
     saves = ()
     distils = True
 

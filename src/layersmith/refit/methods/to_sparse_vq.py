@@ -29,6 +29,7 @@ class ToSparseVQ(Method):
     name = "sparse_vq"
     kinds = ("ffn",)
     papers = ("P182",)
+    builds = ("sparse_vq",)
     saves = ()
     distils = True
 

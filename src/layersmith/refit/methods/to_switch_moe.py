@@ -22,6 +22,7 @@ class ToSwitchMoE(Method):
     name = "switch_moe"
     kinds = ("ffn",)
     papers = ("P222",)
+    builds = ("switch_moe",)
     saves = ()
     distils = True
 

@@ -22,6 +22,7 @@ EXPERTS = 8
 
 class ToTopKMoE(Method):
     name = "topk_moe"
+    builds = ("topk_moe",)
     kinds = ("ffn",)
     saves = ()
     distils = True

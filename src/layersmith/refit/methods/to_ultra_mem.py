@@ -27,6 +27,7 @@ class ToUltraMem(Method):
     name = "ultra_mem"
     kinds = ("ffn",)
     papers = ("P119",)
+    builds = ("ultra_mem",)
     saves = ()
     distils = True
 
