@@ -44,6 +44,7 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.ffn.hourglass:Hourglass", "ffn", ("P048",), {"d_model": 32, "d_narrow": 16, "depth": 3}
     ),
     "hqkan": Entry("layersmith.ffn.hqkan:HQKAN", "ffn", ("P086",), {"d_model": 32, "d_bottleneck": 8}),
+    "gr_kan": Entry("layersmith.ffn.gr_kan:GRKAN", "ffn", ("P034", "P046"), {"d_model": 32, "d_hidden": 64}),
     "identity": Entry("layersmith.ffn.identity:Identity", "ffn", (), {"d_model": 32}),
     "idle_ffn": Entry(
         "layersmith.ffn.idle_ffn:IdleFFN", "ffn", ("P343",), {"d_model": 32, "d_active": 24, "d_idle": 72}

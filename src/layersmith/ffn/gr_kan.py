@@ -10,7 +10,8 @@ Shapes: x (..., D) -> hidden (..., d_hidden) -> y (..., D).
 
 Paper: Yang & Wang 2024, "Kolmogorov-Arnold Transformer", arXiv 2409.10594. Confirmed in the authors' code
 (Adamdad/kat, Adamdad/rational_kat_cu): order of the parts, identity and GELU or Swish starts, 8 groups, m = 5, n = 4,
-gain = 1 / E[F(z)^2] for standard normal z.
+gain = 1 / E[F(z)^2] for standard normal z. Its gradients are added up as FlashKAT does (Raffel & Chen 2025, arXiv
+2505.13813; see `kernels.rational`): in fast memory first, where a kernel takes the tensors.
 Differs from the paper: the linear weights really have the variance gain / fan_in; the released training code
 overwrites that with a standard deviation of 0.02.
 """

@@ -4,9 +4,11 @@ One program works through a run of rows of one group of channels, its coefficien
 its elements give to the gradients of a and b up in fast memory, and writes one number for each coefficient; a second,
 small reduction adds those of all programs, always in the same order.
 
-Paper: Raffel & Chen 2025, FlashKAT (P046): the gradients of shared coefficients must not be added to memory element by
-element. Differs from the paper: it adds each program's sums by one atomic addition per coefficient, whose order, and so
-the last bits of the result, change from run to run; the second stage here costs little and is deterministic.
+Paper: Raffel & Chen 2025, "FlashKAT: Understanding and Addressing Performance Bottlenecks in the Kolmogorov-Arnold
+Transformer", arXiv 2505.13813 (P046). Confirmed in its abstract and in the authors' code (OSU-STARLAB/FlashKAT): each
+block adds the coefficients' gradients of its elements up for itself, and then to memory once for each coefficient.
+Differs from the paper: their blocks use atomic additions for that, whose order, and so the last bits of the result,
+may change from run to run; the second stage here is deterministic. The denominator is that of `ffn.rational`.
 """
 
 from __future__ import annotations
