@@ -1,7 +1,8 @@
 """Turn a gated feed-forward into a Spark-FFN: only channels whose gate exceeds a statistical threshold are computed.
 
-Paper: P361, "Spark Transformer". When it pays: decoding one token at a time, as for `topk`, whose sorting it does
-without. Unsplit, the weights are the trained ones and the gate is still dense (at best 1/3 of the cost remains). Split,
+Paper: P361, "Spark Transformer". When it pays: decoding one token at a time through a wide layer that keeps few of its
+channels; measured, not before `topk` does, and in narrow layers its many small steps make it several times slower.
+Unsplit, the weights are the trained ones and the gate is still dense (at best 1/3 of the cost remains). Split,
 half of the input predicts the gate and the other half the values, both by ridge regression on the trained
 pre-activations, and the output map is refitted: that saves a third of the parameters and loses most of the quality
 until it is trained further. It runs when asked for by name.
