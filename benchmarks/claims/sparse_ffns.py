@@ -99,8 +99,8 @@ def save(name: str, paper: str, rows: list[dict[str, Any]], original: float) -> 
     measured = (
         f"Without further training, on all 8 feed-forwards of pocket (dense: perplexity {original:.1f}): {figures}. "
         f"Latency is of one feed-forward on one token, "
-        f"one CPU thread of a machine with other work, median and range of {REPEATS} repeats. The papers train with the "
-        f"sparsity from the start; that was not repeated."
+        f"one CPU thread of a machine with other work, median and range of {REPEATS} repeats. The papers train with "
+        f"the sparsity from the start; that was not repeated."
     )
     print(save_claim(f"{name}_pocket", part, paper, claim, verdict, measured, rows), verdict)
 
