@@ -58,6 +58,7 @@ METHODS: dict[str, str] = {
     "topk_moe": "layersmith.refit.methods.to_topk_moe:ToTopKMoE",
     "switch_moe": "layersmith.refit.methods.to_switch_moe:ToSwitchMoE",
     "sigma_moe": "layersmith.refit.methods.to_sigma_moe:ToSigmaMoE",
+    "shaped_mlp": "layersmith.refit.methods.to_shaped_mlp:ToShapedMLP",
     "rms_norm": "layersmith.refit.methods.to_rms_norm:ToRMSNorm",
     "layer_norm": "layersmith.refit.methods.to_layer_norm:ToLayerNorm",
     "crms_norm": "layersmith.refit.methods.to_crms_norm:ToCRMSNorm",
