@@ -73,10 +73,10 @@ def main() -> None:
         paper="P086",
         claim="a re-uploading circuit with trained input weights needs fewer parameters than Fourier or B-spline edges",
         verdict="held" if all(wins) else "partly" if any(wins) else "did not hold",
-        measured="parameters for a relative squared error below 1% on sin(20 x), x in [-1, 1], of the sizes tried (None: "
-        f"not reached): circuits that start with w = 1 {least['w = 1']}, with w = 2^l {least['w = 2^l']}, B-splines "
-        f"{least['b_spline']}, Fourier terms of period 2 {least['fourier']}; circuits are trained, the median of {GROUPS} "
-        f"groups of {CIRCUITS} starts, the best start counting; the bases are fitted by least squares",
+        measured="parameters for a relative squared error below 1% on sin(20 x), x in [-1, 1], of the sizes tried "
+        f"(None: not reached): circuits that start with w = 1 {least['w = 1']}, with w = 2^l {least['w = 2^l']}, B-splines "
+        f"{least['b_spline']}, Fourier terms of period 2 {least['fourier']}; circuits are trained, the median of "
+        f"{GROUPS} groups of {CIRCUITS} starts, the best start counting; the bases are fitted by least squares",
         rows=[{"edge": what, "parameters": parameters, "errors": errors} for what, parameters, errors in rows],
     )
 
