@@ -21,7 +21,7 @@ GROUPS, CIRCUITS, STEPS = 3, 16, 1000
 
 
 def circuits(x: Tensor, y: Tensor, reps: int, doubling: bool) -> tuple[int, list[float]]:
-    """(parameters, relative errors) of scale * phi(x) + bias: the best of CIRCUITS starts in each of the groups."""
+    """(parameters, relative errors) of scale * phi(x) + bias: the best of CIRCUITS starts in each group."""
     torch.manual_seed(0)
     edge = Daruan(1, GROUPS * CIRCUITS, reps)
     scale, bias = torch.ones(edge.size, requires_grad=True), torch.zeros(edge.size, requires_grad=True)
@@ -74,7 +74,8 @@ def main() -> None:
         claim="a re-uploading circuit with trained input weights needs fewer parameters than Fourier or B-spline edges",
         verdict="held" if all(wins) else "partly" if any(wins) else "did not hold",
         measured="parameters for a relative squared error below 1% on sin(20 x), x in [-1, 1], of the sizes tried "
-        f"(None: not reached): circuits that start with w = 1 {least['w = 1']}, with w = 2^l {least['w = 2^l']}, B-splines "
+        f"(None: not reached): circuits that start with w = 1 {least['w = 1']}, with w = 2^l {least['w = 2^l']}, "
+        "B-splines "
         f"{least['b_spline']}, Fourier terms of period 2 {least['fourier']}; circuits are trained, the median of "
         f"{GROUPS} groups of {CIRCUITS} starts, the best start counting; the bases are fitted by least squares",
         rows=[{"edge": what, "parameters": parameters, "errors": errors} for what, parameters, errors in rows],
