@@ -13,12 +13,12 @@ from layersmith.refit import methods
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "layersmith"
 FAMILIES = ("ffn", "norm", "mixer", "linear")
-#: Operators that say everything in fewer than 60 lines: floors, stock parts, and one-line changes of these.
+#: Operators that say everything in fewer than 60 lines: floors, stock parts, and small changes or stacks of these.
 SHORT = {
-    "ffn": {"affine", "bilinear", "constant", "glu", "identity", "low_rank_affine", "mlp", "poly_norm", "poly_relu"}
-    | {"zero"},
-    "norm": {"dyt", "layer_norm", "rms_norm"},
-    "mixer": set[str](),
+    "ffn": {"affine", "bilinear", "cascaded_ffn", "constant", "deep_mlp", "glu", "hourglass", "identity"}
+    | {"low_rank_affine", "memory_former", "mlp", "poly_norm", "poly_relu", "shaped_mlp", "zero"},
+    "norm": {"crms_norm", "dyt", "layer_norm", "rms_norm"},
+    "mixer": {"soft_moe"},
     "linear": {"dense"},
 }
 #: What models are made of before anything is replaced, and taking out: no method is needed to put these in place.

@@ -64,19 +64,21 @@ class Configured:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Recorded here, not in __init__, so that a part's constructor has no bookkeeping in it.
-        # copy.deepcopy calls __new__ without arguments and then restores _config with the rest of __dict__.
         self = super().__new__(cls)
-        if args or kwargs:
+        try:
             bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
-            bound.apply_defaults()
-            config = {k: v for k, v in bound.arguments.items() if k != "self"}
-            try:
-                self.__dict__["_config"] = json.loads(json.dumps(config))
-            except TypeError as error:
-                raise ValueError(
-                    f"{cls.__name__} was given a constructor argument that JSON cannot hold ({error}). The "
-                    f"constructor arguments are the part's configuration: use numbers, strings, lists and dicts."
-                ) from error
+        except TypeError:
+            # Arguments that do not fit: __init__ says so next. Or none, from copy.deepcopy, which restores _config.
+            return self
+        bound.apply_defaults()
+        config = {k: v for k, v in bound.arguments.items() if k != "self"}
+        try:
+            self.__dict__["_config"] = json.loads(json.dumps(config))
+        except TypeError as error:
+            raise ValueError(
+                f"{cls.__name__} was given a constructor argument that JSON cannot hold ({error}). The constructor "
+                f"arguments are the part's configuration: use numbers, strings, lists and dicts."
+            ) from error
         return self
 
     def spec(self) -> dict[str, Any]:

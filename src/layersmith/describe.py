@@ -116,9 +116,10 @@ def example(part: Operator | Scheme) -> str:
     given = {k: v for k, v in part.spec().items() if k == "name" or defaults[k].default != v}
     if isinstance(part, Scheme):
         return (
-            f"import torch\nfrom layersmith import catalogue\nfrom layersmith.model import TransformerConfig, "
-            f"TransformerLM\n\nscheme = catalogue.build({given!r})\nmodel = TransformerLM(TransformerConfig(...))\n"
-            f"scheme.apply(model)\noptimizer = torch.optim.AdamW(scheme.learning_rates(model, lr=1e-3))"
+            f"import torch\nfrom layersmith import catalogue\nfrom layersmith.scheme.flow import plain_model\n\n"
+            f"part = catalogue.build({given!r})\nmodel = plain_model(4, part.tested_on)  # any TransformerLM\n"
+            f"part.apply(model)\noptimizer = torch.optim.AdamW(part.learning_rates(model, lr=1e-3))\n"
+            f"y = model(torch.zeros(2, 16, dtype=torch.long)).logits"
         ).replace("'", '"')
     call = "y, state = part(x)" if part.family in ("mixer", "block") else "y = part(x)"
     return (

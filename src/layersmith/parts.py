@@ -39,12 +39,11 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.ffn.fff_leaves:FFFLeaves", "ffn", ("P293",), {"d_model": 32, "depth": 2, "d_leaf": 8}
     ),
     "glu": Entry("layersmith.ffn.glu:GLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
-    "gr_kan": Entry("layersmith.ffn.gr_kan:GRKAN", "ffn", ("P034",), {"d_model": 32, "d_hidden": 64}),
+    "gr_kan": Entry("layersmith.ffn.gr_kan:GRKAN", "ffn", ("P034", "P046"), {"d_model": 32, "d_hidden": 64}),
     "hourglass": Entry(
         "layersmith.ffn.hourglass:Hourglass", "ffn", ("P048",), {"d_model": 32, "d_narrow": 16, "depth": 3}
     ),
     "hqkan": Entry("layersmith.ffn.hqkan:HQKAN", "ffn", ("P086",), {"d_model": 32, "d_bottleneck": 8}),
-    "gr_kan": Entry("layersmith.ffn.gr_kan:GRKAN", "ffn", ("P034", "P046"), {"d_model": 32, "d_hidden": 64}),
     "identity": Entry("layersmith.ffn.identity:Identity", "ffn", (), {"d_model": 32}),
     "idle_ffn": Entry(
         "layersmith.ffn.idle_ffn:IdleFFN", "ffn", ("P343",), {"d_model": 32, "d_active": 24, "d_idle": 72}

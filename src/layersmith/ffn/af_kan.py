@@ -5,7 +5,8 @@
     r_i = sum_k v_k f~_ik                                                  (reduce = "linear")
     y = W act(LayerNorm(r))
 
-Two such layers. Shapes: x (..., D) -> f (..., D, K) -> r (..., D) -> h (..., d_hidden) -> y (..., D); a, b and v have K
+Two such layers.
+Shapes: x (..., D) -> f (..., D, K) -> r (..., D) -> h (..., d_hidden) -> y (..., D); a, b and v have K
 numbers each, so that a layer holds hardly more than a linear map does. The softmax is over the inputs of one token.
 With act ReLU, "quad1" is the feature of ReLU-KAN times (b - a)^4 / 16 (see `kan_basis.ActivationProduct`).
 

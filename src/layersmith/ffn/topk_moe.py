@@ -3,7 +3,8 @@
     p = softmax(W_r x),   w = p on the k largest, divided by their sum,   y = sum over the chosen e of w_e E_e(x)
     E_e(x) = W_down,e (act(W_gate,e x) * (W_up,e x)),   without `gated`: W_down,e act(W_up,e x)
 
-Dividing by the sum makes w the softmax of the k chosen logits alone. Shapes: x (..., D) -> p (N, E) -> y (..., D);
+Dividing by the sum makes w the softmax of the k chosen logits alone.
+Shapes: x (..., D) -> p (N, E) -> y (..., D);
 W_up, W_gate (E, d_expert, D), W_down (E, D, d_expert). Only the chosen experts are computed.
 
 `aux_losses` publishes "balance", balance_weight * E sum_e f_e P_e (f_e the share of tokens that chose e, P_e the mean

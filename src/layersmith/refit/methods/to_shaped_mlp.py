@@ -21,6 +21,7 @@ class ToShapedMLP(Method):
     name = "shaped_mlp"
     kinds = ("ffn",)
     papers = ("P242",)
+    builds = ("shaped_mlp",)
     saves = ()
     distils = True
 
