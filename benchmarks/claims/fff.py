@@ -7,8 +7,8 @@ speed: weights and tokens are initialised, every call sees new tokens, and calls
 call finds its weights in cache. "apart": a pass over all dense layers, then one over all trees, as in two models;
 "mixed": a dense layer before every tree, whose 25 MB push even the interpreter out of cache. A ratio is the median over
 rounds of dense / tree.
-accuracy: the authors' sizes and losses at a fortieth of their epochs and a seventh of their data; the first ten
-outputs are the classes.
+accuracy: the authors' sizes and losses at a fortieth of their epochs and a seventh of their data; the first ten outputs
+are the classes.
 """
 
 from __future__ import annotations
