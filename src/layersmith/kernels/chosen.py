@@ -1,4 +1,6 @@
-"""Fast path for a few tokens that each use a few rows of two tables: see `ffn.topk_glu` and `ffn.topk_mlp`.
+"""Fast paths for a few tokens that each use a few rows of large tables (`csrc/chosen.cpp`, float32 on the CPU).
+
+For `ffn.topk_glu` and `ffn.topk_mlp`:
 
     if serves(x, hidden, up, down): y = chosen_rows(x, hidden, chosen, up, down)
 
@@ -6,6 +8,10 @@
 
 x (N, D), hidden (N, K), chosen int64 (N, K), up and down (rows, D). Only chosen rows are read, several side by
 side, and none is copied. For inference: a call that must be differentiated is the reference's.
+
+For `ffn.experts`, whose own operator is the differentiable one and calls this one too:
+
+    if serves(rows, weight): y = grouped_linear(rows, weight, counts)
 """
 
 from __future__ import annotations
@@ -20,6 +26,8 @@ torch.library.define(
     "layersmith::chosen_rows", "(Tensor x, Tensor hidden, Tensor chosen, Tensor? up, Tensor down) -> Tensor"
 )
 
+torch.library.define("layersmith::grouped_linear_cpu", "(Tensor rows, Tensor weight, Tensor counts) -> Tensor")
+
 
 def serves(*tensors: Tensor) -> bool:
     """True when the kernel takes these tensors and nothing is to be differentiated."""
@@ -33,9 +41,20 @@ def chosen_rows(x: Tensor, hidden: Tensor, chosen: Tensor, up: Tensor | None, do
     return y
 
 
+def grouped_linear(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """rows (M, d_in) sorted by expert, weight (E, d_out, d_in), counts (E,) -> (M, d_out). Ask `serves` first."""
+    y: Tensor = torch.ops.layersmith.grouped_linear_cpu(rows, weight, counts)
+    return y
+
+
 @torch.library.register_fake("layersmith::chosen_rows")
 def _(x: Tensor, hidden: Tensor, chosen: Tensor, up: Tensor | None, down: Tensor) -> Tensor:
     return hidden.new_empty(hidden.shape[0], down.shape[1])
+
+
+@torch.library.register_fake("layersmith::grouped_linear_cpu")
+def _(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    return rows.new_empty(rows.shape[0], weight.shape[1])
 
 
 @register_flop_formula(torch.ops.layersmith.chosen_rows)
@@ -48,3 +67,8 @@ def _flops(
     **kwargs: object,
 ) -> int:
     return (2 if up is None else 4) * chosen[0] * chosen[1] * down[1]
+
+
+@register_flop_formula(torch.ops.layersmith.grouped_linear_cpu)
+def _grouped_flops(rows: tuple[int, ...], weight: tuple[int, ...], *args: object, **kwargs: object) -> int:
+    return 2 * rows[0] * weight[1] * weight[2]

@@ -133,10 +133,6 @@ at::Tensor grouped_linear(const at::Tensor& rows_, const at::Tensor& weight, con
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(layersmith, m) {
-  m.def("grouped_linear_cpu(Tensor rows, Tensor weight, Tensor counts) -> Tensor");
-}
-
 TORCH_LIBRARY_IMPL(layersmith, CPU, m) {
   m.impl("chosen_rows", chosen_rows);
   m.impl("grouped_linear_cpu", grouped_linear);
