@@ -15,6 +15,7 @@ gradients. The build is kept where torch keeps extensions (`TORCH_EXTENSIONS_DIR
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -76,17 +77,26 @@ def _build() -> None:
     if shutil.which(shlex.split(compiler)[0]) is None:
         raise OSError(f"there is no C++ compiler {compiler!r}")
     sources = sorted(SOURCES.glob("*.cpp"))
+    name = f"layersmith_native_{_digest()}"
+    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()) / name
+    folder.mkdir(parents=True, exist_ok=True)
     # ninja installed by pip lies beside the interpreter, which need not be on the PATH.
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join([before, str(Path(sys.executable).parent)])
     try:
-        cpp_extension.load(
-            f"layersmith_native_{_digest()}",
-            [str(path) for path in sources],
-            extra_cflags=FLAGS,
-            extra_ldflags=["-fopenmp"],
-            is_python_module=False,
-        )
+        with (folder / "building").open("w") as building:
+            # torch's own lock is a file that a killed build leaves behind, and every later one waits for. The system
+            # releases this one with the process, so whoever holds it may remove the other.
+            fcntl.flock(building, fcntl.LOCK_EX)
+            (folder / "lock").unlink(missing_ok=True)
+            cpp_extension.load(
+                name,
+                [str(path) for path in sources],
+                extra_cflags=FLAGS,
+                extra_ldflags=["-fopenmp"],
+                build_directory=str(folder),
+                is_python_module=False,
+            )
     finally:
         os.environ["PATH"] = before
 
