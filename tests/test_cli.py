@@ -203,7 +203,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
     status, out, _ = run(
         *("refit", "pocket", "--budget", "latency=0.75, bytes=0.5", "--out", str(out_folder)),
         *("--methods", "width,drop", "--at", "decode=1x64", "--seed", "3", "--heal-tokens", "0", "--quiet"),
-        *("--heal-lr", "0.0005", "--heal-baseline"),
+        *("--heal-lr", "0.0005", "--heal-baseline", "--workers", "2"),
     )
     assert status == 0
     assert refits == {
@@ -219,6 +219,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
         "heal_baseline": True,
         "effort": 1.0,
         "trust_local_code": False,
+        "workers": 2,
         "progress": False,
     }
     for shown in ("40.00", "30.00", "0.740", "0.0123", "8.400", "latency <= 0.75", "met, as measured", "report.html"):

@@ -64,6 +64,8 @@ def page(name: str) -> str:
 
 
 def _cost(name: str) -> str:
+    if catalogue.entry(name).family == "scheme":
+        return "That of the model it is applied to."
     try:
         part = catalogue.build(describe.spec_of(name, D_MODEL))
     except UserError:  # sizes that the width does not scale, such as the factors of a product

@@ -14,6 +14,7 @@ FAMILIES = {
     "norm": "Normalisation",
     "linear": "Linear maps",
     "block": "Blocks",
+    "scheme": "How whole models start",
 }
 #: Characters that Markdown would read as markup.
 MARKUP = str.maketrans({c: f"&#{ord(c)};" for c in "*_[]|`#~\\^"})

@@ -48,7 +48,7 @@ def test_every_family(family, tmp_path):
     assert torch.equal(output(again, family.inputs()), output(model, family.inputs()))
 
 
-@pytest.mark.parametrize("name", sorted(catalogue.ENTRIES))
+@pytest.mark.parametrize("name", sorted(n for n, entry in catalogue.ENTRIES.items() if entry.family != "scheme"))
 def test_every_part(name, tmp_path):
     """Each part of the catalogue inside a Llama: the tensors it keeps, packed integers included, survive."""
     entry = catalogue.ENTRIES[name]
@@ -69,8 +69,11 @@ def test_every_part(name, tmp_path):
     apply(model, [(edit, part)])
     save(model, [edit], tmp_path)
     again, _ = load(tmp_path)
-    assert torch.equal(output(again, LLAMA), output(model, LLAMA))
-    assert torch.equal(generated(again, LLAMA), generated(model, LLAMA))
+    streams = getattr(part, "streams", True)  # what cannot go on from a state has no cache and does not write
+    inputs = LLAMA if streams else {**LLAMA, "use_cache": False}
+    assert torch.equal(output(again, inputs), output(model, inputs))
+    if streams:
+        assert torch.equal(generated(again, LLAMA), generated(model, LLAMA))
 
 
 @pytest.mark.parametrize("auto", ["AutoModelForCausalLM", "AutoModel"])

@@ -30,7 +30,8 @@ DAMP = 1e-6
 
 class ToStructured(Method):
     name = "structured"
-    builds = ("structured",)
+    #: A structured feed-forward is placed map by map.
+    builds = ("structured", "block_dense", "block_shuffle", "butterfly")
     kinds = ("ffn", "mixer")
     papers = ("P294", "P084")
     saves = ()
