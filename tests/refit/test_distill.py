@@ -57,3 +57,13 @@ def test_distillation_improves_a_narrowed_feed_forward(view):
     start = at.local_error(replacement)
     assert distill(at, replacement, steps=60) > 0
     assert at.local_error(replacement) < start
+
+
+def test_running_statistics_are_put_back_too(view):
+    """A batch norm gathers statistics while it is distilled; they belong to the state that was best."""
+    at = view("layers.1.ffn_norm")
+    method = methods.get("prep_bn")
+    replacement = method.build(at, method.grid(at)[0])
+    start = at.local_error(replacement)
+    assert distill(at, replacement, steps=6, lr=10.0) == 0
+    assert at.local_error(replacement) == start

@@ -22,7 +22,7 @@ def distill(view: SublayerView, replacement: Replacement, steps: int, lr: float 
     if not parameters or steps < 1:
         return 0
     best_error, best_step = view.local_error(replacement), 0
-    best_state = [p.detach().clone() for p in parameters]
+    best_state = _state(replacement)
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
     order = torch.Generator().manual_seed(view.seed)
@@ -43,15 +43,18 @@ def distill(view: SublayerView, replacement: Replacement, steps: int, lr: float 
             error = view.local_error(replacement)
             if error < best_error:
                 best_error, best_step = error, step
-                best_state = [p.detach().clone() for p in parameters]
+                best_state = _state(replacement)
             for module in [m for _, m in replacement]:
                 module.train()
-    with torch.no_grad():
-        for p, best in zip(parameters, best_state, strict=True):
-            p.copy_(best)
-    for module in [m for _, m in replacement]:
+    for (_, module), best in zip(replacement, best_state, strict=True):
+        module.load_state_dict(best)
         module.eval()
     return best_step
+
+
+def _state(replacement: Replacement) -> list[dict[str, Tensor]]:
+    """A copy of every module's parameters and buffers: running statistics are part of what was best."""
+    return [{k: v.detach().clone() for k, v in module.state_dict().items()} for _, module in replacement]
 
 
 def relative_error(view: SublayerView, call: Call, output: Tensor) -> Tensor:
