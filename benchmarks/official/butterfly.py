@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import record
-from released import commit, pieces
+from checkout import commit, pieces
 
 from layersmith.linear.butterfly import Butterfly
 

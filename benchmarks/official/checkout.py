@@ -1,10 +1,12 @@
-"""A checkout of somebody's repository: its commit, and its files as modules without importing its packages."""
+"""A checkout of somebody's repository: its commit, and its files, or parts of them, as modules without its packages."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import subprocess
 import sys
+import tempfile
 import types
 from pathlib import Path
 from typing import Any
@@ -34,3 +36,19 @@ def empty_package(name: str, folder: Path) -> None:
     package = types.ModuleType(name)
     package.__path__ = [str(folder)]
     sys.modules[name] = package
+
+
+def pieces(path: Path, names: list[str], header: str) -> types.ModuleType:
+    """A module of the named functions and classes of a file, with `header` in place of the file's imports."""
+    source = path.read_text(encoding="utf-8")
+    found = {n.name: n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    chosen = [ast.get_source_segment(source, found[name]) or "" for name in names]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "released_pieces.py"
+        file.write_text("\n\n".join([header, *chosen]), encoding="utf-8")
+        spec = importlib.util.spec_from_file_location("released_pieces", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module

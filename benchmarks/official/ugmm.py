@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from types import SimpleNamespace
 
 import record
-from released import commit, pieces
+from checkout import commit, pieces
 
 from layersmith.ffn.ugmm import UGMM
 
