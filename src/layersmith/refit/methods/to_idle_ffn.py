@@ -33,7 +33,7 @@ class ToIdleFFN(Method):
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
     def grid(self, view: SublayerView) -> list[Settings]:
-        return [{"keep": keep} for keep in (0.5, 0.375, 0.25, 0.125)]
+        return [{"keep": keep} for keep in (0.5, 0.25)]
 
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:

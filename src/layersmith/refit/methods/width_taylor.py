@@ -24,6 +24,10 @@ class WidthTaylor(Width):
             return "no gradient statistics could be taken (the model's output has no distribution)"
         return reason
 
+    def grid(self, view: SublayerView) -> list[Settings]:
+        # Its channels differ from those of `width` most where few are kept; every second width tells.
+        return super().grid(view)[1::2]
+
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         score = view.statistics["taylor"].abs()
         return view.stand_in(narrow(view.ffn.operator, hidden_gram(view), score, settings["keep"]))
