@@ -29,7 +29,7 @@ def prepared(request, tmp_path_factory):
     source = "pocket" if request.param == "pocket" else str(request.getfixturevalue("smollm2_path"))
     model, tokenizer = layersmith.load(source)
     model.eval().requires_grad_(False)
-    batches = prepare(model, tokenizer, "stdlib", Sizes(length=256, per_batch=4, calibration=8, heal=0), seed=0)
+    batches = prepare(model, tokenizer, "stdlib", Sizes(length=256, per_batch=4, calibration=16, heal=0), seed=0)
     anatomy = find_sites(model)
     workspace = Workspace(tmp_path_factory.mktemp(request.param) / "run", {})
     activations = Activations(Replay(model, anatomy), anatomy, batches, workspace)
