@@ -204,6 +204,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
         *("refit", "pocket", "--budget", "latency=0.75, bytes=0.5", "--out", str(out_folder)),
         *("--methods", "width,drop", "--at", "decode=1x64", "--seed", "3", "--heal-tokens", "0", "--quiet"),
         *("--heal-lr", "0.0005", "--heal-baseline", "--workers", "2"),
+        *("--sites", "layers.3.ffn,layers.*.attn", "--distill-steps", "7", "--reuse", str(tmp_path / "y")),
     )
     assert status == 0
     assert refits == {
@@ -211,15 +212,18 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
         "budget": {"latency": 0.75, "bytes": 0.5},
         "out": out_folder,
         "methods": ["width", "drop"],
+        "sites": ["layers.3.ffn", "layers.*.attn"],
         "data": "stdlib",
         "at": "decode=1x64",
         "seed": 3,
+        "distill_steps": 7,
         "heal_tokens": 0,
         "heal_lr": 0.0005,
         "heal_baseline": True,
         "effort": 1.0,
         "trust_local_code": False,
         "workers": 2,
+        "reuse": tmp_path / "y",
         "progress": False,
     }
     for shown in ("40.00", "30.00", "0.740", "0.0123", "8.400", "latency <= 0.75", "met, as measured", "report.html"):

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import layersmith.pocket
 from layersmith.errors import UserError
+from layersmith.refit import library
 from layersmith.refit.pipeline import check_budget, refit
 from layersmith.refit.workspace import Workspace
 from tests.refit.conftest import tiny_llama
@@ -138,6 +139,33 @@ def test_a_budget_that_cannot_be_met_names_the_best_reachable(tmp_path, text, to
 def test_another_run_in_the_folder_is_refused(finished, text, tokenizer):
     with pytest.raises(UserError, match="holds another run"):
         run(finished[0], text, tokenizer, budget={"params": 0.9})
+
+
+def test_another_budget_reuses_what_does_not_depend_on_it(finished, tmp_path, text, tokenizer, monkeypatch):
+    changes = {"budget": {"params": 0.95}, "heal_tokens": 2048}
+    fresh = run(tmp_path / "fresh", text, tokenizer, **changes)
+    built = []
+    monkeypatch.setattr(library, "_build", lambda *inputs: built.append(inputs))
+    again = run(tmp_path / "again", text, tokenizer, reuse=finished[0], **changes)
+    assert not built
+    assert comparable(again) == comparable(fresh)
+
+
+def test_a_run_of_another_make_is_not_reused(finished, tmp_path, text, tokenizer):
+    with pytest.raises(UserError, match=r"differs in methods\."):
+        run(tmp_path / "run", text, tokenizer, reuse=finished[0], methods=["width"])
+    with pytest.raises(UserError, match="holds no layersmith run"):
+        run(tmp_path / "run", text, tokenizer, reuse=tmp_path / "nowhere")
+
+
+def test_only_the_named_sites_change(tmp_path, text, tokenizer):
+    with pytest.raises(UserError, match=r"No site matches 'layers.1.fn'. Did you mean 'layers.1.ffn'"):
+        run(tmp_path / "run", text, tokenizer, sites=["layers.0.ffn", "layers.1.fn"])
+    result = run(tmp_path / "run", text, tokenizer, sites=["layers.1.f*n"], heal_tokens=0)
+    assert {c["id"].split("/")[0] for c in result["candidates"]} == {"layers.1.ffn"}
+    changed = {site for site, taken in result["chosen"]["choice"].items() if taken != "keep"}
+    assert "layers.1.ffn" in changed
+    assert changed <= {"layers.1.ffn", "layers.1.ffn_norm"}, "a dropped feed-forward takes its norm along"
 
 
 def test_text_that_is_too_short(tmp_path, tokenizer):

@@ -84,12 +84,21 @@ def test_a_kill_between_any_two_file_operations_leaves_old_or_nothing(workspace,
 
 def test_another_run_is_refused_and_untouched(tmp_path):
     first = Workspace(tmp_path / "run", IDENTITY)
-    first.save_json("x", 1)
+    first.save_json("library/x", 1)
     first.close()
     with pytest.raises(UserError, match=r"holds another run.*settings"):
         Workspace(tmp_path / "run", {**IDENTITY, "settings": {"seed": 1}})
     again = Workspace(tmp_path / "run", IDENTITY)
-    assert again.load_json("x") == 1
+    assert again.load_json("library/x") == 1
+    again.close()
+
+
+def test_a_run_that_was_refused_for_its_input_does_not_keep_its_place(tmp_path):
+    Workspace(tmp_path / "run", IDENTITY).close()
+    corrected = {**IDENTITY, "settings": {"seed": 1}}
+    Workspace(tmp_path / "run", corrected).close()
+    again = Workspace(tmp_path / "run", corrected)
+    assert again.load_json("run") == corrected
     again.close()
 
 

@@ -30,9 +30,15 @@ def refit(
     budget: Annotated[str, typer.Option(help="shares of the original: latency=0.75,bytes=0.5 (or params, flops, kv)")],
     out: Annotated[Path, typer.Option(help="folder for model/, result.json, report.html and the workspace")],
     methods: Annotated[str | None, typer.Option(help="only these methods, separated by commas")] = None,
+    sites: Annotated[
+        str | None, typer.Option(help="only these sites, separated by commas: layers.3.ffn or layers.*.attn")
+    ] = None,
     data: Annotated[str, typer.Option(help="stdlib, a text file or folder, or hub:owner/name")] = "stdlib",
     at: Annotated[str, typer.Option(help="the shape latency is measured at")] = "prefill=1x512",
     seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    distill_steps: Annotated[
+        int | None, typer.Option(help="steps of local distillation of each candidate; 0 does not distil", min=0)
+    ] = None,
     heal_tokens: Annotated[int | None, typer.Option(help="tokens to heal on; 0 does not heal", min=0)] = None,
     heal_lr: Annotated[float | None, typer.Option(help="peak learning rate of healing")] = None,
     heal_baseline: Annotated[
@@ -40,6 +46,9 @@ def refit(
     ] = False,
     effort: Annotated[float, typer.Option(help="scales text and steps: 0.1 a quick look, 4 thorough")] = 1.0,
     workers: Annotated[int, typer.Option(help="processes that build candidates at the same time", min=1)] = 1,
+    reuse: Annotated[
+        Path | None, typer.Option(help="folder of an earlier run that differs in budget and healing alone")
+    ] = None,
     trust_code: Annotated[bool, typer.Option("--trust-code", help="import the model's own Python code")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress bars")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
@@ -54,13 +63,16 @@ def refit(
         data=data,
         at=at,
         methods=methods.split(",") if methods is not None else None,
+        sites=sites.split(",") if sites is not None else None,
         seed=seed,
+        distill_steps=distill_steps,
         heal_tokens=heal_tokens,
         heal_lr=heal_lr,
         heal_baseline=heal_baseline,
         effort=effort,
         trust_local_code=trust_code,
         workers=workers,
+        reuse=reuse,
         progress=not quiet,
     )
     if as_json:

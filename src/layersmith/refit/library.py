@@ -25,9 +25,10 @@ from layersmith.refit.workspace import Workspace
 
 @dataclass(frozen=True)
 class LibrarySettings:
-    """methods  names, floors included · distill_steps  local distillation of each candidate that profits from it"""
+    """methods, sites  names · distill_steps  local distillation of each candidate that profits from it"""
 
     methods: list[str]
+    sites: list[str]
     distill_steps: int = 40
     seed: int = 0
 
@@ -66,7 +67,7 @@ def build_block(
     statistics: dict[str, dict[str, Tensor]],
 ) -> dict[str, tuple[SiteReport, list[Candidate]]]:
     """{site: its report and candidates} of one block, its sublayers first. Independent of every other block."""
-    sites = [*activations.anatomy.in_block(block.name), block]
+    sites = [s for s in (*activations.anatomy.in_block(block.name), block) if s.name in settings.sites]
     built = {s.name: _site_jobs(s, activations, workspace, settings, statistics.get(s.name, {})) for s in sites}
     activations.forget()
     return built

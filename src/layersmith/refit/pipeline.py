@@ -27,6 +27,7 @@ from layersmith.refit.costs import FIELDS, measure_costs
 from layersmith.refit.finish import finish
 from layersmith.refit.library import LibrarySettings, build_library
 from layersmith.refit.progress import Progress, Stopwatch
+from layersmith.refit.reuse import take_over
 from layersmith.refit.run import Run
 from layersmith.refit.score import score
 from layersmith.refit.select import select
@@ -43,6 +44,7 @@ class Settings:
     at: str
     data: str
     methods: list[str]
+    sites: list[str]
     seed: int
     sizes: dict[str, int]
     distill_steps: int
@@ -60,7 +62,9 @@ def refit(
     data: str = "stdlib",
     at: str = "prefill=1x512",
     methods: list[str] | None = None,
+    sites: list[str] | None = None,
     seed: int = 0,
+    distill_steps: int | None = None,
     heal_tokens: int | None = None,
     heal_lr: float | None = None,
     heal_baseline: bool = False,
@@ -68,6 +72,7 @@ def refit(
     tokenizer: Any = None,
     trust_local_code: bool = False,
     workers: int = 1,
+    reuse: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Refit a model under a budget and write `out/model`, `out/result.json` and `out/report.html`.
@@ -78,6 +83,9 @@ def refit(
     data     "stdlib", a text file or folder, or "hub:owner/name"
     at       "prefill=1x512" (batch x tokens at once) or "decode=1x128" (one token after 128 are cached)
     methods  names from `layersmith.refit.methods.METHODS`; None takes all that can help with the budget
+    sites    names or patterns ("layers.3.ffn", "layers.*.attn") of the sites that may change; None means all. A span of
+             blocks begins at a named block
+    distill_steps  of each candidate against its own sublayer's outputs; None chooses by model size, 0 does not distil
     heal_tokens  text to heal on; None chooses by model size, 0 does not heal
     heal_lr  peak learning rate of healing; None chooses by model size
     heal_baseline  also heal the best uniform baseline on the same text, for a fair comparison (twice the time)
@@ -85,6 +93,7 @@ def refit(
              a quick look, 4 is thorough
     workers  processes that build candidates at the same time, each with its share of the threads; more than one needs
              a model given by name
+    reuse    the `out` of an earlier run that differs in budget and healing alone: its candidates and scores are taken
 
     Returns what is in result.json. Run it again with the same arguments after an interruption: it goes on.
     Raises UserError for bad input, too little text, and a budget that cannot be met (with the best reachable).
@@ -98,11 +107,14 @@ def refit(
             bar.note(f"loading {model}")
             model, tokenizer = checkpoint.load(model, trust_local_code=trust_local_code)
         model.eval().requires_grad_(False)
-        settings = settings_for(model, budget, at, data, methods, seed, heal_tokens, heal_lr, heal_baseline, effort)
-        workspace = Workspace(
-            Path(out), {"model": fingerprint(model), "settings": asdict(settings)}, on_rebuild=bar.rebuilding
+        settings = settings_for(
+            model, budget, at, data, methods, sites, seed, distill_steps, heal_tokens, heal_lr, heal_baseline, effort
         )
+        identity = {"model": fingerprint(model), "settings": asdict(settings)}
+        workspace = Workspace(Path(out), identity, on_rebuild=bar.rebuilding)
         try:
+            if reuse is not None:
+                take_over(Path(reuse), workspace, identity)
             source = Source(name, trust_local_code, data, settings.sizes, seed)
             return _stages(model, tokenizer, source, workers, shape, settings, workspace, bar)
         finally:
@@ -124,13 +136,14 @@ def _stages(
         batches = prepare(model, tokenizer, settings.data, Sizes(**settings.sizes), settings.seed)
         check_finite(model, batches.fit[0])
         anatomy = find_sites(model)
+        allowed = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
         replay = Replay(model, anatomy)
         activations = Activations(replay, anatomy, batches, workspace)
         activations.calibrate(bar.tell)
     with clock.stage("library"):
         wants_gradients = "width_taylor" in settings.methods
         statistics = taylor_scores(model, anatomy, batches.fit[:4], workspace) if wants_gradients else {}
-        library_settings = LibrarySettings(settings.methods, settings.distill_steps, settings.seed)
+        library_settings = LibrarySettings(settings.methods, allowed, settings.distill_steps, settings.seed)
         if workers > 1:
             blocks = [block.name for block in anatomy.of_kind("block")]
             build_in_processes(source, workspace.out, blocks, library_settings, workers, bar.tell, bar.note)
@@ -167,7 +180,9 @@ def settings_for(
     at: str,
     data: str,
     wanted: list[str] | None,
+    sites: list[str] | None,
     seed: int,
+    distill_steps: int | None,
     heal_tokens: int | None,
     heal_lr: float | None,
     heal_baseline: bool,
@@ -182,6 +197,8 @@ def settings_for(
     def scaled(count: int, least: int) -> int:
         return max(least, round(count * effort))
 
+    if distill_steps is None:
+        distill_steps = round(20 * effort) if small else 0
     if heal_tokens is None:
         # A forward of teacher and student and a backward cost about 8 FLOPs per parameter and token.
         heal_tokens = int(effort * min(300_000, 8e13 / (8 * params)))
@@ -190,6 +207,7 @@ def settings_for(
         at=at,
         data=data,
         methods=methods.chosen(wanted, list(budget)),
+        sites=sites or ["*"],
         seed=seed,
         sizes=asdict(
             Sizes(
@@ -199,7 +217,7 @@ def settings_for(
                 heal=heal_tokens // Sizes.length,
             )
         ),
-        distill_steps=round(20 * effort) if small else 0,
+        distill_steps=distill_steps,
         heal_tokens=heal_tokens,
         heal_baseline=heal_baseline,
         heal_lr=heal_lr or (3e-4 if small else 1e-4),

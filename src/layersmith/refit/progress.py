@@ -15,7 +15,10 @@ from layersmith.refit.workspace import Workspace
 
 
 class Progress:
-    """A context that shows bars on stderr; with `shown=False` it says nothing."""
+    """A context that shows bars on stderr, or a line for every tenth of a stage where that is a file or a pipe.
+
+    With `shown=False` it says nothing.
+    """
 
     def __init__(self, shown: bool = True):
         self._console = Console(stderr=True, quiet=not shown)
@@ -28,6 +31,7 @@ class Progress:
             console=self._console,
         )
         self._tasks: dict[str, int] = {}
+        self._tenths: dict[str, int] = {}
 
     def __enter__(self) -> Progress:
         self._bars.start()
@@ -43,6 +47,10 @@ class Progress:
         if text not in self._tasks:
             self._tasks[text] = self._bars.add_task(text, total=total)
         self._bars.update(self._tasks[text], completed=done, total=total)  # type: ignore[arg-type]
+        tenth = 10 * done // max(total, 1)
+        if not self._console.is_terminal and tenth > self._tenths.get(text, 0):
+            self._tenths[text] = tenth
+            self.note(f"{text}: {done} of {total}")
 
     def note(self, text: str) -> None:
         """A line of its own."""

@@ -38,7 +38,7 @@ class Workspace:
         self._guard(lambda: self.root.mkdir(parents=True, exist_ok=True))
         self._lock = self._take_lock()
         found = self.load_json("run")
-        if found is None:
+        if found is None or not self._holds_work():
             self.save_json("run", identity)
         elif found != json.loads(json.dumps(identity)):
             changed = sorted(k for k in {*found, *identity} if found.get(k) != identity.get(k))
@@ -90,6 +90,11 @@ class Workspace:
             path = self._path(name, suffix)
             _seal(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
+
+    def _holds_work(self) -> bool:
+        # Every stage keeps its results in a folder of its own; a run that was refused for its input has made none, and
+        # the corrected command may have its place.
+        return any(path.is_dir() for path in self.root.iterdir())
 
     # -- how a file becomes true --------------------------------------------------------------------------------
 
