@@ -4,8 +4,6 @@
 // PolyNorm, with r_i = 1 / sqrt(mean_j h_j^2i + eps) and s_i = sum_j g_j h_j^i over the C channels of one token:
 //   y_j = a_0 + sum_i a_i r_i h_j^i,   da_i = r_i s_i,   da_0 = sum_j g_j
 //   dh_j = sum_i i h_j^(i-1) a_i r_i (g_j - r_i^2 s_i h_j^i / C)
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
@@ -13,38 +11,12 @@
 #include <tuple>
 #include <vector>
 
-#include "lanes.h"
+#include "rows.h"
 
 namespace layersmith {
 namespace {
 
 constexpr int MOST = 6;  // highest order served
-
-struct Rows {
-  int64_t rows, channels, per_block, blocks;
-
-  explicit Rows(const at::Tensor& h) {
-    channels = h.size(-1);
-    rows = channels ? h.numel() / channels : 0;
-    per_block = std::max<int64_t>(1, BLOCK / std::max<int64_t>(1, channels));
-    blocks = (rows + per_block - 1) / per_block;
-  }
-
-  // run(row, block) for every row, the blocks in parallel.
-  template <typename Run>
-  void each(Run run) const {
-    at::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
-      for (int64_t block = first; block < last; ++block) {
-        const int64_t end = std::min((block + 1) * per_block, rows);
-        for (int64_t row = block * per_block; row < end; ++row) run(row, block);
-      }
-    });
-  }
-};
-
-inline Lanes take(const float* from, int64_t i, int64_t count) {
-  return count == LANES ? load(from + i) : load(from + i, count);
-}
 
 // r[i] for i = 1..ORDER.
 template <int ORDER>
