@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from layersmith import catalogue
+from layersmith import catalogue, describe
 from layersmith.papers import papers
 from layersmith.refit import methods
 
@@ -54,6 +54,7 @@ def test_a_page_holds_everything_known_about_its_part(name: str, pages: dict[str
     expected = ["Definition", "Arguments", "Cost", "Example", "Evidence"]
     expected += ["Papers"] * bool(catalogue.entry(name).papers)
     expected += ["In a trained model"] * bool(methods.building(name))
+    expected += ["Worked example"] * bool(describe.worked_example(name))
     assert sorted(headings) == sorted(expected)
     assert "```text\n" in page  # the equation
     assert "| argument | meaning |" in page

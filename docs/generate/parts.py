@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 from generate.evidence import comparisons, rungs, verdict
-from generate.text import FAMILIES, arguments, blocks, inline, paper_link, table
+from generate.text import FAMILIES, arguments, blocks, inline, paper_link, table, worked
 from layersmith import catalogue, describe, evidence
 from layersmith.errors import UserError
 from layersmith.papers import papers
@@ -56,6 +56,7 @@ def page(name: str) -> str:
         "Cost": _cost(name),
         "In a trained model": _methods(name),
         "Example": f"```python\n{describe.example(catalogue.build(describe.spec_of(name)))}\n```",
+        "Worked example": worked(describe.worked_example(name), "../"),
         "Papers": _papers(entry.papers),
         "Evidence": _evidence(name),
     }

@@ -89,6 +89,12 @@ def arguments(text: str, up: str = "") -> str:
     return blocks("\n".join(prose).strip(), up) + ("\n\n" + table(["argument", "meaning"], listed) if listed else "")
 
 
+def worked(example: str, up: str = "") -> str:
+    """A worked example: paragraphs of prose, and doctests as they would look in a terminal."""
+    paragraphs = example.split("\n\n") if example else []
+    return "\n\n".join(f"```pycon\n{p}\n```" if p.startswith(">>>") else inline(p, up) for p in paragraphs)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
     """A Markdown table of cells that are Markdown already; `right` are the columns of figures."""
     rules = ["---:" if n in set(right) else "---" for n in range(len(columns))]

@@ -74,8 +74,18 @@ def spec_of(name: str, d_model: int | None = None, config: dict[str, Any] | None
 
 
 def arguments(name: str) -> str:
-    """The docstring of the part's class: what its constructor takes."""
-    return inspect.getdoc(catalogue.resolve(name)) or ""
+    """The docstring of the part's class without its worked example: what its constructor takes."""
+    return _class_docstring(name)[0]
+
+
+def worked_example(name: str) -> str:
+    """The worked example at the end of that docstring: paragraphs of prose and of doctest lines; "" without one."""
+    return _class_docstring(name)[1]
+
+
+def _class_docstring(name: str) -> tuple[str, str]:
+    told, _, example = (inspect.getdoc(catalogue.resolve(name)) or "").partition("\n\nWorked example. ")
+    return told, example
 
 
 def cost_table(part: Operator, batch: int, tokens: int) -> Iterator[tuple[str, tuple[int, ...]]]:

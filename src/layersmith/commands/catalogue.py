@@ -89,8 +89,10 @@ def show(
         console.print("[bold]Cost[/bold]       that of the model it is applied to; `layersmith measure` tells it")
     else:
         _print_cost(console, module, batch, tokens)
-    console.print("[bold]Example[/bold]")
-    console.print("  " + escape(describe.example(module)).replace("\n", "\n  "), soft_wrap=True)
+    for title, shown in (("Example", describe.example(module)), ("Worked example", describe.worked_example(name))):
+        if shown:
+            console.print(f"[bold]{title}[/bold]")
+            console.print("  " + escape(shown).replace("\n", "\n  "), soft_wrap=True)
 
 
 def _print_methods(console: Console, name: str) -> None:

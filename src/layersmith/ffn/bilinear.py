@@ -27,6 +27,30 @@ class Bilinear(FeedForward):
 
     d_model, d_hidden   widths of the residual stream and of the product layer
     bias                add biases to the three linear maps
+
+    Worked example. One hidden unit: the gate reads x_1, the other map x_2, and the product goes to output 1:
+
+    >>> import torch
+    >>> part = Bilinear(2, 1)
+    >>> weights = {"gate": [[1.0, 0.0]], "up": [[0.0, 1.0]], "down": [[1.0], [0.0]]}
+    >>> _ = part.load_state_dict({f"{name}.weight": torch.tensor(w) for name, w in weights.items()})
+    >>> x = torch.tensor([3.0, 4.0])
+    >>> part(x).tolist()
+    [12.0, 0.0]
+
+    The matrix of output 1 shares x_1 x_2 between its two corners. Its eigenvectors are (1, 1) and (1, -1), with
+    eigenvalues 1/2 and -1/2: x_1 x_2 = ((x_1 + x_2)^2 - (x_1 - x_2)^2) / 4.
+
+    >>> q = part.interaction(torch.tensor([1.0, 0.0]))
+    >>> q.tolist()
+    [[0.0, 0.5], [0.5, 0.0]]
+    >>> (x @ q @ x).item()
+    12.0
+
+    A quadratic form without biases cannot tell x from -x, and doubling x multiplies the output by four.
+
+    >>> part(-x).tolist(), part(2 * x).tolist()
+    ([12.0, 0.0], [48.0, 0.0])
     """
 
     name = "bilinear"

@@ -26,6 +26,25 @@ class CascadedFFN(FeedForward):
     d_model, d_hidden   widths of the residual stream and of all hidden layers together; multiples of `chunks`
     chunks              how many parts the channels are cut into
     act, bias           of each small MLP
+
+    Worked example. Two chunks of one channel each; the first MLP is 2 relu(u), the second relu(u):
+
+    >>> import torch
+    >>> part = CascadedFFN(2, 2, chunks=2, bias=False)
+    >>> weights = {"0.up": 1.0, "0.down": 2.0, "1.up": 1.0, "1.down": 1.0}
+    >>> _ = part.load_state_dict({f"parts.{name}.weight": torch.tensor([[w]]) for name, w in weights.items()})
+    >>> part(torch.tensor([1.0, 3.0])).tolist()  # y_1 = 2 relu(1), y_2 = relu(3 + y_1)
+    [2.0, 5.0]
+
+    The cascade runs one way: the second output feels the first input, the first output not the second input.
+
+    >>> part(torch.tensor([[-1.0, 3.0], [1.0, -9.0]])).tolist()
+    [[0.0, 3.0], [2.0, 0.0]]
+
+    Half the parameters of the MLP of the same widths, and half its FLOPs; but the chunks wait for each other.
+
+    >>> [(cost.params, cost.flops) for cost in (part.cost(), MLP(2, 2, bias=False).cost())]
+    [(4, 8), (8, 16)]
     """
 
     name = "cascaded_ffn"

@@ -5,6 +5,8 @@
 or, gated, with act(W_gate,i h) * (W_down,i h) in the middle. The residual x + y is the model's own.
 Shapes: x (..., D) -> depth times (..., d_narrow) -> y (..., D), with d_narrow < D in the paper's use.
 At 2 depth d_narrow D parameters; depth 1 is an MLP with d_narrow hidden channels.
+The sub-MLPs are the parts `mlp` and `glu`, which name their maps the other way: W_down,i is `steps[i].up`, W_up,i is
+`steps[i].down`.
 
 Paper: Liao et al. 2026, "Revisiting the Shape Convention of Transformer Language Models", arXiv 2602.06471. Confirmed
 in its abstract: a stack of wide-narrow-wide sub-MLPs connected by residual pathways. Confirmed in a public summary:
@@ -27,6 +29,25 @@ class Hourglass(FeedForward):
     d_model, d_narrow   widths of the residual stream and of each sub-MLP's middle
     depth               sub-MLPs in sequence
     act, gated, bias    of each sub-MLP: as for `mlp`, or for `glu` when gated
+
+    Worked example. Two steps, one channel wide. The first adds relu(h_1) to h_2, the second relu(h_2) to h_1:
+
+    >>> import torch
+    >>> part = Hourglass(2, 1, depth=2, act="relu")
+    >>> maps = {"0.up": [[1.0, 0.0]], "0.down": [[0.0], [1.0]], "1.up": [[0.0, 1.0]], "1.down": [[1.0], [0.0]]}
+    >>> _ = part.load_state_dict({f"steps.{name}.weight": torch.tensor(w) for name, w in maps.items()})
+    >>> part(torch.tensor([1.0, 2.0])).tolist()
+    [3.0, 1.0]
+
+    The 3 is relu(2 + 1): the second step reads what the first has written. An MLP with both units side by side has
+    as many parameters, but there the second unit would read x_2 = 2 alone.
+
+    >>> wide = MLP(2, 2, act="relu", bias=False)
+    >>> _ = wide.load_state_dict({"up.weight": torch.eye(2), "down.weight": torch.tensor([[0.0, 1.0], [1.0, 0.0]])})
+    >>> wide(torch.tensor([1.0, 2.0])).tolist()
+    [2.0, 1.0]
+    >>> part.cost().params, wide.cost().params
+    (8, 8)
     """
 
     name = "hourglass"

@@ -27,6 +27,23 @@ class MemoryFormer(FeedForward):
     bits                numbers in a slice of the input; divides d_model
     extra_bits          by how much wider a slice of the hidden layer is
     weight, temperature  as for `memory_linear`
+
+    Worked example. One slice of two numbers, so four rows in each table, and a temperature at which all signs are
+    clear. (5, -5) has the signs + -, binary 10: row 2, which is (3, 1). Normalised it is (1, -1): row 2 again.
+
+    >>> import torch
+    >>> part = MemoryFormer(2, bits=2, extra_bits=0, temperature=0.05)
+    >>> with torch.no_grad():
+    ...     _ = part.up.tables.copy_(torch.tensor([[[0.0, 0.0], [0.0, 0.0], [3.0, 1.0], [1.0, 3.0]]]))
+    ...     _ = part.down.tables.copy_(torch.tensor([[[0.0, 0.0], [10.0, 20.0], [30.0, 40.0], [0.0, 0.0]]]))
+    >>> part(torch.tensor([[5.0, -5.0], [5.0, 5.0], [500.0, 5.0]])).tolist()
+    [[30.0, 40.0], [10.0, 20.0], [10.0, 20.0]]
+
+    The third token has the signs of the second, and its size does not matter. Of 24 parameters a token reads two
+    rows, two biases and the norm: 12. The 8 FLOPs are those of the sums of rows.
+
+    >>> part.cost()
+    Cost(params=24, active_params=12, flops=8, state_bytes=0, weight_bytes=96)
     """
 
     name = "memory_former"

@@ -4,6 +4,10 @@
 
 Shapes: x (..., D) -> hidden (..., d_hidden) -> y (..., D). The activation is relu, relu2 (ReLU^2), gelu, silu, ...
 
+With the activation "identity" it is one linear map of rank d_hidden at most. `deep_mlp` with two layers, `hourglass`
+of depth 1 and `cascaded_ffn` with one chunk are this part. Large hidden values are a trap in half precision: fp16
+ends at 65,504, so squared ReLU overflows at 256.
+
 Papers: Vaswani et al. 2017, "Attention Is All You Need", arXiv 1706.03762 (ReLU); Hendrycks & Gimpel 2016,
 arXiv 1606.08415 (GELU); So et al. 2021, "Primer", arXiv 2109.08668 (squared ReLU).
 Differs from the paper: nothing; the activation is a choice.
@@ -23,6 +27,24 @@ class MLP(FeedForward):
     d_model, d_hidden   widths of the residual stream and of the hidden layer
     act                 activation name: "relu", "relu2", "gelu", "gelu_tanh", "silu", ...
     bias                add biases to both linear maps
+
+    Worked example. Two hidden units, x_1 and -x_1, added up to output 1: what it computes depends on the activation.
+
+    >>> import torch
+    >>> up, down = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    >>> x = torch.tensor([[-3.0, 7.0], [2.0, 7.0]])
+    >>> for act in ("relu", "relu2", "identity"):  # |x_1|, x_1^2, and 0: without a bend the two cancel
+    ...     part = MLP(2, 2, act=act, bias=False)
+    ...     _ = part.load_state_dict({"up.weight": up, "down.weight": down})
+    ...     print(act, part(x).tolist())
+    relu [[3.0, 0.0], [2.0, 0.0]]
+    relu2 [[9.0, 0.0], [4.0, 0.0]]
+    identity [[0.0, 0.0], [0.0, 0.0]]
+
+    The usual d_hidden = 4 D: 2 * 4 D^2 weights and 5 D biases, 2 FLOPs for each weight and token.
+
+    >>> MLP(2, 8).cost(batch=1, tokens=10)
+    Cost(params=42, active_params=42, flops=640, state_bytes=0, weight_bytes=168)
     """
 
     name = "mlp"

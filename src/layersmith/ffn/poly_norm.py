@@ -30,6 +30,27 @@ class PolyNorm(FeedForward):
     order               highest power
     eps                 added to each mean square
     bias                add biases to both linear maps
+
+    Worked example. Each power is an RMS norm of its own, and a mixes them. h = (3, 4), h^2 = (9, 16):
+
+    >>> import torch
+    >>> part, h = PolyNorm(2, 2, order=2), torch.tensor([3.0, 4.0])
+    >>> def act(h, *a):
+    ...     _ = part.load_state_dict({**part.state_dict(), "a": torch.tensor(a)})
+    ...     return part.activation(h).double().round(decimals=3).tolist()
+    >>> act(h, 0.0, 1.0, 0.0)  # (3, 4) / sqrt(12.5): RMSNorm
+    [0.849, 1.131]
+    >>> act(h, 0.0, 0.0, 1.0)  # (9, 16) / sqrt((81 + 256) / 2)
+    [0.693, 1.233]
+    >>> act(h, 10.0, 1.0, 1.0)
+    [11.542, 12.364]
+
+    The size of h is divided out; its sign stays in odd powers and is lost in even ones.
+
+    >>> act(1000 * h, 0.0, 1.0, 1.0) == act(h, 0.0, 1.0, 1.0)
+    True
+    >>> act(-h, 0.0, 1.0, 0.0), act(-h, 0.0, 0.0, 1.0)
+    ([-0.849, -1.131], [0.693, 1.233])
     """
 
     name = "poly_norm"

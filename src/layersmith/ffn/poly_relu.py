@@ -27,6 +27,23 @@ class PolyReLU(FeedForward):
     d_model, d_hidden   widths of the residual stream and of the hidden layer
     order               degree of the polynomial
     bias                add biases to both linear maps
+
+    Worked example. The activation of h = (-2, 3) as ReLU, as squared ReLU, and as it starts, (3 + 9 + 27) / 3:
+
+    >>> import torch
+    >>> part, h = PolyReLU(2, 2), torch.tensor([-2.0, 3.0])
+    >>> part.activation(h).round(decimals=3).tolist()
+    [0.0, 13.0]
+    >>> def act(*a):
+    ...     _ = part.load_state_dict({**part.state_dict(), "a": torch.tensor(a)})
+    ...     return part.activation(h).tolist()
+    >>> act(0.0, 1.0, 0.0, 0.0), act(0.0, 0.0, 1.0, 0.0)
+    ([0.0, 3.0], [0.0, 9.0])
+
+    Below zero the polynomial is a_0, so with a_0 other than 0 no hidden value is zero there.
+
+    >>> act(0.5, 1.0, 0.0, 0.0)
+    [0.5, 3.5]
     """
 
     name = "poly_relu"

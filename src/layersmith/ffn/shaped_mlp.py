@@ -6,6 +6,9 @@
 Shapes: x (..., D) -> h (..., d_hidden) -> y (..., D). New weights keep the second moment: W_up has variance 1 / D,
 W_down 2 / (s_+^2 + s_-^2) / d_hidden.
 
+c_+ = c_- = 0 is a linear map, c_+ = 0 with c_- = -sqrt(d_hidden) the `mlp` with ReLU and without biases. The slopes
+follow from the width: a wider part with the same c bends less.
+
 Paper: Noci et al. 2023, "The Shaped Transformer: Attention Models in the Infinite Depth-and-Width Limit", arXiv
 2306.17759. Not confirmed against its text: the shaping of ReLU is that of the works on infinite depth and width it
 builds on, as commonly cited.
@@ -25,6 +28,19 @@ class ShapedMLP(FeedForward):
 
     d_model, d_hidden   widths of the residual stream and of the hidden layer
     c_plus, c_minus     how far the slopes above and below 0 are from 1, times sqrt(d_hidden)
+
+    Worked example. Slopes 1 and 1 - 1 / sqrt(4) = 0.5; the weights pass two of the four hidden channels through:
+
+    >>> import torch
+    >>> part = ShapedMLP(2, 4)
+    >>> _ = part.load_state_dict({"up.weight": torch.eye(4, 2), "down.weight": torch.eye(2, 4)})
+    >>> part(torch.tensor([2.0, -2.0])).tolist()
+    [2.0, -1.0]
+
+    The lower slope from one hidden channel, where it is ReLU's, to ten thousand, where the map is almost linear:
+
+    >>> [ShapedMLP(2, d_hidden).below for d_hidden in (1, 4, 100, 10_000)]
+    [0.0, 0.5, 0.9, 0.99]
     """
 
     name = "shaped_mlp"

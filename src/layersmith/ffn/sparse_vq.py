@@ -15,8 +15,9 @@ layers/SVQ_block.py, SVQ_backbone.py): one nearest code per head, z + q + S q wi
 4 heads of width d_model between two projections, loss weights 1 and 0.8, no feed-forward. (The sibling paper on
 spatio-temporal forecasting has another SVQ: a two-layer map whose outputs weight all codes.)
 Differs from the paper: the whole gradient flows to codes and S, where their code lets the task's loss pass only z;
-their commitment loss is mean (q + S q)^2, ours pulls codes and inputs together; each output of S has as many entries;
-RevIN belongs to a forecasting model, not to a sublayer.
+their commitment loss is mean (q + S q + s)^2, s the bias of S, ours pulls codes and inputs together; each output of S
+has as many entries. Their layer puts this before its attention, with one residual around both, and drops the
+feed-forward; here it stands in the feed-forward's place. RevIN belongs to a forecasting model, not to a sublayer.
 """
 
 from __future__ import annotations

@@ -4,6 +4,10 @@
 
 Shapes: x (..., d_in) -> y (..., d_out); W (d_out, d_in), b (d_out,).
 
+Its d_in d_out parameters and 2 d_in d_out FLOPs a token are the measure of the family: `low_rank`, the block and
+butterfly structures and the quantised maps are worth their error only where they cost less. `from_weight` copies, so
+training the part leaves the matrix that it was made from alone.
+
 Paper: none.
 Differs from the paper: does not apply.
 """
@@ -21,6 +25,22 @@ class Dense(Linear):
 
     d_in, d_out   widths of input and output
     bias          add b
+
+    Worked example. x_1 - x_3, and twice x_2:
+
+    >>> import torch
+    >>> weight = torch.tensor([[1.0, 0.0, -1.0], [0.0, 2.0, 0.0]])
+    >>> part = Dense.from_weight(weight)
+    >>> part(torch.tensor([1.0, 2.0, 3.0])).tolist()
+    [-2.0, 4.0]
+
+    Ten tokens: 6 weights, and 2 * 6 FLOPs for each token. Rank 1 would take 3 + 2 weights.
+
+    >>> part.cost(batch=1, tokens=10)
+    Cost(params=6, active_params=6, flops=120, state_bytes=0, weight_bytes=24)
+    >>> from layersmith.linear.low_rank import LowRank
+    >>> LowRank(3, 2, rank=1).cost().params
+    5
     """
 
     name = "linear"

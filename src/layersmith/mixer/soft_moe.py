@@ -31,6 +31,28 @@ class SoftMoE(Mixer):
 
     d_model, d_expert             widths of the residual stream and of one expert's hidden layer
     n_experts, slots_per_expert   experts, and how many mixtures of tokens each works on
+
+    Worked example. Two experts with one slot each: the first is GELU, the second twice GELU. With s = 0 all tokens
+    count alike, both slots are the mean token (10, 20), and every token reads the mean of (10, 20) and (20, 40):
+
+    >>> import torch
+    >>> part = SoftMoE(2, 2, n_experts=2)
+    >>> with torch.no_grad():
+    ...     for parameter in part.experts.parameters():
+    ...         _ = parameter.zero_()
+    ...     _ = part.experts.up.copy_(torch.eye(2).expand(2, 2, 2))
+    ...     _ = part.experts.down.copy_(torch.stack([torch.eye(2), 2 * torch.eye(2)]))
+    ...     _ = part.phi.copy_(torch.eye(2))
+    ...     _ = part.scale.fill_(0.0)
+    >>> x = torch.tensor([[[20.0, 0.0], [0.0, 40.0]]])
+    >>> part(x)[0].tolist()
+    [[[15.0, 30.0], [15.0, 30.0]]]
+
+    A large s makes the softmaxes hard. Phi = I sends the first token to the first slot, the second to the second:
+
+    >>> _ = torch.nn.init.constant_(part.scale, 100.0)
+    >>> part(x)[0].round(decimals=3).tolist()
+    [[[20.0, 0.0], [0.0, 80.0]]]
     """
 
     name = "soft_moe"

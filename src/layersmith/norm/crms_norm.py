@@ -28,6 +28,22 @@ class CRMSNorm(Norm):
     d_model   width of the compressed stream: one less than that of the model it stands for
     eps       added to the mean square; at least 0
     bias      add b
+
+    Worked example. (3, -1) stands for (3, -1, -2), the token of three channels that sums to zero. The mean square of
+    all three is 14 / 3, so the output is (3, -1) / sqrt(14 / 3):
+
+    >>> import torch
+    >>> part = CRMSNorm(2, eps=0.0)
+    >>> part(torch.tensor([3.0, -1.0])).double().round(decimals=3).tolist()
+    [1.389, -0.463]
+
+    The norms of the whole token give the same two numbers, and a third that the two imply.
+
+    >>> from layersmith.norm.layer_norm import LayerNorm
+    >>> from layersmith.norm.rms_norm import RMSNorm
+    >>> whole = torch.tensor([3.0, -1.0, -2.0])
+    >>> [norm(3, eps=0.0)(whole).double().round(decimals=3).tolist() for norm in (RMSNorm, LayerNorm)]
+    [[1.389, -0.463, -0.926], [1.389, -0.463, -0.926]]
     """
 
     name = "crms_norm"

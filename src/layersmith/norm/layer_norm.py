@@ -4,6 +4,10 @@
 
 Shapes: x (..., D) -> y (..., D); w, b (D,). mean and var (the biased one) run over D.
 
+Adding one number to all channels, or multiplying them by a positive one, does not change the result, up to eps.
+`rms_norm` of the centred token is the same thing. eps is there for tokens whose channels are all equal: at eps = 0
+these give 0 / 0.
+
 Paper: Ba et al. 2016, "Layer Normalization", arXiv 1607.06450.
 Differs from the paper: nothing; b can be left out, as some models do.
 """
@@ -23,6 +27,27 @@ class LayerNorm(Norm):
     d_model   width of the residual stream
     eps       added to the variance; at least 0
     bias      keep b
+
+    Worked example. (1, 1, 5, 5) has mean 3 and variance 4; shifted and scaled it gives the same:
+
+    >>> import torch
+    >>> part = LayerNorm(4, eps=0.0)
+    >>> x = torch.tensor([1.0, 1.0, 5.0, 5.0])
+    >>> part(torch.stack([x, 10 * x + 7])).double().round(decimals=3).tolist()
+    [[-1.0, -1.0, 1.0, 1.0], [-1.0, -1.0, 1.0, 1.0]]
+
+    w and b then set the scale and the mean of each channel.
+
+    >>> w, b = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0.0, 0.0, 0.0, 5.0])
+    >>> _ = part.load_state_dict({"weight": w, "bias": b})
+    >>> part(x).double().round(decimals=3).tolist()
+    [-1.0, -2.0, 3.0, 9.0]
+
+    A token without differences: zeros with the usual eps, not a number without one.
+
+    >>> same = torch.full((4,), 8.0)
+    >>> LayerNorm(4)(same).tolist(), LayerNorm(4, eps=0.0)(same).isnan().all().item()
+    ([0.0, 0.0, 0.0, 0.0], True)
     """
 
     name = "layer_norm"

@@ -25,6 +25,25 @@ class RMSNorm(Norm):
     eps       added to the mean square; at least 0
     bias      add b
     offset    store w - 1 instead of w
+
+    Worked example. The mean square of (3, 4) is 12.5, so the output is (3, 4) / sqrt(12.5), however large the token:
+
+    >>> import torch
+    >>> part = RMSNorm(2)
+    >>> part(torch.tensor([[3.0, 4.0], [300.0, 400.0]])).double().round(decimals=3).tolist()
+    [[0.849, 1.131], [0.849, 1.131]]
+
+    Nothing is subtracted: a token of equal channels comes out as ones, where LayerNorm gives zeros.
+
+    >>> from layersmith.norm.layer_norm import LayerNorm
+    >>> same = torch.tensor([8.0, 8.0])
+    >>> part(same).double().round(decimals=3).tolist(), LayerNorm(2)(same).tolist()
+    ([1.0, 1.0], [0.0, 0.0])
+
+    eps decides what is small: a token far below sqrt(eps) = 0.001 stays small instead of being blown up.
+
+    >>> part(torch.tensor([3e-6, 4e-6])).double().round(decimals=3).tolist()
+    [0.003, 0.004]
     """
 
     name = "rms_norm"
