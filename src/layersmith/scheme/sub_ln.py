@@ -8,8 +8,8 @@ Shapes: W (d_out, d_in) with variance gain^2 * 2 / (d_in + d_out), biases 0; the
 Paper: Wang et al. 2022, "Foundation Transformers" (Magneto), arXiv 2210.06423. Confirmed in the authors' code
 (microsoft/torchscale, architecture/decoder.py, component/multihead_attention.py and feedforward_network.py): the
 places of the norms, the gain sqrt(ln 2N) of a decoder and the maps it applies to.
-Differs from the paper: Xavier weights are normal, not uniform; their code starts W_q, W_k, W_v at gain 1/sqrt(2),
-the paper's gain of 1 is taken here.
+Differs from the paper: Xavier weights are normal, not uniform. Their code applies the gain to torch's default start of
+a linear map, biases included; here maps start at Xavier's deviation times the gain, and biases at 0.
 """
 
 from __future__ import annotations
