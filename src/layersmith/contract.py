@@ -220,8 +220,7 @@ def report_aux(module: Operator, name: str, loss: Tensor) -> None:
     Losses are kept only in training mode and replaced by the next forward.
     """
     if module.training:
-        losses = module.__dict__.setdefault("_aux", {})
-        losses[name] = loss
+        module.__dict__.setdefault("_aux", {})[name] = loss
 
 
 def aux_losses(model: nn.Module) -> dict[str, Tensor]:
@@ -247,7 +246,5 @@ def require_positive(owner: type, **sizes: int) -> None:
 
 
 def _float_dtype(module: nn.Module) -> torch.dtype:
-    for tensor in [*module.parameters(), *module.buffers()]:
-        if tensor.is_floating_point():
-            return tensor.dtype
-    return torch.get_default_dtype()
+    floats = (t.dtype for t in [*module.parameters(), *module.buffers()] if t.is_floating_point())
+    return next(floats, torch.get_default_dtype())

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import layersmith.pocket
 from layersmith.errors import UserError
 from layersmith.refit import library
-from layersmith.refit.pipeline import check_budget, refit
+from layersmith.refit.pipeline import refit
+from layersmith.refit.settings import check_budget
 from layersmith.refit.workspace import Workspace
 from tests.refit.conftest import tiny_llama
 
@@ -166,6 +167,12 @@ def test_only_the_named_sites_change(tmp_path, text, tokenizer):
     changed = {site for site, taken in result["chosen"]["choice"].items() if taken != "keep"}
     assert "layers.1.ffn" in changed
     assert changed <= {"layers.1.ffn", "layers.1.ffn_norm"}, "a dropped feed-forward takes its norm along"
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-4, float("nan")])
+def test_a_healing_rate_that_heals_nothing_is_refused(tmp_path, text, tokenizer, rate):
+    with pytest.raises(UserError, match="healing rate must lie above 0"):
+        run(tmp_path / "run", text, tokenizer, heal_lr=rate)
 
 
 def test_text_that_is_too_short(tmp_path, tokenizer):
