@@ -2,6 +2,8 @@
 
     python benchmarks/job_cost.py pocket                     # the defaults of `layersmith refit`, healing included
     python benchmarks/job_cost.py depth [--layers 4,8,16]    # small random Llamas that differ in depth alone
+    python benchmarks/job_cost.py NAME --finished OUT        # of a run that was made already; its wall time is that of
+                                                             # its stages, healing of a baseline included if it had one
 
 Each refit is a process of its own, as a user would start it. Stage times and peak memory come from its result.json,
 wall time from outside, imports included. Random weights cost what trained ones do; the depth runs take one method
@@ -35,6 +37,7 @@ GIB = 2**30
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="pocket, a folder, a Hub id; or `depth`")
+    parser.add_argument("--finished", type=Path, help="the --out of a finished refit, instead of running one")
     parser.add_argument("--layers", default="4,8,16", help="depths to compare, with `depth`")
     parser.add_argument("--width", type=int, default=64, help="d_model of the random models, with `depth`")
     parser.add_argument("--budget", default="latency=0.75", help="as for `layersmith refit`")
@@ -42,6 +45,11 @@ def main() -> None:
     parser.add_argument("--heal-tokens", type=int, help="tokens to heal on (default: by model size)")
     parser.add_argument("--effort", type=float, help="as for `layersmith refit` (default: its own)")
     arguments = parser.parse_args()
+    if arguments.finished:
+        result = json.loads((arguments.finished / "result.json").read_text())
+        rows = [{"model": arguments.model, **row_of(result, arguments.finished, result["timings"]["total"])}]
+        print(save_csv(f"job_cost-{arguments.model}", rows, conditions={}))
+        return
     depth = arguments.model == "depth"
     options = ["--budget", arguments.budget, "--quiet"]
     methods = arguments.methods or (DEPTH_METHODS if depth else None)
@@ -68,12 +76,16 @@ def main() -> None:
 
 
 def cost_of(source: str, options: list[str], out: Path) -> dict[str, Any]:
-    """Refit in a process of its own; its costs, and the conditions that process ran under."""
+    """Refit in a process of its own; `row_of` the result."""
     start = time.perf_counter()
     command = [sys.executable, "-c", "from layersmith.cli import main; main()", "refit", source, *options]
     subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
     wall = time.perf_counter() - start
-    result = json.loads((out / "result.json").read_text())
+    return row_of(json.loads((out / "result.json").read_text()), out, wall)
+
+
+def row_of(result: dict[str, Any], out: Path, wall: float) -> dict[str, Any]:
+    """What a finished refit cost, and the conditions it ran under."""
     return {
         "layers": result["model"]["layers"],
         "params": result["model"]["params"],
@@ -82,6 +94,7 @@ def cost_of(source: str, options: list[str], out: Path) -> dict[str, Any]:
         "methods": " ".join(result["settings"]["methods"]),
         "budget": " ".join(f"{name}={share:g}" for name, share in result["settings"]["budget"].items()),
         "heal_tokens": (result["heal"] or {"tokens": 0})["tokens"],
+        "heal_baseline": result["settings"]["heal_baseline"],
         "wall_s": wall,
         "peak_rss_gib": result["peak_rss_bytes"] / GIB,
         **{f"{stage}_s": seconds for stage, seconds in result["timings"].items()},

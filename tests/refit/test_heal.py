@@ -8,11 +8,13 @@ import torch
 from layersmith.anatomy import find_sites
 from layersmith.errors import UserError
 from layersmith.measure.divergence import divergence
+from layersmith.refit import heal_loss
 from layersmith.refit.choice import student
 from layersmith.refit.heal import HealSettings, heal
+from layersmith.refit.heal_loss import add_gradients, hidden_states, rows_at_once
 from layersmith.refit.methods import get
 from layersmith.refit.workspace import Workspace
-from tests.refit.conftest import tiny_llama, token_batches
+from tests.refit.conftest import VOCABULARY, tiny_llama, token_batches
 
 BATCHES = token_batches(8, seed=5)
 HELDOUT = token_batches(3, seed=6)
@@ -92,3 +94,27 @@ def test_a_student_with_dropped_blocks_heals_too(teacher, view, llama):
     before = divergence(llama, changed, HELDOUT).value
     run(changed, llama, steps=16)
     assert divergence(llama, changed, HELDOUT).value < before
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_pieces_of_a_batch_add_up_to_its_gradient(hurt, teacher, padded):
+    batch = dict(token_batches(1, rows=5, seed=7)[0])
+    if padded:
+        batch["attention_mask"] = (torch.arange(24) < torch.tensor([[24], [3], [11], [1], [24]])).long()
+    found = {}
+    with hidden_states(teacher, find_sites(teacher)) as theirs, hidden_states(hurt, find_sites(teacher)) as ours:
+        for rows in (5, 2, 1):
+            hurt.zero_grad()
+            loss = add_gradients(hurt, teacher, batch, rows, ours, theirs)
+            found[rows] = [loss, *(p.grad.clone() for p in hurt.parameters())]
+    for rows in (2, 1):
+        assert found[rows][0] == pytest.approx(found[5][0], rel=1e-5)
+        for piece, whole in zip(found[rows][1:], found[5][1:], strict=True):
+            torch.testing.assert_close(piece, whole, rtol=1e-4, atol=1e-7)
+
+
+def test_pieces_are_as_large_as_the_vocabulary_allows(teacher, monkeypatch):
+    monkeypatch.setattr(heal_loss, "PIECE", 2 * 24 * VOCABULARY)
+    assert rows_at_once(teacher, BATCHES[0]) == 2
+    monkeypatch.setattr(heal_loss, "PIECE", 1)
+    assert rows_at_once(teacher, BATCHES[0]) == 1

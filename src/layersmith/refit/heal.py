@@ -8,21 +8,18 @@ along; the best state wins, and if no state beats the unhealed student, the stud
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.anatomy import Anatomy
 from layersmith.errors import UserError
-from layersmith.measure.divergence import divergence, main_output, token_kl
+from layersmith.measure.divergence import divergence
+from layersmith.refit.heal_loss import Batch, add_gradients, hidden_states, rows_at_once, tokens_of
 from layersmith.refit.workspace import Workspace
-
-Batch = dict[str, Tensor]
 
 
 @dataclass
@@ -78,31 +75,26 @@ def heal(
     teacher.eval()
     student.eval()
     running: list[float] = []
-    with _hidden_states(teacher, anatomy) as of_teacher, _hidden_states(student, anatomy) as of_student:
+    rows = rows_at_once(teacher, batches[0])
+    with hidden_states(teacher, anatomy) as of_teacher, hidden_states(student, anatomy) as of_student:
         while healing.steps < settings.steps and bad_checks < settings.patience:
             step = healing.steps
             batch = batches[_shuffled(len(batches), step, settings.seed)]
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * _schedule(step, settings.steps)
-            with torch.no_grad():
-                expected = teacher(**batch)
-            try:
-                loss = _loss(student(**batch), expected, of_student, of_teacher, batch.get("attention_mask"))
-            except UserError:  # what comparing outputs raises when they are not finite
-                loss = torch.tensor(math.nan)
-            if not math.isfinite(loss.item()):
+            loss = add_gradients(student, teacher, batch, rows, of_student, of_teacher)
+            if not math.isfinite(loss):
                 student.load_state_dict(best_state)
                 raise UserError(
                     f"Healing diverged at step {step}: the loss is not finite. The best earlier state was kept. Try a "
                     f"smaller learning rate (--heal-lr {settings.lr / 4:g})."
                 )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            running.append(loss.item())
+            optimizer.zero_grad(set_to_none=True)
+            running.append(loss)
             healing.steps += 1
-            healing.tokens += int(batch["attention_mask"].sum()) if "attention_mask" in batch else _tokens(batch)
+            healing.tokens += tokens_of(batch)
             tell("healing", healing.steps, settings.steps)
             if healing.steps % settings.check_every == 0 or healing.steps == settings.steps:
                 error = _heldout_error(teacher, student, heldout)
@@ -128,45 +120,6 @@ def _heldout_error(teacher: nn.Module, student: nn.Module, heldout: list[Batch])
         return math.inf
 
 
-def _loss(
-    out: Any, expected: Any, of_student: dict[str, Tensor], of_teacher: dict[str, Tensor], mask: Tensor | None
-) -> Tensor:
-    """KL of the logits (or the relative error of the last hidden state of a headless model) + hidden cosines."""
-    real = None if mask is None else mask.bool()
-
-    def rows(x: Tensor) -> Tensor:
-        return x.flatten(0, -2) if real is None or x.shape[:2] != real.shape else x[real]
-
-    target, found = rows(main_output(expected)).float(), rows(main_output(out)).float()
-    if getattr(expected, "logits", None) is not None:
-        loss = token_kl(target, found).mean()
-    else:
-        loss = (found - target).square().sum() / target.square().sum()
-    for path, theirs in of_teacher.items():
-        loss = loss + (1 - F.cosine_similarity(rows(of_student[path]).float(), rows(theirs).float(), dim=-1)).mean()
-    return loss
-
-
-@contextmanager
-def _hidden_states(model: nn.Module, anatomy: Anatomy) -> Iterator[dict[str, Tensor]]:
-    """A dict that holds each block's last output while the context lasts. A block run several times keeps the last."""
-    seen: dict[str, Tensor] = {}
-
-    def recorder(path: str) -> Callable[..., None]:
-        def record(module: nn.Module, args: Any, output: Any) -> None:
-            seen[path] = output[0] if isinstance(output, tuple) else output
-
-        return record
-
-    paths = [p for stack in anatomy.blocks.values() for p in stack]
-    hooks = [model.get_submodule(p).register_forward_hook(recorder(p)) for p in dict.fromkeys(paths)]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _schedule(step: int, steps: int) -> float:
     """Linear warm-up over 5 %, then cosine to 5 % of the peak."""
     warm = max(1, steps // 20)
@@ -179,10 +132,6 @@ def _shuffled(count: int, step: int, seed: int) -> int:
     """Index of the batch of a step: every epoch its own permutation, a function of the step alone (so resumable)."""
     epoch, place = divmod(step, count)
     return int(torch.randperm(count, generator=torch.Generator().manual_seed(seed * 7919 + epoch))[place])
-
-
-def _tokens(batch: Batch) -> int:
-    return batch["input_ids"].numel() if "input_ids" in batch else next(iter(batch.values())).shape[0]
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
