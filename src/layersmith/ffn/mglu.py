@@ -67,10 +67,10 @@ class MGLU(FeedForward):
 
     def products(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """W x (..., 1, d_hidden) and (M_i * W) x (..., n_masks, d_hidden)."""
-        rows = x.flatten(0, -2)
+        rows = x.reshape(-1, x.shape[-1])
         if self.logits is None and kernel.serves(rows, self.shared.weight):
             whole, gate = kernel.masked_products(rows, self.shared.weight, self.masks)
-            return whole[:, None].unflatten(0, x.shape[:-1]), gate.unflatten(0, x.shape[:-1])
+            return whole.reshape(*x.shape[:-1], 1, -1), gate.reshape(*x.shape[:-1], *gate.shape[1:])
         mask = self.mask()
         gate = F.linear(x, (mask * self.shared.weight).flatten(0, 1)).unflatten(-1, mask.shape[:2])
         return self.shared(x).unsqueeze(-2), gate
