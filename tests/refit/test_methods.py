@@ -16,7 +16,7 @@ from layersmith.refit import methods
 from layersmith.refit.batches import Batches
 from layersmith.refit.calibrate import Activations
 from layersmith.refit.candidate import pack, unpack
-from layersmith.refit.least_squares import fit_linear, reduced_rank, ridge
+from layersmith.refit.least_squares import fit_linear, positive, reduced_rank, ridge
 from layersmith.refit.method import candidate_id
 from layersmith.refit.methods.gptq import gptq
 from layersmith.refit.methods.low_rank import decomposed, truncated
@@ -321,3 +321,14 @@ def test_default_methods_follow_the_budget():
 def test_ids_are_stable():
     assert candidate_id("layers.3.ffn", "width", {"keep": 0.5}) == "layers.3.ffn/width/keep=0.5"
     assert candidate_id("layers.3.ffn", "drop", {}) == "layers.3.ffn/drop/default"
+
+
+def test_a_gram_of_few_inputs_along_one_huge_direction_has_factors():
+    """As at the down projection of a trained model, on little text; 32 bits make such a gram slightly negative."""
+    torch.manual_seed(0)
+    x = torch.randn(40, 512) + 3e4 * torch.randn(40, 1) * torch.randn(512)
+    gram, weight = x.T @ x / 40, torch.randn(24, 512)
+    assert torch.linalg.eigvalsh(gram.double()).min() < -1e-6 * gram.diagonal().mean()
+    torch.linalg.cholesky(positive(gram))
+    left, scale, right = decomposed(weight, gram)
+    torch.testing.assert_close((left * scale) @ right, weight.double(), rtol=1e-6, atol=1e-6)

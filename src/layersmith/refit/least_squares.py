@@ -35,6 +35,17 @@ def ridge_from_moments(gram: Tensor, cross: Tensor, strength: float = 1e-3) -> T
     return torch.linalg.solve(system, cross).T
 
 
+def positive(gram: Tensor, damp: float = 1e-6) -> Tensor:
+    """X^T X + damp * its mean diagonal on the diagonal, float64: what has a Cholesky factor.
+
+    A gram of fewer inputs than its width is singular, and what was added up in 32 bits may then be negative in some
+    direction by as much as the rounding of its largest eigenvalue. The diagonal gets at least that.
+    """
+    rounding = 4 * torch.finfo(torch.float32).eps * len(gram) if gram.dtype == torch.float32 else 0.0
+    wide = gram.double()
+    return wide + max(damp, rounding) * wide.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=wide.dtype)
+
+
 def mixture(columns: list[Tensor], target: Tensor) -> Tensor:
     """The scalars c (K,) with sum_k c_k columns_k nearest to target, all K tensors being of its shape; in float64."""
     design = torch.stack([c.double().flatten() for c in columns], dim=1)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from layersmith import catalogue
 from layersmith.anatomy.edit import Edit, Replacement
+from layersmith.refit.least_squares import positive
 from layersmith.refit.method import Method, Settings, SublayerView, weight_and_bias
 
 
@@ -60,9 +61,7 @@ def decomposed(weight: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     U diag(s) R is the singular value decomposition of W L, with the Cholesky factor L of the inputs' gram X^T X, and
     V is R L^-1: what is cut off at the end costs least in ||(W - W') X||.
     """
-    gram64 = gram.double()
-    damp = 1e-6 * gram64.diagonal().mean().clamp_min(1e-12)
-    root = torch.linalg.cholesky(gram64 + damp * torch.eye(len(gram64), dtype=torch.float64))
+    root = torch.linalg.cholesky(positive(gram))
     left, scale, right = torch.linalg.svd(weight.double() @ root, full_matrices=False)
     return left, scale, torch.linalg.solve_triangular(root, right, upper=False, left=False)
 

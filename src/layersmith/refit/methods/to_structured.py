@@ -21,7 +21,7 @@ from layersmith.anatomy.edit import Edit, Replacement
 from layersmith.linear.block_dense import BlockDense
 from layersmith.linear.block_shuffle import BlockShuffle
 from layersmith.linear.butterfly import Butterfly, multiply_factor
-from layersmith.refit.least_squares import ridge_from_moments
+from layersmith.refit.least_squares import positive, ridge_from_moments
 from layersmith.refit.method import Method, Settings, SublayerView, weight_and_bias
 
 #: A little of the mean square keeps inputs that never fire, and features that are combinations of others, harmless.
@@ -55,7 +55,7 @@ class ToStructured(Method):
         replacement: Replacement = []
         for path, module in view.linears().items():
             weight, bias = weight_and_bias(module)
-            part = fitted(weight.double(), view.grams[path].double(), settings, bias)
+            part = fitted(weight.double(), view.grams[path], settings, bias)
             replacement.append((Edit(path, part.spec(), {}), part.to(weight.dtype)))
         return replacement
 
@@ -63,8 +63,8 @@ class ToStructured(Method):
 def fitted(
     weight: Tensor, gram: Tensor, settings: Settings, bias: Tensor | None = None
 ) -> BlockDense | BlockShuffle | Butterfly:
-    """The structured map near `weight` (d_out, d_in) for inputs whose mean of x x^T is `gram`; both float64."""
-    gram = gram + DAMP * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype)
+    """The structured map near `weight` (d_out, d_in) (float64) for inputs whose mean of x x^T is `gram`."""
+    gram = positive(gram, DAMP)
     if settings["structure"] == "butterfly":
         return _butterfly(weight, gram, bias)
     blocks, (d_out, d_in) = settings["blocks"], weight.shape
