@@ -32,6 +32,8 @@ from layersmith.measure.latency import Step, latency, ratio
 
 D_MODEL, D_HIDDEN, MASKS = 2048, 8192, (1, 2, 4)
 COPIES = 3
+#: The speed over a GLU that the paper reports.
+CLAIMED = 1.34
 STEPS, SEEDS, WIDTH = 250, (0, 1, 2), 171
 
 
@@ -45,7 +47,7 @@ def main() -> None:
     races = [{"ffn": name, **train(ffn, STEPS, seed)} for seed in SEEDS for name, ffn in ffns.items()]
     loss = {name: statistics.mean(r["loss"] for r in races if r["ffn"] == name) for name in ffns}
     as_good = min(loss[f"{n} masks"] for n in MASKS) <= loss["swiglu"]
-    faster = all(any(r["glu_over_kernel"] > 1 for r in speeds if r["threads"] == t) for t in (1, 2))
+    faster = all(any(r["glu_over_kernel"] >= CLAIMED for r in speeds if r["threads"] == t) for t in (1, 2))
     above_naive = all(r["naive_over_kernel"] > 1 for r in speeds)
     parts = [as_good, faster, above_naive]
     verdict = "held" if all(parts) else "partly" if any(parts) else "did not hold"
