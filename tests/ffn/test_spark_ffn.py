@@ -12,6 +12,8 @@ from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextMLP
 from layersmith.ffn.glu import GLU
 from layersmith.ffn.spark_ffn import SparkFFN
 from layersmith.ffn.statistical_topk import most_kept, quantile, threshold
+from layersmith.kernels import chosen as kernel
+from layersmith.kernels import native
 
 D, HIDDEN = 6, 16
 
@@ -190,3 +192,15 @@ def test_bad_configuration_is_refused(config, message):
 def test_a_glu_with_biases_is_refused():
     with pytest.raises(ValueError, match="has biases"):
         SparkFFN.from_glu(GLU(D, HIDDEN, bias=True), 4)
+
+
+@pytest.mark.parametrize("r", [None, 3])
+def test_in_float32_the_active_rows_are_read_by_the_kernel_where_the_tables_agree(r, monkeypatch):
+    torch.manual_seed(0)
+    m, x, calls = SparkFFN(12, 40, 9, r=r, gather_tokens=4), torch.randn(1, 3, 12), []
+    run = kernel.chosen_rows
+    monkeypatch.setattr(kernel, "chosen_rows", lambda *inputs: calls.append(1) or run(*inputs))
+    with torch.no_grad():
+        y = m(x)
+        assert len(calls) == (3 if r is None and native.loaded() else 0)
+        torch.testing.assert_close(y, m.double()(x.double()).float(), rtol=1e-4, atol=1e-6)

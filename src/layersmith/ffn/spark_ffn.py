@@ -31,13 +31,20 @@ from layersmith.contract import Cost, FeedForward, require_positive, stored_byte
 from layersmith.ffn.activations import activation
 from layersmith.ffn.glu import GLU
 from layersmith.ffn.statistical_topk import most_kept, quantile, threshold
+from layersmith.kernels import chosen as kernel
 
 
 @torch.library.custom_op("layersmith::active_rows", mutates_args=())
 def _active_rows(x: Tensor, gate: Tensor, keep: Tensor, value: Tensor, out: Tensor, k: int) -> Tensor:
     y = x.new_zeros(x.shape[0], out.shape[1])
+    # The kernel reads the rows where they lie; it takes tables of one width, which K_2 and V are when nothing is split.
+    in_place = value.shape == out.shape and kernel.serves(x, gate, value, out)
     for token in range(x.shape[0]):
         chosen = keep[token].nonzero()[:, 0]
+        if in_place:
+            strength = gate[token].index_select(0, chosen)
+            y[token] = kernel.chosen_rows(x[token, None], strength[None], chosen[None], value, out)[0]
+            continue
         # index_select is several times faster than value[chosen] where few rows are chosen.
         hidden = gate[token].index_select(0, chosen) * torch.mv(value.index_select(0, chosen), x[token])
         y[token] = hidden @ out.index_select(0, chosen)
