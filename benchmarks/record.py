@@ -39,32 +39,48 @@ def save_csv(name: str, rows: list[dict[str, Any]], conditions: dict[str, Any] |
 
 
 def save_claim(
-    name: str, part: str, paper: str, claim: str, verdict: str, measured: str, rows: list[dict[str, Any]]
+    name: str,
+    part: str,
+    paper: str,
+    claim: str,
+    verdict: str,
+    measured: str,
+    rows: list[dict[str, Any]],
+    device: str = "cpu",
 ) -> Path:
     """Write results/claims/NAME.json: a paper's headline claim, and what came of it here.
 
     verdict   "held", "partly" or "did not hold"
     measured  the finding in one sentence with its figures and sizes
     rows      the figures behind it, one dict per setting and seed
+    device    what it was measured on
     """
     if verdict not in VERDICTS:
         raise ValueError(f"A claim {' or '.join(VERDICTS)}; {verdict!r} is none of these.")
     found = {"part": part, "paper": paper, "claim": claim, "verdict": verdict, "measured": measured, "rows": rows}
-    return _save_json(RESULTS / "claims" / f"{name}.json", found)
+    return _save_json(RESULTS / "claims" / f"{name}.json", found, device)
 
 
 def save_official(
-    name: str, part: str, source: str, compared: str, max_abs_diff: float, tolerance: float, versions: str = ""
+    name: str,
+    part: str,
+    source: str,
+    compared: str,
+    max_abs_diff: float,
+    tolerance: float,
+    versions: str = "",
+    device: str = "cpu",
 ) -> Path:
     """Write results/official/NAME.json: our part beside the authors' code or a well-kept library's, in one run.
 
     source     what it was compared with: "github:owner/repo@commit, path" or "package==version, object"
     compared   what was compared: outputs, gradients, sizes, dtype, and what had to be matched or left out
     versions   of whatever their code needed besides
+    device     what it ran on
     """
     found = {"part": part, "source": source, "compared": compared, "versions": versions}
     equal = {"max_abs_diff": max_abs_diff, "tolerance": tolerance, "equal": max_abs_diff <= tolerance}
-    return _save_json(RESULTS / "official" / f"{name}.json", found | equal)
+    return _save_json(RESULTS / "official" / f"{name}.json", found | equal, device)
 
 
 def claims() -> Iterator[dict[str, Any]]:
@@ -91,10 +107,10 @@ def _records(folder: str, needed: set[str]) -> Iterator[tuple[str, dict[str, Any
         yield f"benchmarks/results/{folder}/{path.name}", found
 
 
-def _save_json(path: Path, found: dict[str, Any]) -> Path:
+def _save_json(path: Path, found: dict[str, Any], device: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({**found, "environment": environment()}, indent=1) + "\n", encoding="utf-8")
+    fresh.write_text(json.dumps({**found, "environment": environment(device)}, indent=1) + "\n", encoding="utf-8")
     os.replace(fresh, path)
     return path
 

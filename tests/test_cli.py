@@ -38,7 +38,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], Any]], N
 
     def install(load: Callable[[str], Any]) -> None:
         fake = ModuleType("layersmith.checkpoint")
-        fake.load = lambda name, trust_local_code=False: load(name)
+        fake.load = lambda name, trust_local_code=False, device=None: load(name)
         monkeypatch.setitem(sys.modules, "layersmith.checkpoint", fake)
 
     return install
@@ -203,7 +203,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
     status, out, _ = run(
         *("refit", "pocket", "--budget", "latency=0.75, bytes=0.5", "--out", str(out_folder)),
         *("--methods", "width,drop", "--at", "decode=1x64", "--seed", "3", "--heal-tokens", "0", "--quiet"),
-        *("--heal-lr", "0.0005", "--heal-baseline", "--workers", "2"),
+        *("--heal-lr", "0.0005", "--heal-baseline", "--workers", "2", "--device", "cuda:1"),
         *("--sites", "layers.3.ffn,layers.*.attn", "--distill-steps", "7", "--reuse", str(tmp_path / "y")),
     )
     assert status == 0
@@ -223,6 +223,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
         "effort": 1.0,
         "trust_local_code": False,
         "workers": 2,
+        "device": "cuda:1",
         "reuse": tmp_path / "y",
         "progress": False,
     }

@@ -62,6 +62,7 @@ def main() -> None:
         worst,
         TOLERANCE,
         f"triton=={triton.__version__}",
+        device,
     )
     print(f"{worst:.1e}, {path}")
 

@@ -70,6 +70,15 @@ def test_names_that_lead_nowhere(name, message):
         load(name)
 
 
+def test_devices():
+    model, _ = load("pocket", device="cpu")
+    assert model.device.type == "cpu"
+    with pytest.raises(UserError, match=r"'nowhere'.*Devices here: cpu"):
+        load("pocket", device="nowhere")
+    with pytest.raises(UserError, match="not both"):
+        load("pocket", device="cpu", device_map="auto")
+
+
 def test_folders_and_files_without_a_model(tmp_path):
     with pytest.raises(UserError, match="not a model folder"):
         load(tmp_path)

@@ -175,6 +175,11 @@ def test_a_healing_rate_that_heals_nothing_is_refused(tmp_path, text, tokenizer,
         run(tmp_path / "run", text, tokenizer, heal_lr=rate)
 
 
+def test_a_loaded_model_stays_where_it_is(tmp_path, text, tokenizer):
+    with pytest.raises(UserError, match="given by name"):
+        run(tmp_path / "run", text, tokenizer, device="cpu")
+
+
 def test_text_that_is_too_short(tmp_path, tokenizer):
     (tmp_path / "short.txt").write_text("too short")
     with pytest.raises(UserError, match=r"too little text|too short"):

@@ -34,6 +34,7 @@ def load(
     name: str | os.PathLike[str],
     trust_local_code: bool = False,
     dtype: torch.dtype | str | None = None,
+    device: str | None = None,
     device_map: str | dict[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """(model in evaluation mode, tokenizer or None when there is none).
@@ -41,11 +42,14 @@ def load(
     name              a folder with a model (or with nothing but one .gguf file), a .gguf file, a Hub id, or "pocket"
     trust_local_code  run Python code that comes with the model, and parts named "package.module:Class"
     dtype             None: float32, in which methods are exact and CPUs fastest; "auto": as stored; or a torch dtype
-    device_map        handed to transformers ("auto" spreads a large model over devices)
+    device            where to put it: "cpu" (None does too), "cuda", "cuda:1", "mps"
+    device_map        instead of device: handed to transformers ("auto" spreads a large model over devices)
 
     The class is the one the weights were saved from (`architectures` in the config). Raises UserError, saying what
     to do, for a name that is neither a folder nor reachable, a folder without a model, and damaged files.
     """
+    if device is not None and device_map is not None:
+        raise UserError("Give device (the whole model there) or device_map (spread over several), not both.")
     source, gguf = _source(os.fspath(name))
     options: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
     if gguf and not transformers.utils.is_gguf_available():
@@ -62,7 +66,18 @@ def load(
         raise UserError(f"{source!r} does not fit into memory: {error}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, struct.error) as error:
         raise UserError(_explained(source, error)) from error
-    return model.eval(), tokenizer
+    return (model if device is None else _placed(model, device)).eval(), tokenizer
+
+
+def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    try:
+        return model.to(torch.device(device))  # type: ignore[arg-type]  # transformers' wrapper hides the type
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without that backend
+        found = torch.accelerator.current_accelerator(check_available=True)
+        raise UserError(
+            f"The model cannot be put on the device {device!r}: {' '.join(str(error).split())[:300]} Devices here: cpu"
+            f"{f', {found.type}' if found else ''}."
+        ) from error
 
 
 def _source(name: str) -> tuple[str, str | None]:

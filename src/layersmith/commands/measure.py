@@ -19,6 +19,7 @@ def measure(
     rounds: Annotated[int, typer.Option(help="rounds of interleaved timing", min=1)] = 20,
     questions: Annotated[str | None, typer.Option(help="a JSONL file of multiple-choice questions")] = None,
     seed: Annotated[int, typer.Option(help="of the windows and the order of timing")] = 0,
+    device: Annotated[str, typer.Option(help="where the model runs and is measured: cpu, cuda, cuda:1, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     trust_code: Annotated[bool, typer.Option("--trust-code", help="import the models' own Python code")] = False,
 ) -> None:
@@ -26,8 +27,8 @@ def measure(
     from layersmith.checkpoint import load
     from layersmith.measure import measure as run
 
-    loaded, tokenizer = load(model, trust_local_code=trust_code)
-    original = load(against, trust_local_code=trust_code)[0] if against is not None else None
+    loaded, tokenizer = load(model, trust_local_code=trust_code, device=device)
+    original = load(against, trust_local_code=trust_code, device=device)[0] if against is not None else None
     found = run(
         loaded,
         original,

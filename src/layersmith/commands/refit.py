@@ -46,6 +46,7 @@ def refit(
     ] = False,
     effort: Annotated[float, typer.Option(help="scales text and steps: 0.1 a quick look, 4 thorough")] = 1.0,
     workers: Annotated[int, typer.Option(help="processes that build candidates at the same time", min=1)] = 1,
+    device: Annotated[str, typer.Option(help="where the model runs and is measured: cpu, cuda, cuda:1, mps")] = "cpu",
     reuse: Annotated[
         Path | None, typer.Option(help="folder of an earlier run that differs in budget and healing alone")
     ] = None,
@@ -72,6 +73,7 @@ def refit(
         effort=effort,
         trust_local_code=trust_code,
         workers=workers,
+        device=device,
         reuse=reuse,
         progress=not quiet,
     )

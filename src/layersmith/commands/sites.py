@@ -17,6 +17,7 @@ def sites(
     model: Annotated[str, typer.Argument(help="a folder, a Hub id, or pocket")],
     at: Annotated[str, typer.Option(help="the shape costs are measured at")] = "prefill=1x128",
     rounds: Annotated[int, typer.Option(help="rounds of interleaved timing", min=1)] = 20,
+    device: Annotated[str, typer.Option(help="where the model runs and is measured: cpu, cuda, cuda:1, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     trust_code: Annotated[bool, typer.Option("--trust-code", help="import the model's own Python code")] = False,
 ) -> None:
@@ -29,7 +30,7 @@ def sites(
     from layersmith.measure.sites import site_costs
 
     shape = parse_shape(at)
-    loaded, _ = load(model, trust_local_code=trust_code)
+    loaded, _ = load(model, trust_local_code=trust_code, device=device)
     loaded.eval()
     anatomy = find_sites(loaded)
     rows = site_costs(loaded, anatomy, shape, rounds=rounds)

@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Channels held at once.
-TILE = 1024
+#: Channels held at once, and the warps that hold them.
+TILE, WARPS = 1024, 4
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -109,7 +109,7 @@ def forward(h: Tensor, a: Tensor, eps: float) -> Tensor:
     if h.numel():
         with torch.cuda.device_of(h):
             places = triton.next_power_of_2(order + 1)
-            _forward[(h.numel() // channels,)](h, a, y, eps, channels, order, TILE, places)
+            _forward[(h.numel() // channels,)](h, a, y, eps, channels, order, TILE, places, num_warps=WARPS)
     return y
 
 
@@ -121,5 +121,5 @@ def backward(grad: Tensor, h: Tensor, a: Tensor, eps: float) -> tuple[Tensor, Te
     if h.numel():
         with torch.cuda.device_of(h):
             places = triton.next_power_of_2(order + 1)
-            _backward[(rows,)](grad, h, a, dh, da, eps, channels, order, TILE, places)
+            _backward[(rows,)](grad, h, a, dh, da, eps, channels, order, TILE, places, num_warps=WARPS)
     return dh, da.double().sum(0).to(a.dtype)

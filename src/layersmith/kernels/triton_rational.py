@@ -21,8 +21,8 @@ from torch import Tensor
 # What a loop's length depends on is a constant of compilation: it is the same for all calls of one layer, and Triton
 # 3.6's interpreter cannot count up to a tensor with numpy 2.4 (triton-lang/triton#9171).
 
-#: Elements for one program, and of these, the ones held at once.
-RUN, TILE = 16384, 1024
+#: Elements for one program, the ones of these held at once, and the warps that hold them.
+RUN, TILE, WARPS = 16384, 1024, 4
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -125,7 +125,7 @@ def forward(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     y = torch.empty_like(x)
     if x.numel():
         with torch.cuda.device_of(x):
-            _forward[(runs, groups)](x, a, b, y, rows, x.shape[-1], width, per, m, n, TILE)
+            _forward[(runs, groups)](x, a, b, y, rows, x.shape[-1], width, per, m, n, TILE, num_warps=WARPS)
     return y
 
 
@@ -138,6 +138,8 @@ def backward(grad: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Ten
     if x.numel():
         places = triton.next_power_of_2(m + 1 + n)
         with torch.cuda.device_of(x):
-            _backward[(runs, groups)](grad, x, a, b, dx, sums, rows, x.shape[-1], width, per, m, n, TILE, places)
+            _backward[(runs, groups)](
+                grad, x, a, b, dx, sums, rows, x.shape[-1], width, per, m, n, TILE, places, num_warps=WARPS
+            )
     total = sums.double().sum(0)
     return dx, total[:, : m + 1].sum(0).to(a.dtype), total[:, m + 1 :].to(b.dtype)

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from layersmith.data import text
 from layersmith.data.windows import Windows, padded_windows, windows
 from layersmith.errors import UserError
+from layersmith.measure.inputs import placement
 
 Batch = dict[str, Tensor]
 
@@ -46,19 +47,20 @@ class Batches:
 
 
 def prepare(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, data: str, sizes: Sizes, seed: int) -> Batches:
-    """Read the text and cut it. Raises UserError when there is too little of it."""
+    """Read the text and cut it, to where the model is. Raises UserError when there is too little of it."""
     if tokenizer is None:
         raise UserError(
             "The model came without a tokenizer, so its text cannot be read. Put the tokenizer's files beside the "
             "model, or pass tokenizer=..."
         )
     padded = not _is_causal(model)
+    device, _ = placement(model)
 
     def cut(split: str, count: int, at_least: int) -> list[Batch]:
         make = padded_windows if padded else windows
         length = min(sizes.length, _longest(model))
         documents = _enough(text.read(data, split), 2 * count * length, seed)
-        return _batched(make(documents, tokenizer, length, count, seed, at_least), sizes.per_batch)
+        return _batched(make(documents, tokenizer, length, count, seed, at_least), sizes.per_batch, device)
 
     calibration = cut("calibration", sizes.calibration, at_least=2)
     heldout = cut("heldout", sizes.search + sizes.report, at_least=2)
@@ -90,13 +92,13 @@ def _enough(documents: list[str], tokens: int, seed: int) -> list[str]:
     return taken
 
 
-def _batched(found: Windows, size: int) -> list[Batch]:
+def _batched(found: Windows, size: int, device: torch.device) -> list[Batch]:
     batches = []
     for start in range(0, len(found), size):
         batch = {"input_ids": found.input_ids[start : start + size]}
         if found.attention_mask is not None:
             batch["attention_mask"] = found.attention_mask[start : start + size]
-        batches.append(batch)
+        batches.append({name: tensor.to(device) for name, tensor in batch.items()})
     return batches
 
 

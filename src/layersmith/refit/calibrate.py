@@ -15,6 +15,7 @@ from torch import Tensor
 
 from layersmith.anatomy import Anatomy, Replay, Site
 from layersmith.errors import UserError
+from layersmith.measure.inputs import placement
 from layersmith.refit.batches import Batch, Batches
 from layersmith.refit.method import Call, SublayerView
 from layersmith.refit.workspace import Workspace
@@ -27,6 +28,7 @@ class Activations:
 
     def __init__(self, replay: Replay, anatomy: Anatomy, batches: Batches, workspace: Workspace):
         self.replay = replay
+        self.device, _ = placement(replay.model)
         self.anatomy = anatomy
         self.search: list[Batch] = batches.search
         self._batches = batches
@@ -51,7 +53,7 @@ class Activations:
             site=site,
             fit=[c for i, b in enumerate(self._batches.fit) for c in self._calls(site, f"fit.{i}", b)],
             holdout=[c for i, b in enumerate(self._batches.holdout) for c in self._calls(site, f"holdout.{i}", b)],
-            statistics=statistics or {},
+            statistics={name: t.to(self.device) for name, t in (statistics or {}).items()},
             blocks_after=self._blocks_after(site),
             stream=lambda calls, blocks: self._stream(site, calls, blocks),
             seed=seed,
@@ -117,7 +119,7 @@ class Activations:
         if tensors is None:
             # Damaged after it was stored. The message is honest: the next run notices at once and rebuilds.
             raise UserError(f"The workspace file {name} was damaged while in use. Run the same command again.")
-        return tensors
+        return {key: tensor.to(self.device) for key, tensor in tensors.items()}
 
     def _calls(self, site: Site, key: str, batch: Batch) -> list[Call]:
         index = self.block_of(site.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from layersmith.anatomy import Anatomy, Site
@@ -52,15 +53,16 @@ class Candidate:
 
 @dataclass
 class Library:
-    """All candidates of a run and where their weights are."""
+    """All candidates of a run and where their weights are kept; `device` is where their modules are put."""
 
     workspace: Workspace
     candidates: dict[str, Candidate] = field(default_factory=dict)
+    device: torch.device | str = "cpu"
 
     def replacement(self, candidate: Candidate) -> Replacement:
         """The candidate's edits with freshly built modules and their stored weights, in eval mode."""
         tensors = self.workspace.load_tensors(f"library/{candidate.id}") or {}
-        return unpack(candidate.edits, tensors)
+        return [(edit, module.to(self.device)) for edit, module in unpack(candidate.edits, tensors)]
 
     def at(self, site: str) -> list[Candidate]:
         """Candidates built at this site."""

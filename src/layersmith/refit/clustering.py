@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,12 +14,12 @@ def kmeans(points: Tensor, clusters: int, rounds: int = 10, seed: int = 0) -> Te
 
     They start at distinct points drawn at random; with fewer points than clusters, points repeat with small noise.
     """
-    generator = torch.Generator().manual_seed(seed)
+    draw: Any = {"generator": torch.Generator().manual_seed(seed), "device": "cpu"}
     n = len(points)
-    start = torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-clusters // n))])[:clusters]
+    start = torch.cat([torch.randperm(n, **draw) for _ in range(-(-clusters // n))])[:clusters]
     centroids = points[start].clone()
     if clusters > n:
-        centroids[n:] += 0.1 * points.std() * torch.randn(clusters - n, points.shape[1], generator=generator)
+        centroids[n:] += 0.1 * points.std() * torch.randn(clusters - n, points.shape[1], **draw).to(points)
     for _ in range(rounds):
         nearest = nearest_centroid(points, centroids)
         counts = torch.bincount(nearest, minlength=clusters)

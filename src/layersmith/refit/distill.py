@@ -30,7 +30,7 @@ def distill(view: SublayerView, replacement: Replacement, steps: int, lr: float 
     for module in [m for _, m in replacement]:
         module.train()
     for step in range(1, steps + 1):
-        call = view.fit[int(torch.randint(len(view.fit), (1,), generator=order))]
+        call = view.fit[int(torch.randint(len(view.fit), (1,), generator=order, device="cpu"))]
         loss = relative_error(view, call, view.run(replacement, [call])[0])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

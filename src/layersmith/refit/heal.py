@@ -176,7 +176,8 @@ def _load(
         for i, p in enumerate(parameters):
             p.copy_(tensors[f"now.{i}"])
             prefix = f"adam.{i}."
-            optimizer.state[p] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state.items()}
     best_error, bad_checks, steps, tokens = tensors["numbers"].tolist()
     curve = [
         {"step": int(s), **({} if math.isnan(t) else {"train_loss": t}), "heldout_kl": k}

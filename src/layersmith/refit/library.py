@@ -49,7 +49,7 @@ def build_library(
     tell: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> tuple[Library, dict[str, SiteReport]]:
     """All candidates of all sites, and a report per site. `statistics`: what whole-model passes found, per site."""
-    library, reports = Library(workspace), {}
+    library, reports = Library(workspace, device=activations.device), {}
     blocks = activations.anatomy.of_kind("block")
     for done, block in enumerate(blocks):
         for site, (report, candidates) in build_block(block, activations, workspace, settings, statistics).items():
@@ -68,7 +68,8 @@ def build_block(
 ) -> dict[str, tuple[SiteReport, list[Candidate]]]:
     """{site: its report and candidates} of one block, its sublayers first. Independent of every other block."""
     sites = [s for s in (*activations.anatomy.in_block(block.name), block) if s.name in settings.sites]
-    built = {s.name: _site_jobs(s, activations, workspace, settings, statistics.get(s.name, {})) for s in sites}
+    with torch.device(activations.device):  # what a method makes, it makes where the model is
+        built = {s.name: _site_jobs(s, activations, workspace, settings, statistics.get(s.name, {})) for s in sites}
     activations.forget()
     return built
 

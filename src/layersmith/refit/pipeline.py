@@ -54,6 +54,7 @@ def refit(
     tokenizer: Any = None,
     trust_local_code: bool = False,
     workers: int = 1,
+    device: str | None = None,
     reuse: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -75,6 +76,8 @@ def refit(
              a quick look, 4 is thorough
     workers  processes that build candidates at the same time, each with its share of the threads; more than one needs
              a model given by name
+    device   where a model given by name is put: "cpu" (the default), "cuda", "cuda:1", "mps". All work is done, and
+             latency measured, there. A loaded model stays where it is
     reuse    the `out` of an earlier run that differs in budget and healing alone: its candidates and scores are taken
 
     Returns what is in result.json. Run it again with the same arguments after an interruption: it goes on.
@@ -82,12 +85,14 @@ def refit(
     """
     check_budget(budget)
     check_workers(workers, model)
+    if device is not None and not isinstance(model, str):
+        raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
     shape = parse_shape(at)
     name = model if isinstance(model, str) else type(model).__name__
     with Progress(progress) as bar:
         if isinstance(model, str):
             bar.note(f"loading {model}")
-            model, tokenizer = checkpoint.load(model, trust_local_code=trust_local_code)
+            model, tokenizer = checkpoint.load(model, trust_local_code=trust_local_code, device=device)
         model.eval().requires_grad_(False)
         settings = settings_for(
             model,
@@ -108,7 +113,7 @@ def refit(
         try:
             if reuse is not None:
                 take_over(Path(reuse), workspace, identity)
-            source = Source(name, trust_local_code, data, settings.sizes, seed)
+            source = Source(name, trust_local_code, device, data, settings.sizes, seed)
             return _stages(model, tokenizer, source, workers, shape, settings, workspace, bar)
         finally:
             workspace.close()

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from layersmith.measure.environment import environment
+from layersmith.measure.inputs import placement
 from layersmith.refit.heal import Healing
 from layersmith.refit.methods import FLOORS
 from layersmith.refit.run import Run
@@ -37,7 +38,7 @@ def assemble(
             "layers": sum(len(b) for b in run.anatomy.blocks.values()),
             "d_model": getattr(config, "hidden_size", run.anatomy.sites[0].d_model),
         },
-        "environment": environment(),
+        "environment": environment(placement(run.model)[0]),
         "settings": asdict(settings),
         "data": run.batches.tokens(),
         "baseline": {**original, "nonsite_latency_ms": run.costs.outside["latency"]},

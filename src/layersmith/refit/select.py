@@ -31,7 +31,9 @@ Tell = Callable[[str, int, int], None]
 #: The measured latency has to undercut the budget by this share, so that the final measurement still meets it.
 MARGIN = 0.02
 #: A mix this much faster than asked gave quality away: the limit is loosened and the search runs again.
-SLACK = 0.03
+SLACK = 0.015
+#: Seconds that timing one mix may take, within bounds on its rounds: noise here is lost quality or a missed budget.
+CLOCK_SECONDS, CLOCK_ROUNDS = 5.0, (15, 60)
 DIVERSE = 4
 ATTEMPTS = 4
 
@@ -79,8 +81,10 @@ def select(
         return seen[key]
 
     def clocked(solution: Solution) -> float:
-        return _clocked(model, library, solution, shape, workspace)
+        return _clocked(model, library, solution, shape, workspace, rounds)
 
+    least, most = CLOCK_ROUNDS
+    rounds = round(min(most, max(least, CLOCK_SECONDS / (2e-3 * costs.total["latency"]))))
     told = dict(budget)
     target = budget.get("latency", 1.0) * (1 - MARGIN)
     best: Selection | None = None
@@ -144,13 +148,15 @@ def cannot_meet(menu: list[Option], costs: SiteCosts, budget: dict[str, float]) 
     )
 
 
-def _clocked(model: nn.Module, library: Library, solution: Solution, shape: Shape, workspace: Workspace) -> float:
+def _clocked(
+    model: nn.Module, library: Library, solution: Solution, shape: Shape, workspace: Workspace, rounds: int
+) -> float:
     """Measured latency ratio of a mix to the original. Kept, so that a resumed run decides on the same numbers."""
     digest = hashlib.sha256("\n".join(sorted(solution.chosen)).encode()).hexdigest()[:16]
     saved = workspace.load_json(f"clocked/{digest}")
     if saved is None:
         replacement = replacement_of(candidates_of(solution, library), library)
-        _, ratios = time_variants(model, {"mix": replacement}, shape)
+        _, ratios = time_variants(model, {"mix": replacement}, shape, rounds)
         saved = ratios["mix"]
         workspace.save_json(f"clocked/{digest}", saved)
     return saved

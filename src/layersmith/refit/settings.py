@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from torch import nn
 
 from layersmith.errors import UserError
+from layersmith.measure.inputs import placement
 from layersmith.refit.batches import Sizes
 from layersmith.refit.costs import FIELDS
 from layersmith.refit.methods import chosen
@@ -18,6 +19,7 @@ class Settings:
 
     budget: dict[str, float]
     at: str
+    device: str
     data: str
     methods: list[str]
     sites: list[str]
@@ -64,6 +66,7 @@ def settings_for(
     return Settings(
         budget=budget,
         at=at,
+        device=placement(model)[0].type,
         data=data,
         methods=chosen(methods, list(budget)),
         sites=sites or ["*"],

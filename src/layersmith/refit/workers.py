@@ -30,6 +30,7 @@ class Source:
 
     model: str
     trust_local_code: bool
+    device: str | None
     data: str
     sizes: dict[str, int]
     seed: int

@@ -71,8 +71,8 @@ def balanced_kmeans(points: Tensor, clusters: int, rounds: int = 2) -> tuple[Ten
         distance = torch.cdist(points, centroids, p=1)
         # Each centroid offers `size` seats; the optimal assignment of points to seats keeps clusters equal.
         seats = distance.repeat_interleave(size, dim=1)
-        _, seat = linear_sum_assignment(seats.double().numpy())
-        cluster = torch.from_numpy(seat) // size
+        _, seat = linear_sum_assignment(seats.double().cpu().numpy())
+        cluster = torch.from_numpy(seat).to(points.device) // size
         centroids = torch.stack([points[cluster == c].mean(0) for c in range(clusters)])
     members = torch.stack([(cluster == c).nonzero()[:, 0] for c in range(clusters)])
     nearest = torch.cdist(points, centroids, p=1).gather(1, cluster[:, None])[:, 0]

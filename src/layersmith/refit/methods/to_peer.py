@@ -74,4 +74,4 @@ def slots_near(keys: NeuronKeys, halves: Tensor) -> Tensor:
     first = torch.cdist(keys.first, halves[0]).square()
     second = torch.cdist(keys.second, halves[1]).square()
     cost = (first[:, :, None] + second[:, None, :]).flatten(1)
-    return torch.from_numpy(linear_sum_assignment(cost.double().numpy())[1])
+    return torch.from_numpy(linear_sum_assignment(cost.double().cpu().numpy())[1]).to(cost.device)

@@ -9,6 +9,8 @@ Differs from the paper: the start is fitted to a trained layer, not random.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from layersmith.anatomy.edit import Replacement
@@ -31,10 +33,10 @@ class ToUGMM(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         x, units = view.inputs, settings["units"]
-        generator = torch.Generator().manual_seed(view.seed)
+        draw: Any = {"generator": torch.Generator().manual_seed(view.seed), "device": "cpu"}
         part = UGMM(view.site.d_model, units)
-        part.mean.copy_(x[torch.randint(len(x), (units,), generator=generator)])
+        part.mean.copy_(x[torch.randint(len(x), (units,), **draw)])
         part.log_std.copy_(x.std(0).clamp_min(1e-4 * float(x.std()) + 1e-9).log().expand(units, -1))
-        part.share.copy_(2 * torch.randn(part.share.shape, generator=generator))
+        part.share.copy_(2 * torch.randn(part.share.shape, **draw))
         fit_linear(part.down, torch.cat([part.log_density(rows) for rows in x.split(512)]), view.targets)
         return view.stand_in(part)

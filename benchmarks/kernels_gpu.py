@@ -1,0 +1,141 @@
+"""Activations with Triton kernels on a GPU, beside GELU, their own plain formula, and what memory allows.
+
+    python benchmarks/kernels_gpu.py [--rounds 11]        a CUDA device; writes results/kernels_gpu.csv
+
+GR-KAN's rational activation and PolyNorm's, forward and forward + backward, in float32 and bfloat16, at the issue's
+8x197x3072 and at a size that fills the device. All variants of a row are timed interleaved, REPEAT calls at a time, on
+inputs of their own; ratios are medians over rounds. `of_limit` is the least time in which the bytes that must move
+(forward: x and y; backward: x, dy and dx) could be copied at the speed that a large copy reaches in the same run, as a
+share of the time taken: 1.0 cannot be beaten. Small sizes fit into the cache and can exceed it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from record import save_csv
+from torch import Tensor
+
+from layersmith.errors import UserError
+from layersmith.ffn.poly_norm import PolyNorm
+from layersmith.ffn.rational import Rational
+from layersmith.kernels import gpu
+from layersmith.measure.environment import environment
+from layersmith.measure.latency import latency, ratio
+
+SHAPES = ((8, 197, 3072), (128, 197, 3072))
+DTYPES = (torch.float32, torch.bfloat16)
+REPEAT = 10
+#: Fraction of GELU's time that the activation may take, forward and forward + backward (the CPU's goals).
+GOALS = {"gr_kan": (3.0, 4.0), "poly_norm": (3.0, 3.0)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=11)
+    rounds = parser.parse_args().rounds
+    if not (torch.cuda.is_available() and gpu.loaded()):
+        raise UserError("This benchmark needs a CUDA device and Triton.")
+    torch.manual_seed(0)
+    speed = copy_speed(rounds)
+    print(f"a large copy moves {speed / 1e12:.2f} TB/s, bytes read and written")
+    rows = []
+    for shape in SHAPES:
+        for dtype in DTYPES:
+            for name, make in (("gr_kan", rational), ("poly_norm", poly_norm)):
+                for both in (False, True):
+                    rows.append(measured(name, make(shape[-1], dtype), shape, dtype, both, speed, rounds))
+                    print(rows[-1], flush=True)
+    print(save_csv("kernels_gpu", rows, environment("cuda")))
+
+
+def rational(width: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    return Rational(width, init="gelu").to("cuda", dtype)
+
+
+def poly_norm(width: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    return PolyNorm(2, width).to("cuda", dtype).activation
+
+
+def measured(
+    name: str,
+    run: Callable[[Tensor], Tensor],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    both: bool,
+    speed: float,
+    rounds: int,
+) -> dict[str, object]:
+    with plain():  # traced here, before it is timed
+        compiled = torch.compile(run, dynamic=False)
+        step(compiled, shape, dtype, both)()
+    steps = {
+        "kernel": step(run, shape, dtype, both),
+        "plain": without_kernels(step(run, shape, dtype, both)),
+        "compiled": without_kernels(step(compiled, shape, dtype, both)),
+        "gelu": step(F.gelu, shape, dtype, both),
+    }
+    timings = latency(steps, rounds=rounds, warmup=3, device="cuda")
+    size = torch.Size(shape).numel() * dtype.itemsize
+    seconds = timings["kernel"].median / REPEAT
+    goal = GOALS[name][both]
+    over_gelu = ratio(timings, "kernel", "gelu")
+    return {
+        "part": name,
+        "shape": "x".join(map(str, shape)),
+        "dtype": str(dtype).removeprefix("torch."),
+        "pass": "forward + backward" if both else "forward",
+        "kernel_ms": seconds * 1e3,
+        "over_gelu": over_gelu,
+        "goal": goal,
+        "reached": over_gelu <= goal,
+        "plain_over_gelu": ratio(timings, "plain", "gelu"),
+        "compiled_over_gelu": ratio(timings, "compiled", "gelu"),
+        "of_limit": (5 if both else 2) * size / speed / seconds,
+        "rounds": rounds,
+    }
+
+
+def step(run: Callable[[Tensor], Tensor], shape: tuple[int, ...], dtype: torch.dtype, both: bool) -> Callable[[], None]:
+    """REPEAT passes over an input of its own."""
+    x = torch.randn(shape, device="cuda", dtype=dtype, requires_grad=both)
+    grad = torch.randn_like(x)
+
+    def once() -> None:
+        with torch.set_grad_enabled(both):
+            for _ in range(REPEAT):
+                y = run(x)
+                if both:
+                    y.backward(grad)
+        x.grad = None
+
+    return once
+
+
+def without_kernels(once: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        with plain():
+            once()
+
+    return run
+
+
+def plain():  # type: ignore[no-untyped-def]
+    """The plain formula is computed inside."""
+    return mock.patch.object(gpu, "loaded", return_value=False)
+
+
+def copy_speed(rounds: int) -> float:
+    """Bytes per second, read and written, of a copy that no cache holds."""
+    source = torch.randn(2**28, device="cuda")
+    target = torch.empty_like(source)
+    timing = latency({"copy": lambda: target.copy_(source)}, rounds=rounds, warmup=2, device="cuda")["copy"]
+    return 2 * source.nbytes / timing.median
+
+
+if __name__ == "__main__":
+    main()
