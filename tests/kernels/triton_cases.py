@@ -86,5 +86,5 @@ def large_cases(device: str) -> int:
 
 
 if __name__ == "__main__":
-    triton_rational.RUN, triton_rational.TILE, triton_poly_norm.TILE = 64, 32, 32
+    triton_rational.RUN, triton_rational.TILE, triton_rational.BLOCK, triton_poly_norm.TILE = 64, 32, 4, 32
     print(f"{every_case('cpu')} cases")  # noqa: T201 (a program's answer)

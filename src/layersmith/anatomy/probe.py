@@ -23,7 +23,7 @@ def example_inputs(model: nn.Module, batch: int = BATCH, tokens: int = TOKENS, s
     random = torch.Generator().manual_seed(seed)
     if isinstance(model, nn.TransformerEncoder):
         width = model.layers[0].norm1.normalized_shape[-1]
-        return {"src": torch.randn(batch, tokens, width, generator=random).to(where, dtype)}
+        return {"src": torch.randn(batch, tokens, width, generator=random, device="cpu").to(where, dtype)}
     config = getattr(model, "config", None)
     main = getattr(model, "main_input_name", None)
     if config is None or main is None:
@@ -37,10 +37,10 @@ def example_inputs(model: nn.Module, batch: int = BATCH, tokens: int = TOKENS, s
     elif main == "pixel_values":
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
-        inputs["pixel_values"] = torch.randn(batch, config.num_channels, height, width, generator=random)
+        inputs["pixel_values"] = torch.randn(batch, config.num_channels, height, width, generator=random, device="cpu")
     elif main == "input_features" and hasattr(config, "max_source_positions"):
         frames = 2 * config.max_source_positions  # Whisper's second convolution has stride 2
-        inputs["input_features"] = torch.randn(batch, config.num_mel_bins, frames, generator=random)
+        inputs["input_features"] = torch.randn(batch, config.num_mel_bins, frames, generator=random, device="cpu")
     else:
         raise UserError(
             f"layersmith does not know how to make the input {main!r} of {type(model).__name__}. Pass example={{...}}: "
@@ -64,7 +64,7 @@ def normalises(module: nn.Module, width: int) -> bool:
     where, dtype = placement(module)
     if any(p.dim() > 1 for p in module.parameters()):
         return False
-    x = torch.randn(BATCH, TOKENS, width, generator=torch.Generator().manual_seed(0)).to(where, dtype)
+    x = torch.randn(BATCH, TOKENS, width, generator=torch.Generator().manual_seed(0), device="cpu").to(where, dtype)
     once, twice = module(x).float(), module(2 * x).float()
     if once.shape != x.shape:
         return False
@@ -78,7 +78,7 @@ def normalises(module: nn.Module, width: int) -> bool:
 def _token_ids(config: Any, batch: int, tokens: int, random: torch.Generator) -> Tensor:
     # Ids in the upper half of the vocabulary: special tokens (padding among them) are nearly always in front.
     vocabulary = config.get_text_config().vocab_size
-    ids = torch.randint(vocabulary // 2, vocabulary, (batch, tokens), generator=random)
+    ids = torch.randint(vocabulary // 2, vocabulary, (batch, tokens), generator=random, device="cpu")
     padding = getattr(config.get_text_config(), "pad_token_id", None)
     return ids if padding is None else torch.where(ids == padding, ids - 1, ids)
 

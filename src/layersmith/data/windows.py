@@ -108,4 +108,4 @@ def _check_sizes(length: int, count: int) -> None:
 
 def _sample(population: int, count: int, seed: int) -> Tensor:
     """`count` distinct indices below `population`, in random order."""
-    return torch.randperm(population, generator=torch.Generator().manual_seed(seed))[:count]
+    return torch.randperm(population, generator=torch.Generator().manual_seed(seed), device="cpu")[:count]

@@ -1,8 +1,8 @@
 """The rational activation P(x) / (1 + |Q_g(x)|) in Triton: see `ffn.rational`; called through `kernels.rational`.
 
 One program works through a run of rows of one group of channels, its coefficients in registers. Backward, it adds what
-its elements give to the gradients of a and b up in fast memory, and writes one number for each coefficient; a second,
-small reduction adds those of all programs, always in the same order.
+its elements give to the gradients of a and b up in fast memory, and writes one number for each coefficient; a second
+kernel adds those of all programs in 64 bits, always in the same order.
 
 Paper: Raffel & Chen 2025, "FlashKAT: Understanding and Addressing Performance Bottlenecks in the Kolmogorov-Arnold
 Transformer", arXiv 2505.13813 (P046). Confirmed in its abstract and in the authors' code (OSU-STARLAB/FlashKAT): each
@@ -23,6 +23,8 @@ from torch import Tensor
 
 #: Elements for one program, the ones of these held at once, and the warps that hold them.
 RUN, TILE, WARPS = 16384, 1024, 4
+#: Runs that a group is cut into at most, and numbers that are added up at once.
+RUNS, BLOCK = 1024, 8192
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -106,15 +108,36 @@ def _backward(  # type: ignore[no-untyped-def]
         for k in tl.static_range(N):
             power = power * x
             sums += tl.where(place == M + 1 + k, tl.sum(power, 0), 0.0)
-    mine = tl.program_id(0) * tl.num_programs(1) + group
-    tl.store(sums_at + mine * (M + 1 + N) + place, sums, mask=place < M + 1 + N)
+    mine = group * tl.num_programs(0) + tl.program_id(0)
+    each = tl.num_programs(0) * tl.num_programs(1)
+    tl.store(sums_at + place * each + mine, sums, mask=place < M + 1 + N)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _add_up(  # type: ignore[no-untyped-def]
+    sums_at, da_at, db_at, runs, groups, M: tl.constexpr, N: tl.constexpr, CHUNKS: tl.constexpr, BLOCK: tl.constexpr
+):
+    which, each = tl.program_id(0), runs * groups
+    of_a = which <= M
+    group, power = (which - M - 1) // N, (which - M - 1) % N
+    first = tl.where(of_a, which * each, (M + 1 + power) * each + group * runs)
+    length = tl.where(of_a, each, runs)
+    total = tl.zeros([BLOCK], tl.float64)
+    for start in range(0, CHUNKS * BLOCK, BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        total += tl.load(sums_at + first + place, mask=place < length, other=0.0).to(tl.float64)
+    answer = tl.sum(total, 0).to(tl.float32)
+    tl.store(da_at + which, answer, mask=of_a)
+    tl.store(db_at + group * N + power, answer, mask=which > M)
 
 
 def _runs(x: Tensor, groups: int) -> tuple[int, int, int, int]:
     """Rows, channels of a group, rows for one program, programs for each group."""
     channels = x.shape[-1]
     rows, width = x.numel() // max(1, channels), channels // groups
-    per = max(1, min(triton.next_power_of_2(max(1, rows)), RUN // width))  # few different ones: each is compiled anew
+    # Few different numbers of rows: each is compiled anew.
+    per = max(1, min(triton.next_power_of_2(max(1, rows)), RUN // width))
+    per = max(per, triton.next_power_of_2(triton.cdiv(rows, RUNS)))
     return rows, width, per, triton.cdiv(rows, per)
 
 
@@ -133,13 +156,15 @@ def backward(grad: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Ten
     grad, x, a, b = grad.contiguous(), x.contiguous(), a.contiguous(), b.contiguous()
     (groups, n), m = b.shape, a.shape[0] - 1
     rows, width, per, runs = _runs(x, groups)
-    dx = torch.empty_like(x)
-    sums = torch.zeros(runs, groups, m + 1 + n, device=x.device)
-    if x.numel():
-        places = triton.next_power_of_2(m + 1 + n)
-        with torch.cuda.device_of(x):
-            _backward[(runs, groups)](
-                grad, x, a, b, dx, sums, rows, x.shape[-1], width, per, m, n, TILE, places, num_warps=WARPS
-            )
-    total = sums.double().sum(0)
-    return dx, total[:, : m + 1].sum(0).to(a.dtype), total[:, m + 1 :].to(b.dtype)
+    if not x.numel():
+        return torch.empty_like(x), torch.zeros_like(a), torch.zeros_like(b)
+    dx, da, db = torch.empty_like(x), torch.empty_like(a), torch.empty_like(b)
+    sums = torch.empty(m + 1 + n, groups, runs, device=x.device)
+    places, block = triton.next_power_of_2(m + 1 + n), min(BLOCK, triton.next_power_of_2(groups * runs))
+    with torch.cuda.device_of(x):
+        _backward[(runs, groups)](
+            grad, x, a, b, dx, sums, rows, x.shape[-1], width, per, m, n, TILE, places, num_warps=WARPS
+        )
+        chunks = triton.cdiv(groups * runs, block)
+        _add_up[(m + 1 + groups * n,)](sums, da, db, runs, groups, m, n, chunks, block)
+    return dx, da, db

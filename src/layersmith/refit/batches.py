@@ -82,7 +82,7 @@ def prepare(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, data: s
 
 def _enough(documents: list[str], tokens: int, seed: int) -> list[str]:
     """A random part of the documents that surely holds that many tokens: tokenizing all of a large text takes long."""
-    order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(seed), device="cpu").tolist()
     characters, taken = 0, []
     for index in order:
         taken.append(documents[index])

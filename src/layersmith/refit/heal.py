@@ -131,7 +131,8 @@ def _schedule(step: int, steps: int) -> float:
 def _shuffled(count: int, step: int, seed: int) -> int:
     """Index of the batch of a step: every epoch its own permutation, a function of the step alone (so resumable)."""
     epoch, place = divmod(step, count)
-    return int(torch.randperm(count, generator=torch.Generator().manual_seed(seed * 7919 + epoch))[place])
+    draw = torch.Generator().manual_seed(seed * 7919 + epoch)
+    return int(torch.randperm(count, generator=draw, device="cpu")[place])
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

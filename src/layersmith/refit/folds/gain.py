@@ -104,7 +104,7 @@ def _gain(model: nn.Module, site: Site) -> _Gain:
     weight, bias = norm.weight.double(), own["bias"].double() if "bias" in own else None
     bare = copy.deepcopy(norm).double()
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(4, 8, site.d_model, generator=generator, dtype=torch.float64).to(weight.device)
+    x = torch.randn(4, 8, site.d_model, generator=generator, dtype=torch.float64, device="cpu").to(weight.device)
     expected = bare(x)
     if bias is not None:
         bare.bias.zero_()
