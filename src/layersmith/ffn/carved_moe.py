@@ -92,7 +92,10 @@ class CarvedMoE(FeedForward):
         if config["bias"]:
             raise ValueError("CarvedMoE: the GLU has biases, which this part does not have.")
         everything = torch.cat([shared, routed.flatten()]).sort().values
-        if not torch.equal(everything.cpu(), torch.arange(config["d_hidden"])) or len(shared) % routed.shape[1]:
+        if (
+            not torch.equal(everything, torch.arange(config["d_hidden"], device=everything.device))
+            or len(shared) % routed.shape[1]
+        ):
             raise ValueError(
                 f"CarvedMoE: the shared and routed neurons must name each of the {config['d_hidden']} neurons once, "
                 f"and the shared ones must be a multiple of the expert size {routed.shape[1]}."

@@ -210,5 +210,5 @@ def make_basis(name: str, size: int, low: float, high: float) -> Basis:
 @torch.no_grad()
 def fit(basis: Basis, function: Callable[[Tensor], Tensor], points: int = 1001) -> Tensor:
     """(K): the least-squares coefficients for a function on [low, high], of least norm where several fit equally."""
-    x = torch.linspace(basis.low, basis.high, points, dtype=torch.float64)
+    x = torch.linspace(basis.low, basis.high, points, dtype=torch.float64, device="cpu")  # where this solver is
     return torch.linalg.lstsq(basis(x[:, None])[:, 0].double(), function(x)[:, None], driver="gelsd").solution[:, 0]

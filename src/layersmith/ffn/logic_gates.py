@@ -86,7 +86,9 @@ class LogicGates(FeedForward):
         if not tau > 0:
             raise ValueError(f"LogicGates: tau must be positive, not {tau!r}.")
         self.tau, self.hard = tau, hard
-        spread = torch.linspace(-1, 1, thresholds + 2)[1:-1]  # between the extremes of most normalised inputs
+        spread = (
+            2 * torch.arange(1, thresholds + 1) / (thresholds + 1) - 1
+        )  # between the extremes of most normalised inputs
         self.threshold = nn.Parameter(spread.repeat(d_model, 1))
         self.slope = nn.Parameter(torch.full((d_model, thresholds), 2.0))
         self.gates = nn.ParameterList(torch.randn(d_hidden, 16) for _ in range(layers))

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 #: Channels held at once, and the warps that hold them.
-TILE, WARPS = 1024, 4
+TILE, WARPS = 4096, 2
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]

@@ -22,7 +22,7 @@ from torch import Tensor
 # 3.6's interpreter cannot count up to a tensor with numpy 2.4 (triton-lang/triton#9171).
 
 #: Elements for one program, the ones of these held at once, and the warps that hold them.
-RUN, TILE, WARPS = 16384, 1024, 4
+RUN, TILE, WARPS = 16384, 2048, 4
 #: Runs that a group is cut into at most, and numbers that are added up at once.
 RUNS, BLOCK = 1024, 8192
 
