@@ -2,12 +2,12 @@
 
     python benchmarks/kernels_gpu.py [--rounds 11]        a CUDA device; writes results/kernels_gpu.csv
 
-GR-KAN's rational activation and PolyNorm's, forward and forward + backward, in float32 and bfloat16, in the
-hidden layer of a ViT-Base at batch 8 and at batch 128, which fills the device. All variants of a row are timed interleaved, REPEAT calls at a time, on
-inputs of their own; ratios are medians over rounds. `of_limit` is the least time in which the bytes that must move
-(forward: x and y; backward: x, dy and dx) could be copied at the speed that a large copy reaches in the same run, as a
-share of the time taken: 1.0 cannot be beaten, but sizes that fit into the cache can exceed it. Small sizes are bound
-by how fast Python can launch kernels.
+GR-KAN's rational activation and PolyNorm's, forward and forward + backward, in float32 and bfloat16, in the hidden
+layer of a ViT-Base at batch 8 and at batch 128, which fills the device. All variants of a row are timed interleaved,
+REPEAT calls at a time, on inputs of their own; ratios are medians over rounds. `of_limit` is the least time in which
+the bytes that must move (forward: x and y; backward: x, dy and dx) could be copied at the speed that a large copy
+reaches in the same run, as a share of the time taken: 1.0 cannot be beaten, but sizes that fit into the cache can
+exceed it. Small sizes are bound by how fast Python can launch kernels.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ RMSNorm, a tied embedding of 4,096 tokens, the text of Python's standard library
 feed-forwards are 768 wide, so that their parameters are equal; the sparse and the masked ones are as wide as SwiGLU,
 which their papers compare them with. Each kind gets the better of two learning rates, chosen on seed 0, and is then
 trained with three seeds on the same batches. The loss is on held-out windows, on which only that rate was chosen.
+All runs are in results/pocket_race.csv; the claims are written when all three seeds are in.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import record
 
 from layersmith import checkpoint
 from layersmith.data import text
+from layersmith.measure.environment import environment
 from layersmith.model.config import TransformerConfig
 from layersmith.model.transformer import TransformerLM
 
@@ -140,8 +142,10 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = arguments.steps, arguments.device, arguments.processes
     tried = trained([(kind, rate, SEEDS[0]) for kind in FFNS for rate in RATES], *settings)
+    record.save_csv("pocket_race", tried, environment(arguments.device))
     best = {kind: min((r for r in tried if r["ffn"] == kind), key=lambda r: r["loss"]) for kind in FFNS}
     more = trained([(kind, best[kind]["lr"], seed) for seed in SEEDS[1:] for kind in FFNS], *settings)
+    record.save_csv("pocket_race", [*tried, *more], environment(arguments.device))
     losses = {kind: [r["loss"] for r in (best[kind], *more) if r["ffn"] == kind] for kind in FFNS}
     loss = {kind: statistics.mean(values) for kind, values in losses.items()}
     print({kind: [round(v, 4) for v in values] for kind, values in losses.items()})

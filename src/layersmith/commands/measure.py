@@ -67,8 +67,7 @@ def _print(found: dict[str, Any], model: str, against: str | None) -> None:
         console.print(_differences(found["comparison"]), markup=False)
     console.print(
         f"quality on {settings['tokens']:,} held-out tokens of {settings['data']}; latency is the median of "
-        f"{settings['rounds']} interleaved rounds on {found['environment']['cpu']}, "
-        f"{found['environment']['threads']} threads",
+        f"{settings['rounds']} interleaved rounds on {_where(found['environment'])}",
         markup=False,
     )
     for sample in columns[-1]["samples"] or []:
@@ -76,6 +75,10 @@ def _print(found: dict[str, Any], model: str, against: str | None) -> None:
         for column in columns:
             text = next(s["text"] for s in column["samples"] if s["prompt"] == sample["prompt"])
             console.print(f"  {text!r}", markup=False)
+
+
+def _where(machine: dict[str, Any]) -> str:
+    return f"{machine['cpu']}, {machine['threads']} threads" if machine["device"] == "cpu" else machine["device"]
 
 
 def _rows(columns: list[dict[str, Any]]) -> list[tuple[str, list[Any], str]]:
