@@ -4,9 +4,9 @@
 
 The paper's claim is about GPUs, where the released kernel adds to the coefficients' gradients once for each element: a
 Kolmogorov-Arnold Transformer trains 123x slower than a ViT, and 86.5x faster with sums kept in fast memory, with
-smaller rounding errors: `flash_kat_gpu.py` measures that. Measured here is what a CPU shows of it: forward and backward
-of the activation at 8x197x3072, and of the whole feed-forward 768-3072-768, by autograd of the plain formula ("naive")
-and by the kernel, both against GELU; and each way's error in the coefficients' gradients against float64.
+smaller rounding errors; `flash_kat_gpu.py` measures that. Measured here is what a CPU shows of it: forward and
+backward of the activation at 8x197x3072, and of the whole feed-forward 768-3072-768, by autograd of the plain formula
+("naive") and by the kernel, both against GELU; and each way's error in the coefficients' gradients against float64.
 """
 
 from __future__ import annotations
