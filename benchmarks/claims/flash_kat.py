@@ -119,8 +119,8 @@ def main() -> None:
         f"{activation['kernel_over_gelu']:.2f}x by the kernel; the whole feed-forward 768-3072-768 on 8x197 tokens "
         f"takes {whole['naive_over_gelu']:.2f}x and {whole['kernel_over_gelu']:.2f}x the GELU MLP's. Largest relative "
         f"error of the coefficients' gradients over {len(SEEDS)} seeds: {worst['naive']:.1e} by autograd, "
-        f"{worst['kernel']:.1e} by the kernel, which is the smaller one in {sum(compared)} of {len(compared)} cases. The claim's own factors "
-        "are a GPU's.",
+        f"{worst['kernel']:.1e} by the kernel, which is the smaller one in {sum(compared)} of {len(compared)} cases. "
+        "The claim's own factors are a GPU's.",
         rows,
     )
 
