@@ -86,9 +86,8 @@ class LogicGates(FeedForward):
         if not tau > 0:
             raise ValueError(f"LogicGates: tau must be positive, not {tau!r}.")
         self.tau, self.hard = tau, hard
-        spread = (
-            2 * torch.arange(1, thresholds + 1) / (thresholds + 1) - 1
-        )  # between the extremes of most normalised inputs
+        # Evenly between -1 and 1. (Not linspace: once transformers has loaded a model, it ignores a default device.)
+        spread = 2 * torch.arange(1, thresholds + 1) / (thresholds + 1) - 1
         self.threshold = nn.Parameter(spread.repeat(d_model, 1))
         self.slope = nn.Parameter(torch.full((d_model, thresholds), 2.0))
         self.gates = nn.ParameterList(torch.randn(d_hidden, 16) for _ in range(layers))

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Channels held at once, and the warps that hold them.
+#: Channels held at once, at most, and the warps that hold them.
 TILE, WARPS = 4096, 2
 
 
@@ -108,8 +108,8 @@ def forward(h: Tensor, a: Tensor, eps: float) -> Tensor:
     y, channels, order = torch.empty_like(h), h.shape[-1], a.shape[0] - 1
     if h.numel():
         with torch.cuda.device_of(h):
-            places = triton.next_power_of_2(order + 1)
-            _forward[(h.numel() // channels,)](h, a, y, eps, channels, order, TILE, places, num_warps=WARPS)
+            places, tile = triton.next_power_of_2(order + 1), min(TILE, triton.next_power_of_2(channels))
+            _forward[(h.numel() // channels,)](h, a, y, eps, channels, order, tile, places, num_warps=WARPS)
     return y
 
 
@@ -120,6 +120,6 @@ def backward(grad: Tensor, h: Tensor, a: Tensor, eps: float) -> tuple[Tensor, Te
     da = torch.zeros(rows, order + 1, device=h.device)
     if h.numel():
         with torch.cuda.device_of(h):
-            places = triton.next_power_of_2(order + 1)
-            _backward[(rows,)](grad, h, a, dh, da, eps, channels, order, TILE, places, num_warps=WARPS)
+            places, tile = triton.next_power_of_2(order + 1), min(TILE, triton.next_power_of_2(channels))
+            _backward[(rows,)](grad, h, a, dh, da, eps, channels, order, tile, places, num_warps=WARPS)
     return dh, da.double().sum(0).to(a.dtype)
