@@ -42,6 +42,6 @@ def _forward_backward(run: Any, module: Operator, x: Tensor) -> dict[str, Tensor
     module.zero_grad()
     y = outputs(run, x)
     if y.requires_grad:
-        (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+        (y * torch.linspace(-1, 1, y.numel(), device=y.device).view_as(y)).sum().backward()
     leaves = {"gradient of x": x, **{f"gradient of {k}": p for k, p in module.named_parameters()}}
     return {"outputs": y.detach(), **{k: t.grad.clone() for k, t in leaves.items() if t.grad is not None}}

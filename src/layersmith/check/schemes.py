@@ -45,7 +45,7 @@ class SchemeSubject:
 
     @cached_property
     def ids(self) -> Tensor:
-        return torch.randint(1, 64, (2, 12), generator=torch.Generator().manual_seed(0))
+        return torch.randint(1, 64, (2, 12), generator=torch.Generator().manual_seed(0), device="cpu")
 
 
 def plain_constructor(subject: SchemeSubject) -> str:

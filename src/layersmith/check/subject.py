@@ -58,7 +58,7 @@ class Subject:
         """Standard normal activations of `shape` with the part's input width appended."""
         width = self.config["d_in"] if self.part.family == "linear" else self.config["d_model"]
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(*shape, width, generator=generator, dtype=torch.float64).to(dtype)
+        return torch.randn(*shape, width, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
 
     @property
     def d_out(self) -> int:

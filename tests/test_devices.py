@@ -1,0 +1,38 @@
+"""Two habits that keep the code right on every device, read off the source: breaking them shows on a GPU alone.
+
+A seeded draw names its device, because a generator belongs to one and torch's default may be another. So does
+`torch.linspace`, because torch no longer places it on the default device once transformers has loaded a model.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "layersmith"
+
+
+def careless(tree: ast.AST) -> list[int]:
+    """Lines of the calls that ought to name a device and do not; `**options` counts as naming it."""
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            named = {keyword.arg for keyword in node.keywords}
+            bound = "generator" in named or ast.unparse(node.func) == "torch.linspace"
+            if bound and not named & {"device", None}:
+                lines.append(node.lineno)
+    return lines
+
+
+def test_draws_and_linspace_name_their_device() -> None:
+    found = {
+        f"{path.relative_to(SOURCE)}:{line}"
+        for path in SOURCE.rglob("*.py")
+        for line in careless(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert not found
+
+
+def test_it_would_find_them() -> None:
+    assert careless(ast.parse("torch.randn(3, generator=draw)\ntorch.linspace(0, 1, 5)")) == [1, 2]
+    assert not careless(ast.parse("torch.randn(3, generator=draw, device='cpu')\ntorch.randn(3, **draw)"))
