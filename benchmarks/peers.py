@@ -119,13 +119,23 @@ def sparse(original: nn.Module, tokenizer: Any, batches: list[Batch], method: st
     modifier = {"Wanda": WandaPruningModifier, "SparseGPT": SparseGPTModifier}[method]
     blocks = [type(original.model.layers[0]).__name__]
     with tempfile.TemporaryDirectory() as folder:  # it reads the config from where the model was loaded
-        original.save_pretrained(folder)
+        unquantized(original).save_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         recipe = modifier(sparsity=HALF, mask_structure=mask, targets=blocks)
         oneshot(model=model, tokenizer=tokenizer, dataset=DataLoader(batches, batch_size=None), recipe=[recipe])
     plain = copy.deepcopy(original)
     plain.load_state_dict(model.state_dict())
     return plain
+
+
+def unquantized(original: nn.Module) -> nn.Module:
+    """The same model without a memory of the .gguf file it was read from, which transformers would refuse to save."""
+    config = copy.deepcopy(original.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = type(original)(config)
+    model.load_state_dict(original.state_dict())
+    return model
 
 
 def channels(original: nn.Module, batches: list[Batch], score: str, remove: float) -> nn.Module:
