@@ -1,6 +1,6 @@
 """Is the searched mix better than the best single method used everywhere, at the same measured latency?
 
-    python benchmarks/refit_quality.py MODEL [--budget latency=0.75] [--work out/benchmarks/MODEL]
+    python benchmarks/refit_quality.py MODEL [--budget latency=0.75] [--work out/benchmarks/MODEL] [--device cuda]
 
 Runs `refit` with `heal_baseline=True`, so that the best uniform baseline is healed on the same text as the searched
 mix, and reads everything from its result. Two goals, both at the budget as measured:
@@ -11,7 +11,8 @@ mix, and reads everything from its result. Two goals, both at the budget as meas
 KL is in nats per token, on held-out windows on which nothing was chosen; latency is a ratio to the original, timed in
 the same rounds. A mix that misses its budget misses both goals.
 
-The work folder is resumable: the same command after an interruption goes on. Writes results/refit_quality-MODEL.csv.
+The work folder is resumable: the same command after an interruption goes on.
+Writes results/refit_quality-MODEL.csv, or refit_quality-MODEL-DEVICE.csv where a device was named.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ def main() -> None:
     parser.add_argument("--at", default="prefill=1x512", help="the shape latency is measured at")
     parser.add_argument("--methods", help="only these methods, separated by commas")
     parser.add_argument("--heal-tokens", type=int, help="tokens to heal on (default: by model size)")
+    parser.add_argument("--heal-lr", type=float, help="peak rate of healing (default: by model size)")
+    parser.add_argument("--reuse", type=Path, help="a run that differs in healing alone, to take its candidates from")
+    parser.add_argument("--device", help="where the model is put (default: cpu)")
     arguments = parser.parse_args()
     name = Path(arguments.model).name
 
@@ -46,18 +50,23 @@ def main() -> None:
         at=arguments.at,
         methods=arguments.methods.split(",") if arguments.methods else None,
         heal_tokens=arguments.heal_tokens,
+        heal_lr=arguments.heal_lr,
         heal_baseline=True,
+        reuse=arguments.reuse,
+        device=arguments.device,
     )
     rows = rows_of(result)
     goals = goals_of(rows)
     shared = {"model": name, "budget": arguments.budget, "at": arguments.at, "data": result["settings"]["data"]}
-    shared |= {"heal_tokens": (result["heal"] or {}).get("tokens", 0), "report_tokens": result["data"]["report_tokens"]}
+    shared |= {"heal_tokens": (result["heal"] or {}).get("tokens", 0), "heal_lr": result["settings"]["heal_lr"]}
+    shared |= {"report_tokens": result["data"]["report_tokens"]}
     for row in rows:
         print(f"{row['variant']:<34} KL {row['kl']:.4f}  latency {row['latency_ratio']:.3f}x  {row['meets_budget']}")
     for goal, held in goals.items():
         print(f"{goal}: {'nothing to compare with' if held is None else held}")
     stamped = [{**shared, **row, **goals} for row in rows]
-    print(save_csv(f"refit_quality-{name}", stamped, result["environment"]))
+    where = "" if arguments.device is None else f"-{arguments.device.partition(':')[0]}"
+    print(save_csv(f"refit_quality-{name}{where}", stamped, result["environment"]))
 
 
 def rows_of(result: Row) -> list[Row]:

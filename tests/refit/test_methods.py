@@ -19,6 +19,7 @@ from layersmith.refit.candidate import pack, unpack
 from layersmith.refit.least_squares import fit_linear, positive, reduced_rank, ridge
 from layersmith.refit.method import candidate_id
 from layersmith.refit.methods.gptq import gptq
+from layersmith.refit.methods.heads import eliminate
 from layersmith.refit.methods.low_rank import decomposed, truncated
 from layersmith.refit.methods.mlp_start import nearest_mlp
 from layersmith.refit.methods.rtn import group_size
@@ -123,6 +124,49 @@ def test_kv_merge_of_equal_heads_is_exact(view, llama):
     finally:
         for name, weight in saved.items():
             getattr(attention, name).weight.copy_(weight)
+
+
+def test_heads_that_contribute_nothing_go_first_and_without_a_trace(view, llama):
+    out = llama.model.layers[1].self_attn.o_proj.weight
+    saved = out.clone()
+    try:
+        out[:, :16] = 0.0  # the first group: two query heads and their key-value head
+        at = view("layers.1.attn")
+        assert at.local_error(methods.get("heads").build(at, {"groups": 1})) < 1e-8
+        out.copy_(saved)
+        out[:, 8:24] = 0.0  # one query head of each group
+        at = view("layers.1.attn")
+        assert at.local_error(methods.get("heads").build(at, {"queries": 1})) < 1e-8
+        assert at.local_error(methods.get("heads").build(at, {"groups": 1})) > 0.01
+    finally:
+        out.copy_(saved)
+
+
+def test_heads_leave_no_mean_error(view):
+    at = view("layers.1.attn")
+    replacement = methods.get("heads").build(at, {"queries": 1})
+    wrong = torch.cat(at.run(replacement, at.fit)).flatten(0, 1) - at.outputs
+    assert wrong.mean(0).norm() < 1e-5 * at.outputs.norm(dim=1).mean()
+
+
+def test_elimination_refits_as_least_squares_does_and_takes_the_cheapest_first():
+    torch.manual_seed(0)
+    z = torch.randn(300, 12, dtype=torch.float64) @ torch.randn(12, 12, dtype=torch.float64)
+    weight, gram = torch.randn(5, 12, dtype=torch.float64), z.T @ z
+    units = torch.arange(12).view(6, 2)
+
+    def error(kept):
+        best = torch.linalg.lstsq(z[:, kept], z @ weight.T).solution.T
+        return (z @ weight.T - z[:, kept] @ best.T).square().sum().item(), best
+
+    kept, refitted = eliminate(gram, weight, units, torch.arange(6)[None], left=5)
+    errors = {unit: error(torch.cat([units[i] for i in range(6) if i != unit]))[0] for unit in range(6)}
+    cheapest = min(errors, key=errors.get)
+    assert sorted({*range(12)} - {*kept.tolist()}) == units[cheapest].tolist()
+    kept, refitted = eliminate(gram, weight, units, torch.arange(6).view(2, 3), left=1)
+    assert kept.shape == (4,)
+    assert (kept < 6).sum() == 2
+    torch.testing.assert_close(refitted, error(kept)[1], rtol=1e-8, atol=1e-10)
 
 
 def test_topk_of_everything_and_carving_with_all_experts_are_the_original(view):

@@ -112,10 +112,20 @@ class SublayerView:
                     found[f"{path}.{name}".rstrip(".")] = module
         return found
 
-    @cached_property
+    @property
     def grams(self) -> dict[str, Tensor]:
         """For each of `linears`: X^T X / tokens of its inputs on the fit calls, (d_in, d_in) float32."""
+        return self._moments[0]
+
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """For each of `linears`: the mean of its inputs on the fit calls, (d_in,) float32."""
+        return self._moments[1]
+
+    @cached_property
+    def _moments(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         linears = self.linears()
+        squares: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
         current: list[Call] = []
@@ -126,7 +136,8 @@ class SublayerView:
                 if current[0].mask is not None and x.shape[:2] == current[0].mask.shape:
                     x = x[current[0].mask]
                 x = x.reshape(-1, x.shape[-1]).float()
-                sums[path] = sums.get(path, torch.zeros(())) + x.T @ x
+                squares[path] = squares.get(path, torch.zeros(())) + x.T @ x
+                sums[path] = sums.get(path, torch.zeros(())) + x.sum(0)
                 counts[path] = counts.get(path, 0) + len(x)
 
             return record
@@ -140,7 +151,7 @@ class SublayerView:
         finally:
             for hook in hooks:
                 hook.remove()
-        return {p: sums[p] / counts[p] for p in sums}
+        return {p: squares[p] / counts[p] for p in counts}, {p: sums[p] / counts[p] for p in counts}
 
     def stand_in(self, operator: Operator) -> Replacement:
         """The replacement that puts one operator at this site, with the site's calling convention."""

@@ -18,6 +18,7 @@ METHODS: dict[str, str] = {
     "width": "layersmith.refit.methods.width:Width",
     "width_taylor": "layersmith.refit.methods.width_taylor:WidthTaylor",
     "span": "layersmith.refit.methods.span:Span",
+    "heads": "layersmith.refit.methods.heads:Heads",
     "kv_merge": "layersmith.refit.methods.kv_merge:KVMerge",
     "low_rank": "layersmith.refit.methods.low_rank:LowRankWeights",
     "structured": "layersmith.refit.methods.to_structured:ToStructured",
