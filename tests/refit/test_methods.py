@@ -360,6 +360,7 @@ def test_default_methods_follow_the_budget():
     assert "gptq" in methods.chosen(None, ["bytes"])
     assert "gptq" not in methods.chosen(None, ["latency"])
     assert "kv_merge" in methods.chosen(None, ["kv"])
+    assert "heads" not in methods.chosen(None, ["kv"])
 
 
 def test_ids_are_stable():

@@ -26,7 +26,8 @@ class Heads(Method):
     name = "heads"
     kinds = ("mixer",)
     builds = ("softmax_attention",)
-    saves = ("kv", "params", "bytes", "flops", "latency")
+    #: Runs when asked for by name: what it adds to the default search has not been measured on a whole refit.
+    saves = ()
 
     def refuses(self, view: SublayerView) -> str | None:
         if view.attention is None:
