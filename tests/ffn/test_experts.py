@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 from torch.utils.flop_counter import FlopCounterMode
 
 from layersmith.ffn.experts import grouped_linear, mix_experts
@@ -33,7 +34,7 @@ def test_custom_operator_keeps_torch_s_rules():
     rows, weight = torch.randn(6, 5, requires_grad=True), torch.randn(4, 3, 5, requires_grad=True)
     arguments = (rows, weight, torch.tensor([2, 0, 3, 1]))
     rules = ("test_schema", "test_faketensor")
-    torch.library.opcheck(torch.ops.layersmith.grouped_linear, arguments, test_utils=rules)
+    library.opcheck(torch.ops.layersmith.grouped_linear, arguments, test_utils=rules)
 
 
 def test_flops_are_those_of_the_rows_not_of_all_experts():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 from torch.utils.flop_counter import FlopCounterMode
 
 from layersmith.ffn.experts import grouped_linear
@@ -83,7 +84,7 @@ def test_flops_and_torch_s_rules():
     assert counter.get_total_flops() == (4 + 2) * 2 * 3 * 8
     rules = ("test_schema", "test_faketensor")
     arguments = (x, hidden, chosen, table, table)
-    torch.library.opcheck(torch.ops.layersmith.chosen_rows.default, arguments, test_utils=rules)
+    library.opcheck(torch.ops.layersmith.chosen_rows.default, arguments, test_utils=rules)
 
 
 def test_compiles_as_one_graph():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 
 from layersmith.errors import UserError
 from layersmith.kernels import dyt as kernel
@@ -121,10 +122,10 @@ def test_compiles_as_one_graph():
 
 def test_custom_operators_keep_torch_s_rules():
     made, x = part(16), torch.randn(3, 16, requires_grad=True)
-    torch.library.opcheck(torch.ops.layersmith.dyt.default, (x, made.alpha, made.weight, made.bias))
+    library.opcheck(torch.ops.layersmith.dyt.default, (x, made.alpha, made.weight, made.bias))
     rules = ("test_schema", "test_faketensor")
     arguments = (torch.randn(3, 16), x.detach(), made.alpha.detach(), made.weight.detach())
-    torch.library.opcheck(torch.ops.layersmith.dyt_backward.default, arguments, test_utils=rules)
+    library.opcheck(torch.ops.layersmith.dyt_backward.default, arguments, test_utils=rules)
 
 
 def test_a_second_derivative_is_refused_and_not_silently_wrong():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 from torch.utils.flop_counter import FlopCounterMode
 
 from layersmith.ffn.mglu import MGLU, pack_bits
@@ -76,7 +77,7 @@ def test_flops_and_torch_s_rules():
         kernel.masked_products(x, weight, masks)
     assert counter.get_total_flops() == 2 * 2 * 5 * 16 * 4
     rules = ("test_schema", "test_faketensor")
-    torch.library.opcheck(torch.ops.layersmith.masked_products.default, (x, weight, masks), test_utils=rules)
+    library.opcheck(torch.ops.layersmith.masked_products.default, (x, weight, masks), test_utils=rules)
 
 
 def test_masks_of_another_shape_are_refused():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 
 from layersmith.errors import UserError
 from layersmith.ffn.poly_norm import PolyNorm
@@ -137,10 +138,10 @@ def test_compiles_as_one_graph(cls):
 @pytest.mark.parametrize(("name", "eps"), [("poly_norm", (1e-6,)), ("poly_relu", ())])
 def test_custom_operators_keep_torch_s_rules(name, eps):
     h, a = torch.randn(3, 16, requires_grad=True), torch.randn(4, requires_grad=True)
-    torch.library.opcheck(getattr(torch.ops.layersmith, name).default, (h, a, *eps))
+    library.opcheck(getattr(torch.ops.layersmith, name).default, (h, a, *eps))
     arguments = (torch.randn(3, 16), h.detach(), a.detach(), *eps)
     rules = ("test_schema", "test_faketensor")
-    torch.library.opcheck(getattr(torch.ops.layersmith, f"{name}_backward").default, arguments, test_utils=rules)
+    library.opcheck(getattr(torch.ops.layersmith, f"{name}_backward").default, arguments, test_utils=rules)
 
 
 @BOTH

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 
 from layersmith.errors import UserError
 from layersmith.ffn.rational import Rational
@@ -127,10 +128,10 @@ def test_compiles_as_one_graph():
 
 def test_custom_operators_keep_torch_s_rules():
     single, x = part(16, 4), torch.randn(3, 16, requires_grad=True)
-    torch.library.opcheck(torch.ops.layersmith.rational.default, (x, single.a, single.b))
+    library.opcheck(torch.ops.layersmith.rational.default, (x, single.a, single.b))
     rules = ("test_schema", "test_faketensor")
     arguments = (torch.randn(3, 16), x.detach(), single.a.detach(), single.b.detach())
-    torch.library.opcheck(torch.ops.layersmith.rational_backward.default, arguments, test_utils=rules)
+    library.opcheck(torch.ops.layersmith.rational_backward.default, arguments, test_utils=rules)
 
 
 def test_a_second_derivative_is_refused_and_not_silently_wrong():

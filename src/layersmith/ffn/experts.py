@@ -13,14 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from layersmith.ffn.activations import activation
 from layersmith.kernels import chosen as kernel
 
 
-@torch.library.custom_op("layersmith::grouped_linear", mutates_args=())
+@library.custom_op("layersmith::grouped_linear", mutates_args=())
 def _grouped_linear(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     if kernel.serves(rows, weight):
         return kernel.grouped_linear(rows, weight, counts)
@@ -33,7 +33,7 @@ def _grouped_linear(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     return out
 
 
-@torch.library.custom_op("layersmith::grouped_outer", mutates_args=())
+@library.custom_op("layersmith::grouped_outer", mutates_args=())
 def _grouped_outer(left: Tensor, right: Tensor, counts: Tensor) -> Tensor:
     out = left.new_zeros(counts.shape[0], left.shape[1], right.shape[1])
     start = 0

@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from layersmith.contract import Cost, FeedForward, require_positive, stored_bytes
@@ -34,7 +34,7 @@ from layersmith.ffn.statistical_topk import most_kept, quantile, threshold
 from layersmith.kernels import chosen as kernel
 
 
-@torch.library.custom_op("layersmith::active_rows", mutates_args=())
+@library.custom_op("layersmith::active_rows", mutates_args=())
 def _active_rows(x: Tensor, gate: Tensor, keep: Tensor, value: Tensor, out: Tensor, k: int) -> Tensor:
     y = x.new_zeros(x.shape[0], out.shape[1])
     # The kernel reads the rows where they lie; it takes tables of one width, which K_2 and V are when nothing is split.

@@ -17,16 +17,14 @@ For `ffn.experts`, whose own operator is the differentiable one and calls this o
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.utils.flop_counter import register_flop_formula
 
 from layersmith.kernels import native
 
-torch.library.define(
-    "layersmith::chosen_rows", "(Tensor x, Tensor hidden, Tensor chosen, Tensor? up, Tensor down) -> Tensor"
-)
+library.define("layersmith::chosen_rows", "(Tensor x, Tensor hidden, Tensor chosen, Tensor? up, Tensor down) -> Tensor")
 
-torch.library.define("layersmith::grouped_linear_cpu", "(Tensor rows, Tensor weight, Tensor counts) -> Tensor")
+library.define("layersmith::grouped_linear_cpu", "(Tensor rows, Tensor weight, Tensor counts) -> Tensor")
 
 
 def serves(*tensors: Tensor) -> bool:
@@ -47,12 +45,12 @@ def grouped_linear(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     return y
 
 
-@torch.library.register_fake("layersmith::chosen_rows")
+@library.register_fake("layersmith::chosen_rows")
 def _(x: Tensor, hidden: Tensor, chosen: Tensor, up: Tensor | None, down: Tensor) -> Tensor:
     return hidden.new_empty(hidden.shape[0], down.shape[1])
 
 
-@torch.library.register_fake("layersmith::grouped_linear_cpu")
+@library.register_fake("layersmith::grouped_linear_cpu")
 def _(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     return rows.new_empty(rows.shape[0], weight.shape[1])
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from layersmith.errors import UserError
 from layersmith.kernels import native
 
-torch.library.define("layersmith::dyt", "(Tensor x, Tensor alpha, Tensor weight, Tensor? bias) -> Tensor")
-torch.library.define(
+library.define("layersmith::dyt", "(Tensor x, Tensor alpha, Tensor weight, Tensor? bias) -> Tensor")
+library.define(
     "layersmith::dyt_backward",
     "(Tensor grad, Tensor x, Tensor alpha, Tensor weight) -> (Tensor, Tensor, Tensor, Tensor)",
 )
@@ -35,12 +35,12 @@ def dyt(x: Tensor, alpha: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
     return y
 
 
-@torch.library.register_fake("layersmith::dyt")
+@library.register_fake("layersmith::dyt")
 def _(x: Tensor, alpha: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.register_fake("layersmith::dyt_backward")
+@library.register_fake("layersmith::dyt_backward")
 def _(grad: Tensor, x: Tensor, alpha: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     return dx, torch.empty_like(alpha), torch.empty_like(weight), torch.empty_like(weight)
@@ -64,5 +64,5 @@ def _twice(ctx: Any, *grads: Tensor) -> NoReturn:
     )
 
 
-torch.library.register_autograd("layersmith::dyt", _backward, setup_context=_save)
-torch.library.register_autograd("layersmith::dyt_backward", _twice)
+library.register_autograd("layersmith::dyt", _backward, setup_context=_save)
+library.register_autograd("layersmith::dyt_backward", _twice)

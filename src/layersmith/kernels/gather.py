@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.utils.flop_counter import register_flop_formula
 
 from layersmith.kernels import native
@@ -36,7 +36,7 @@ def _has_rows(index: Tensor) -> bool:
     return index.numel() > 0
 
 
-@torch.library.custom_op("layersmith::rows_dot", mutates_args=())
+@library.custom_op("layersmith::rows_dot", mutates_args=())
 def _rows_dot(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
     x, index = x.contiguous(), index.contiguous()
     if _has_rows(index) and native.serves(x, table):
@@ -47,7 +47,7 @@ def _rows_dot(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
     return out
 
 
-@torch.library.custom_op("layersmith::rows_sum", mutates_args=())
+@library.custom_op("layersmith::rows_sum", mutates_args=())
 def _rows_sum(weight: Tensor, table: Tensor, index: Tensor) -> Tensor:
     weight, index = weight.contiguous(), index.contiguous()
     if _has_rows(index) and native.serves(weight, table):
@@ -58,7 +58,7 @@ def _rows_sum(weight: Tensor, table: Tensor, index: Tensor) -> Tensor:
     return out
 
 
-@torch.library.custom_op("layersmith::rows_scatter", mutates_args=())
+@library.custom_op("layersmith::rows_scatter", mutates_args=())
 def _rows_scatter(weight: Tensor, x: Tensor, index: Tensor, rows: int) -> Tensor:
     weight, x, index = weight.contiguous(), x.contiguous(), index.contiguous()
     if _has_rows(index) and native.serves(weight, x):
@@ -69,7 +69,7 @@ def _rows_scatter(weight: Tensor, x: Tensor, index: Tensor, rows: int) -> Tensor
     return out
 
 
-@torch.library.custom_op("layersmith::best_pairs", mutates_args=())
+@library.custom_op("layersmith::best_pairs", mutates_args=())
 def _best_pairs(scores: Tensor, k: int) -> Tensor:
     n = scores.shape[-1]
     scores = scores.contiguous()

@@ -14,7 +14,7 @@ differentiated is the reference's, and so is one with many tokens, which matrix 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.utils.flop_counter import register_flop_formula
 
 from layersmith.kernels import native
@@ -22,7 +22,7 @@ from layersmith.kernels import native
 #: Above this many tokens the masked copies are made faster than the masks are applied to each token.
 FEW = 8
 
-torch.library.define("layersmith::masked_products", "(Tensor x, Tensor weight, Tensor masks) -> (Tensor, Tensor)")
+library.define("layersmith::masked_products", "(Tensor x, Tensor weight, Tensor masks) -> (Tensor, Tensor)")
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
@@ -37,7 +37,7 @@ def masked_products(x: Tensor, weight: Tensor, masks: Tensor) -> tuple[Tensor, T
     return total, part
 
 
-@torch.library.register_fake("layersmith::masked_products")
+@library.register_fake("layersmith::masked_products")
 def _(x: Tensor, weight: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     rows = weight.shape[0]
     return x.new_empty(len(x), rows), x.new_empty(len(x), len(masks), rows)

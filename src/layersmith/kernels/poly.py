@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from layersmith.errors import UserError
 from layersmith.kernels import gpu, native
@@ -23,12 +23,10 @@ from layersmith.kernels import gpu, native
 #: The highest order that the kernels take.
 MOST = 6
 
-torch.library.define("layersmith::poly_norm", "(Tensor h, Tensor a, float eps) -> Tensor")
-torch.library.define(
-    "layersmith::poly_norm_backward", "(Tensor grad, Tensor h, Tensor a, float eps) -> (Tensor, Tensor)"
-)
-torch.library.define("layersmith::poly_relu", "(Tensor h, Tensor a) -> Tensor")
-torch.library.define("layersmith::poly_relu_backward", "(Tensor grad, Tensor h, Tensor a) -> (Tensor, Tensor)")
+library.define("layersmith::poly_norm", "(Tensor h, Tensor a, float eps) -> Tensor")
+library.define("layersmith::poly_norm_backward", "(Tensor grad, Tensor h, Tensor a, float eps) -> (Tensor, Tensor)")
+library.define("layersmith::poly_relu", "(Tensor h, Tensor a) -> Tensor")
+library.define("layersmith::poly_relu_backward", "(Tensor grad, Tensor h, Tensor a) -> (Tensor, Tensor)")
 
 
 def norm_serves(h: Tensor, a: Tensor) -> bool:
@@ -55,28 +53,28 @@ def poly_relu(h: Tensor, a: Tensor) -> Tensor:
     return y
 
 
-@torch.library.impl("layersmith::poly_norm", "CUDA")
+@library.impl("layersmith::poly_norm", "CUDA")
 def _on_cuda(h: Tensor, a: Tensor, eps: float) -> Tensor:
     from layersmith.kernels import triton_poly_norm
 
     return triton_poly_norm.forward(h, a, eps)
 
 
-@torch.library.impl("layersmith::poly_norm_backward", "CUDA")
+@library.impl("layersmith::poly_norm_backward", "CUDA")
 def _backward_on_cuda(grad: Tensor, h: Tensor, a: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     from layersmith.kernels import triton_poly_norm
 
     return triton_poly_norm.backward(grad, h, a, eps)
 
 
-@torch.library.register_fake("layersmith::poly_norm")
-@torch.library.register_fake("layersmith::poly_relu")
+@library.register_fake("layersmith::poly_norm")
+@library.register_fake("layersmith::poly_relu")
 def _(h: Tensor, a: Tensor, eps: float = 0.0) -> Tensor:
     return torch.empty_like(h, memory_format=torch.contiguous_format)
 
 
-@torch.library.register_fake("layersmith::poly_norm_backward")
-@torch.library.register_fake("layersmith::poly_relu_backward")
+@library.register_fake("layersmith::poly_norm_backward")
+@library.register_fake("layersmith::poly_relu_backward")
 def _(grad: Tensor, h: Tensor, a: Tensor, eps: float = 0.0) -> tuple[Tensor, Tensor]:
     return torch.empty_like(h, memory_format=torch.contiguous_format), torch.empty_like(a)
 
@@ -104,7 +102,7 @@ def _twice(ctx: Any, *grads: Tensor) -> NoReturn:
     )
 
 
-torch.library.register_autograd("layersmith::poly_norm", _norm_backward, setup_context=_save)
-torch.library.register_autograd("layersmith::poly_relu", _relu_backward, setup_context=_save)
-torch.library.register_autograd("layersmith::poly_norm_backward", _twice)
-torch.library.register_autograd("layersmith::poly_relu_backward", _twice)
+library.register_autograd("layersmith::poly_norm", _norm_backward, setup_context=_save)
+library.register_autograd("layersmith::poly_relu", _relu_backward, setup_context=_save)
+library.register_autograd("layersmith::poly_norm_backward", _twice)
+library.register_autograd("layersmith::poly_relu_backward", _twice)

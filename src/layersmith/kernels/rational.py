@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from layersmith.errors import UserError
 from layersmith.kernels import gpu, native
@@ -21,8 +21,8 @@ from layersmith.kernels import gpu, native
 #: The highest degree of P and Q that the kernels take.
 MOST = 10
 
-torch.library.define("layersmith::rational", "(Tensor x, Tensor a, Tensor b) -> Tensor")
-torch.library.define(
+library.define("layersmith::rational", "(Tensor x, Tensor a, Tensor b) -> Tensor")
+library.define(
     "layersmith::rational_backward", "(Tensor grad, Tensor x, Tensor a, Tensor b) -> (Tensor, Tensor, Tensor)"
 )
 
@@ -42,26 +42,26 @@ def rational(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return y
 
 
-@torch.library.impl("layersmith::rational", "CUDA")
+@library.impl("layersmith::rational", "CUDA")
 def _on_cuda(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     from layersmith.kernels import triton_rational
 
     return triton_rational.forward(x, a, b)
 
 
-@torch.library.impl("layersmith::rational_backward", "CUDA")
+@library.impl("layersmith::rational_backward", "CUDA")
 def _backward_on_cuda(grad: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     from layersmith.kernels import triton_rational
 
     return triton_rational.backward(grad, x, a, b)
 
 
-@torch.library.register_fake("layersmith::rational")
+@library.register_fake("layersmith::rational")
 def _(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.register_fake("layersmith::rational_backward")
+@library.register_fake("layersmith::rational_backward")
 def _(grad: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(a), torch.empty_like(b)
 
@@ -82,5 +82,5 @@ def _twice(ctx: Any, *grads: Tensor) -> NoReturn:
     )
 
 
-torch.library.register_autograd("layersmith::rational", _backward, setup_context=_save)
-torch.library.register_autograd("layersmith::rational_backward", _twice)
+library.register_autograd("layersmith::rational", _backward, setup_context=_save)
+library.register_autograd("layersmith::rational_backward", _twice)

@@ -14,7 +14,7 @@ row = tree * nodes + node.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.utils.flop_counter import register_flop_formula
 
 from layersmith.kernels import native
@@ -23,8 +23,8 @@ from layersmith.kernels import native
 ACTIVATIONS = ("identity", "relu", "relu2", "silu", "gelu", "gelu_tanh")
 
 # Declared here and not in C++, so that shapes and FLOPs are known whether or not the kernels are built.
-torch.library.define("layersmith::tree_descend", "(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor)")
-torch.library.define("layersmith::tree_mlp", "(Tensor x, Tensor up, Tensor bias, Tensor down, str act) -> Tensor")
+library.define("layersmith::tree_descend", "(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor)")
+library.define("layersmith::tree_mlp", "(Tensor x, Tensor up, Tensor bias, Tensor down, str act) -> Tensor")
 
 
 def levels_of(nodes: int) -> int:
@@ -38,13 +38,13 @@ def serves(*tensors: Tensor) -> bool:
     return not wanted and native.serves(*tensors)
 
 
-@torch.library.register_fake("layersmith::tree_descend")
+@library.register_fake("layersmith::tree_descend")
 def _descend(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     shape = (x.shape[0], weight.shape[0], levels_of(weight.shape[1]))
     return x.new_empty(shape), x.new_empty(shape, dtype=torch.long)
 
 
-@torch.library.register_fake("layersmith::tree_mlp")
+@library.register_fake("layersmith::tree_mlp")
 def _mlp(x: Tensor, up: Tensor, bias: Tensor, down: Tensor, act: str) -> Tensor:
     return torch.empty_like(x)
 
