@@ -34,9 +34,9 @@ from torch import Tensor
 from layersmith import catalogue
 from layersmith.errors import UserError
 from layersmith.kernels import native
-from layersmith.measure.environment import environment
-from layersmith.measure.latency import Step, latency
-from layersmith.measure.latency import ratio as ratio_of
+from layersmith.measuring.environment import environment
+from layersmith.measuring.latency import Step, latency
+from layersmith.measuring.latency import ratio as ratio_of
 
 COLD = 256 * 2**20
 FLOAT = 4  # bytes

@@ -26,8 +26,8 @@ from layersmith.errors import UserError
 from layersmith.ffn.poly_norm import PolyNorm
 from layersmith.ffn.rational import Rational
 from layersmith.kernels import gpu
-from layersmith.measure.environment import environment
-from layersmith.measure.latency import latency, ratio
+from layersmith.measuring.environment import environment
+from layersmith.measuring.latency import latency, ratio
 
 SHAPES = ((8, 197, 3072), (128, 197, 3072))
 DTYPES = (torch.float32, torch.bfloat16)

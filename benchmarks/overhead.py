@@ -26,9 +26,9 @@ from torch import nn
 
 import layersmith
 from layersmith.anatomy.recognise import as_attention, as_ffn
-from layersmith.measure.inputs import example_inputs
-from layersmith.measure.latency import model_latency, ratio
-from layersmith.measure.shape import parse_shape
+from layersmith.measuring.inputs import example_inputs
+from layersmith.measuring.latency import model_latency, ratio
+from layersmith.measuring.shape import parse_shape
 
 GOAL = 1.02
 

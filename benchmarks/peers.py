@@ -35,10 +35,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
 
 import layersmith
-from layersmith.measure.latency import model_latency, ratio
-from layersmith.measure.quality import quality
-from layersmith.measure.shape import parse_shape
-from layersmith.refit.batches import Batch, Sizes, prepare
+from layersmith.measuring.latency import model_latency, ratio
+from layersmith.measuring.quality import quality
+from layersmith.measuring.shape import parse_shape
+from layersmith.refitting.calibrate.batches import Batch, Sizes, prepare
 
 HALF = 0.5
 

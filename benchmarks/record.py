@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from layersmith.measure.environment import environment
+from layersmith.measuring.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 VERDICTS = ("held", "partly", "did not hold")

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from layersmith import catalogue
-from layersmith.measure.environment import environment
+from layersmith.measuring.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))

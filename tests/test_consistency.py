@@ -9,7 +9,7 @@ import pytest
 
 from layersmith import catalogue
 from layersmith.papers import papers
-from layersmith.refit import methods
+from layersmith.refitting import methods
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "layersmith"
 FAMILIES = ("ffn", "norm", "mixer", "linear")

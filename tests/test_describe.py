@@ -8,7 +8,7 @@ from layersmith import catalogue, describe
 from layersmith.errors import UserError
 from layersmith.evidence import Outcomes
 from layersmith.papers import papers
-from layersmith.refit import methods
+from layersmith.refitting import methods
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

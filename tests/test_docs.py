@@ -13,7 +13,7 @@ import pytest
 
 from layersmith import catalogue, describe
 from layersmith.papers import papers
-from layersmith.refit import methods
+from layersmith.refitting import methods
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

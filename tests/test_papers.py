@@ -6,7 +6,7 @@ import pytest
 
 from layersmith import catalogue, papers
 from layersmith.papers import Paper
-from layersmith.refit import methods
+from layersmith.refitting import methods
 
 
 def test_all_papers_are_there() -> None:

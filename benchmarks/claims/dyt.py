@@ -21,7 +21,7 @@ from record import save_claim
 from small_lm import heldout, model, text, train
 
 from layersmith import catalogue
-from layersmith.measure.latency import latency, ratio
+from layersmith.measuring.latency import latency, ratio
 
 LAYERS, WIDTH, STEPS, LR, SEEDS = 3, 64, 300, 2e-3, (0, 1, 2)
 NORMS: dict[str, dict[str, Any]] = {"layer_norm": {"name": "layer_norm"}, "rms_norm": {"name": "rms_norm"}}

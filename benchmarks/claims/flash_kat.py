@@ -30,7 +30,7 @@ from layersmith.ffn.mlp import MLP
 from layersmith.ffn.rational import Rational
 from layersmith.kernels import native
 from layersmith.kernels import rational as kernel
-from layersmith.measure.latency import latency, ratio
+from layersmith.measuring.latency import latency, ratio
 
 SHAPE, D, HIDDEN, SEEDS = (8, 197), 768, 3072, (0, 1, 2)
 

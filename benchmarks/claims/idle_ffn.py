@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from record import save_claim
 
 from layersmith.ffn.idle_ffn import IdleFFN
-from layersmith.measure.latency import latency, ratio
+from layersmith.measuring.latency import latency, ratio
 
 WIDTHS = (384, 768, 1024, 1280)
 

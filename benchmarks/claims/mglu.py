@@ -28,7 +28,7 @@ from layersmith.contract import FeedForward
 from layersmith.ffn.glu import GLU
 from layersmith.ffn.mglu import MGLU
 from layersmith.kernels import native
-from layersmith.measure.latency import Step, latency, ratio
+from layersmith.measuring.latency import Step, latency, ratio
 
 D_MODEL, D_HIDDEN, MASKS = 2048, 8192, (1, 2, 4)
 COPIES = 3

@@ -18,11 +18,11 @@ import torch
 from layersmith import checkpoint
 from layersmith.anatomy import Replay, find_sites
 from layersmith.anatomy.edit import Replacement, apply, restore
-from layersmith.measure.divergence import Divergence
-from layersmith.refit.batches import Sizes, prepare
-from layersmith.refit.calibrate import Activations
-from layersmith.refit.method import SublayerView
-from layersmith.refit.workspace import Workspace
+from layersmith.measuring.divergence import Divergence
+from layersmith.refitting.calibrate.activations import Activations
+from layersmith.refitting.calibrate.batches import Sizes, prepare
+from layersmith.refitting.method import SublayerView
+from layersmith.runs.workspace import Workspace
 
 
 class Pocket:

@@ -30,7 +30,7 @@ import record
 
 from layersmith import checkpoint
 from layersmith.data import text
-from layersmith.measure.environment import environment
+from layersmith.measuring.environment import environment
 from layersmith.model.config import TransformerConfig
 from layersmith.model.transformer import TransformerLM
 

@@ -16,7 +16,7 @@ from record import save_claim
 
 from layersmith import catalogue
 from layersmith.anatomy import find_sites
-from layersmith.refit.folds import pre_rms_norm
+from layersmith.refitting.prove.folds import pre_rms_norm
 
 WIDTH, LAYERS, TOKENS, ROUNDS = 768, 4, 128, 60
 

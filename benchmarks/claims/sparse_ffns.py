@@ -29,8 +29,8 @@ from record import save_claim
 from layersmith.ffn.glu import GLU
 from layersmith.ffn.spark_ffn import SparkFFN
 from layersmith.ffn.topk_glu import TopKGLU
-from layersmith.measure.latency import latency, ratio
-from layersmith.refit import methods
+from layersmith.measuring.latency import latency, ratio
+from layersmith.refitting import methods
 
 KEEPS = (0.5, 0.2, 0.08)
 WIDTHS = ((192, 512), (576, 1536), (2048, 8192))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from generate.text import blocks, inline, paper_link
 from layersmith import describe
-from layersmith.refit import methods
+from layersmith.refitting import methods
 
 
 def page() -> str:
     out = [
         "# Methods",
-        "A method turns a trained sublayer into candidates. Each is one file of `layersmith.refit.methods`. Those that "
-        "can help with the budget are tried by themselves; `--methods` names them.",
+        "A method turns a trained sublayer into candidates. Each is one file of `layersmith.refitting.methods`. Those "
+        "that can help with the budget are tried by themselves; `--methods` names them.",
     ]
     for name in methods.METHODS:
         method = methods.get(name)

@@ -7,8 +7,8 @@
     refit(model, budget=, out=) the cheapest good mix of alternatives under a budget -> dict, and files in `out`
     catalogue                   the parts: catalogue.build({"name": "glu", "d_model": 64, "d_hidden": 128})
 
-Each name is imported when it is first used, so `import layersmith` costs nothing. `measure` and `refit` are packages
-that can be called: `layersmith.measure(...)` runs it, `layersmith.measure.latency` is one of its modules.
+Each name is imported when it is first used, so `import layersmith` costs nothing. Verbs are functions; the rooms behind
+them have names of their own (`layersmith.measuring`, `layersmith.refitting`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from layersmith.anatomy import find_sites as sites
     from layersmith.anatomy.swap import swap as swap
     from layersmith.checkpoint import load as load
-    from layersmith.measure import measure as measure
-    from layersmith.refit import refit as refit
+    from layersmith.measuring.compare import measure as measure
+    from layersmith.refitting.pipeline import refit as refit
 
     __version__: str
 
@@ -31,8 +31,8 @@ __all__ = ["__version__", "catalogue", "load", "measure", "refit", "sites", "swa
 _HOME = {
     "catalogue": "layersmith.catalogue",
     "load": "layersmith.checkpoint:load",
-    "measure": "layersmith.measure",
-    "refit": "layersmith.refit",
+    "measure": "layersmith.measuring.compare:measure",
+    "refit": "layersmith.refitting.pipeline:refit",
     "sites": "layersmith.anatomy:find_sites",
     "swap": "layersmith.anatomy:swap",
 }

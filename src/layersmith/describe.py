@@ -20,7 +20,7 @@ from layersmith.contract import Cost, Operator, Scheme
 from layersmith.errors import UserError
 from layersmith.evidence import Claim, Outcomes
 from layersmith.papers import Paper, papers
-from layersmith.refit import methods
+from layersmith.refitting import methods
 
 COST_COLUMNS = ("params", "active per token", "bytes", "FLOPs", "bytes of state")
 #: Stops "When it pays:" in a docstring: the next of its headings, or the end of the paragraph.

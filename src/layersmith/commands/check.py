@@ -103,7 +103,7 @@ def _counts(results: list[Result]) -> str:
 
 
 def _write(path: Path, record: list[dict[str, Any]]) -> None:
-    from layersmith.measure.environment import environment
+    from layersmith.measuring.environment import environment
 
     text = json.dumps({"schema": "layersmith.check/1", "environment": environment(), "parts": record}, indent=1)
     unfinished = path.with_name(path.name + ".unfinished")

@@ -25,7 +25,7 @@ def measure(
 ) -> None:
     """Measure a model, side by side with another one if given, in one run on this machine."""
     from layersmith.checkpoint import load
-    from layersmith.measure import measure as run
+    from layersmith.measuring.compare import measure as run
 
     loaded, tokenizer = load(model, trust_local_code=trust_code, device=device)
     original = load(against, trust_local_code=trust_code, device=device)[0] if against is not None else None

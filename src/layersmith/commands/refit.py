@@ -55,7 +55,7 @@ def refit(
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Find the best mix of alternatives under a budget, heal it, measure it, save it and report on it."""
-    from layersmith.refit import refit as run
+    from layersmith.refitting.pipeline import refit as run
 
     result = run(
         model,

@@ -24,10 +24,10 @@ def sites(
     """List the sites of a model: kind, shapes, parameters, share of FLOPs and of measured time."""
     from layersmith.anatomy import find_sites
     from layersmith.checkpoint import load
-    from layersmith.measure.environment import environment
-    from layersmith.measure.inputs import placement
-    from layersmith.measure.shape import parse_shape
-    from layersmith.measure.sites import site_costs
+    from layersmith.measuring.environment import environment
+    from layersmith.measuring.inputs import placement
+    from layersmith.measuring.shape import parse_shape
+    from layersmith.measuring.sites import site_costs
 
     shape = parse_shape(at)
     loaded, _ = load(model, trust_local_code=trust_code, device=device)

@@ -1,0 +1,184 @@
+"""`layersmith.measure`: one model, or a changed one beside its original, in one run on one machine.
+
+Everything in the result was measured in the call: quality on held-out text, cost at every stated shape, latency
+interleaved with the original's, and what both write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from layersmith.data.text import read
+from layersmith.data.windows import padded_windows, windows
+from layersmith.errors import UserError
+from layersmith.measuring.cost import model_cost
+from layersmith.measuring.divergence import Batch
+from layersmith.measuring.environment import environment
+from layersmith.measuring.generation import agreement, continuations
+from layersmith.measuring.inputs import config_of, example_inputs, is_causal_lm, placement, reads_text
+from layersmith.measuring.latency import model_latency, ratio
+from layersmith.measuring.quality import Quality, quality
+from layersmith.measuring.shape import Shape, parse_shape
+from layersmith.measuring.token_bytes import token_bytes
+from layersmith.measuring.zeroshot import read_questions, zeroshot
+
+SCHEMA = "layersmith.measure/1"
+#: `data=RANDOM`: seeded random inputs, the only ones there are for a model that takes no text.
+RANDOM = "random"
+#: Tokens of a prompt, and of its continuation, in the generation check; and how many prompts.
+PROMPT_TOKENS, NEW_TOKENS, PROMPTS = 32, 32, 3
+#: The measures of `Quality` that need an original.
+DIFFERENCES = ("divergence", "divergence_kind", "agreement", "cosine_distance")
+
+
+def measure(
+    model: nn.Module,
+    against: nn.Module | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    data: str = "stdlib",
+    at: str | Sequence[str] = "prefill=1x512",
+    count: int = 16,
+    length: int = 512,
+    rounds: int = 20,
+    questions: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure `model`, and how it differs from `against` (the original) when given.
+
+    tokenizer  needed by models of text, unless `data` is "random"
+    data       "stdlib", a text file or folder, "hub:owner/name" (the held-out split is read), or "random"
+    at         one shape or several: "prefill=1x512", ["prefill=1x512", "decode=1x128"]
+    count      windows of text that quality is measured on
+    length     tokens per window; fewer where the model's context is shorter
+    rounds     of interleaved timing
+    questions  a JSONL file of multiple-choice questions (see `measure.zeroshot`)
+
+    Returns a JSON-serialisable dict. "model" and "against" hold params, bytes, perplexity, bits_per_byte, zeroshot,
+    samples and, for each shape under "at", latency_ms, latency_ms_spread (p25, p75), flops and kv_bytes. "comparison"
+    holds divergence (with its kind), agreement, cosine_distance, greedy_agreement and latency_ratio per shape. What
+    does not exist for a model, or was not asked for, is None.
+
+    Raises UserError for a missing tokenizer, too little text, an impossible shape, or a model that yields NaN.
+    """
+    shapes = [parse_shape(text) for text in ([at] if isinstance(at, str) else at)]
+    models = {"model": model.eval()} | ({"against": against.eval()} if against is not None else {})
+    data = data if reads_text(model) else RANDOM
+    length = min(length, getattr(config_of(model), "max_position_embeddings", None) or length)
+    batches = _batches(model, tokenizer, data, count, length, seed)
+    writes = data != RANDOM and is_causal_lm(model)
+    sizes = token_bytes(_required(tokenizer)) if writes else None
+    found = {"model": quality(model, batches, against, sizes)}
+    if against is not None:
+        found["against"] = quality(against, batches, None, sizes)
+    facts = {name: _facts(each, found[name], shapes, writes) for name, each in models.items()}
+    ratios = _time(models, shapes, rounds, seed, facts)
+    greedy = _write(models, batches, _required(tokenizer), facts) if writes else None
+    if questions is not None:
+        parsed = read_questions(questions)
+        for name, each in models.items():
+            facts[name]["zeroshot"] = zeroshot(each, _required(tokenizer), parsed)
+
+    comparison = None
+    if against is not None:
+        comparison = {k: v for k, v in found["model"].to_json().items() if k in DIFFERENCES}
+        comparison |= {"greedy_agreement": greedy, "latency_ratio": ratios}
+    return {
+        "schema": SCHEMA,
+        "environment": environment(placement(model)[0]),
+        "settings": {
+            "at": [str(shape) for shape in shapes],
+            "data": data,
+            "tokens": found["model"].tokens,
+            "length": length,
+            "rounds": rounds,
+            "seed": seed,
+        },
+        "model": facts["model"],
+        "against": facts.get("against"),
+        "comparison": comparison,
+    }
+
+
+def _facts(model: nn.Module, found: Quality, shapes: list[Shape], writes: bool) -> dict[str, Any]:
+    """What is known of one model alone; latency, samples and zero-shot scores are filled in by their own steps."""
+    costs = {str(shape): model_cost(model, shape) for shape in shapes}
+    first = next(iter(costs.values()))
+    return {
+        "architecture": type(model).__name__,
+        "params": first["params"],
+        "bytes": first["bytes"],
+        "at": {at: {"flops": cost["flops"], "kv_bytes": cost["kv_bytes"]} for at, cost in costs.items()},
+        "perplexity": found.perplexity if writes else None,
+        "bits_per_byte": found.bits_per_byte if writes else None,
+        "zeroshot": None,
+        "samples": None,
+    }
+
+
+def _time(
+    models: dict[str, nn.Module], shapes: list[Shape], rounds: int, seed: int, facts: dict[str, dict[str, Any]]
+) -> dict[str, float] | None:
+    """Fill in every model's latency; returns model / against per shape."""
+    ratios = {}
+    for shape in shapes:
+        timings = model_latency(models, shape, rounds=rounds, seed=seed)
+        for name, timing in timings.items():
+            facts[name]["at"][str(shape)] |= {
+                "latency_ms": timing.median * 1e3,
+                "latency_ms_spread": [timing.p25 * 1e3, timing.p75 * 1e3],
+            }
+        if "against" in timings:
+            ratios[str(shape)] = ratio(timings, "model", "against")
+    return ratios or None
+
+
+def _write(
+    models: dict[str, nn.Module],
+    batches: list[Batch],
+    tokenizer: PreTrainedTokenizerBase,
+    facts: dict[str, dict[str, Any]],
+) -> float | None:
+    """Fill in what every model writes after the first prompts; returns the share of equal tokens."""
+    prompts = torch.cat([batch["input_ids"] for batch in batches])[:PROMPTS, :PROMPT_TOKENS]
+    written = {name: continuations(model, prompts, NEW_TOKENS) for name, model in models.items()}
+    starts = tokenizer.batch_decode(prompts)
+    for name, rows in written.items():
+        texts = tokenizer.batch_decode(rows)
+        facts[name]["samples"] = [{"prompt": p, "text": t} for p, t in zip(starts, texts, strict=True)]
+    return agreement(written["model"], written["against"]) if "against" in written else None
+
+
+def _batches(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, data: str, count: int, length: int, seed: int
+) -> list[Batch]:
+    """One window per batch, so that memory does not depend on `count`."""
+    if data == RANDOM:
+        return [example_inputs(model, 1, length, seed + index) for index in range(count)]
+    needed = _required(tokenizer)  # before the text is read, which takes a while
+    cut = windows if is_causal_lm(model) else padded_windows
+    found = cut(read(data, "heldout"), needed, length, count, seed, at_least=1)
+    masks = found.attention_mask
+    batches: list[Batch] = []
+    for row in range(len(found)):
+        batch = {"input_ids": found.input_ids[row : row + 1]}
+        if masks is not None:
+            batch["attention_mask"] = masks[row : row + 1]
+        if config_of(model).is_encoder_decoder:
+            batch["decoder_input_ids"] = batch["input_ids"]
+        batches.append(batch)
+    return batches
+
+
+def _required(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    if tokenizer is None:
+        raise UserError(
+            "The model came without a tokenizer, so no text can be read to it. Put the tokenizer's files beside the "
+            "model or pass tokenizer=..., or compare on random tokens with data='random'."
+        )
+    return tokenizer

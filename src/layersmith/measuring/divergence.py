@@ -1,0 +1,167 @@
+"""How far one model's outputs are from another's, summed up batch by batch.
+
+Models with logits (teacher = the original, student = the changed one), per real token t:
+
+    KL_t = sum_v p_teacher(v) * (log p_teacher(v) - log p_student(v))        in nats, averaged over tokens
+    agreement = share of tokens whose most likely next token is the same
+
+Models without (encoders), on the last hidden state h: sum ||h_student - h_teacher||^2 / sum ||h_teacher||^2, and the
+mean cosine distance. Padding never counts. Log-probabilities are taken in float32, sums are kept in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layersmith.errors import UserError
+from layersmith.measuring.inputs import can_generate, placement
+
+#: Values compared at once. Few enough to stay in a processor's cache over the several passes of a comparison: with a
+#: vocabulary of 49,152, ten times as fast as 256 rows at once.
+BLOCK = 2**19
+
+KL, RELATIVE_SQUARED_ERROR = "kl", "relative_squared_error"
+
+Batch = Mapping[str, Tensor]
+
+
+class Divergence:
+    """Running totals. `kind` says what `value` is."""
+
+    def __init__(self) -> None:
+        self.kind = ""
+        self.tokens = 0
+        self._kl = self._agreed = 0.0
+        self._error = self._norm = self._cosine = 0.0
+
+    @torch.no_grad()
+    def add(self, teacher: Any, student: Any, mask: Tensor | None = None) -> None:
+        """Add one batch of model outputs (Hugging Face output objects, or plain tensors of hidden states).
+
+        mask  (B, T), nonzero at real tokens; None when all are real
+        """
+        expected, found = main_output(teacher), main_output(student)
+        if expected.shape != found.shape:
+            raise UserError(
+                f"The two models' outputs cannot be compared: they have shapes {tuple(expected.shape)} and "
+                f"{tuple(found.shape)} on the same inputs."
+            )
+        self.kind = KL if is_distribution(teacher) else RELATIVE_SQUARED_ERROR
+        add = self._add_logits if self.kind == KL else self._add_hidden
+        expected, found = real_rows(expected, mask), real_rows(found, mask)
+        rows = rows_at_once(expected)
+        for theirs, ours in zip(expected.split(rows), found.split(rows), strict=True):
+            add(theirs, ours)
+            self.tokens += len(theirs)
+
+    @property
+    def value(self) -> float:
+        """Nats per token ("kl"), or the relative squared error."""
+        self._require_tokens()
+        if self.kind == KL:
+            return self._kl / self.tokens
+        if self._norm == 0.0:
+            raise UserError("The original's hidden states are all zero, so no error is relative to them.")
+        return self._error / self._norm
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of tokens with the same most likely next token; None without logits."""
+        self._require_tokens()
+        return self._agreed / self.tokens if self.kind == KL else None
+
+    @property
+    def cosine_distance(self) -> float | None:
+        """Mean cosine distance of the last hidden state; None where there are logits."""
+        self._require_tokens()
+        return self._cosine / self.tokens if self.kind == RELATIVE_SQUARED_ERROR else None
+
+    def _add_logits(self, teacher: Tensor, student: Tensor) -> None:
+        self._kl += float(token_kl(teacher, student).double().sum())
+        self._agreed += int((student.argmax(-1) == teacher.argmax(-1)).sum())
+
+    def _add_hidden(self, teacher: Tensor, student: Tensor) -> None:
+        teacher, student = teacher.double(), student.double()
+        self._error += float((student - teacher).square().sum())
+        self._norm += float(teacher.square().sum())
+        self._cosine += float((1 - F.cosine_similarity(student, teacher, dim=-1)).sum())
+
+    def _require_tokens(self) -> None:
+        if self.tokens == 0:
+            raise UserError("There is nothing to compare: no batch holds a real token.")
+
+
+@torch.no_grad()
+def divergence(teacher: nn.Module, student: nn.Module, batches: Iterable[Batch]) -> Divergence:
+    """Run both models over batches (their keyword arguments, on any device) and compare."""
+    device, _ = placement(teacher)
+    total = Divergence()
+    for batch in batches:
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        total.add(run(teacher, inputs), run(student, inputs), real_positions(inputs))
+    return total
+
+
+def token_kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL(teacher || student) in nats of logits (..., V) -> (...), in float32."""
+    p, q = F.log_softmax(teacher.float(), dim=-1), F.log_softmax(student.float(), dim=-1)
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1)
+
+
+def rows_at_once(values: Tensor) -> int:
+    """How many rows of (rows, width) make up a block."""
+    return max(1, BLOCK // max(1, values.shape[-1]))
+
+
+def main_output(output: Any) -> Tensor:
+    """Logits (B, T, V) of a model's output, else its last hidden state (B, T, D), else the tensor itself.
+
+    A classifier's logits (B, V) become one position per sequence.
+
+    Raises UserError for NaN or infinity, and for an output with none of these.
+    """
+    if isinstance(output, Tensor):
+        found = output
+    elif "logits" in output:
+        found = output["logits"] if output["logits"].dim() > 2 else output["logits"].unsqueeze(1)
+    elif "last_hidden_state" in output:
+        found = output["last_hidden_state"]
+    else:
+        raise UserError(
+            f"The model returns neither 'logits' nor 'last_hidden_state' but {', '.join(output)}, so there is nothing "
+            f"to compare."
+        )
+    # One pass settles it nearly always: a sum is finite only if every value is (or a finite one overflowed).
+    if not torch.isfinite(found.sum(dtype=torch.float32)) and not torch.isfinite(found).all():
+        raise UserError(
+            "The model yields NaN or infinite outputs on this data, so nothing can be measured. Check its weights and "
+            "its dtype (float16 overflows in many models: try bfloat16 or float32)."
+        )
+    return found
+
+
+def is_distribution(output: Any) -> bool:
+    """Whether an output is logits over several classes (one logit alone is a regression)."""
+    return not isinstance(output, Tensor) and "logits" in output and output["logits"].shape[-1] > 1
+
+
+def real_positions(inputs: Batch) -> Tensor | None:
+    """The mask (B, T) of the output's real positions among a model's inputs, if there is one."""
+    return inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
+
+
+def real_rows(values: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, T, ·) -> (real tokens, ·). A classifier's single position per sequence has no mask of its own."""
+    if mask is None or mask.shape != values.shape[:2]:
+        return values.flatten(0, 1)
+    return values[mask.bool()]
+
+
+def run(model: nn.Module, inputs: Batch) -> Any:
+    """The model's output, without a cache."""
+    return model(**inputs, use_cache=False) if can_generate(model) else model(**inputs)

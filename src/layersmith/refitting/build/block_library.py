@@ -1,0 +1,140 @@
+"""Build the library: every method's candidates at every site, each an independent job whose result is saved.
+
+Jobs of one block share the block's captured activations. A job is done when its JSON is in the workspace, so a killed
+run builds only what is missing, and blocks that other processes built (`workers.py`) are only read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layersmith.anatomy import Site
+from layersmith.refitting import methods
+from layersmith.refitting.calibrate.activations import Activations
+from layersmith.refitting.candidate import Candidate, Library, decided_sites, pack
+from layersmith.refitting.build.distill import distill
+from layersmith.refitting.method import Method, SublayerView, candidate_id
+from layersmith.runs.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class LibrarySettings:
+    """methods, sites  names · distill_steps  local distillation of each candidate that profits from it"""
+
+    methods: list[str]
+    sites: list[str]
+    distill_steps: int = 40
+    seed: int = 0
+
+
+@dataclass
+class SiteReport:
+    """What the library found at one site besides candidates: the floors, and which methods do not apply and why."""
+
+    floors: dict[str, float] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+
+
+def build_library(
+    activations: Activations,
+    workspace: Workspace,
+    settings: LibrarySettings,
+    statistics: dict[str, dict[str, Tensor]],
+    tell: Callable[[str, int, int], None] = lambda text, done, total: None,
+) -> tuple[Library, dict[str, SiteReport]]:
+    """All candidates of all sites, and a report per site. `statistics`: what whole-model passes found, per site."""
+    library, reports = Library(workspace, device=activations.device), {}
+    blocks = activations.anatomy.of_kind("block")
+    for done, block in enumerate(blocks):
+        for site, (report, candidates) in build_block(block, activations, workspace, settings, statistics).items():
+            reports[site] = report
+            library.candidates.update({c.id: c for c in candidates})
+        tell("building the library", done + 1, len(blocks))
+    return library, reports
+
+
+def build_block(
+    block: Site,
+    activations: Activations,
+    workspace: Workspace,
+    settings: LibrarySettings,
+    statistics: dict[str, dict[str, Tensor]],
+) -> dict[str, tuple[SiteReport, list[Candidate]]]:
+    """{site: its report and candidates} of one block, its sublayers first. Independent of every other block."""
+    sites = [s for s in (*activations.anatomy.in_block(block.name), block) if s.name in settings.sites]
+    with torch.device(activations.device):  # what a method makes, it makes where the model is
+        built = {s.name: _site_jobs(s, activations, workspace, settings, statistics.get(s.name, {})) for s in sites}
+    activations.forget()
+    return built
+
+
+def _site_jobs(
+    site: Site,
+    activations: Activations,
+    workspace: Workspace,
+    settings: LibrarySettings,
+    statistics: dict[str, Tensor],
+) -> tuple[SiteReport, list[Candidate]]:
+    saved = workspace.load_json(f"library/{site.name}/site")
+    if saved is not None:
+        report = SiteReport(**saved["report"])
+        found = [_load(workspace, name) for name in saved["candidates"]]
+        if all(found):
+            return report, [c for c in found if c]
+    view = activations.view(site, settings.seed, statistics)
+    report, candidates = SiteReport(), []
+    for name in dict.fromkeys([*methods.FLOORS.values(), *settings.methods]):
+        method = methods.get(name)
+        if site.kind not in method.kinds:
+            continue
+        reason = site.locked or method.refuses(view)
+        if reason is not None:
+            report.refusals[name] = reason
+            continue
+        for chosen in method.grid(view):
+            candidate = _load(workspace, candidate_id(site.name, name, chosen))
+            candidates.append(candidate or _build(view, method, chosen, workspace, settings))
+    for floor, name in methods.FLOORS.items():
+        errors = [c.local_error for c in candidates if c.method == name]
+        if errors:
+            report.floors[floor] = min(errors)
+    workspace.save_json(f"library/{site.name}/site", {"report": vars(report), "candidates": [c.id for c in candidates]})
+    return report, candidates
+
+
+def _build(
+    view: SublayerView, method: Method, chosen: dict[str, Any], workspace: Workspace, settings: LibrarySettings
+) -> Candidate:
+    start = time.perf_counter()
+    torch.manual_seed(settings.seed)
+    replacement = [(edit, module.eval()) for edit, module in method.build(view, chosen)]
+    steps = distill(view, replacement, settings.distill_steps) if method.distils else 0
+    edits, tensors = pack(replacement)
+    candidate = Candidate(
+        id=candidate_id(view.site.name, method.name, chosen),
+        sites=decided_sites(view.anatomy, view.site, replacement),
+        method=method.name,
+        settings=chosen,
+        edits=edits,
+        local_error=method.error(view, chosen, replacement),
+        distilled_steps=steps,
+        seconds=time.perf_counter() - start,
+    )
+    if not torch.isfinite(torch.tensor(candidate.local_error)):
+        candidate.refused = "its output is not finite on held-out activations"
+    workspace.save_tensors(f"library/{candidate.id}", tensors)
+    workspace.save_json(f"library/{candidate.id}", candidate.to_json())
+    return candidate
+
+
+def _load(workspace: Workspace, name: str) -> Candidate | None:
+    saved = workspace.load_json(f"library/{name}")
+    if saved is None or not workspace.has_tensors(f"library/{name}"):
+        return None
+    return Candidate(**saved)

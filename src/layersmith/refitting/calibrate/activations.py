@@ -1,0 +1,137 @@
+"""Calibration: one streaming pass stores what enters every block; methods then see one block's sublayers at a time.
+
+Blocks are run one after the other over all windows, each reading the stored output of the one before, so memory holds
+one block's activations and disk holds (blocks + 1) x tokens x D values. Inputs and outputs of the sublayers inside a
+block are recomputed from its stored input when a method asks. A model whose blocks cannot be run alone (T5 passes
+position biases along, ALBERT runs one block n times) is run whole each time instead; the results are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from layersmith.anatomy import Anatomy, Replay, Site
+from layersmith.errors import UserError
+from layersmith.measuring.inputs import placement
+from layersmith.refitting.calibrate.batches import Batch, Batches
+from layersmith.refitting.method import Call, SublayerView
+from layersmith.runs.workspace import Workspace
+
+Tell = Callable[[str, int, int], None]
+
+
+class Activations:
+    """The stored activations of a run. `calibrate` must have finished before the other functions are used."""
+
+    def __init__(self, replay: Replay, anatomy: Anatomy, batches: Batches, workspace: Workspace):
+        self.replay = replay
+        self.device, _ = placement(replay.model)
+        self.anatomy = anatomy
+        self.search: list[Batch] = batches.search
+        self._batches = batches
+        self._workspace = workspace
+        self._search_hidden: dict[int, dict[str, Tensor]] = {}
+        self._block: tuple[int, dict[str, Tensor]] | None = None
+
+    def calibrate(self, tell: Tell = lambda text, done, total: None) -> None:
+        """Run the streaming pass; blocks already stored are not run again."""
+        if not self.replay.exact:
+            return
+        for block in range(self.replay.n_blocks + 1):
+            if not self._stored(block):
+                self._store(block)
+            tell("calibrating", block + 1, self.replay.n_blocks + 1)
+
+    def view(self, site: Site, seed: int = 0, statistics: dict[str, Tensor] | None = None) -> SublayerView:
+        """The site with its recorded calls on the fit and holdout windows."""
+        return SublayerView(
+            model=self.replay.model,
+            anatomy=self.anatomy,
+            site=site,
+            fit=[c for i, b in enumerate(self._batches.fit) for c in self._calls(site, f"fit.{i}", b)],
+            holdout=[c for i, b in enumerate(self._batches.holdout) for c in self._calls(site, f"holdout.{i}", b)],
+            statistics={name: t.to(self.device) for name, t in (statistics or {}).items()},
+            blocks_after=self._blocks_after(site),
+            stream=lambda calls, blocks: self._stream(site, calls, blocks),
+            seed=seed,
+        )
+
+    def search_hidden(self, block: int, index: int) -> Tensor | None:
+        """What enters `block` on search batch `index`; None where the model has to be run from its start."""
+        if not self.replay.exact:
+            return None
+        if block not in self._search_hidden:
+            self._search_hidden[block] = self._load(f"calibration/search-{block:03d}")
+        return self._search_hidden[block][str(index)]
+
+    def block_of(self, site: str) -> int:
+        """Where the block that holds a site stands among all blocks; 0 where the model runs whole anyway."""
+        path = self.anatomy.site(self.anatomy.site(site).block).modules[0]
+        return self.replay.blocks.index(path) if self.replay.exact else 0
+
+    def forget(self) -> None:
+        """Drop the loaded block's activations from memory."""
+        self._block = None
+
+    def _blocks_after(self, site: Site) -> int:
+        # What leaves the last block is kept for the search windows only.
+        return self.replay.n_blocks - 2 - self.block_of(site.name) if self.replay.exact else 0
+
+    def _stream(self, site: Site, calls: list[Call], blocks: int) -> list[Tensor]:
+        """What enters the block `blocks` after the site's own, on the batches of these calls."""
+        tensors = self._load(f"calibration/block-{self.block_of(site.name) + blocks:03d}")
+        return [tensors[call.key] for call in calls]
+
+    def _stored(self, block: int) -> bool:
+        return self._workspace.has_tensors(f"calibration/search-{block:03d}") and (
+            block == self.replay.n_blocks or self._workspace.has_tensors(f"calibration/block-{block:03d}")
+        )
+
+    @torch.no_grad()
+    def _store(self, block: int) -> None:
+        """Make what enters `block` from what enters the one before (or from the model's own start)."""
+        fitted: dict[str, Tensor] = {}
+        searched: dict[str, Tensor] = {}
+        earlier = self._load(f"calibration/block-{block - 1:03d}") if block else {}
+        earlier_search = self._load(f"calibration/search-{block - 1:03d}") if block else {}
+        jobs = [(f"fit.{i}", b, earlier, fitted) for i, b in enumerate(self._batches.fit)]
+        jobs += [(f"holdout.{i}", b, earlier, fitted) for i, b in enumerate(self._batches.holdout)]
+        jobs += [(str(i), b, earlier_search, searched) for i, b in enumerate(self.search)]
+        for key, batch, source, target in jobs:
+            if block == 0:
+                target[key] = self.replay.block_inputs(batch)[0]
+            elif block < self.replay.n_blocks or target is searched:
+                target[key] = self.replay.run_block(block - 1, source[key], batch)
+            if key in target and not torch.isfinite(target[key]).all():
+                raise UserError(
+                    f"The model yields NaN or infinity at the input of block {block} on the calibration text. "
+                    f"Load it in float32, or check its weights, before refitting it."
+                )
+        self._workspace.save_tensors(f"calibration/search-{block:03d}", searched)
+        if fitted:
+            self._workspace.save_tensors(f"calibration/block-{block:03d}", fitted)
+
+    def _load(self, name: str) -> dict[str, Tensor]:
+        tensors = self._workspace.load_tensors(name)
+        if tensors is None:
+            # Damaged after it was stored. The message is honest: the next run notices at once and rebuilds.
+            raise UserError(f"The workspace file {name} was damaged while in use. Run the same command again.")
+        return {key: tensor.to(self.device) for key, tensor in tensors.items()}
+
+    def _calls(self, site: Site, key: str, batch: Batch) -> list[Call]:
+        index = self.block_of(site.name)
+        hidden = None
+        if self.replay.exact:
+            if self._block is None or self._block[0] != index:
+                self._block = (index, self._load(f"calibration/block-{index:03d}"))
+            hidden = self._block[1][key]
+        with torch.no_grad():
+            _, records = self.replay.capture(index, hidden, batch, site.modules)
+        mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
+        calls = []
+        for first, last in zip(records[site.modules[0]], records[site.modules[-1]], strict=True):
+            calls.append(Call(first.args, first.kwargs, first.input, last.hidden, mask, key))
+        return calls

@@ -1,0 +1,80 @@
+"""First-order importance of hidden channels: activation x gradient of the model's output entropy, per feed-forward.
+
+    score_c = mean over tokens of  h_c * d/dh_c  sum_t H(softmax(logits_t)),   H(p) = -sum_v p_v log p_v
+
+It is what the output entropy would change, to first order, if channel c were set to zero. Paper: P051.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layersmith.anatomy import Anatomy
+from layersmith.anatomy.recognise import as_ffn
+from layersmith.refitting.calibrate.batches import Batch
+from layersmith.runs.workspace import Workspace
+
+NAME = "statistics/taylor"
+
+
+def taylor_scores(
+    model: nn.Module, anatomy: Anatomy, batches: list[Batch], workspace: Workspace
+) -> dict[str, dict[str, Tensor]]:
+    """{site: {"taylor": (d_hidden,)}} for every recognised feed-forward; empty for a model without logits.
+
+    Memory: the activations of one batch through the whole model, as in training.
+    """
+    if not workspace.has_tensors(NAME):
+        workspace.save_tensors(NAME, _compute(model, anatomy, batches) or {"none": torch.zeros(1)})
+    return stored_scores(workspace)
+
+
+def stored_scores(workspace: Workspace) -> dict[str, dict[str, Tensor]]:
+    """What `taylor_scores` stored; empty when no method asked for it."""
+    saved = workspace.load_tensors(NAME) or {}
+    return {name: {"taylor": scores} for name, scores in saved.items() if name != "none"}
+
+
+def _compute(model: nn.Module, anatomy: Anatomy, batches: list[Batch]) -> dict[str, Tensor]:
+    downs: dict[str, nn.Module] = {}
+    for site in anatomy.of_kind("ffn"):
+        found = as_ffn(model, site)
+        if found is not None and "down" in found.parts:
+            downs[site.name] = model.get_submodule(found.parts["down"])
+    seen: dict[str, list[Tensor]] = {}
+
+    def keeper(name: str) -> Callable[..., Any]:
+        def keep(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            # The weights are frozen, so the graph has to start somewhere: here, at the hidden activation.
+            hidden = args[0] if args[0].requires_grad else args[0].detach().requires_grad_(True)
+            hidden.retain_grad()
+            seen.setdefault(name, []).append(hidden)
+            return (hidden, *args[1:])
+
+        return keep
+
+    hooks = [m.register_forward_pre_hook(keeper(n)) for n, m in downs.items()]
+    sums: dict[str, Tensor] = {}
+    tokens = 0
+    try:
+        for batch in batches:
+            seen.clear()
+            logits = getattr(model(**batch), "logits", None)
+            if logits is None or logits.ndim != 3:
+                return {}
+            log_p = F.log_softmax(logits.float(), dim=-1)
+            (-(log_p.exp() * log_p).sum()).backward()
+            for name, hiddens in seen.items():
+                for hidden in hiddens:
+                    score = (hidden.detach() * hidden.grad).flatten(0, -2).sum(0)  # type: ignore[operator]
+                    sums[name] = sums.get(name, torch.zeros_like(score)) + score
+            tokens += logits.shape[0] * logits.shape[1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: total / tokens for name, total in sums.items()}

@@ -1,0 +1,117 @@
+"""A candidate: one alternative for one or more sites, with everything measured about it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layersmith.anatomy import Anatomy, Site
+from layersmith.anatomy.edit import Edit, Replacement, build_module
+from layersmith.runs.workspace import Workspace
+
+
+@dataclass
+class Candidate:
+    """What the library keeps about one alternative (JSON); its weights lie beside it as safetensors.
+
+    sites        names of the sites it decides (a dropped attention decides its own norm too)
+    local_error  relative squared error of the sublayer's contribution on holdout activations (1.0 = zero output)
+    kl           mean token KL(original || original with this one change), nats; None while not scored
+    agreement    share of tokens whose most likely next token stays the same
+    latency_ms, params, bytes, flops, kv_bytes   of the decided sites together, with the candidate in place
+    refused      why it is not offered to the search, in plain words; None when it is
+    """
+
+    id: str
+    sites: list[str]
+    method: str
+    settings: dict[str, Any]
+    edits: list[dict[str, Any]]
+    local_error: float
+    distilled_steps: int = 0
+    seconds: float = 0.0
+    refused: str | None = None
+    kl: float | None = None
+    agreement: float | None = None
+    latency_ms: float | None = None
+    params: int = 0
+    bytes: int = 0
+    flops: int = 0
+    kv_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def site(self) -> str:
+        """The site it was built at (for a whole block, the block's name, which is none of `sites`)."""
+        return self.id.split("/", 1)[0]
+
+
+@dataclass
+class Library:
+    """All candidates of a run and where their weights are kept; `device` is where their modules are put."""
+
+    workspace: Workspace
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    device: torch.device | str = "cpu"
+
+    def replacement(self, candidate: Candidate) -> Replacement:
+        """The candidate's edits with freshly built modules and their stored weights, in eval mode."""
+        tensors = self.workspace.load_tensors(f"library/{candidate.id}") or {}
+        return [(edit, module.to(self.device)) for edit, module in unpack(candidate.edits, tensors)]
+
+    def at(self, site: str) -> list[Candidate]:
+        """Candidates built at this site."""
+        return [c for c in self.candidates.values() if c.site == site]
+
+    def offered(self) -> list[Candidate]:
+        """Candidates the search may choose from: scored and not refused."""
+        return [c for c in self.candidates.values() if c.refused is None and c.kl is not None]
+
+
+def pack(replacement: Replacement) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """A replacement as JSON edits plus one flat dict of tensors, keyed "0.weight" by position."""
+    edits = [edit.to_json() for edit, _ in replacement]
+    tensors = {f"{i}.{k}": v for i, (_, module) in enumerate(replacement) for k, v in module.state_dict().items()}
+    return edits, tensors
+
+
+def unpack(edits: list[dict[str, Any]], tensors: dict[str, Tensor]) -> Replacement:
+    """Inverse of `pack`."""
+    replacement: Replacement = []
+    for i, data in enumerate(edits):
+        edit = Edit.from_json(data)
+        module: nn.Module = build_module(edit)
+        prefix = f"{i}."
+        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        module.load_state_dict(state, strict=True)
+        floats = [v for v in state.values() if v.is_floating_point()]
+        if floats:
+            module.to(floats[0].dtype)
+        replacement.append((edit, module.eval()))
+    return replacement
+
+
+def decided_sites(anatomy: Anatomy, site: Site, replacement: Replacement) -> list[str]:
+    """The sites a replacement decides: its own, every site whose modules it replaces, and all sites of a block."""
+    names = [] if site.kind == "block" else [site.name]
+    edited = {edit.path for edit, _ in replacement}
+    for other in anatomy.sites:
+        if other.kind == "block" or other.name in names:
+            continue
+        inside_block = any(_within(m, path) for m in other.modules for path in edited if _is_block(anatomy, path))
+        if inside_block or edited & set(other.modules):
+            names.append(other.name)
+    return names
+
+
+def _within(path: str, block: str) -> bool:
+    return path == block or path.startswith(block + ".")
+
+
+def _is_block(anatomy: Anatomy, path: str) -> bool:
+    return any(path in blocks for blocks in anatomy.blocks.values())

@@ -1,0 +1,188 @@
+"""Healing: train the whole student to match the original on real text, and keep the result only if it helps.
+
+Loss, as in Puzzle (arXiv 2411.19146): sum over blocks of 1 - cos(h_student, h_teacher), plus KL(teacher || student)
+of the next-token distributions. No language-model loss: matching the teacher is the aim. Held-out KL is watched all
+along; the best state wins, and if no state beats the unhealed student, the student is rolled back to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layersmith.anatomy import Anatomy
+from layersmith.errors import UserError
+from layersmith.measuring.divergence import divergence
+from layersmith.refitting.heal.loss import Batch, add_gradients, hidden_states, rows_at_once, tokens_of
+from layersmith.runs.workspace import Workspace
+
+
+@dataclass
+class Healing:
+    """What happened: steps run, tokens seen, the curve, and whether the unhealed student was kept."""
+
+    steps: int
+    tokens: int
+    curve: list[dict[str, float]]
+    stopped_early: bool = False
+    rolled_back: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class HealSettings:
+    """steps of one batch each; held-out checks every `check_every`; stop after `patience` checks without a best."""
+
+    steps: int
+    lr: float = 1e-3
+    check_every: int = 25
+    patience: int = 6
+    seed: int = 0
+
+
+def heal(
+    student: nn.Module,
+    teacher: nn.Module,
+    anatomy: Anatomy,
+    batches: list[Batch],
+    heldout: list[Batch],
+    settings: HealSettings,
+    workspace: Workspace | None = None,
+    name: str = "heal",
+    tell: Callable[[str, int, int], None] = lambda text, done, total: None,
+) -> Healing:
+    """Train `student` in place. Resumes from `workspace` files called `name` when they are there.
+
+    Raises UserError when the loss is not finite (the student is left rolled back).
+    """
+    parameters = [p for p in student.parameters() if p.requires_grad and p.is_floating_point()]
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.0, betas=(0.9, 0.98))
+    start_error = divergence(teacher, student, heldout).value
+    healing = Healing(0, 0, [{"step": 0, "train_loss": float("nan"), "heldout_kl": start_error}])
+    healing.curve[0].pop("train_loss")
+    best_error, best_state, bad_checks = start_error, _state(student), 0
+
+    if workspace and (saved := _load(workspace, name, student, optimizer, parameters)):
+        healing, best_error, best_state, bad_checks = saved
+    # Both in eval mode throughout: dropout would only add noise to a target that is known exactly.
+    teacher.eval()
+    student.eval()
+    running: list[float] = []
+    rows = rows_at_once(teacher, batches[0])
+    with hidden_states(teacher, anatomy) as of_teacher, hidden_states(student, anatomy) as of_student:
+        while healing.steps < settings.steps and bad_checks < settings.patience:
+            step = healing.steps
+            batch = batches[_shuffled(len(batches), step, settings.seed)]
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * _schedule(step, settings.steps)
+            loss = add_gradients(student, teacher, batch, rows, of_student, of_teacher)
+            if not math.isfinite(loss):
+                student.load_state_dict(best_state)
+                raise UserError(
+                    f"Healing diverged at step {step}: the loss is not finite. The best earlier state was kept. Try a "
+                    f"smaller learning rate (--heal-lr {settings.lr / 4:g})."
+                )
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            running.append(loss)
+            healing.steps += 1
+            healing.tokens += tokens_of(batch)
+            tell("healing", healing.steps, settings.steps)
+            if healing.steps % settings.check_every == 0 or healing.steps == settings.steps:
+                error = _heldout_error(teacher, student, heldout)
+                point = {"step": healing.steps, "train_loss": sum(running) / len(running), "heldout_kl": error}
+                healing.curve.append(point)
+                running.clear()
+                bad_checks = 0 if error < best_error else bad_checks + 1
+                if error < best_error:
+                    best_error, best_state = error, _state(student)
+                if workspace:
+                    _save(workspace, name, healing, student, optimizer, parameters, best_error, best_state, bad_checks)
+    healing.stopped_early = healing.steps < settings.steps
+    healing.rolled_back = best_error >= start_error
+    student.load_state_dict(best_state)
+    return healing
+
+
+def _heldout_error(teacher: nn.Module, student: nn.Module, heldout: list[Batch]) -> float:
+    """Held-out divergence; infinite for a student whose outputs are not finite (it can never be the best one)."""
+    try:
+        return divergence(teacher, student, heldout).value
+    except UserError:  # what it raises for outputs that are not finite
+        return math.inf
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Linear warm-up over 5 %, then cosine to 5 % of the peak."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _shuffled(count: int, step: int, seed: int) -> int:
+    """Index of the batch of a step: every epoch its own permutation, a function of the step alone (so resumable)."""
+    epoch, place = divmod(step, count)
+    draw = torch.Generator().manual_seed(seed * 7919 + epoch)
+    return int(torch.randperm(count, generator=draw, device="cpu")[place])
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+
+def _save(
+    workspace: Workspace,
+    name: str,
+    healing: Healing,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    best_error: float,
+    best_state: dict[str, Tensor],
+    bad_checks: int,
+) -> None:
+    tensors = {f"best.{k}": v for k, v in best_state.items()}
+    for i, p in enumerate(parameters):
+        tensors[f"now.{i}"] = p.detach()
+        for key, value in optimizer.state[p].items():
+            tensors[f"adam.{i}.{key}"] = value
+    # One file holds the state and its bookkeeping, so they can never disagree after a kill.
+    numbers = [best_error, float(bad_checks), float(healing.steps), float(healing.tokens)]
+    tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
+    columns = [[c["step"], c.get("train_loss", math.nan), c["heldout_kl"]] for c in healing.curve]
+    tensors["curve"] = torch.tensor(columns, dtype=torch.float64)
+    workspace.save_tensors(name, tensors)
+
+
+def _load(
+    workspace: Workspace,
+    name: str,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+) -> tuple[Healing, float, dict[str, Tensor], int] | None:
+    tensors = workspace.load_tensors(name)
+    if tensors is None:
+        return None
+    with torch.no_grad():
+        for i, p in enumerate(parameters):
+            p.copy_(tensors[f"now.{i}"])
+            prefix = f"adam.{i}."
+            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state.items()}
+    best_error, bad_checks, steps, tokens = tensors["numbers"].tolist()
+    curve = [
+        {"step": int(s), **({} if math.isnan(t) else {"train_loss": t}), "heldout_kl": k}
+        for s, t, k in tensors["curve"].tolist()
+    ]
+    best_state = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+    return Healing(int(steps), int(tokens), curve), best_error, best_state, int(bad_checks)

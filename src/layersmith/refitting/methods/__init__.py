@@ -1,0 +1,92 @@
+"""The methods, one per file. This table is the only list of them; a class is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+from layersmith.errors import UserError, suggest
+from layersmith.refitting.method import Method
+
+#: The four floors every candidate is measured against. They are candidates like any other, and always built.
+FLOORS = {"zero": "drop", "mean": "mean", "ridge_linear": "linear", "rank_r": "rank_r"}
+
+METHODS: dict[str, str] = {
+    "drop": "layersmith.refitting.methods.drop.drop:Drop",
+    "mean": "layersmith.refitting.methods.drop.mean:Mean",
+    "linear": "layersmith.refitting.methods.fits.linear:LinearMap",
+    "rank_r": "layersmith.refitting.methods.fits.rank_r:RankR",
+    "width": "layersmith.refitting.methods.prune.width:Width",
+    "width_taylor": "layersmith.refitting.methods.prune.width_taylor:WidthTaylor",
+    "span": "layersmith.refitting.methods.prune.span:Span",
+    "heads": "layersmith.refitting.methods.prune.heads:Heads",
+    "kv_merge": "layersmith.refitting.methods.prune.kv_merge:KVMerge",
+    "low_rank": "layersmith.refitting.methods.fits.low_rank:LowRankWeights",
+    "structured": "layersmith.refitting.methods.replace.to_structured:ToStructured",
+    "linear_attention": "layersmith.refitting.methods.replace.to_linear_attention:ToLinearAttention",
+    "topk": "layersmith.refitting.methods.prune.topk:TopK",
+    "carve": "layersmith.refitting.methods.prune.carve:Carve",
+    "gr_kan": "layersmith.refitting.methods.replace.to_gr_kan:ToGRKAN",
+    "poly_relu": "layersmith.refitting.methods.replace.to_poly_relu:ToPolyReLU",
+    "bilinear": "layersmith.refitting.methods.replace.to_bilinear:ToBilinear",
+    "poly_norm": "layersmith.refitting.methods.replace.to_poly_norm:ToPolyNorm",
+    "kan": "layersmith.refitting.methods.replace.to_kan:ToKAN",
+    "select_kan": "layersmith.refitting.methods.replace.to_select_kan:ToSelectKAN",
+    "tru_kan": "layersmith.refitting.methods.replace.to_tru_kan:ToTruKAN",
+    "hqkan": "layersmith.refitting.methods.replace.to_hqkan:ToHQKAN",
+    "af_kan": "layersmith.refitting.methods.replace.to_af_kan:ToAFKAN",
+    "pkm": "layersmith.refitting.methods.replace.to_pkm:ToPKM",
+    "peer": "layersmith.refitting.methods.replace.to_peer:ToPEER",
+    "memory_former": "layersmith.refitting.methods.replace.to_memory_former:ToMemoryFormer",
+    "pattention": "layersmith.refitting.methods.replace.to_pattention:ToPattention",
+    "snnk": "layersmith.refitting.methods.replace.to_snnk:ToSNNK",
+    "cofrgenet": "layersmith.refitting.methods.replace.to_cofrgenet:ToCoFrGeNet",
+    "lipschitz_ffn": "layersmith.refitting.methods.replace.to_lipschitz_ffn:ToLipschitzFFN",
+    "ugmm": "layersmith.refitting.methods.replace.to_ugmm:ToUGMM",
+    "logic_gates": "layersmith.refitting.methods.replace.to_logic_gates:ToLogicGates",
+    "ultra_mem": "layersmith.refitting.methods.replace.to_ultra_mem:ToUltraMem",
+    "sparse_vq": "layersmith.refitting.methods.replace.to_sparse_vq:ToSparseVQ",
+    "dyt": "layersmith.refitting.methods.replace.to_dyt:ToDyT",
+    "idle_ffn": "layersmith.refitting.methods.prune.to_idle_ffn:ToIdleFFN",
+    "hourglass": "layersmith.refitting.methods.replace.to_hourglass:ToHourglass",
+    "deep_mlp": "layersmith.refitting.methods.replace.to_deep_mlp:ToDeepMLP",
+    "cascaded_ffn": "layersmith.refitting.methods.replace.to_cascaded_ffn:ToCascadedFFN",
+    "smart_mixed": "layersmith.refitting.methods.replace.to_smart_mixed:ToSmartMixed",
+    "partial_attention": "layersmith.refitting.methods.replace.to_partial_attention:ToPartialAttention",
+    "mglu": "layersmith.refitting.methods.replace.to_mglu:ToMGLU",
+    "spark_ffn": "layersmith.refitting.methods.replace.to_spark_ffn:ToSparkFFN",
+    "fff": "layersmith.refitting.methods.replace.to_fff:ToFFF",
+    "fff_leaves": "layersmith.refitting.methods.replace.to_fff_leaves:ToFFFLeaves",
+    "topk_moe": "layersmith.refitting.methods.replace.to_topk_moe:ToTopKMoE",
+    "switch_moe": "layersmith.refitting.methods.replace.to_switch_moe:ToSwitchMoE",
+    "sigma_moe": "layersmith.refitting.methods.replace.to_sigma_moe:ToSigmaMoE",
+    "shaped_mlp": "layersmith.refitting.methods.replace.to_shaped_mlp:ToShapedMLP",
+    "rms_norm": "layersmith.refitting.methods.replace.to_rms_norm:ToRMSNorm",
+    "layer_norm": "layersmith.refitting.methods.replace.to_layer_norm:ToLayerNorm",
+    "crms_norm": "layersmith.refitting.methods.replace.to_crms_norm:ToCRMSNorm",
+    "prep_bn": "layersmith.refitting.methods.replace.to_prep_bn:ToPRepBN",
+    "rtn": "layersmith.refitting.methods.quantize.rtn:RTN",
+    "gptq": "layersmith.refitting.methods.quantize.gptq:GPTQ",
+}
+
+
+def get(name: str) -> Method:
+    """The method of that name; a UserError with the closest names otherwise."""
+    if name not in METHODS:
+        raise UserError(f"Unknown method {name!r}. {suggest(name, list(METHODS))}")
+    module_name, _, class_name = METHODS[name].partition(":")
+    method: type[Method] = getattr(importlib.import_module(module_name), class_name)
+    return method()
+
+
+def building(part: str) -> list[str]:
+    """The methods that put this part of the catalogue in place."""
+    return [name for name in METHODS if part in get(name).builds]
+
+
+def chosen(wanted: list[str] | None, budgets: list[str]) -> list[str]:
+    """The methods of a run: the named ones (checked), or all that can help with one of the budgets."""
+    if wanted is None:
+        return [name for name in METHODS if set(get(name).saves) & set(budgets)]
+    for name in wanted:
+        get(name)
+    return list(dict.fromkeys(wanted))

@@ -1,0 +1,48 @@
+"""Drop a sublayer: it adds nothing to the residual stream any more.
+
+Paper: P038, "What Matters in Transformers? Not All Attention is Needed". The importance of a sublayer there is
+1 - mean cosine(stream before, stream after); here the measured KL of dropping it decides, and the floor "zero" of
+every site is this candidate. When it pays: late attention layers of deep decoders; it saves time, weights and cache.
+Differs from the paper: the sublayer's own input norm goes with it where nothing else reads that norm.
+"""
+
+from __future__ import annotations
+
+from layersmith import catalogue
+from layersmith.anatomy.edit import Edit, Replacement
+from layersmith.refitting.method import Method, Settings, SublayerView
+
+
+class Drop(Method):
+    name = "drop"
+    kinds = ("ffn", "mixer", "block")
+    papers = ("P038",)
+    builds = ("zero",)
+    saves = ("latency", "params", "bytes", "flops", "kv")
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{}]
+
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        replacement = view.stand_in(catalogue.build({"name": "zero", "d_model": view.site.d_model}))
+        identity = {"name": "identity", "d_model": view.site.d_model}
+        for path in _own_norm(view):
+            replacement.append((Edit(path, identity, {}), catalogue.build(identity)))
+        return replacement
+
+
+def _own_norm(view: SublayerView) -> list[str]:
+    """Path of the norm that only this sublayer reads ("layers.3.attn" -> "layers.3.attn_norm"), if there is one.
+
+    It runs before the sublayer, and every other sublayer of the block has a norm of its own (in parallel blocks one
+    norm may feed both).
+    """
+    inside = view.anatomy.in_block(view.site.block)
+    names = [s.name for s in inside]
+    norm = view.site.name + "_norm"
+    if norm not in names or view.site.name not in names or names.index(norm) > names.index(view.site.name):
+        return []
+    others = [s.name for s in inside if s.kind in ("ffn", "mixer") and s.name != view.site.name]
+    if not all(other + "_norm" in names for other in others):
+        return []
+    return [inside[names.index(norm)].modules[0]]

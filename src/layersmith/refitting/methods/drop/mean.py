@@ -1,0 +1,28 @@
+"""Replace a sublayer by its mean output: one constant vector, whatever the token.
+
+A floor: what a sublayer is worth is what it does beyond this. When it pays: nearly never better than `linear`,
+but it costs nothing at all.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith import catalogue
+from layersmith.anatomy.edit import Replacement
+from layersmith.refitting.method import Method, Settings, SublayerView
+
+
+class Mean(Method):
+    name = "mean"
+    kinds = ("ffn", "mixer", "block")
+    builds = ("constant",)
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{}]
+
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        operator = catalogue.build({"name": "constant", "d_model": view.site.d_model})
+        with torch.no_grad():
+            operator.value.copy_(view.targets.mean(0))
+        return view.stand_in(operator)

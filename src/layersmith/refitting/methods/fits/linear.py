@@ -1,0 +1,33 @@
+"""Replace a sublayer by the affine map that predicts its output best: y = W x + b, ridge regression.
+
+Paper: P197, "Your Transformer is Secretly Linear" (there for the most linear blocks). A floor for everything else:
+a candidate that costs more than D^2 must beat it. When it pays: early and late feed-forwards of small models;
+at an attention site it mixes no tokens, so it pays only where attention does little.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith import catalogue
+from layersmith.anatomy.edit import Replacement
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.least_squares import ridge
+
+
+class LinearMap(Method):
+    name = "linear"
+    kinds = ("ffn", "mixer", "block")
+    papers = ("P197",)
+    builds = ("affine",)
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{}]
+
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        operator = catalogue.build({"name": "affine", "d_model": view.site.d_model})
+        weight, bias = ridge(view.inputs, view.targets)
+        with torch.no_grad():
+            operator.linear.weight.copy_(weight)
+            operator.linear.bias.copy_(bias)
+        return view.stand_in(operator)

@@ -1,0 +1,83 @@
+"""Narrow a feed-forward: keep the hidden channels that matter, refit the down projection to what is left.
+
+Paper: P390, "2SSP" (stage 1): a channel's score is the norm of its activation over the calibration tokens; as in
+Puzzle (arXiv 2411.19146) it is multiplied by the norm of the channel's output weights. When it pays: nearly always
+the best trade on dense hardware, because the result is a smaller dense feed-forward.
+Differs from the papers: the kept channels' output weights are refitted by ridge regression to the original output.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layersmith import catalogue
+from layersmith.anatomy.edit import Replacement
+from layersmith.contract import Operator
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.least_squares import ridge_from_moments
+
+KEEPS = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
+
+
+class Width(Method):
+    name = "width"
+    kinds = ("ffn",)
+    papers = ("P390",)
+    builds = ("glu", "mlp")
+    distils = True
+
+    def refuses(self, view: SublayerView) -> str | None:
+        return None if view.ffn else "it is not a plain or gated feed-forward"
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"keep": keep} for keep in KEEPS]
+
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        dense, gram = view.ffn.operator, hidden_gram(view)
+        score = gram.diagonal().sqrt() * dense.down.weight.norm(dim=0)
+        return view.stand_in(narrow(dense, gram, score, settings["keep"]))
+
+
+def hidden_activations(dense: Any, x: Tensor) -> Tensor:
+    """(tokens, d_hidden): what enters the down projection of our `GLU` or `MLP`."""
+    with torch.no_grad():
+        up = dense.up(x)
+        return dense.act(dense.gate(x)) * up if dense.name == "glu" else dense.act(up)
+
+
+def hidden_gram(view: SublayerView) -> Tensor:
+    """(d_hidden, d_hidden) float64: mean over tokens of h h^T, where h enters the down projection."""
+
+    def make() -> Tensor:
+        hidden = hidden_activations(view.ffn.operator, view.inputs).double()
+        return hidden.T @ hidden / len(hidden)
+
+    return view.once("hidden gram", make)
+
+
+def narrow(dense: Any, gram: Tensor, score: Tensor, keep: float) -> Operator:
+    """The `GLU` or `MLP` with the best-scored share `keep` of the hidden channels, its down projection refitted.
+
+    gram   of the hidden activations, as `hidden_gram` gives it
+    score  (d_hidden,): the higher, the more a channel matters
+    """
+    d_hidden = len(gram)
+    # Multiples of 8 keep matrix kernels on their fast path.
+    width = min(d_hidden, max(8, round(keep * d_hidden / 8) * 8))
+    kept = score.topk(width).indices.sort().values
+    small = catalogue.build({**dense.spec(), "d_hidden": width})
+    target = gram @ dense.down.weight.double().T
+    down = ridge_from_moments(gram[kept][:, kept], target[kept], strength=1e-4)
+    with torch.no_grad():
+        for name in ("gate", "up") if dense.name == "glu" else ("up",):
+            large, linear = getattr(dense, name), getattr(small, name)
+            linear.weight.copy_(large.weight[kept])
+            if linear.bias is not None:
+                linear.bias.copy_(large.bias[kept])
+        small.down.weight.copy_(down)
+        if small.down.bias is not None:
+            small.down.bias.copy_(dense.down.bias)
+    return small.to(dense.down.weight.dtype)

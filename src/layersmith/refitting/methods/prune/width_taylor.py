@@ -1,0 +1,33 @@
+"""Narrow a feed-forward by how much the model's own certainty depends on each hidden channel.
+
+Paper: P051, "Adaptive MLP Pruning": a channel's score is |mean over tokens of activation x gradient|, the gradient
+being that of the entropy of the model's output distribution; no labels are needed. Needs one backward pass through
+the whole model per calibration batch. When it pays: where a channel's size says little about its use downstream.
+Differs from the paper: widths are chosen by the search over the whole model instead of a per-layer binary search, and
+the kept channels' output weights are refitted by ridge regression.
+"""
+
+from __future__ import annotations
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.refitting.method import Settings, SublayerView
+from layersmith.refitting.methods.prune.width import Width, hidden_gram, narrow
+
+
+class WidthTaylor(Width):
+    name = "width_taylor"
+    papers = ("P051",)
+
+    def refuses(self, view: SublayerView) -> str | None:
+        reason = super().refuses(view)
+        if reason is None and "taylor" not in view.statistics:
+            return "no gradient statistics could be taken (the model's output has no distribution)"
+        return reason
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        # Its channels differ from those of `width` most where few are kept; every second width tells.
+        return super().grid(view)[1::2]
+
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        score = view.statistics["taylor"].abs()
+        return view.stand_in(narrow(view.ffn.operator, hidden_gram(view), score, settings["keep"]))

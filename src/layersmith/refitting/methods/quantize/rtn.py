@@ -1,0 +1,39 @@
+"""Quantize every weight matrix of a sublayer by rounding to the nearest grid point, and store it packed.
+
+The plain baseline that GPTQ has to beat. When it pays: bytes at 8 bit, at almost no loss. It is not faster: the
+weights are unpacked on every use, which the measured latency shows.
+"""
+
+from __future__ import annotations
+
+from layersmith.anatomy.edit import Edit, Replacement
+from layersmith.linear.quantized import QuantizedLinear
+from layersmith.refitting.method import Method, Settings, SublayerView, weight_and_bias
+
+BITS = (8, 4, 3)
+
+
+class RTN(Method):
+    name = "rtn"
+    kinds = ("ffn", "mixer")
+    builds = ("quantized",)
+    saves = ("bytes",)
+
+    def refuses(self, view: SublayerView) -> str | None:
+        return None if view.linears() else "it has no weight matrices"
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"bits": bits} for bits in BITS]
+
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        replacement: Replacement = []
+        for path, module in view.linears().items():
+            weight, bias = weight_and_bias(module)
+            part = QuantizedLinear.from_weight(weight, settings["bits"], group_size(weight.shape[1]), bias)
+            replacement.append((Edit(path, part.spec(), {}), part))
+        return replacement
+
+
+def group_size(d_in: int) -> int:
+    """The largest group of at most 64 inputs that divides the width."""
+    return max(g for g in range(1, 65) if d_in % g == 0)

@@ -1,0 +1,37 @@
+"""Replace a norm by CRMSNorm: the token's own sum counts as one more channel; gain and bias fitted.
+
+Paper: P167, Pre-RMSNorm and Pre-CRMSNorm Transformers. When it pays: not by itself. CRMSNorm saves a channel in a
+model built one channel narrower; put at a site of an unchanged model it shows how far the sum of the channels carries
+information there: no local error means that it carries none.
+Differs from the paper: a site is replaced, the stream keeps its width, and so the result is fitted, not exact.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.norm.crms_norm import CRMSNorm
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.replace.norm_start import eps_of, fit_gain_and_bias
+
+
+class ToCRMSNorm(Method):
+    name = "crms_norm"
+    kinds = ("norm",)
+    papers = ("P167",)
+    builds = ("crms_norm",)
+    saves = ()
+    distils = True
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"bias": True}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        part = CRMSNorm(view.site.d_model, eps=eps_of(view), **settings)
+        gain, bias = fit_gain_and_bias(part(view.inputs), view.targets, bias=settings["bias"])
+        part.weight.copy_(gain)
+        if part.bias is not None:
+            part.bias.copy_(bias)
+        return view.stand_in(part)

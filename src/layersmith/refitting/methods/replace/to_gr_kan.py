@@ -1,0 +1,37 @@
+"""Turn a feed-forward into a GR-KAN: learned rational activations in place of fixed ones, weights carried over.
+
+Paper: P034, "Kolmogorov-Arnold Transformer". When it pays: it is not cheaper than the MLP it comes from; it is offered
+when asked for, to see what learned activations are worth on a trained model. From a gated feed-forward it drops one
+of three matrices, which does save time.
+Differs from the paper: the start is a trained layer, not a random one.
+"""
+
+from __future__ import annotations
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.ffn.gr_kan import GRKAN
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
+
+GROUPS = 8
+
+
+class ToGRKAN(Method):
+    name = "gr_kan"
+    kinds = ("ffn",)
+    papers = ("P034",)
+    builds = ("gr_kan",)
+    saves = ()
+    distils = True
+
+    def refuses(self, view: SublayerView) -> str | None:
+        if view.ffn is None:
+            return "it is not a plain or gated feed-forward"
+        widths = (view.site.d_model, view.ffn.operator.down.in_features)
+        return f"its widths {widths} are not multiples of {GROUPS}" if any(w % GROUPS for w in widths) else None
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"groups": GROUPS}]
+
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        return view.stand_in(GRKAN.from_mlp(nearest_mlp(view), settings["groups"]))

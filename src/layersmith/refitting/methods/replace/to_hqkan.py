@@ -1,0 +1,54 @@
+"""Turn a feed-forward into an HQKAN: the best linear map of low rank, and circuits for what it lacks in that subspace.
+
+Paper: P086, "Quantum Variational Activation Functions Empower Kolmogorov-Arnold Networks". Reduced-rank regression
+gives the maps down and up; the base term (identity) and the scales of circuits with random angles are fitted by ridge
+regression, one output channel at a time. When it pays: it is far smaller than what it replaces, but hardly better than
+`rank_r` before distillation and slower, because its circuits are element-wise work; offered when asked for.
+Differs from the paper: the start is a trained layer; the base activation is the identity, so that it contains rank_r.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.ffn.hqkan import HQKAN
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.least_squares import reduced_rank, ridge
+
+#: Tokens that the circuits are fitted to: 2 * d_bottleneck numbers for each output channel.
+JUDGED = 2048
+
+
+class ToHQKAN(Method):
+    name = "hqkan"
+    builds = ("hqkan",)
+    kinds = ("ffn",)
+    papers = ("P086",)
+    saves = ()
+    distils = True
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        widths = dict.fromkeys(max(1, view.site.d_model // share) for share in (8, 16))
+        return [{"d_bottleneck": width, "reps": 3} for width in widths]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        up, down, constant = reduced_rank(view.inputs, view.targets, settings["d_bottleneck"])
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(view.seed)
+            part = HQKAN(view.site.d_model, base="identity", **settings)
+            torch.nn.init.normal_(part.circuits.angles, std=1.0)
+        h = view.inputs @ down.T
+        size = h.std(0).clamp_min(1e-12)  # a circuit with weights 1 has its periods where inputs are of size 1
+        h = h[:JUDGED] / size
+        part.down.weight.copy_(down / size[:, None])
+        part.down.bias.zero_()
+        part.up.weight.copy_(up)
+        part.up.bias.copy_(constant)
+        wanted, phi = (view.targets[:JUDGED] - constant) @ up, part.circuits(h)
+        for o in range(len(size)):
+            weight, bias = ridge(torch.cat([h, phi[..., o]], 1), wanted[:, o : o + 1])
+            part.base.weight[o], part.scale[:, o] = weight[0].split(len(size))
+            part.base.bias[o] = bias[0]
+        return view.stand_in(part)

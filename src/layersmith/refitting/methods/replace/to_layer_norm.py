@@ -1,0 +1,34 @@
+"""Replace a norm by LayerNorm: gain and bias fitted to the norm's own outputs.
+
+Paper: none. When it pays: where torch's fused LayerNorm beats an RMSNorm made of single operations, as it does on
+many CPUs; it is offered when asked for, and the measured latency decides. A LayerNorm comes back as it was.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.norm.layer_norm import LayerNorm
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.replace.norm_start import eps_of, fit_gain_and_bias
+
+
+class ToLayerNorm(Method):
+    name = "layer_norm"
+    builds = ("layer_norm",)
+    kinds = ("norm",)
+    saves = ()
+    distils = True
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        part = LayerNorm(view.site.d_model, eps=eps_of(view))
+        gain, bias = fit_gain_and_bias(part(view.inputs), view.targets)
+        part.weight.copy_(gain)
+        assert part.bias is not None  # the default keeps it; for the type checker
+        part.bias.copy_(bias)
+        return view.stand_in(part)

@@ -1,0 +1,53 @@
+"""Turn softmax attention into linear attention, starting from the trained q, k, v and output weights.
+
+Papers: P095 (weights of attention carried over to a linear recurrence) and LoLCATs, arXiv 2410.10254 (learned
+feature maps, then distillation). When it pays: long contexts and decoding, where the cache becomes a constant-size
+state; at short prefill it is not faster than fused softmax attention, and the clock says so.
+Differs from P095: the target is kernelised linear attention with a learned softmax feature map, without a decay.
+"""
+
+from __future__ import annotations
+
+from layersmith import catalogue
+from layersmith.anatomy.edit import Replacement
+from layersmith.refitting.method import Method, Settings, SublayerView
+
+#: Configuration that softmax and linear attention share by name.
+SHARED = (
+    "d_model",
+    "n_heads",
+    "n_kv_heads",
+    "head_dim",
+    "causal",
+    "rope_theta",
+    "rope_fraction",
+    "rope_interleaved",
+    "qk_norm",
+    "qk_norm_eps",
+    "bias",
+    "out_bias",
+)
+
+
+class ToLinearAttention(Method):
+    name = "linear_attention"
+    kinds = ("mixer",)
+    papers = ("P095",)
+    builds = ("linear_attention",)
+    saves = ("kv", "flops")
+    distils = True
+
+    def refuses(self, view: SublayerView) -> str | None:
+        return None if view.attention else "it is not a softmax attention of a known form"
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"feature_map": "hedgehog"}]
+
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        full = view.attention.operator
+        config = {k: v for k, v in full.spec().items() if k in SHARED}
+        linear = catalogue.build({"name": "linear_attention", **config, **settings})
+        missing, unexpected = linear.load_state_dict(full.state_dict(), strict=False)
+        if unexpected or not all(name.startswith("phi_") for name in missing):
+            raise RuntimeError(f"softmax and linear attention no longer share weights: {missing}, {unexpected}")
+        return view.stand_in(linear.to(full.q.weight.dtype))

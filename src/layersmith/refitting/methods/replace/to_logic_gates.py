@@ -1,0 +1,47 @@
+"""Turn a feed-forward into logic gates: thresholds from the inputs, scale and shift of each output fitted.
+
+Paper: P348, "From MNIST to ImageNet". Nothing trained carries over to gates. Thresholds are quantiles of each input
+channel, wiring and gates stay random, and each output's group sum is fitted to it by least squares.
+When it pays: it does not. Before distillation it is no better than the mean output; it is there to distil a sublayer
+into a circuit, and runs only when asked for.
+Differs from the paper: the start is fitted to a trained layer, not random.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.ffn.logic_gates import LogicGates
+from layersmith.refitting.method import Method, Settings, SublayerView
+
+THRESHOLDS = 4
+
+
+class ToLogicGates(Method):
+    name = "logic_gates"
+    builds = ("logic_gates",)
+    kinds = ("ffn",)
+    papers = ("P348",)
+    saves = ()
+    distils = True
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"neurons": 8}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        """neurons: of each layer, for each output."""
+        x, d_model = view.inputs, view.site.d_model
+        with torch.random.fork_rng():
+            torch.manual_seed(view.seed)
+            part = LogicGates(d_model, settings["neurons"] * d_model, layers=2, thresholds=THRESHOLDS)
+        spread = x.std(0).clamp_min(1e-6)[:, None]
+        levels = torch.arange(1, THRESHOLDS + 1) / (THRESHOLDS + 1)
+        part.threshold.copy_(x.quantile(levels, dim=0).T)
+        part.slope.copy_((4 / spread).expand(-1, THRESHOLDS))
+        sums = torch.cat([part(rows) for rows in x.split(512)]) / part.scale
+        centred, target = sums - sums.mean(0), view.targets - view.targets.mean(0)
+        part.scale.copy_((centred * target).sum(0) / centred.square().sum(0).clamp_min(1e-9))
+        part.shift.copy_(view.targets.mean(0) - part.scale * sums.mean(0))
+        return view.stand_in(part)

@@ -1,0 +1,42 @@
+"""Put a small feed-forward into the heads of a trained attention, as one that changes nothing yet.
+
+Paper: P289, "PartialFormer". When it pays: as a start for training a model without its separate feed-forwards; it is
+larger than the attention it replaces and runs only when asked for by name. The small feed-forward starts as the
+identity, relu(z) - relu(-z) = z, so the outputs are the original's.
+Differs from the paper: a trained start, with the queries and keys of this layer.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.mixer.partial import PartialAttention
+from layersmith.refitting.method import Method, Settings, SublayerView
+
+
+class ToPartialAttention(Method):
+    name = "partial_attention"
+    kinds = ("mixer",)
+    papers = ("P289",)
+    builds = ("partial_attention",)
+    saves = ()
+    distils = True
+
+    def refuses(self, view: SublayerView) -> str | None:
+        return None if view.attention else "it is not a softmax attention of a known form"
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        full = view.attention.operator
+        part = PartialAttention(**{k: v for k, v in full.spec().items() if k != "name"}, ratio=2)
+        state = {f"attention.{k}": v for k, v in full.state_dict().items() if not k.startswith("o.")}
+        state |= {f"o.{k}": v for k, v in full.o.state_dict().items()}
+        eye = torch.eye(full.head_dim)
+        state |= {"attention.o.up.weight": torch.cat([eye, -eye]), "attention.o.up.bias": torch.zeros(2 * len(eye))}
+        state |= {"attention.o.down.weight": torch.cat([eye, -eye], 1), "attention.o.down.bias": torch.zeros(len(eye))}
+        part.load_state_dict(state)
+        return view.stand_in(part.to(full.q.weight.dtype))

@@ -1,0 +1,50 @@
+"""Turn a feed-forward into Pattention: the trained rows become keys, and the values are fitted.
+
+Paper: P284, "TokenFormer". Keys are the rows of the up projection (of the gate, in a gated feed-forward), tau the mean
+length of the scores over the calibration tokens, so that a typical token is not rescaled; then the values are fitted
+by ridge regression. Biases of the first map are lost. For SiLU, gelu(z) is close to silu(1.702 z) / 1.702, hence the
+factor in tau.
+When it pays: to get a feed-forward that can grow (`grown`). From a GELU or ReLU feed-forward without biases it comes
+close; from a gated one it loses the product with the second branch, and narrowing (`width`) is far better at equal
+size, so it runs only when asked for.
+Differs from the paper: the start is a trained layer, not a random one.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.ffn.pattention import Pattention
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.least_squares import ridge
+
+#: How much of a trained score GELU should see, by activation: silu(z) = z sigmoid(z), gelu(z) ~ z sigmoid(1.702 z).
+SHARE = {"silu": 1 / 1.702}
+
+
+class ToPattention(Method):
+    name = "pattention"
+    builds = ("pattention",)
+    kinds = ("ffn",)
+    papers = ("P284",)
+    saves = ()
+    distils = True
+
+    def refuses(self, view: SublayerView) -> str | None:
+        return None if view.ffn else "it is not a plain or gated feed-forward"
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"theta": "l2_norm_gelu"}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        dense = view.ffn.operator
+        rows = dense.gate.weight if dense.name == "glu" else dense.up.weight
+        length = float((view.inputs @ rows.T).norm(dim=-1).mean())
+        tau = length * SHARE.get(dense.spec()["act"], 1.0)
+        part = Pattention(view.site.d_model, len(rows), settings["theta"], max(tau, 1e-6))
+        part.keys.copy_(rows)
+        values, _ = ridge(part._scores(view.inputs @ rows.T), view.targets, bias=False)
+        part.values.copy_(values.T)
+        return view.stand_in(part)

@@ -1,0 +1,48 @@
+"""Turn a feed-forward into one with PolyNorm: normalised powers of the hidden layer, fitted to the trained one.
+
+Paper: P007, "Polynomial Composition Activations". When it pays: as for `gr_kan`; from a gated feed-forward it drops
+one of three matrices. The activation's scalars are fitted by least squares, then the output map by ridge regression.
+Differs from the paper: the start is a trained layer, not a random one.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith import catalogue
+from layersmith.anatomy.edit import Replacement
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.least_squares import fit_linear, mixture
+from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
+
+
+class ToPolyNorm(Method):
+    name = "poly_norm"
+    kinds = ("ffn",)
+    papers = ("P007",)
+    builds = ("poly_norm",)
+    saves = ()
+    distils = True
+
+    def refuses(self, view: SublayerView) -> str | None:
+        return None if view.ffn else "it is not a plain or gated feed-forward"
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"order": 3}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        mlp = nearest_mlp(view)
+        config = {"d_model": view.site.d_model, "d_hidden": mlp.up.out_features, "bias": True, **settings}
+        poly = catalogue.build({"name": "poly_norm", **config})
+        poly.up.weight.copy_(mlp.up.weight)
+        poly.up.bias.copy_(torch.zeros(mlp.up.out_features) if mlp.up.bias is None else mlp.up.bias)
+        hidden = mlp.up(view.inputs).double()
+        # act(h) ~ a_0 + sum_k a_k n(h^k): linear in a, so one small least-squares problem over all channels.
+        powers = [hidden**k for k in range(1, settings["order"] + 1)]
+        columns = [torch.ones_like(hidden)] + [
+            p * torch.rsqrt(p.square().mean(-1, keepdim=True) + 1e-6) for p in powers
+        ]
+        poly.a.copy_(mixture(columns, mlp.act(hidden)))
+        fit_linear(poly.down, poly.activation(poly.up(view.inputs)), view.targets)
+        return view.stand_in(poly)

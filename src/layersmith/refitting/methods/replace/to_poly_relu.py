@@ -1,0 +1,45 @@
+"""Turn a feed-forward into one with PolyReLU: a polynomial of the ReLU fitted to the trained activation.
+
+Paper: P007, "Polynomial Composition Activations". When it pays: from a gated feed-forward it drops one of three
+matrices; otherwise it is no cheaper, and is there to see what a learned polynomial is worth. The polynomial is fitted
+by least squares on the hidden values of the calibration text, then the output map by ridge regression. From squared
+or plain ReLU nothing is lost.
+Differs from the paper: the start is a trained layer, not a random one.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.ffn.poly_relu import PolyReLU
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.least_squares import fit_linear, mixture
+from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
+
+
+class ToPolyReLU(Method):
+    name = "poly_relu"
+    kinds = ("ffn",)
+    papers = ("P007",)
+    saves = ()
+    builds = ("poly_relu",)
+    distils = True
+
+    def refuses(self, view: SublayerView) -> str | None:
+        return None if view.ffn else "it is not a plain or gated feed-forward"
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"order": 3}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        mlp = nearest_mlp(view)
+        poly = PolyReLU(view.site.d_model, mlp.up.out_features, **settings, bias=True).to(mlp.up.weight)
+        poly.up.weight.copy_(mlp.up.weight)
+        poly.up.bias.copy_(torch.zeros(mlp.up.out_features) if mlp.up.bias is None else mlp.up.bias)
+        hidden = mlp.up(view.inputs)
+        powers = [hidden.double().relu() ** k for k in range(settings["order"] + 1)]
+        poly.a.copy_(mixture(powers, mlp.act(hidden)))
+        fit_linear(poly.down, poly.activation(hidden), view.targets)
+        return view.stand_in(poly)

@@ -1,0 +1,40 @@
+"""Replace a norm by RepBN, PRepBN at the end of its schedule: one fitted factor and constant per channel.
+
+Paper: P053, SLAB. When it pays: after `refit.folds.rep_bn`, which moves it into the next linear maps and leaves no
+norm at all; before that it is a cheap element-wise step. A factor per channel cannot follow the size of each token:
+the local error says what that costs at this site, and distillation may win some of it back.
+Differs from the paper: the start is a trained norm and its outputs, not a schedule over a whole training.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.norm.prep_bn import PRepBN
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.replace.norm_start import eps_of, fit_gain_and_bias
+
+
+class ToPRepBN(Method):
+    name = "prep_bn"
+    kinds = ("norm",)
+    papers = ("P053",)
+    builds = ("prep_bn",)
+    saves = ()
+    distils = True
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        part = PRepBN(view.site.d_model, eps=max(eps_of(view), 1e-8))
+        part.mean.copy_(view.inputs.mean(0))
+        part.var.copy_(view.inputs.var(0, correction=0))
+        part.alpha.zero_()
+        # With alpha = 0 the part's own output is the normalised channel, of which gain and bias are fitted.
+        gain, bias = fit_gain_and_bias(part.eval()(view.inputs), view.targets)
+        part.weight.copy_(gain)
+        part.bias.copy_(bias)
+        return view.stand_in(part)

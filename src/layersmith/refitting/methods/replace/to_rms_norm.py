@@ -1,0 +1,35 @@
+"""Replace a norm by RMSNorm, which subtracts no mean: gain and bias fitted to the norm's own outputs.
+
+Paper: none; the exact way for a whole Pre-LN model is the fold `refit.folds.pre_rms_norm`. When it pays: where
+RMSNorm is the faster kernel and the tokens at this site have little mean; it is offered when asked for. A norm that is
+an RMSNorm already comes back as it was.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.norm.rms_norm import RMSNorm
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.replace.norm_start import eps_of, fit_gain_and_bias
+
+
+class ToRMSNorm(Method):
+    name = "rms_norm"
+    builds = ("rms_norm",)
+    kinds = ("norm",)
+    saves = ()
+    distils = True
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"bias": False}, {"bias": True}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        part = RMSNorm(view.site.d_model, eps=eps_of(view), **settings)
+        gain, bias = fit_gain_and_bias(part(view.inputs), view.targets, bias=settings["bias"])
+        part.weight.copy_(gain)
+        if part.bias is not None:
+            part.bias.copy_(bias)
+        return view.stand_in(part)

@@ -1,0 +1,48 @@
+"""Turn a feed-forward into a sigma-MoE: its own neurons in groups of ReLU experts with independent sigmoid scores.
+
+Paper: P291, "Approximating Two-Layer Feedforward Networks for Efficient Transformers". When it pays: as for
+`topk_moe`; offered when asked for. From a gated feed-forward the gate's weights become the experts' and what the
+multiplication added is lost; the output maps are refitted. From a ReLU feed-forward with all experts chosen it is the
+original.
+Differs from the paper: the start is a trained layer, not a random one.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.ffn.sigma_moe import SigmaMoE
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.replace.neuron_experts import fit_down, neuron_groups, refuses_experts
+
+EXPERTS = 8
+
+
+class ToSigmaMoE(Method):
+    name = "sigma_moe"
+    kinds = ("ffn",)
+    papers = ("P291",)
+    builds = ("sigma_moe",)
+    saves = ()
+    distils = True
+
+    def refuses(self, view: SublayerView) -> str | None:
+        return refuses_experts(view, EXPERTS)
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"k": 4}, {"k": 2}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        dense, x, k = view.ffn.operator, view.inputs, settings["k"]
+        groups, router = neuron_groups(dense, x, EXPERTS)
+        part = SigmaMoE(view.site.d_model, groups.shape[1], EXPERTS, k)
+        part.router.weight.copy_(router)
+        part.up.copy_((dense.gate if dense.name == "glu" else dense.up).weight[groups])
+        logits = x @ router.T
+        chosen = logits.topk(k).indices
+        share = torch.zeros_like(logits).scatter(1, chosen, logits.sigmoid().gather(1, chosen))
+        hidden = torch.einsum("td,ehd->teh", x, part.up).relu()
+        part.down.copy_(fit_down(hidden, share, view.targets))
+        return view.stand_in(part.to(dense.up.weight.dtype).eval())

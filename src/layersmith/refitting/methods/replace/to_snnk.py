@@ -1,0 +1,41 @@
+"""Turn a feed-forward into random features and one fitted matrix.
+
+Paper: P089, "Scalable Neural Network Kernels" (bundling). The features know nothing of the trained weights; the one
+matrix is their best linear read-out of the sublayer's output, by ridge regression.
+When it pays: hardly ever for a trained feed-forward. It trains less (one of two matrices), but it stores and multiplies
+by the random one too, and at equal arithmetic narrowing (`width`) is far closer. It runs only when asked for.
+Differs from the paper: the least squares are over the layer's own activations, with a constant.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.ffn.snnk import SNNK
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.least_squares import fit_linear
+
+
+class ToSNNK(Method):
+    name = "snnk"
+    builds = ("snnk",)
+    kinds = ("ffn",)
+    papers = ("P089",)
+    saves = ()
+    distils = True
+
+    def refuses(self, view: SublayerView) -> str | None:
+        return None if view.ffn else "it is not a plain or gated feed-forward"
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        hidden = view.ffn.operator.down.in_features
+        return [{"features": hidden}, {"features": hidden // 2}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        with torch.random.fork_rng():
+            torch.manual_seed(view.seed)
+            part = SNNK(view.site.d_model, settings["features"])
+        fit_linear(part.out, part.phi(view.inputs), view.targets, strength=1e-4)
+        return view.stand_in(part)

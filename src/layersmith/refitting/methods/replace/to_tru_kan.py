@@ -1,0 +1,38 @@
+"""Turn a feed-forward into a TruKAN: straight lines carry the trained input map, splines the trained activation.
+
+Paper: P079, "TruKAN". A plain MLP is matched up to the spline fit of its activation on the interval that its hidden
+layer uses; a gated feed-forward starts from the nearest plain MLP. When it pays: never in cost, as it multiplies K
+times what the plain MLP does; it gives a trained layer learnable functions in the form that is easiest to read.
+Differs from the paper: the start is a trained layer, and without the layer normalisations, which would undo its scale.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.ffn.tru_kan import TruKAN
+from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.methods.replace.kan_start import reach
+from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
+
+
+class ToTruKAN(Method):
+    name = "tru_kan"
+    builds = ("tru_kan",)
+    kinds = ("ffn",)
+    papers = ("P079",)
+    saves = ()
+    distils = True
+
+    def refuses(self, view: SublayerView) -> str | None:
+        return None if view.ffn else "it is not a plain or gated feed-forward"
+
+    def grid(self, view: SublayerView) -> list[Settings]:
+        return [{"knots": 11}, {"knots": 5}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        mlp = nearest_mlp(view)
+        interval = reach(mlp.up(view.inputs))
+        return view.stand_in(TruKAN.from_mlp(mlp, low=-interval, high=interval, **settings))

@@ -1,0 +1,91 @@
+"""Replace-one scores: how far the model's predictions move when one candidate alone stands in it.
+
+Only the blocks from the candidate's own on are run, from the stored input of that block; what lies before it is
+unchanged by definition. Batches are the outer loop, so the original's predictions are computed once per batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from layersmith.anatomy import Replay
+from layersmith.anatomy.edit import apply, restore
+from layersmith.measuring.divergence import Divergence
+from layersmith.refitting.calibrate.activations import Activations
+from layersmith.refitting.candidate import Candidate, Library
+from layersmith.refitting.methods import FLOORS
+from layersmith.refitting.score.costs import FIELDS
+from layersmith.runs.workspace import Workspace
+
+CLEARLY = 0.8
+NOISE = 0.02
+
+
+def score(
+    library: Library,
+    replay: Replay,
+    activations: Activations,
+    workspace: Workspace,
+    budgets: list[str],
+    tell: Callable[[str, int, int], None] = lambda text, done, total: None,
+) -> None:
+    """Fill in `kl` and `agreement` of every candidate worth it. Finished scores are read back."""
+    waiting = []
+    for candidate in worth_scoring(library, budgets):
+        saved = workspace.load_json(f"scores/{candidate.id}")
+        if saved is None:
+            waiting.append(candidate)
+        else:
+            candidate.kl, candidate.agreement = saved["kl"], saved["agreement"]
+    # A chunk of candidates is scored to the end before the next begins, so that a killed run keeps whole chunks.
+    chunk = 16
+    for start in range(0, len(waiting), chunk):
+        part = waiting[start : start + chunk]
+        for candidate, result in zip(part, _score_together(part, library, replay, activations), strict=True):
+            candidate.kl, candidate.agreement = result["kl"], result["agreement"]
+            workspace.save_json(f"scores/{candidate.id}", result)
+        tell("scoring", start + len(part), len(waiting))
+
+
+def worth_scoring(library: Library, budgets: list[str]) -> list[Candidate]:
+    """The floors, and every candidate that no other one at the same sites clearly beats.
+
+    Clearly: a local error at most CLEARLY times as large, and no budgeted cost more than noise above. Local errors
+    are cheap and scores are not; this keeps the number of scores per site small and the total linear in depth.
+    """
+    kept = []
+    for candidate in library.candidates.values():
+        if candidate.refused is not None:
+            continue
+        rivals = [c for c in library.at(candidate.site) if c.sites == candidate.sites and c.refused is None]
+        beaten = any(_beats(rival, candidate, budgets) for rival in rivals if rival is not candidate)
+        if candidate.method in FLOORS.values() or not beaten:
+            kept.append(candidate)
+    return kept
+
+
+def _beats(rival: Candidate, candidate: Candidate, budgets: list[str]) -> bool:
+    costs = [(getattr(rival, FIELDS[b]) or 0.0, getattr(candidate, FIELDS[b]) or 0.0) for b in budgets]
+    return rival.local_error <= CLEARLY * candidate.local_error and all(a <= b * (1 + NOISE) for a, b in costs)
+
+
+@torch.no_grad()
+def _score_together(
+    candidates: list[Candidate], library: Library, replay: Replay, activations: Activations
+) -> list[dict[str, Any]]:
+    replacements = [library.replacement(c) for c in candidates]
+    sums = [Divergence() for _ in candidates]
+    for index, batch in enumerate(activations.search):
+        expected = replay.run_from(replay.n_blocks, activations.search_hidden(replay.n_blocks, index), batch)
+        for candidate, replacement, total in zip(candidates, replacements, sums, strict=True):
+            start = activations.block_of(candidate.site)
+            before = apply(replay.model, replacement)
+            try:
+                out = replay.run_from(start, activations.search_hidden(start, index), batch)
+            finally:
+                restore(replay.model, before)
+            total.add(expected, out, batch.get("attention_mask"))
+    return [{"kl": s.value, "agreement": s.agreement} for s in sums]

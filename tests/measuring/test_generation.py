@@ -1,0 +1,42 @@
+import copy
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from layersmith.measuring.generation import agreement, continuations, greedy_text
+
+
+def _prompts() -> torch.Tensor:
+    return torch.randint(1, 63, (2, 6), generator=torch.Generator().manual_seed(0))
+
+
+def test_the_continuation_is_the_argmax_token_by_token(tiny: nn.Module) -> None:
+    prompts = _prompts()
+    written = continuations(tiny, prompts, tokens=8)
+    ids = prompts
+    with torch.no_grad():
+        for _ in range(8):
+            scores = tiny(ids).logits[:, -1]
+            scores[:, tiny.config.eos_token_id] = -torch.inf  # end-of-text may not stop it
+            ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(written, ids[:, 6:])
+
+
+def test_a_models_own_sampling_settings_change_nothing(tiny: nn.Module) -> None:
+    expected = continuations(tiny, _prompts(), tokens=8)
+    tiny.generation_config.update(do_sample=True, temperature=2.0, repetition_penalty=5.0, no_repeat_ngram_size=1)
+    assert torch.equal(continuations(tiny, _prompts(), tokens=8), expected)
+
+
+def test_agreement_is_the_share_of_equal_tokens(tiny: nn.Module, other: nn.Module) -> None:
+    ours, copied = continuations(tiny, _prompts(), 8), continuations(copy.deepcopy(tiny), _prompts(), 8)
+    assert agreement(ours, copied) == 1.0
+    assert agreement(ours, continuations(other, _prompts(), 8)) < 1.0
+    assert agreement(torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 0, 3, 0]])) == 0.5
+
+
+def test_greedy_text_is_the_continuation_decoded(tiny: nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
+    prompt = _prompts()[0]
+    expected = tokenizer.decode(continuations(tiny, prompt[None], 8)[0])
+    assert greedy_text(tiny, tokenizer, prompt, 8) == expected

@@ -1,8 +1,0 @@
-"""A small feed-forward in the heads that changes nothing."""
-
-from layersmith.refit.methods.to_partial_attention import ToPartialAttention
-
-
-def test_equals_the_trained_attention(view):
-    at = view("layers.1.attn")
-    assert at.local_error(ToPartialAttention().build(at, {})) < 1e-10

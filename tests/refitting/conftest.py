@@ -1,0 +1,65 @@
+"""A tiny Llama with weights large enough to be far from linear, its calibration, and a view of each of its sites."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from layersmith.anatomy import Replay, find_sites
+from layersmith.refitting.calibrate.activations import Activations
+from layersmith.refitting.calibrate.batches import Batches
+from layersmith.runs.workspace import Workspace
+
+VOCABULARY = 4096  # pocket's tokenizer fits
+
+
+def tiny_llama(layers=4, seed=0, act="silu"):
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=128,
+        initializer_range=0.15,
+        tie_word_embeddings=True,
+        hidden_act=act,
+    )
+    return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+def token_batches(count, rows=2, length=24, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [{"input_ids": torch.randint(0, VOCABULARY, (rows, length), generator=generator)} for _ in range(count)]
+
+
+def tiny_batches():
+    return Batches(
+        fit=token_batches(4, seed=1),
+        holdout=token_batches(2, seed=2),
+        search=token_batches(2, seed=3),
+        report=token_batches(2, seed=4),
+        heal=token_batches(6, seed=5),
+    )
+
+
+@pytest.fixture(scope="session")
+def llama():
+    return tiny_llama()
+
+
+@pytest.fixture(scope="session")
+def activations(llama, tmp_path_factory):
+    anatomy = find_sites(llama)
+    workspace = Workspace(tmp_path_factory.mktemp("tiny") / "run", {})
+    made = Activations(Replay(llama, anatomy), anatomy, tiny_batches(), workspace)
+    made.calibrate()
+    return made
+
+
+@pytest.fixture
+def view(activations):
+    """`view("layers.1.ffn")`: the site with its recorded calls."""
+    return lambda name, **statistics: activations.view(activations.anatomy.site(name), 0, statistics)

@@ -1,0 +1,120 @@
+"""Healing: it helps, stops, rolls back, resumes to the same end, and says when it diverges."""
+
+import copy
+
+import pytest
+import torch
+
+from layersmith.anatomy import find_sites
+from layersmith.errors import UserError
+from layersmith.measuring.divergence import divergence
+from layersmith.refitting.heal import loss as heal_loss
+from layersmith.refitting.heal.distillation import HealSettings, heal
+from layersmith.refitting.heal.loss import add_gradients, hidden_states, rows_at_once
+from layersmith.refitting.methods import get
+from layersmith.refitting.search.choice import student
+from layersmith.runs.workspace import Workspace
+from tests.refitting.conftest import VOCABULARY, tiny_llama, token_batches
+
+BATCHES = token_batches(8, seed=5)
+HELDOUT = token_batches(3, seed=6)
+
+
+@pytest.fixture
+def teacher():
+    return tiny_llama(layers=2)
+
+
+@pytest.fixture
+def hurt(teacher):
+    """The teacher with noise on one feed-forward."""
+    changed = copy.deepcopy(teacher)
+    torch.manual_seed(1)
+    changed.model.layers[0].mlp.down_proj.weight += 0.1 * torch.randn(32, 64)
+    return changed.requires_grad_(True)
+
+
+def run(hurt, teacher, steps=24, workspace=None, **settings):
+    options = HealSettings(steps, **{"lr": 2e-3, "check_every": 4, "patience": 99, **settings})
+    return heal(hurt, teacher, find_sites(teacher), BATCHES, HELDOUT, options, workspace)
+
+
+def test_it_heals(hurt, teacher):
+    before = divergence(teacher, hurt, HELDOUT).value
+    healing = run(hurt, teacher, steps=60)
+    after = divergence(teacher, hurt, HELDOUT).value
+    assert after < 0.7 * before
+    assert not healing.rolled_back
+    assert after == pytest.approx(min(point["heldout_kl"] for point in healing.curve))
+    assert healing.tokens == 60 * 2 * 24
+
+
+def test_it_rolls_back_when_it_hurts(hurt, teacher):
+    before = {k: v.clone() for k, v in hurt.state_dict().items()}
+    healing = run(hurt, teacher, steps=8, lr=3.0)
+    assert healing.rolled_back
+    assert all(torch.equal(v, before[k]) for k, v in hurt.state_dict().items())
+
+
+def test_it_stops_early(hurt, teacher):
+    healing = run(hurt, teacher, steps=400, lr=1.0, patience=2)
+    assert healing.stopped_early
+    assert healing.steps == 8
+
+
+def test_killed_it_goes_on_to_the_same_end(hurt, teacher, tmp_path):
+    other = copy.deepcopy(hurt)
+    whole = run(hurt, teacher)
+    workspace = Workspace(tmp_path / "run", {})
+
+    def die(text, done, total):
+        if done == 14:
+            raise KeyboardInterrupt
+
+    start = copy.deepcopy(other)
+    options = HealSettings(24, lr=2e-3, check_every=4, patience=99)
+    with pytest.raises(KeyboardInterrupt):
+        heal(other, teacher, find_sites(teacher), BATCHES, HELDOUT, options, workspace, tell=die)
+    resumed = run(start, teacher, workspace=workspace)
+    assert resumed.curve == whole.curve
+    assert all(torch.equal(v, start.state_dict()[k]) for k, v in hurt.state_dict().items())
+    workspace.close()
+
+
+def test_divergence_is_named_and_undone(hurt, teacher):
+    before = {k: v.clone() for k, v in hurt.state_dict().items()}
+    with pytest.raises(UserError, match=r"diverged at step.*--heal-lr"):
+        run(hurt, teacher, lr=1e30)
+    assert all(torch.equal(v, before[k]) for k, v in hurt.state_dict().items())
+
+
+def test_a_student_with_dropped_blocks_heals_too(teacher, view, llama):
+    at = view("layers.2")
+    changed = student(llama, get("drop").build(at, {})).requires_grad_(True)
+    before = divergence(llama, changed, HELDOUT).value
+    run(changed, llama, steps=16)
+    assert divergence(llama, changed, HELDOUT).value < before
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_pieces_of_a_batch_add_up_to_its_gradient(hurt, teacher, padded):
+    batch = dict(token_batches(1, rows=5, seed=7)[0])
+    if padded:
+        batch["attention_mask"] = (torch.arange(24) < torch.tensor([[24], [3], [11], [1], [24]])).long()
+    found = {}
+    with hidden_states(teacher, find_sites(teacher)) as theirs, hidden_states(hurt, find_sites(teacher)) as ours:
+        for rows in (5, 2, 1):
+            hurt.zero_grad()
+            loss = add_gradients(hurt, teacher, batch, rows, ours, theirs)
+            found[rows] = [loss, *(p.grad.clone() for p in hurt.parameters())]
+    for rows in (2, 1):
+        assert found[rows][0] == pytest.approx(found[5][0], rel=1e-5)
+        for piece, whole in zip(found[rows][1:], found[5][1:], strict=True):
+            torch.testing.assert_close(piece, whole, rtol=1e-4, atol=1e-7)
+
+
+def test_pieces_are_as_large_as_the_vocabulary_allows(teacher, monkeypatch):
+    monkeypatch.setattr(heal_loss, "PIECE", 2 * 24 * VOCABULARY)
+    assert rows_at_once(teacher, BATCHES[0]) == 2
+    monkeypatch.setattr(heal_loss, "PIECE", 1)
+    assert rows_at_once(teacher, BATCHES[0]) == 1

@@ -1,0 +1,208 @@
+"""The whole job on a tiny model: what it writes, that it survives being killed anywhere, and what it refuses."""
+
+import json
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import layersmith.pocket
+from layersmith.errors import UserError
+from layersmith.refitting.build import block_library as library
+from layersmith.refitting.config import check_budget
+from layersmith.refitting.pipeline import refit
+from layersmith.runs.workspace import Workspace
+from tests.refitting.conftest import tiny_llama
+
+METHODS = ["width", "kv_merge"]
+#: Latency is measured and differs from run to run; a params budget makes whole runs comparable.
+BUDGET = {"params": 0.97}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A few hundred short, varied paragraphs."""
+    rng = random.Random(0)
+    words = ["stream", "of", "tokens", "block", "adds", "what", "it", "knows", "before", "passing", "on", "the"]
+    paragraphs = [" ".join(rng.choice(words) for _ in range(40)) + f" number {i}." for i in range(400)]
+    path = tmp_path_factory.mktemp("text") / "book.txt"
+    path.write_text("\n\n".join(paragraphs))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(layersmith.pocket.path())
+
+
+def run(out, text, tokenizer, **changes):
+    options = {"budget": BUDGET, "methods": METHODS, "at": "prefill=1x32", "heal_tokens": 4096, "progress": False}
+    return refit(tiny_llama(layers=2), out=out, data=text, tokenizer=tokenizer, **{**options, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, text, tokenizer):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    return out, run(out, text, tokenizer)
+
+
+def comparable(result):
+    """What must be equal between two runs: everything that is not a time."""
+    return {
+        "chosen": result["chosen"]["candidates"],
+        "unhealed": result["chosen"]["unhealed"]["kl"],
+        "healed": result["chosen"]["measured"]["kl"],
+        "params": result["chosen"]["measured"]["params"],
+        "scores": {c["id"]: c["kl"] for c in result["candidates"]},
+        "curve": result["heal"]["curve"],
+    }
+
+
+def test_result_holds_what_it_promises(finished):
+    out, result = finished
+    assert json.loads((out / "result.json").read_text()) == json.loads(json.dumps(result))
+    assert (out / "report.html").stat().st_size > 10_000
+    assert result["schema"] == "layersmith.refit/1"
+    chosen = result["chosen"]
+    assert chosen["meets_budget"]
+    assert chosen["measured"]["params"] <= BUDGET["params"] * result["baseline"]["params"]
+    assert chosen["candidates"], "something has to change"
+    assert result["reload_max_abs_diff"] <= 1e-4
+    curve = [point["heldout_kl"] for point in result["heal"]["curve"]]
+    assert result["heal"]["rolled_back"] == (min(curve) == curve[0])
+    for site in result["sites"]:
+        if site["kind"] in ("ffn", "mixer", "block"):
+            assert set(site["floors"]) == {"zero", "mean", "ridge_linear", "rank_r"}
+
+
+def test_predicted_params_are_exact(finished):
+    _, result = finished
+    assert result["chosen"]["predicted"]["params"] == result["chosen"]["measured"]["params"]
+
+
+def test_the_saved_model_is_the_measured_one(finished):
+    out, result = finished
+    model = AutoModelForCausalLM.from_pretrained(out / "model").eval()
+    assert sum(p.numel() for p in model.parameters()) == result["chosen"]["measured"]["params"]
+    ids = torch.arange(12)[None]
+    generated = model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    uncached = model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0, use_cache=False)
+    assert torch.equal(generated, uncached)
+
+
+def test_running_a_finished_run_again_changes_nothing(finished, text, tokenizer):
+    out, result = finished
+    assert comparable(run(out, text, tokenizer)) == comparable(result)
+
+
+@pytest.mark.parametrize("fraction", [0.15, 0.5, 0.93])
+def test_killed_anywhere_it_goes_on_and_ends_the_same(finished, tmp_path, text, tokenizer, monkeypatch, fraction):
+    """The run dies in the middle of its n-th file; the same call finishes it with the same result."""
+    finished_out, result = finished
+    files = sum(1 for p in (finished_out / "workspace").rglob("*.sha256"))
+    state = {"left": int(files * fraction)}
+    real = Workspace._commit
+
+    def dying(self, path, write):
+        state["left"] -= 1
+        if state["left"] < 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(path.name + ".new").write_bytes(b"half a fi")
+            raise KeyboardInterrupt
+        real(self, path, write)
+
+    monkeypatch.setattr(Workspace, "_commit", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", text, tokenizer)
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert comparable(run(tmp_path / "run", text, tokenizer)) == comparable(result)
+
+
+def test_damaged_files_are_built_again(finished, text, tokenizer):
+    out, result = finished
+    rng = random.Random(1)
+    files = sorted(p for p in (out / "workspace").rglob("*") if p.suffix in (".json", ".safetensors"))
+    files = [p for p in files if p.name != "run.json"]
+    for path in rng.sample(files, 12):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(bytes(data[: -1 - len(data) // 3]) if rng.random() < 0.5 else bytes(data))
+    assert comparable(run(out, text, tokenizer)) == comparable(result)
+
+
+def test_a_budget_that_cannot_be_met_names_the_best_reachable(tmp_path, text, tokenizer):
+    with pytest.raises(UserError, match=r"cannot be met.*best reachable.*params=0\.\d+"):
+        run(tmp_path / "run", text, tokenizer, budget={"params": 0.5}, methods=["kv_merge"])
+
+
+def test_another_run_in_the_folder_is_refused(finished, text, tokenizer):
+    with pytest.raises(UserError, match="holds another run"):
+        run(finished[0], text, tokenizer, budget={"params": 0.9})
+
+
+def test_another_budget_reuses_what_does_not_depend_on_it(finished, tmp_path, text, tokenizer, monkeypatch):
+    changes = {"budget": {"params": 0.95}, "heal_tokens": 2048}
+    fresh = run(tmp_path / "fresh", text, tokenizer, **changes)
+    built = []
+    monkeypatch.setattr(library, "_build", lambda *inputs: built.append(inputs))
+    again = run(tmp_path / "again", text, tokenizer, reuse=finished[0], **changes)
+    assert not built
+    assert comparable(again) == comparable(fresh)
+
+
+def test_a_run_of_another_make_is_not_reused(finished, tmp_path, text, tokenizer):
+    with pytest.raises(UserError, match=r"differs in methods\."):
+        run(tmp_path / "run", text, tokenizer, reuse=finished[0], methods=["width"])
+    with pytest.raises(UserError, match="holds no layersmith run"):
+        run(tmp_path / "run", text, tokenizer, reuse=tmp_path / "nowhere")
+
+
+def test_only_the_named_sites_change(tmp_path, text, tokenizer):
+    with pytest.raises(UserError, match=r"No site matches 'layers.1.fn'. Did you mean 'layers.1.ffn'"):
+        run(tmp_path / "run", text, tokenizer, sites=["layers.0.ffn", "layers.1.fn"])
+    result = run(tmp_path / "run", text, tokenizer, sites=["layers.1.f*n"], heal_tokens=0)
+    assert {c["id"].split("/")[0] for c in result["candidates"]} == {"layers.1.ffn"}
+    changed = {site for site, taken in result["chosen"]["choice"].items() if taken != "keep"}
+    assert "layers.1.ffn" in changed
+    assert changed <= {"layers.1.ffn", "layers.1.ffn_norm"}, "a dropped feed-forward takes its norm along"
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-4, float("nan")])
+def test_a_healing_rate_that_heals_nothing_is_refused(tmp_path, text, tokenizer, rate):
+    with pytest.raises(UserError, match="healing rate must lie above 0"):
+        run(tmp_path / "run", text, tokenizer, heal_lr=rate)
+
+
+def test_a_loaded_model_stays_where_it_is(tmp_path, text, tokenizer):
+    with pytest.raises(UserError, match="given by name"):
+        run(tmp_path / "run", text, tokenizer, device="cpu")
+
+
+def test_text_that_is_too_short(tmp_path, tokenizer):
+    (tmp_path / "short.txt").write_text("too short")
+    with pytest.raises(UserError, match=r"too little text|too short"):
+        run(tmp_path / "run", str(tmp_path / "short.txt"), tokenizer)
+
+
+def test_a_model_that_yields_nan(tmp_path, text, tokenizer):
+    model = tiny_llama(layers=2)
+    model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(UserError, match="NaN"):
+        refit(model, budget=BUDGET, out=tmp_path / "run", data=text, tokenizer=tokenizer, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({}, "A budget is needed"),
+        ({"speed": 0.5}, "Unknown budget 'speed'"),
+        ({"latency": 1.5}, "above 0 and at most 1"),
+        ({"latency": 0.0}, "above 0 and at most 1"),
+        ({"latency": float("nan")}, "above 0 and at most 1"),
+    ],
+)
+def test_bad_budgets(budget, message):
+    with pytest.raises(UserError, match=message):
+        check_budget(budget)

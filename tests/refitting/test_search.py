@@ -1,0 +1,75 @@
+"""The knapsack against brute force, covers of several sites, diversity, unreachable limits."""
+
+import itertools
+import random
+
+import pytest
+
+from layersmith.refitting.search.knapsack import Option, best_reachable, diverse, solve, summed
+
+
+def random_problem(seed):
+    """Three blocks of two sites with three options each, plus one option per block that covers both sites."""
+    rng = random.Random(seed)
+    options = []
+    for block in range(3):
+        sites = [f"{block}.attn", f"{block}.ffn"]
+        for site in sites:
+            options.append(Option(f"{site}/keep", (site,), 0.0, {"ms": 10.0, "bytes": 4e6}))
+            for k in range(2):
+                cost = {"ms": rng.uniform(1, 10), "bytes": rng.uniform(1e5, 4e6)}
+                options.append(Option(f"{site}/{k}", (site,), rng.uniform(0.01, 1), cost))
+        options.append(Option(f"{block}/drop", tuple(sites), rng.uniform(0.1, 2), {"ms": 0.0, "bytes": 0.0}))
+    return options
+
+
+def brute_force(options, limits):
+    sites = {s for o in options for s in o.covers}
+    per_block = []
+    for block in range(3):
+        mine = [o for o in options if o.covers[0].startswith(f"{block}.")]
+        singles = [[o for o in mine if o.covers == (f"{block}.{s}",)] for s in ("attn", "ffn")]
+        pairs = [list(p) for p in itertools.product(*singles)]
+        per_block.append(pairs + [[o] for o in mine if len(o.covers) == 2])
+    best = None
+    for picks in itertools.product(*per_block):
+        chosen = [o for p in picks for o in p]
+        assert sorted(s for o in chosen for s in o.covers) == sorted(sites)
+        total = summed(chosen)
+        if all(total.cost[n] <= limit for n, limit in limits.items()) and (best is None or total.score < best.score):
+            best = total
+    return best
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("limits", [{"ms": 25.0}, {"ms": 40.0, "bytes": 9e6}, {"bytes": 3e6}, {}])
+def test_equals_brute_force(seed, limits):
+    options = random_problem(seed)
+    expected, found = brute_force(options, limits), solve(options, limits)
+    assert found is not None
+    assert found.score == pytest.approx(expected.score, abs=1e-9)
+    assert all(found.cost[n] <= limit * (1 + 1e-6) for n, limit in limits.items())
+
+
+def test_every_site_is_decided_once():
+    options = random_problem(0)
+    by_id = {o.id: o for o in options}
+    found = solve(options, {"ms": 30.0})
+    covered = sorted(s for c in found.chosen for s in by_id[c].covers)
+    assert covered == sorted({s for o in options for s in o.covers})
+
+
+def test_diverse_solutions_differ_and_get_worse():
+    solutions = diverse(random_problem(1), {"ms": 35.0}, count=4, min_changes=2)
+    assert len(solutions) == 4
+    for a, b in itertools.combinations(solutions, 2):
+        assert len(set(a.chosen) - set(b.chosen)) >= 2
+    assert [s.score for s in solutions] == sorted(s.score for s in solutions)
+
+
+def test_unreachable_limit_is_none_and_best_reachable_is_named():
+    options = [o for o in random_problem(2) if not o.id.endswith("/drop")]
+    assert solve(options, {"ms": 0.5}) is None
+    least = best_reachable(options, "ms")
+    cheapest = {s: min(o.cost["ms"] for o in options if o.covers == (s,)) for o in options for s in o.covers}
+    assert least.cost["ms"] == pytest.approx(sum(cheapest.values()))
