@@ -55,9 +55,9 @@ def test_code_of_the_users_own_needs_trust_and_must_be_an_operator() -> None:
     with pytest.raises(UserError, match="trust"):
         catalogue.resolve("torch.nn:Linear")
     with pytest.raises(UserError, match="not an operator class"):
-        catalogue.resolve("torch.nn:Linear", trust_local_code=True)
+        catalogue.resolve("torch.nn:Linear", trust_remote_code=True)
     with pytest.raises(UserError, match="no_such_module"):
-        catalogue.resolve("no_such_module:Part", trust_local_code=True)
+        catalogue.resolve("no_such_module:Part", trust_remote_code=True)
 
 
 def test_specs_that_do_not_fit_are_refused() -> None:

@@ -41,7 +41,7 @@ def test_config_records_defaults_and_positional_arguments() -> None:
 
 def test_spec_of_a_users_part_builds_only_when_trusted() -> None:
     spec = Own(4).spec()
-    assert catalogue.build(spec, trust_local_code=True).spec() == spec
+    assert catalogue.build(spec, trust_remote_code=True).spec() == spec
     with pytest.raises(ValueError, match="trust"):
         catalogue.build(spec)
 

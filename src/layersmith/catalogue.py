@@ -37,13 +37,13 @@ def entry(name: str) -> Entry:
     return ENTRIES[name]
 
 
-def resolve(name: str, trust_local_code: bool = False) -> type[Any]:
+def resolve(name: str, trust_remote_code: bool = False) -> type[Any]:
     """The class behind a catalogue name, or behind "package.module:Class" when the caller trusts that code."""
     if ":" in name:
-        if not trust_local_code:
+        if not trust_remote_code:
             raise UserError(
                 f"The part {name!r} is not in the catalogue: it is Python code of its own, and importing it runs it. "
-                f"Pass trust_local_code=True (or --trust-code) if you trust it."
+                f"Pass trust_remote_code=True (or --trust-remote-code) if you trust it."
             )
         target = name
     else:
@@ -59,12 +59,12 @@ def resolve(name: str, trust_local_code: bool = False) -> type[Any]:
     return found
 
 
-def build(spec: dict[str, Any], trust_local_code: bool = False) -> Any:
+def build(spec: dict[str, Any], trust_remote_code: bool = False) -> Any:
     """A freshly initialised part from its spec, e.g. {"name": "glu", "d_model": 256, "d_hidden": 512}."""
     if "name" not in spec:
         raise UserError(f"A spec needs a 'name'; this one has {sorted(spec)}.")
     config = {k: v for k, v in spec.items() if k != "name"}
-    part = resolve(spec["name"], trust_local_code)
+    part = resolve(spec["name"], trust_remote_code)
     try:
         return part(**config)
     except TypeError as error:

@@ -166,7 +166,7 @@ def test_a_users_own_part_needs_trust_and_gets_its_tables_back(tmp_path):
     save(model, [edit], tmp_path)
     with pytest.raises(UserError, match="trust"):
         load(tmp_path)
-    again, _ = load(tmp_path, trust_local_code=True)
+    again, _ = load(tmp_path, trust_remote_code=True)
     assert torch.equal(output(again, LLAMA), output(model, LLAMA))
 
 

@@ -76,7 +76,7 @@ def test_interrupted_healing_goes_on(pocket, text, tmp_path: Path) -> None:
         student = copy.deepcopy(model).requires_grad_(True)
         student.model.layers[2].mlp.down_proj.weight.data.mul_(0.9)
         settings = HealSettings(steps=6, lr=3e-4, check_every=2)
-        return heal(student, model, find_sites(model), text.heal, text.search, settings, workspace, tell=tell)
+        return heal(student, model, find_sites(model), text.heal, text.search, settings, workspace=workspace, tell=tell)
 
     with pytest.raises(KeyboardInterrupt):
         run(steps_seen=5)

@@ -15,7 +15,7 @@ from tests.refitting.conftest import tiny_batches, token_batches
 
 def test_self_swap_of_a_copy_is_exact_and_stays_so(view):
     at = view("layers.1.ffn")
-    replacement = at.stand_in(copy.deepcopy(at.ffn.operator))
+    replacement = at.as_replacement(copy.deepcopy(at.ffn.operator))
     assert at.local_error(replacement) < 1e-10
     assert distill(at, replacement, steps=5) == 0, "nothing is better than the original: the start is kept"
     assert at.local_error(replacement) < 1e-10
@@ -34,7 +34,7 @@ def test_self_swap_control_comes_back(llama, tmp_path):
     with torch.no_grad():
         for p in operator.parameters():
             p += 0.3 * p.std() * torch.randn_like(p)
-    replacement = at.stand_in(operator)
+    replacement = at.as_replacement(operator)
     start = at.local_error(replacement)
     assert start > 0.1
     distill(at, replacement, steps=800, lr=5e-3)
@@ -63,7 +63,7 @@ def test_running_statistics_are_put_back_too(view):
     """A batch norm gathers statistics while it is distilled; they belong to the state that was best."""
     at = view("layers.1.ffn_norm")
     method = methods.get("prep_bn")
-    replacement = method.build(at, method.grid(at)[0])
+    replacement = method.build(at, method.options(at)[0])
     start = at.local_error(replacement)
     assert distill(at, replacement, steps=6, lr=10.0) == 0
     assert at.local_error(replacement) == start

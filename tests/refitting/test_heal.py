@@ -36,7 +36,7 @@ def hurt(teacher):
 
 def run(hurt, teacher, steps=24, workspace=None, **settings):
     options = HealSettings(steps, **{"lr": 2e-3, "check_every": 4, "patience": 99, **settings})
-    return heal(hurt, teacher, find_sites(teacher), BATCHES, HELDOUT, options, workspace)
+    return heal(hurt, teacher, find_sites(teacher), BATCHES, HELDOUT, options, workspace=workspace)
 
 
 def test_it_heals(hurt, teacher):
@@ -74,7 +74,7 @@ def test_killed_it_goes_on_to_the_same_end(hurt, teacher, tmp_path):
     start = copy.deepcopy(other)
     options = HealSettings(24, lr=2e-3, check_every=4, patience=99)
     with pytest.raises(KeyboardInterrupt):
-        heal(other, teacher, find_sites(teacher), BATCHES, HELDOUT, options, workspace, tell=die)
+        heal(other, teacher, find_sites(teacher), BATCHES, HELDOUT, options, workspace=workspace, tell=die)
     resumed = run(start, teacher, workspace=workspace)
     assert resumed.curve == whole.curve
     assert all(torch.equal(v, start.state_dict()[k]) for k, v in hurt.state_dict().items())

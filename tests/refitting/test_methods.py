@@ -48,8 +48,8 @@ def statistics(name):
 def test_builds_reloads_and_leaves_the_model_alone(name, kind, view, llama):
     method, at = methods.get(name), view(SITE_OF[kind], **statistics(name))
     before = copy.deepcopy(llama.state_dict())
-    assert method.refuses(at) is None
-    grid = method.grid(at)
+    assert method.unsupported_reason(at) is None
+    grid = method.options(at)
     assert grid
     placed: set[str] = set()
     for settings in grid:
@@ -69,7 +69,9 @@ def test_floors_are_ordered(view):
     """On the data they were fitted to: a linear map beats the mean, the mean beats nothing."""
     at = view("layers.1.ffn")
     at.holdout = at.fit
-    error = {n: at.local_error(methods.get(n).build(at, methods.get(n).grid(at)[0])) for n in methods.FLOORS.values()}
+    error = {
+        n: at.local_error(methods.get(n).build(at, methods.get(n).options(at)[0])) for n in methods.FLOORS.values()
+    }
     assert error["drop"] == pytest.approx(1.0, abs=1e-5)
     assert error["linear"] < error["rank_r"] < error["mean"] <= error["drop"]
 
@@ -209,7 +211,7 @@ def test_linear_attention_of_one_token_is_softmax_attention(llama, tmp_path):
     activations.calibrate()
     at = activations.view(anatomy.site("layers.1.attn"))
     method = methods.get("linear_attention")
-    assert at.local_error(method.build(at, method.grid(at)[0])) < 1e-8
+    assert at.local_error(method.build(at, method.options(at)[0])) < 1e-8
     workspace.close()
 
 

@@ -95,7 +95,7 @@ def test_killed_with_sigkill_it_goes_on_and_ends_the_same(model, text, whole, tm
 
 def test_a_worker_does_not_outlive_its_run(model, text, tmp_path):
     """Its standard input is a pipe that the run holds; when the run is gone it closes."""
-    job = {"model": str(model), "trust_local_code": False, "data": str(text), "out": str(tmp_path), "blocks": []}
+    job = {"model": str(model), "trust_remote_code": False, "data": str(text), "out": str(tmp_path), "blocks": []}
     process = subprocess.Popen(
         [sys.executable, "-m", "layersmith.refitting.build.worker"], env=ENVIRONMENT, stdin=subprocess.PIPE, text=True
     )

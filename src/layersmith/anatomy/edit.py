@@ -53,9 +53,9 @@ class Edit:
 Replacement = list[tuple[Edit, nn.Module]]
 
 
-def build_module(edit: Edit, trust_local_code: bool = False) -> nn.Module:
+def build_module(edit: Edit, trust_remote_code: bool = False) -> nn.Module:
     """A freshly initialised operator for the edit (its weights come from a state dict afterwards)."""
-    return catalogue.build(edit.spec, trust_local_code=trust_local_code)
+    return catalogue.build(edit.spec, trust_remote_code=trust_remote_code)
 
 
 def apply(model: nn.Module, replacement: Replacement) -> dict[str, nn.Module]:

@@ -101,7 +101,7 @@ def checks_for(part: type[Operator] | type[Scheme] | str) -> dict[str, Callable[
     """The checks of a part's family by name: `SCHEME_CHECKS` for a scheme, `CHECKS` for everything else."""
     if isinstance(part, str) and ":" not in part:
         return SCHEME_CHECKS if catalogue.entry(part).family == Scheme.family else CHECKS
-    cls = catalogue.resolve(part, trust_local_code=True) if isinstance(part, str) else part
+    cls = catalogue.resolve(part, trust_remote_code=True) if isinstance(part, str) else part
     return SCHEME_CHECKS if issubclass(cls, Scheme) else CHECKS
 
 
@@ -117,7 +117,7 @@ def check(
     backend   of torch.compile: "aot_eager", or "inductor" to test generated code as well
     Raises UserError when the part or its configuration cannot be had. Naming "pkg.mod:Class" imports that code.
     """
-    cls = catalogue.resolve(part, trust_local_code=True) if isinstance(part, str) else part
+    cls = catalogue.resolve(part, trust_remote_code=True) if isinstance(part, str) else part
     if config is None:
         config = default_config(part)
     checks = checks_for(cls)
@@ -133,7 +133,7 @@ def default_config(part: type[Operator] | type[Scheme] | str) -> dict[str, Any]:
     """The catalogue's example config, or {"d_model": 32} for a class of the user's; UserError if that is too little."""
     if isinstance(part, str) and ":" not in part:
         return dict(catalogue.entry(part).example)
-    cls = catalogue.resolve(part, trust_local_code=True) if isinstance(part, str) else part
+    cls = catalogue.resolve(part, trust_remote_code=True) if isinstance(part, str) else part
     if issubclass(cls, Scheme):
         return {}
     config = {"d_in": 32, "d_out": 48} if cls.family == "linear" else {"d_model": 32}

@@ -97,7 +97,7 @@ class LayersmithConfig(PreTrainedConfig):
 class LayersmithModel(PreTrainedModel, GenerationMixin):
     """A stock model with edits, under `base`. Calling and generating are the stock model's own.
 
-    trust_local_code  allow parts that are not in the catalogue ("package.module:Class"): importing them runs them
+    trust_remote_code  allow parts that are not in the catalogue ("package.module:Class"): importing them runs them
     """
 
     config_class = LayersmithConfig
@@ -106,7 +106,7 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
     # What is really supported is for the stock class to say, which gets the same request.
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
-    def __init__(self, config: LayersmithConfig, trust_local_code: bool = False):
+    def __init__(self, config: LayersmithConfig, trust_remote_code: bool = False):
         super().__init__(config)
         stock = stock_class(config.base_class)
         if not isinstance(config.base_config, stock.config_class or ()):
@@ -120,7 +120,7 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
         # transformers builds models without memory (on "meta") and fills them; parts may compute while being built.
         edits = [Edit.from_json(edit) for edit in config.edits]
         with torch.device("cpu"):
-            replacement = [(edit, build_module(edit, trust_local_code)) for edit in edits]
+            replacement = [(edit, build_module(edit, trust_remote_code)) for edit in edits]
         apply(self.base, replacement)
         self.post_init()
 

@@ -32,7 +32,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "voc
 
 def load(
     name: str | os.PathLike[str],
-    trust_local_code: bool = False,
+    trust_remote_code: bool = False,
     dtype: torch.dtype | str | None = None,
     device: str | None = None,
     device_map: str | dict[str, Any] | None = None,
@@ -40,7 +40,7 @@ def load(
     """(model in evaluation mode, tokenizer or None when there is none).
 
     name              a folder with a model (or with nothing but one .gguf file), a .gguf file, a Hub id, or "pocket"
-    trust_local_code  run Python code that comes with the model, and parts named "package.module:Class"
+    trust_remote_code  run Python code that comes with the model, and parts named "package.module:Class"
     dtype             None: float32, in which methods are exact and CPUs fastest; "auto": as stored; or a torch dtype
     device            where to put it: "cpu" (None does too), "cuda", "cuda:1", "mps"
     device_map        instead of device: handed to transformers ("auto" spreads a large model over devices)
@@ -55,9 +55,9 @@ def load(
     if gguf and not transformers.utils.is_gguf_available():
         raise MissingExtra("gguf", "gguf", "Reading a .gguf file")
     try:
-        config = _config(source, options, trust_local_code)
-        tokenizer = _tokenizer(source, options, trust_local_code)
-        model = _model(source, config, trust_local_code)(
+        config = _config(source, options, trust_remote_code)
+        tokenizer = _tokenizer(source, options, trust_remote_code)
+        model = _model(source, config, trust_remote_code)(
             source, config=config, dtype=torch.float32 if dtype is None else dtype, device_map=device_map, **options
         )
     except UserError:
@@ -126,7 +126,7 @@ def _config(source: str, options: dict[str, Any], trust: bool) -> PreTrainedConf
 def _model(source: str, config: PreTrainedConfig, trust: bool) -> Any:
     """The `from_pretrained` of the class the weights were saved from, with what it needs to know about trust."""
     if isinstance(config, LayersmithConfig):
-        return lambda *args, **kwargs: LayersmithModel.from_pretrained(*args, trust_local_code=trust, **kwargs)
+        return lambda *args, **kwargs: LayersmithModel.from_pretrained(*args, trust_remote_code=trust, **kwargs)
     name = next(iter(config.architectures or []), "")
     stock = getattr(transformers, name, None) if name.isidentifier() else None
     if isinstance(stock, type) and issubclass(stock, PreTrainedModel):
@@ -161,7 +161,8 @@ def _explained(source: str, error: Exception) -> str:
     if Path(source).is_dir():
         return (
             f"The model in {source!r} cannot be loaded: {first} If the folder was copied, a file may be damaged or "
-            f"missing; if the model brings its own code and you trust it, pass trust_local_code=True (--trust-code)."
+            f"missing; if the model brings its own code and you trust "
+            f"it, pass trust_remote_code=True (--trust-remote-code)."
         )
     return (
         f"{source!r} is neither a folder here nor a model that can be reached on the Hub: {first} Check the spelling "

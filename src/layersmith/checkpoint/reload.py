@@ -16,7 +16,7 @@ def main(folder: str, inputs: str, output: str, device: str, threads: str, trust
     torch.set_num_threads(int(threads))
     config, _ = transformers.PreTrainedConfig.get_config_dict(folder)
     if "auto_map" in config:
-        options = {"trust_local_code": True} if trust == "trust" else {}
+        options = {"trust_remote_code": True} if trust == "trust" else {}
         model = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True, **options)
     else:
         model = getattr(transformers, config["architectures"][0]).from_pretrained(folder)

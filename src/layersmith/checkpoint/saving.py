@@ -62,7 +62,7 @@ def save(
     config = LayersmithConfig(copy.deepcopy(base.config), name, [edit.to_json() for edit in edits])
     # Without memory: only the structure is needed, as the proof that config and edits describe this model.
     with torch.device("meta"):
-        skeleton = LayersmithModel._from_config(config, dtype=base.dtype, trust_local_code=True)
+        skeleton = LayersmithModel._from_config(config, dtype=base.dtype, trust_remote_code=True)
     tensors = {f"base.{name}": tensor for name, tensor in stored_tensors(base).items()}
     _check_described(tensors, skeleton)
     if skeleton.can_generate():

@@ -22,7 +22,7 @@ def verify_reload(
     path: str | os.PathLike[str],
     model: PreTrainedModel,
     inputs: Mapping[str, Tensor],
-    trust_local_code: bool = False,
+    trust_remote_code: bool = False,
 ) -> float:
     """Largest absolute difference between outputs of `model` and of the folder at `path`, loaded in a fresh process.
 
@@ -38,7 +38,7 @@ def verify_reload(
         given, got = Path(scratch, "inputs.safetensors"), Path(scratch, "output.safetensors")
         save_file({name: t.detach().cpu().contiguous() for name, t in inputs.items()}, given)
         script = Path(__file__).with_name("reload.py")
-        trust = "trust" if trust_local_code else "no"
+        trust = "trust" if trust_remote_code else "no"
         # -P: the script's own folder is not a place to import from.
         command = [sys.executable, "-P", str(script), str(Path(path).resolve()), str(given), str(got)]
         done = subprocess.run(

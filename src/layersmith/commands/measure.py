@@ -21,14 +21,14 @@ def measure(
     seed: Annotated[int, typer.Option(help="of the windows and the order of timing")] = 0,
     device: Annotated[str, typer.Option(help="where the model runs and is measured: cpu, cuda, cuda:1, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    trust_code: Annotated[bool, typer.Option("--trust-code", help="import the models' own Python code")] = False,
+    trust_code: Annotated[bool, typer.Option("--trust-remote-code", help="import the models' own Python code")] = False,
 ) -> None:
     """Measure a model, side by side with another one if given, in one run on this machine."""
     from layersmith.checkpoint import load
     from layersmith.measuring.compare import measure as run
 
-    loaded, tokenizer = load(model, trust_local_code=trust_code, device=device)
-    original = load(against, trust_local_code=trust_code, device=device)[0] if against is not None else None
+    loaded, tokenizer = load(model, trust_remote_code=trust_code, device=device)
+    original = load(against, trust_remote_code=trust_code, device=device)[0] if against is not None else None
     found = run(
         loaded,
         original,

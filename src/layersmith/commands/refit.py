@@ -50,7 +50,7 @@ def refit(
     reuse: Annotated[
         Path | None, typer.Option(help="folder of an earlier run that differs in budget and healing alone")
     ] = None,
-    trust_code: Annotated[bool, typer.Option("--trust-code", help="import the model's own Python code")] = False,
+    trust_code: Annotated[bool, typer.Option("--trust-remote-code", help="import the model's own Python code")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress bars")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
@@ -71,7 +71,7 @@ def refit(
         heal_lr=heal_lr,
         heal_baseline=heal_baseline,
         effort=effort,
-        trust_local_code=trust_code,
+        trust_remote_code=trust_code,
         workers=workers,
         device=device,
         reuse=reuse,

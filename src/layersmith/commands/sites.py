@@ -19,7 +19,7 @@ def sites(
     rounds: Annotated[int, typer.Option(help="rounds of interleaved timing", min=1)] = 20,
     device: Annotated[str, typer.Option(help="where the model runs and is measured: cpu, cuda, cuda:1, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    trust_code: Annotated[bool, typer.Option("--trust-code", help="import the model's own Python code")] = False,
+    trust_code: Annotated[bool, typer.Option("--trust-remote-code", help="import the model's own Python code")] = False,
 ) -> None:
     """List the sites of a model: kind, shapes, parameters, share of FLOPs and of measured time."""
     from layersmith.anatomy import find_sites
@@ -30,7 +30,7 @@ def sites(
     from layersmith.measuring.sites import site_costs
 
     shape = parse_shape(at)
-    loaded, _ = load(model, trust_local_code=trust_code, device=device)
+    loaded, _ = load(model, trust_remote_code=trust_code, device=device)
     loaded.eval()
     anatomy = find_sites(loaded)
     rows = site_costs(loaded, anatomy, shape, rounds=rounds)

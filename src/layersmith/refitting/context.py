@@ -1,52 +1,38 @@
-"""What the earlier stages of a refit hand to the later ones."""
+"""What every stage of a refit knows about the run it belongs to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from layersmith.anatomy import Anatomy
-from layersmith.anatomy.edit import Replacement
+from layersmith.anatomy import Anatomy, Replay
 from layersmith.measuring.shape import Shape
-from layersmith.refitting.build.block_library import SiteReport
+from layersmith.refitting.build.workers import Source
+from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batches
-from layersmith.refitting.candidate import Library
-from layersmith.refitting.score.costs import SiteCosts
-from layersmith.refitting.search.choice import replacement_of
-from layersmith.refitting.search.select import Selection
+from layersmith.refitting.config import Settings
 from layersmith.runs.progress import Progress, Stopwatch
 from layersmith.runs.workspace import Workspace
 
 
-@dataclass
-class Run:
-    """What the earlier stages made."""
+@dataclass(frozen=True)
+class RunContext:
+    """One run: its model and text, taken apart; what was asked; where results are kept and progress is told."""
 
     model: Any
     tokenizer: Any
-    name: str
-    anatomy: Anatomy
+    source: Source
     shape: Shape
-    batches: Batches
-    library: Library
-    reports: dict[str, SiteReport]
-    costs: SiteCosts
-    selection: Selection
+    settings: Settings
     workspace: Workspace
     bar: Progress
     clock: Stopwatch
+    batches: Batches
+    anatomy: Anatomy
+    replay: Replay
+    activations: Activations
 
-    def replacement(self, ids: list[str]) -> Replacement:
-        return replacement_of([self.library.candidates[i] for i in ids], self.library)
-
-    def meets(self, measured: dict[str, Any], budget: dict[str, float]) -> bool:
-        """Whether measured figures stay within shares of the original's."""
-        original = self.costs.total
-        shares = {
-            "latency": measured["latency_ratio"],
-            "params": measured["params"] / original["params"],
-            "bytes": measured["bytes"] / original["bytes"],
-            "flops": measured["flops"] / max(original["flops"], 1),
-            "kv": measured["kv_bytes"] / max(original["kv"], 1),
-        }
-        return all(shares[name] <= share * (1 + 1e-6) for name, share in budget.items())
+    @property
+    def name(self) -> str:
+        """The model as the user named it."""
+        return self.source.model

@@ -153,7 +153,7 @@ class SublayerView:
                 hook.remove()
         return {p: squares[p] / counts[p] for p in counts}, {p: sums[p] / counts[p] for p in counts}
 
-    def stand_in(self, operator: Operator) -> Replacement:
+    def as_replacement(self, operator: Operator) -> Replacement:
         """The replacement that puts one operator at this site, with the site's calling convention."""
         return replacement_for(self.model, self.site, operator)
 
@@ -199,12 +199,12 @@ class Method(ABC):
     #: Whether local distillation after `build` is worth its time.
     distils: ClassVar[bool] = False
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         """Why the method does not apply at this site, in plain words; None when it does."""
         return None
 
     @abstractmethod
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         """The settings offered here, mildest first. JSON only."""
 
     def error(self, view: SublayerView, settings: Settings, replacement: Replacement) -> float:

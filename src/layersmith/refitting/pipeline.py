@@ -2,12 +2,20 @@
 
 The stages, each kept in the workspace so that a killed run goes on where it was:
 
-    calibrate -> library -> score + cost -> search (joint measurement, refinement) -> heal -> measure -> save, report
+    calibrate   store what enters every block on real text
+    build       every method's candidates at every site
+    cost        what each of them, and the original, takes at the shape of the run
+    score       how far the model's predictions move when one candidate stands in it alone
+    search      the best mix under the budget, measured as a whole; the baselines it has to beat
+    heal        train the whole mix to match the original
+    prove       fold what folds exactly, measure side by side, save, reload in a fresh process, report
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,17 +28,19 @@ from layersmith.anatomy import Replay, find_sites
 from layersmith.errors import UserError
 from layersmith.measuring.divergence import main_output
 from layersmith.measuring.shape import Shape, parse_shape
-from layersmith.refitting.build.block_library import LibrarySettings, build_library
+from layersmith.refitting.build.block_library import LibrarySettings, SiteReport, build_library
 from layersmith.refitting.build.workers import Source, build_in_processes, check_workers
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batch, Sizes, prepare
 from layersmith.refitting.calibrate.taylor import taylor_scores
-from layersmith.refitting.config import Settings, check_budget, settings_for
-from layersmith.refitting.context import Run
+from layersmith.refitting.candidate import Library
+from layersmith.refitting.config import RefitConfig, Settings, check, settings_for
+from layersmith.refitting.context import RunContext
 from layersmith.refitting.prove.finish import finish
 from layersmith.refitting.reuse import take_over
 from layersmith.refitting.score.costs import measure_costs
 from layersmith.refitting.score.replace_one import score
+from layersmith.refitting.search.found import Found
 from layersmith.refitting.search.select import select
 from layersmith.runs.progress import Progress, Stopwatch
 from layersmith.runs.workspace import Workspace
@@ -52,7 +62,7 @@ def refit(
     heal_baseline: bool = False,
     effort: float = 1.0,
     tokenizer: Any = None,
-    trust_local_code: bool = False,
+    trust_remote_code: bool = False,
     workers: int = 1,
     device: str | None = None,
     reuse: str | Path | None = None,
@@ -80,96 +90,119 @@ def refit(
              latency measured, there. A loaded model stays where it is
     reuse    the `out` of an earlier run that differs in budget and healing alone: its candidates and scores are taken
 
-    Returns what is in result.json. Run it again with the same arguments after an interruption: it goes on.
+    Returns what is in result.json. Run it again with the same arguments after an interruption: it goes on. A loaded
+    model is left as it was, weights, training mode and gradients included.
     Raises UserError for bad input, too little text, and a budget that cannot be met (with the best reachable).
     """
-    check_budget(budget)
+    config = RefitConfig(
+        budget=budget,
+        out=Path(out),
+        data=data,
+        at=at,
+        methods=methods,
+        sites=sites,
+        seed=seed,
+        distill_steps=distill_steps,
+        heal_tokens=heal_tokens,
+        heal_lr=heal_lr,
+        heal_baseline=heal_baseline,
+        effort=effort,
+        trust_remote_code=trust_remote_code,
+        workers=workers,
+        device=device,
+        reuse=None if reuse is None else Path(reuse),
+    )
+    check(config)
     check_workers(workers, model)
+    shape = parse_shape(at)
     if device is not None and not isinstance(model, str):
         raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
-    shape = parse_shape(at)
-    name = model if isinstance(model, str) else type(model).__name__
     with Progress(progress) as bar:
+        name = model if isinstance(model, str) else type(model).__name__
         if isinstance(model, str):
             bar.note(f"loading {model}")
-            model, tokenizer = checkpoint.load(model, trust_local_code=trust_local_code, device=device)
-        model.eval().requires_grad_(False)
-        settings = settings_for(
-            model,
-            budget=budget,
-            at=at,
-            data=data,
-            methods=methods,
-            sites=sites,
-            seed=seed,
-            distill_steps=distill_steps,
-            heal_tokens=heal_tokens,
-            heal_lr=heal_lr,
-            heal_baseline=heal_baseline,
-            effort=effort,
-        )
-        identity = {"model": fingerprint(model), "settings": asdict(settings)}
-        workspace = Workspace(Path(out), identity, on_rebuild=bar.rebuilding)
-        try:
-            if reuse is not None:
-                take_over(Path(reuse), workspace, identity)
-            source = Source(name, trust_local_code, device, data, settings.sizes, seed)
-            return _stages(model, tokenizer, source, workers, shape, settings, workspace, bar)
-        finally:
-            workspace.close()
+            model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device)
+        with _borrowed(model):
+            return _refit(model, tokenizer, name, config, shape, bar)
 
 
-def _stages(
-    model: nn.Module,
-    tokenizer: Any,
-    source: Source,
-    workers: int,
-    shape: Shape,
-    settings: Settings,
-    workspace: Workspace,
-    bar: Progress,
-) -> dict[str, Any]:
+def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, shape: Shape, bar: Progress) -> dict[str, Any]:
+    settings = settings_for(model, config)
+    identity = {"model": fingerprint(model), "settings": asdict(settings)}
+    workspace = Workspace(config.out, identity, on_rebuild=bar.rebuilding)
+    try:
+        if config.reuse is not None:
+            take_over(config.reuse, workspace, identity)
+        source = Source(name, config.trust_remote_code, config.device, config.data, settings.sizes, config.seed)
+        ctx = _calibrate(model, tokenizer, source, shape, settings, (workspace, bar))
+        library, reports = _build(ctx, config.workers)
+        with ctx.clock.stage("cost"):
+            costs = measure_costs(model, ctx.anatomy, library, shape, workspace)
+        with ctx.clock.stage("score"):
+            score(library, ctx.replay, ctx.activations, workspace, list(settings.budget), bar.tell)
+        with ctx.clock.stage("search"):
+            selection = select(ctx, library, costs)
+        return finish(ctx, Found(library, reports, costs, selection))
+    finally:
+        workspace.close()
+
+
+def _calibrate(
+    model: Any, tokenizer: Any, source: Source, shape: Shape, settings: Settings, kept: tuple[Workspace, Progress]
+) -> RunContext:
+    """The model taken apart and its text run through it once: what every later stage works with."""
+    workspace, bar = kept
     clock = Stopwatch(workspace)
     with clock.stage("calibrate"):
         batches = prepare(model, tokenizer, settings.data, Sizes(**settings.sizes), settings.seed)
         check_finite(model, batches.fit[0])
         anatomy = find_sites(model)
-        allowed = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
         replay = Replay(model, anatomy)
         activations = Activations(replay, anatomy, batches, workspace)
         activations.calibrate(bar.tell)
-    with clock.stage("library"):
-        wants_gradients = "width_taylor" in settings.methods
-        statistics = taylor_scores(model, anatomy, batches.fit[:4], workspace) if wants_gradients else {}
-        library_settings = LibrarySettings(settings.methods, allowed, settings.distill_steps, settings.seed)
-        if workers > 1:
-            blocks = [block.name for block in anatomy.of_kind("block")]
-            build_in_processes(source, workspace.out, blocks, library_settings, workers, bar.tell, bar.note)
-        library, reports = build_library(activations, workspace, library_settings, statistics, bar.tell)
-    with clock.stage("cost"):
-        costs = measure_costs(model, anatomy, library, shape, workspace)
-    with clock.stage("score"):
-        score(library, replay, activations, workspace, list(settings.budget), bar.tell)
-    with clock.stage("search"):
-        selection = select(
-            model, library, costs, settings.budget, settings.refine_evaluations, shape, batches, workspace, bar.tell
-        )
-    run = Run(
-        model,
-        tokenizer,
-        source.model,
-        anatomy,
-        shape,
-        batches,
-        library,
-        reports,
-        costs,
-        selection,
-        workspace,
-        bar,
-        clock,
+    return RunContext(
+        model=model,
+        tokenizer=tokenizer,
+        source=source,
+        shape=shape,
+        settings=settings,
+        workspace=workspace,
+        bar=bar,
+        clock=clock,
+        batches=batches,
+        anatomy=anatomy,
+        replay=replay,
+        activations=activations,
     )
-    return finish(run, settings)
+
+
+def _build(ctx: RunContext, workers: int) -> tuple[Library, dict[str, SiteReport]]:
+    """Every candidate of the run, built here or by several processes."""
+    settings = ctx.settings
+    allowed = list(dict.fromkeys(s.name for pattern in settings.sites for s in ctx.anatomy.select(pattern)))
+    with ctx.clock.stage("library"):
+        wants_gradients = "width_taylor" in settings.methods
+        few = ctx.batches.fit[:4]
+        statistics = taylor_scores(ctx.model, ctx.anatomy, few, ctx.workspace) if wants_gradients else {}
+        chosen = LibrarySettings(settings.methods, allowed, settings.distill_steps, settings.seed)
+        if workers > 1:
+            build_in_processes(ctx, chosen, workers)
+        return build_library(ctx.activations, ctx.workspace, chosen, statistics, ctx.bar.tell)
+
+
+@contextmanager
+def _borrowed(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode and without gradients, and afterwards as the caller had it."""
+    modes = {module: module.training for module in model.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, requires_grad in wanted.items():
+            parameter.requires_grad_(requires_grad)
+        for module, training in modes.items():
+            module.training = training
 
 
 @torch.no_grad()

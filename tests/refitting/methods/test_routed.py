@@ -59,12 +59,12 @@ def test_planted_groups_are_found_and_routed_to():
 @pytest.mark.parametrize("name", ["fff", "fff_leaves"])
 def test_trees_beat_the_mean(view, name):
     method, at = methods.get(name), view("layers.1.ffn")
-    for settings in method.grid(at):
+    for settings in method.options(at):
         assert fitted_error(view, name, settings) < fitted_error(view, "mean", {})
 
 
 def test_leaves_with_all_neurons_beat_a_linear_map(view):
-    linear = fitted_error(view, "linear", methods.get("linear").grid(view("layers.1.ffn"))[0])
+    linear = fitted_error(view, "linear", methods.get("linear").options(view("layers.1.ffn"))[0])
     assert fitted_error(view, "fff_leaves", {"depth": 1, "keep": 1.0}) < linear
 
 
@@ -80,7 +80,7 @@ def test_best_split_finds_the_planted_neuron():
 @pytest.mark.parametrize("name", ["topk_moe", "switch_moe", "sigma_moe"])
 def test_biases_and_odd_widths_are_refused(name):
     def reason(dense):
-        return methods.get(name).refuses(SimpleNamespace(ffn=dense and SimpleNamespace(operator=dense)))
+        return methods.get(name).unsupported_reason(SimpleNamespace(ffn=dense and SimpleNamespace(operator=dense)))
 
     assert reason(None) == "it is not a plain or gated feed-forward"
     assert reason(GLU(8, 16, bias=True)) == "its feed-forward has biases"

@@ -12,7 +12,7 @@ from layersmith.refitting.methods.replace.to_deep_mlp import LIFT, ToDeepMLP
 def test_any_number_of_layers_is_the_nearest_mlp(view, layers):
     at = view("layers.1.ffn")
     replacement = ToDeepMLP().build(at, {"layers": layers})
-    start = at.stand_in(nearest_mlp(at))
+    start = at.as_replacement(nearest_mlp(at))
     for deep, mlp in zip(at.run(replacement, at.holdout), at.run(start, at.holdout), strict=True):
         torch.testing.assert_close(deep, mlp, rtol=1e-4, atol=1e-4 * float(mlp.detach().abs().max()))
 
@@ -28,6 +28,6 @@ def test_an_activation_without_an_identity_range_is_refused(view):
     at = view("layers.1.ffn")
     at.ffn.operator._config["act"] = "tanh"
     try:
-        assert "tanh is nowhere the identity" in ToDeepMLP().refuses(at)
+        assert "tanh is nowhere the identity" in ToDeepMLP().unsupported_reason(at)
     finally:
         at.ffn.operator._config["act"] = "silu"

@@ -27,9 +27,9 @@ def test_a_plain_mlp_is_carried_over_exactly(view, settings):
 def test_from_a_gated_one_the_edges_improve_on_the_nearest_mlp(view):
     at = view("layers.1.ffn")
     at.holdout = at.fit
-    before = at.local_error(at.stand_in(nearest_mlp(at)))
-    linear = at.local_error(methods.get("linear").build(at, methods.get("linear").grid(at)[0]))
-    for settings in methods.get("kan").grid(at):
+    before = at.local_error(at.as_replacement(nearest_mlp(at)))
+    linear = at.local_error(methods.get("linear").build(at, methods.get("linear").options(at)[0]))
+    for settings in methods.get("kan").options(at):
         assert at.local_error(methods.get("kan").build(at, settings)) < min(before, linear)
 
 

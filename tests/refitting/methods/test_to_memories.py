@@ -28,7 +28,7 @@ def mlp_site(act="relu", d_model=24, d_hidden=48, tokens=1500):
         inputs=x[:tokens],
         targets=y[:tokens],
         seed=0,
-        stand_in=lambda operator: operator,
+        as_replacement=lambda operator: operator,
     )
     return view, x[tokens:], y[tokens:]
 
@@ -76,14 +76,14 @@ def test_peer_finds_the_neurons_that_matter():
 
 def test_too_many_neurons_are_refused():
     site = SimpleNamespace(ffn=SimpleNamespace(operator=SimpleNamespace(down=torch.nn.Linear(5000, 2))))
-    assert "5000 neurons" in methods.get("peer").refuses(site)
+    assert "5000 neurons" in methods.get("peer").unsupported_reason(site)
     for name in ("peer", "pkm", "ultra_mem"):
-        assert "not a plain or gated" in methods.get(name).refuses(SimpleNamespace(ffn=None))
+        assert "not a plain or gated" in methods.get(name).unsupported_reason(SimpleNamespace(ffn=None))
 
 
 def test_views_are_what_the_methods_read():
     """The stand-in above has the attributes of a real view."""
-    assert {"inputs", "targets", "ffn", "stand_in"} <= set(dir(SublayerView))
+    assert {"inputs", "targets", "ffn", "as_replacement"} <= set(dir(SublayerView))
 
 
 def test_tables_fitted_to_a_linear_teacher_beat_random_ones():
@@ -107,9 +107,9 @@ def test_tables_that_made_the_targets_are_found():
 
 def test_memory_former_explains_a_part_of_the_layer_and_refuses_odd_widths():
     view, x, y = mlp_site()
-    for settings in methods.get("memory_former").grid(view):
+    for settings in methods.get("memory_former").options(view):
         assert error(methods.get("memory_former").build(view, settings)(x), y) < 0.9
-    assert "25 is not a multiple" in methods.get("memory_former").refuses(
+    assert "25 is not a multiple" in methods.get("memory_former").unsupported_reason(
         SimpleNamespace(site=SimpleNamespace(d_model=25))
     )
 
@@ -124,7 +124,7 @@ def test_sparse_vq_is_no_worse_than_a_linear_map_where_it_was_fitted():
     view, _, _ = mlp_site()
     weight, bias = ridge(view.inputs, view.targets)
     linear = error(view.inputs @ weight.T + bias, view.targets)
-    fine, coarse = (methods.get("sparse_vq").build(view, s) for s in methods.get("sparse_vq").grid(view))
+    fine, coarse = (methods.get("sparse_vq").build(view, s) for s in methods.get("sparse_vq").options(view))
     assert error(fine(view.inputs), view.targets) < error(coarse(view.inputs), view.targets) < linear
 
 

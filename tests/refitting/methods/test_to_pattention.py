@@ -10,7 +10,7 @@ def test_beats_the_linear_map(view):
     at = view("layers.1.ffn")
     at.holdout = at.fit
     method = methods.get("pattention")
-    error = at.local_error(method.build(at, method.grid(at)[0]))
+    error = at.local_error(method.build(at, method.options(at)[0]))
     assert error < at.local_error(methods.get("linear").build(at, {}))
 
 

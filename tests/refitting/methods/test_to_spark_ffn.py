@@ -18,13 +18,13 @@ def test_split_beats_the_mean_output(view):
     at.holdout = at.fit
     split = at.local_error(method.build(at, {"keep": 0.5, "split": True}))
     mean = methods.get("mean")
-    assert split < at.local_error(mean.build(at, mean.grid(at)[0]))
+    assert split < at.local_error(mean.build(at, mean.options(at)[0]))
 
 
 def test_refuses_attention_and_what_has_no_gate(view):
     at = view("layers.1.ffn")
     at.ffn = None
-    assert ToSparkFFN().refuses(at) == "it is not a gated feed-forward"
+    assert ToSparkFFN().unsupported_reason(at) == "it is not a gated feed-forward"
 
 
 @pytest.mark.parametrize("budget", ["latency", "params", "bytes", "flops", "kv"])

@@ -93,11 +93,11 @@ def _site_jobs(
         method = methods.get(name)
         if site.kind not in method.kinds:
             continue
-        reason = site.locked or method.refuses(view)
+        reason = site.locked or method.unsupported_reason(view)
         if reason is not None:
             report.refusals[name] = reason
             continue
-        for chosen in method.grid(view):
+        for chosen in method.options(view):
             candidate = _load(workspace, candidate_id(site.name, name, chosen))
             candidates.append(candidate or _build(view, method, chosen, workspace, settings))
     for floor, name in methods.FLOORS.items():

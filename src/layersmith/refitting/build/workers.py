@@ -16,12 +16,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import torch
 
 from layersmith.errors import UserError
 from layersmith.refitting.build.block_library import LibrarySettings
+
+if TYPE_CHECKING:
+    from layersmith.refitting.context import RunContext
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Source:
     """What a worker needs to come to the same model and text: the names they were given by, and how text is cut."""
 
     model: str
-    trust_local_code: bool
+    trust_remote_code: bool
     device: str | None
     data: str
     sizes: dict[str, int]
@@ -38,8 +41,6 @@ class Source:
 
 def check_workers(workers: int, model: object) -> None:
     """Raise a UserError unless that many processes can work on this model."""
-    if workers < 1:
-        raise UserError(f"The number of workers must be at least 1, not {workers}.")
     if workers > 1 and not isinstance(model, str):
         raise UserError(
             "Several workers need a model given by its name (a folder, a Hub id, a .gguf file, or pocket), because "
@@ -47,21 +48,14 @@ def check_workers(workers: int, model: object) -> None:
         )
 
 
-def build_in_processes(
-    source: Source,
-    out: Path,
-    blocks: list[str],
-    settings: LibrarySettings,
-    workers: int,
-    tell: Callable[[str, int, int], None],
-    note: Callable[[str], None],
-) -> None:
-    """Build the candidates of these blocks into the workspace at `out` with that many processes."""
+def build_in_processes(ctx: RunContext, settings: LibrarySettings, workers: int) -> None:
+    """Build the candidates of all blocks into the run's workspace with that many processes."""
+    blocks = [block.name for block in ctx.anatomy.of_kind("block")]
     shares = [blocks[i::workers] for i in range(min(workers, len(blocks)))]
     threads = max(1, torch.get_num_threads() // len(shares))
-    processes = [_start(source, out, share, settings, threads) for share in shares]
+    processes = [_start(ctx.source, ctx.workspace.out, share, settings, threads) for share in shares]
     done: list[str] = []
-    readers = [threading.Thread(target=_follow, args=(p.stdout, blocks, done, tell)) for p in processes]
+    readers = [threading.Thread(target=_follow, args=(p.stdout, blocks, done, ctx.bar.tell)) for p in processes]
     try:
         for reader in readers:
             reader.start()
@@ -75,7 +69,7 @@ def build_in_processes(
     for process, share in zip(processes, shares, strict=True):
         unfinished = [name for name in share if name not in done]
         if unfinished:
-            note(f"A worker ended with status {process.returncode}; {', '.join(unfinished)} will be built here.")
+            ctx.bar.note(f"A worker ended with status {process.returncode}; {', '.join(unfinished)} will be built here.")
 
 
 def _start(

@@ -54,6 +54,7 @@ def heal(
     batches: list[Batch],
     heldout: list[Batch],
     settings: HealSettings,
+    *,
     workspace: Workspace | None = None,
     name: str = "heal",
     tell: Callable[[str, int, int], None] = lambda text, done, total: None,

@@ -19,32 +19,33 @@ from layersmith.measuring.inputs import placement
 from layersmith.measuring.latency import latency, model_step, ratio
 from layersmith.measuring.quality import quality
 from layersmith.measuring.token_bytes import token_bytes
-from layersmith.refitting.context import Run
+from layersmith.refitting.context import RunContext
 from layersmith.refitting.heal.distillation import Healing, HealSettings, heal
 from layersmith.refitting.prove.folding import fold_where_it_pays
 from layersmith.refitting.prove.result import assemble
 from layersmith.refitting.search.baselines import measure_baselines
 from layersmith.refitting.search.choice import student
+from layersmith.refitting.search.found import Found
 
 PROMPT_TOKENS, SAMPLE_TOKENS, SAMPLES = 32, 48, 3
 
 
-def finish(run: Run, settings: Any) -> dict[str, Any]:
+def finish(ctx: RunContext, found: Found) -> dict[str, Any]:
     """Heal, measure, save, write result.json and report.html; returns the result."""
-    with run.clock.stage("baselines"):
-        variants = measure_baselines(run, settings)
-    with run.clock.stage("heal"):
-        healed, healing = _heal(run, settings, run.selection.chosen, "heal")
-        if settings.heal_baseline:
-            _heal_best_uniform(run, settings, variants)
-    with run.clock.stage("fold"):
-        folds, folded = fold_where_it_pays(healed, run.shape, run.workspace)
-    with run.clock.stage("measure"):
-        final = _side_by_side(run, healed)
-    with run.clock.stage("save"):
-        saved = {"folds": folds, **_save(run, healed, folded)}
-    result = assemble(run, settings, variants, healing, final, saved)
-    out = run.workspace.out
+    with ctx.clock.stage("baselines"):
+        variants = measure_baselines(ctx, found)
+    with ctx.clock.stage("heal"):
+        healed, healing = _heal(ctx, found, found.selection.chosen, "heal")
+        if ctx.settings.heal_baseline:
+            _heal_best_uniform(ctx, found, variants)
+    with ctx.clock.stage("fold"):
+        folds, folded = fold_where_it_pays(healed, ctx.shape, ctx.workspace)
+    with ctx.clock.stage("measure"):
+        final = _side_by_side(ctx, healed)
+    with ctx.clock.stage("save"):
+        saved = {"folds": folds, **_save(ctx, found, healed, folded)}
+    result = assemble(ctx, found, variants, healing, final, saved)
+    out = ctx.workspace.out
     fresh = out / "result.json.new"
     fresh.write_text(json.dumps(result, indent=1))
     os.replace(fresh, out / "result.json")
@@ -53,91 +54,91 @@ def finish(run: Run, settings: Any) -> dict[str, Any]:
     return result
 
 
-def _heal(run: Run, settings: Any, chosen: list[str], name: str) -> tuple[Any, Healing | None]:
+def _heal(ctx: RunContext, found: Found, chosen: list[str], name: str) -> tuple[Any, Healing | None]:
     """The model with these candidates, healed on the heal batches (all runs heal on the same ones)."""
-    changed = student(run.model, run.replacement(chosen))
-    if not run.batches.heal:
+    changed = student(ctx.model, found.replacement(chosen))
+    if not ctx.batches.heal:
         return changed, None
     changed.requires_grad_(True)
-    steps = len(run.batches.heal)
-    heal_settings = HealSettings(steps, settings.heal_lr, check_every=max(5, steps // 12), seed=settings.seed)
+    steps = len(ctx.batches.heal)
+    heal_settings = HealSettings(steps, ctx.settings.heal_lr, check_every=max(5, steps // 12), seed=ctx.settings.seed)
     healing = heal(
         changed,
-        run.model,
-        run.anatomy,
-        run.batches.heal,
-        run.batches.search,
+        ctx.model,
+        ctx.anatomy,
+        ctx.batches.heal,
+        ctx.batches.search,
         heal_settings,
-        run.workspace,
-        name,
-        tell=run.bar.tell,
+        workspace=ctx.workspace,
+        name=name,
+        tell=ctx.bar.tell,
     )
     changed.requires_grad_(False)
     return changed, healing
 
 
-def _heal_best_uniform(run: Run, settings: Any, variants: dict[str, Any]) -> None:
+def _heal_best_uniform(ctx: RunContext, found: Found, variants: dict[str, Any]) -> None:
     """Give the best uniform baseline the same healing, so that the comparison after healing is a fair one."""
     meeting = [u for u in variants["uniform"] if u["meets_budget"]]
     if not meeting:
         return
     best = min(meeting, key=lambda u: u["measured"]["kl"])
-    saved = run.workspace.load_json("healed-uniform")
+    saved = ctx.workspace.load_json("healed-uniform")
     if saved is None:
-        healed, _ = _heal(run, settings, best["candidates"], "heal-uniform")
-        found = divergence(run.model, healed, run.batches.report)
-        saved = {**best["measured"], "kl": found.value, "agreement": found.agreement}
-        run.workspace.save_json("healed-uniform", saved)
-        run.workspace.remove("heal-uniform")
+        healed, _ = _heal(ctx, found, best["candidates"], "heal-uniform")
+        moved = divergence(ctx.model, healed, ctx.batches.report)
+        saved = {**best["measured"], "kl": moved.value, "agreement": moved.agreement}
+        ctx.workspace.save_json("healed-uniform", saved)
+        ctx.workspace.remove("heal-uniform")
     best["healed"] = saved
 
 
-def _side_by_side(run: Run, healed: Any) -> dict[str, Any]:
+def _side_by_side(ctx: RunContext, healed: Any) -> dict[str, Any]:
     """Quality and cost of the original and the result, in one run."""
-    saved = run.workspace.load_json("final")
+    saved = ctx.workspace.load_json("final")
     if saved is not None:
         return saved
-    device, _ = placement(run.model)
-    steps = {"original": model_step(run.model, run.shape), "refitted": model_step(healed, run.shape)}
+    device, _ = placement(ctx.model)
+    steps = {"original": model_step(ctx.model, ctx.shape), "refitted": model_step(healed, ctx.shape)}
     timings = latency(steps, rounds=30, warmup=3, device=device)
-    counted = token_bytes(run.tokenizer) if run.tokenizer is not None else None
-    found: dict[str, Any] = {}
-    for name, model, against in (("original", run.model, None), ("refitted", healed, run.model)):
-        measured = quality(model, run.batches.report, against=against, token_bytes=counted).to_json()
+    counted = token_bytes(ctx.tokenizer) if ctx.tokenizer is not None else None
+    figures: dict[str, Any] = {}
+    for name, model, against in (("original", ctx.model, None), ("refitted", healed, ctx.model)):
+        measured = quality(model, ctx.batches.report, against=against, token_bytes=counted).to_json()
         timing = timings[name]
-        found[name] = {
+        figures[name] = {
             "kl": measured.pop("divergence"),
             **measured,
-            **model_cost(model, run.shape),
+            **model_cost(model, ctx.shape),
             "latency_ms": timing.median * 1e3,
             "latency_ms_spread": [timing.p25 * 1e3, timing.p75 * 1e3],
         }
-    found["refitted"]["latency_ratio"] = ratio(timings, "refitted", "original")
-    found["samples"] = _samples(run, healed)
-    run.workspace.save_json("final", found)
-    return found
+    figures["refitted"]["latency_ratio"] = ratio(timings, "refitted", "original")
+    figures["samples"] = _samples(ctx, healed)
+    ctx.workspace.save_json("final", figures)
+    return figures
 
 
-def _samples(run: Run, healed: Any) -> list[dict[str, str]]:
+def _samples(ctx: RunContext, healed: Any) -> list[dict[str, str]]:
     """Greedy continuations of the original and the result, side by side; nothing for models that do not write."""
-    if run.tokenizer is None or not run.model.can_generate():
+    if ctx.tokenizer is None or not ctx.model.can_generate():
         return []
-    prompts = [b["input_ids"][0, :PROMPT_TOKENS] for b in run.batches.report[:SAMPLES]]
+    prompts = [b["input_ids"][0, :PROMPT_TOKENS] for b in ctx.batches.report[:SAMPLES]]
     return [
         {
-            "prompt": run.tokenizer.decode(prompt),
-            "original": greedy_text(run.model, run.tokenizer, prompt, SAMPLE_TOKENS),
-            "refitted": greedy_text(healed, run.tokenizer, prompt, SAMPLE_TOKENS),
+            "prompt": ctx.tokenizer.decode(prompt),
+            "original": greedy_text(ctx.model, ctx.tokenizer, prompt, SAMPLE_TOKENS),
+            "refitted": greedy_text(healed, ctx.tokenizer, prompt, SAMPLE_TOKENS),
         }
         for prompt in prompts
     ]
 
 
-def _save(run: Run, healed: Any, folded: list[Edit]) -> dict[str, Any]:
+def _save(ctx: RunContext, found: Found, healed: Any, folded: list[Edit]) -> dict[str, Any]:
     """`out/model`, then a fresh process loads it and must give the logits that were measured."""
-    folder = run.workspace.out / "model"
-    edits = combined([edit for edit, _ in run.replacement(run.selection.chosen)], folded)
-    kind = checkpoint.save_result(healed, run.model, edits, folder, run.tokenizer)
-    batch = run.batches.report[0]
+    folder = ctx.workspace.out / "model"
+    edits = combined([edit for edit, _ in found.replacement(found.selection.chosen)], folded)
+    kind = checkpoint.save_result(healed, ctx.model, edits, folder, ctx.tokenizer)
+    batch = ctx.batches.report[0]
     difference = checkpoint.verify_reload(folder, healed, batch)
     return {"export": kind, "reload_max_abs_diff": difference}

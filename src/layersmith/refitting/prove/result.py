@@ -9,16 +9,17 @@ from typing import Any
 
 from layersmith.measuring.environment import environment
 from layersmith.measuring.inputs import placement
-from layersmith.refitting.context import Run
+from layersmith.refitting.context import RunContext
 from layersmith.refitting.heal.distillation import Healing
 from layersmith.refitting.methods import FLOORS
+from layersmith.refitting.search.found import Found
 
 SCHEMA = "layersmith.refit/1"
 
 
 def assemble(
-    run: Run,
-    settings: Any,
+    ctx: RunContext,
+    found: Found,
     variants: dict[str, Any],
     healing: Healing | None,
     final: dict[str, Any],
@@ -26,57 +27,57 @@ def assemble(
 ) -> dict[str, Any]:
     refitted = final["refitted"]
     original = final["original"]
-    candidates = run.library.candidates.values()
-    config = getattr(run.model, "config", None)
+    candidates = found.library.candidates.values()
+    config = getattr(ctx.model, "config", None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "schema": SCHEMA,
         "model": {
-            "name": run.name,
-            "architecture": type(run.model).__name__,
+            "name": ctx.name,
+            "architecture": type(ctx.model).__name__,
             "params": original["params"],
-            "layers": sum(len(b) for b in run.anatomy.blocks.values()),
-            "d_model": getattr(config, "hidden_size", run.anatomy.sites[0].d_model),
+            "layers": sum(len(b) for b in ctx.anatomy.blocks.values()),
+            "d_model": getattr(config, "hidden_size", ctx.anatomy.sites[0].d_model),
         },
-        "environment": environment(placement(run.model)[0]),
-        "settings": asdict(settings),
-        "data": run.batches.tokens(),
-        "baseline": {**original, "nonsite_latency_ms": run.costs.outside["latency"]},
-        "sites": [_site(run, site) for site in run.anatomy.sites],
+        "environment": environment(placement(ctx.model)[0]),
+        "settings": asdict(ctx.settings),
+        "data": ctx.batches.tokens(),
+        "baseline": {**original, "nonsite_latency_ms": found.costs.outside["latency"]},
+        "sites": [_site(found, site) for site in ctx.anatomy.sites],
         "candidates": [{k: v for k, v in c.to_json().items() if k != "edits"} for c in candidates],
-        "refusals": {name: r.refusals for name, r in run.reports.items() if r.refusals},
+        "refusals": {name: r.refusals for name, r in found.reports.items() if r.refusals},
         "front": variants["front"],
         "uniform": variants["uniform"],
         "chosen": {
-            "candidates": run.selection.chosen,
+            "candidates": found.selection.chosen,
             **variants["chosen"],
             "healed": None if healing is None else refitted,
             "rolled_back": bool(healing and healing.rolled_back),
             "measured": refitted,
-            "meets_budget": run.meets(refitted, settings.budget),
+            "meets_budget": found.meets(refitted, ctx.settings.budget),
             "samples": final["samples"],
         },
         "heal": None if healing is None else healing.to_json(),
         "solver": {
             "additivity": {
-                "predicted_kl": run.selection.predicted_kl,
-                "measured_kl": run.selection.joint_kl,
+                "predicted_kl": found.selection.predicted_kl,
+                "measured_kl": found.selection.joint_kl,
             },
-            "solutions_measured": run.selection.solutions_measured,
-            "refinement": run.selection.refinement,
-            "effective_budget": run.selection.effective_budget,
+            "solutions_measured": found.selection.solutions_measured,
+            "refinement": found.selection.refinement,
+            "effective_budget": found.selection.effective_budget,
         },
         **saved,
-        "timings": {**run.clock.seconds, "total": sum(run.clock.seconds.values())},
+        "timings": {**ctx.clock.seconds, "total": sum(ctx.clock.seconds.values())},
         "peak_rss_bytes": peak,
     }
 
 
-def _site(run: Run, site: Any) -> dict[str, Any]:
+def _site(found: Found, site: Any) -> dict[str, Any]:
     """One row of the sites table: what stands there, its cost, and the four floors."""
-    at = {c.method: c for c in run.library.at(site.name)}
-    errors = run.reports[site.name].floors if site.name in run.reports else {}
-    cost = run.costs.of_site.get(site.name, {})
+    at = {c.method: c for c in found.library.at(site.name)}
+    errors = found.reports[site.name].floors if site.name in found.reports else {}
+    cost = found.costs.of_site.get(site.name, {})
     return {
         "name": site.name,
         "kind": site.kind,

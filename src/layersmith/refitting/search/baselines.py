@@ -4,50 +4,51 @@ from __future__ import annotations
 
 from typing import Any
 
-from layersmith.refitting.context import Run
+from layersmith.refitting.context import RunContext
 from layersmith.refitting.score.costs import FIELDS
 from layersmith.refitting.search.choice import KEEP
+from layersmith.refitting.search.found import Found
 from layersmith.refitting.search.uniform import uniform_baselines
 from layersmith.refitting.search.variants import measure_variants, outputs
 
 SLOW_MS = 300.0
 
 
-def measure_baselines(run: Run, settings: Any) -> dict[str, Any]:
+def measure_baselines(ctx: RunContext, found: Found) -> dict[str, Any]:
     """The unhealed mix, the front and the uniform baselines, one after the other against the original."""
-    limits = run.costs.limits(run.selection.effective_budget)
-    uniform = uniform_baselines(run.library, run.costs, run.anatomy, limits)
-    jobs: dict[str, list[str]] = {"chosen": run.selection.chosen}
-    jobs |= {f"front {share}": ids for share, ids in run.selection.front.items()}
+    limits = found.costs.limits(found.selection.effective_budget)
+    uniform = uniform_baselines(found.library, found.costs, ctx.anatomy, limits)
+    jobs: dict[str, list[str]] = {"chosen": found.selection.chosen}
+    jobs |= {f"front {share}": ids for share, ids in found.selection.front.items()}
     jobs |= {f"uniform {u.label}": u.chosen for u in uniform}
-    measured: dict[str, Any] = run.workspace.load_json("variants") or {}
-    expected = outputs(run.model, run.batches.report) if jobs.keys() - measured.keys() else []
+    measured: dict[str, Any] = ctx.workspace.load_json("variants") or {}
+    expected = outputs(ctx.model, ctx.batches.report) if jobs.keys() - measured.keys() else []
     # What takes long is timed steadily enough with fewer rounds.
-    rounds = 10 if run.costs.total["latency"] < SLOW_MS else 5
+    rounds = 10 if found.costs.total["latency"] < SLOW_MS else 5
     for done, (name, ids) in enumerate(jobs.items()):
         if name not in measured:
-            variant = {name: run.replacement(ids)}
-            found = measure_variants(run.model, variant, run.shape, run.batches.report, rounds, expected)
-            measured[name] = found[name].to_json()
-            run.workspace.save_json("variants", measured)
-        run.bar.tell("measuring baselines", done + 1, len(jobs))
+            variant = {name: found.replacement(ids)}
+            timed = measure_variants(ctx.model, variant, ctx.shape, ctx.batches.report, rounds, expected)
+            measured[name] = timed[name].to_json()
+            ctx.workspace.save_json("variants", measured)
+        ctx.bar.tell("measuring baselines", done + 1, len(jobs))
 
     def predicted(ids: list[str]) -> dict[str, float | None]:
-        candidates = [run.library.candidates[i] for i in ids]
+        candidates = [found.library.candidates[i] for i in ids]
         kls = [c.kl for c in candidates]
         decided = {s for c in candidates for s in c.sites}
-        parts = [run.costs.of_candidate(c) for c in candidates]
-        parts += [cost for site, cost in run.costs.of_site.items() if site not in decided]
+        parts = [found.costs.of_candidate(c) for c in candidates]
+        parts += [cost for site, cost in found.costs.of_site.items() if site not in decided]
         total = {name: sum(p[name] for p in parts) for name in FIELDS}
-        return {"kl": None if None in kls else sum(k or 0.0 for k in kls), **run.costs.predicted(total)}
+        return {"kl": None if None in kls else sum(k or 0.0 for k in kls), **found.costs.predicted(total)}
 
     def choice(ids: list[str]) -> dict[str, str]:
-        chosen = dict.fromkeys(run.costs.of_site, KEEP)
+        chosen = dict.fromkeys(found.costs.of_site, KEEP)
         for i in ids:
-            chosen.update(dict.fromkeys(run.library.candidates[i].sites, i))
+            chosen.update(dict.fromkeys(found.library.candidates[i].sites, i))
         return chosen
 
-    name = next(iter(settings.budget))
+    name = next(iter(ctx.settings.budget))
     return {
         "chosen": {
             "predicted": predicted(jobs["chosen"]),
@@ -56,12 +57,12 @@ def measure_baselines(run: Run, settings: Any) -> dict[str, Any]:
         },
         "front": [
             {
-                "budget": {**settings.budget, name: float(share)},
+                "budget": {**ctx.settings.budget, name: float(share)},
                 "choice": choice(ids),
                 "predicted": predicted(ids),
                 "measured": measured[f"front {share}"],
             }
-            for share, ids in run.selection.front.items()
+            for share, ids in found.selection.front.items()
         ],
         "uniform": [
             {
@@ -72,7 +73,7 @@ def measure_baselines(run: Run, settings: Any) -> dict[str, Any]:
                 "measured": measured[f"uniform {u.label}"],
                 "candidates": u.chosen,
                 "healed": None,
-                "meets_budget": run.meets(measured[f"uniform {u.label}"], settings.budget),
+                "meets_budget": found.meets(measured[f"uniform {u.label}"], ctx.settings.budget),
             }
             for u in uniform
         ],

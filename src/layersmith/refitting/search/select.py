@@ -9,24 +9,17 @@ search windows; final figures are not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
 from layersmith.errors import UserError
-from layersmith.measuring.shape import Shape
-from layersmith.refitting.calibrate.batches import Batches
 from layersmith.refitting.candidate import Library
+from layersmith.refitting.context import RunContext
 from layersmith.refitting.score.costs import SiteCosts
 from layersmith.refitting.search.choice import candidates_of, options, replacement_of
 from layersmith.refitting.search.knapsack import Option, Solution, best_reachable, diverse, solve
 from layersmith.refitting.search.refine import refine
 from layersmith.refitting.search.variants import joint_kl, outputs, time_variants
-from layersmith.runs.workspace import Workspace
-
-Tell = Callable[[str, int, int], None]
 
 #: The measured latency has to undercut the budget by this share, so that the final measurement still meets it.
 MARGIN = 0.02
@@ -54,34 +47,26 @@ class Selection:
     front: dict[str, list[str]] = field(default_factory=dict)
 
 
-def select(
-    model: nn.Module,
-    library: Library,
-    costs: SiteCosts,
-    budget: dict[str, float],
-    evaluations: int,
-    shape: Shape,
-    batches: Batches,
-    workspace: Workspace,
-    tell: Tell = lambda text, done, total: None,
-) -> Selection:
+def select(ctx: RunContext, library: Library, costs: SiteCosts) -> Selection:
     """The best mix under the budget. Raises UserError, naming the best reachable, when no mix meets it."""
-    saved = workspace.load_json("selection")
+    saved = ctx.workspace.load_json("selection")
     if saved is not None:
         return Selection(**saved)
+    model, budget, tell = ctx.model, ctx.settings.budget, ctx.bar.tell
+    heldout = ctx.batches.search
     menu = options(library, costs)
-    expected = outputs(model, batches.search)
+    expected = outputs(model, heldout)
     seen: dict[frozenset[str], float] = {}
 
     def joint(solution: Solution) -> float:
         key = frozenset(solution.chosen)
         if key not in seen:
             replacement = replacement_of(candidates_of(solution, library), library)
-            seen[key] = joint_kl(model, replacement, batches.search, expected).value
+            seen[key] = joint_kl(model, replacement, heldout, expected).value
         return seen[key]
 
     def clocked(solution: Solution) -> float:
-        return _clocked(model, library, solution, shape, workspace, rounds)
+        return _clocked(ctx, library, solution, rounds)
 
     least, most = CLOCK_ROUNDS
     rounds = round(min(most, max(least, CLOCK_SECONDS / (2e-3 * costs.total["latency"]))))
@@ -102,7 +87,7 @@ def select(
             joint(solution)
             tell("measuring mixes", done + 1, len(solutions))
         start = min(solutions, key=joint)
-        refined = refine(start, joint(start), menu, costs.limits(told), joint, evaluations, tell)
+        refined = refine(start, joint(start), menu, costs.limits(told), joint, ctx.settings.refine_evaluations, tell)
         ratio = clocked(refined.solution) if "latency" in budget else None
         found = Selection(
             chosen=[c for c in refined.solution.chosen if c in library.candidates],
@@ -121,7 +106,7 @@ def select(
     if best is None:
         raise UserError(cannot_meet(menu, costs, budget))
     best.front = _front(menu, costs, budget, best.effective_budget, library)
-    workspace.save_json("selection", vars(best))
+    ctx.workspace.save_json("selection", vars(best))
     return best
 
 
@@ -148,17 +133,15 @@ def cannot_meet(menu: list[Option], costs: SiteCosts, budget: dict[str, float]) 
     )
 
 
-def _clocked(
-    model: nn.Module, library: Library, solution: Solution, shape: Shape, workspace: Workspace, rounds: int
-) -> float:
+def _clocked(ctx: RunContext, library: Library, solution: Solution, rounds: int) -> float:
     """Measured latency ratio of a mix to the original. Kept, so that a resumed run decides on the same numbers."""
     digest = hashlib.sha256("\n".join(sorted(solution.chosen)).encode()).hexdigest()[:16]
-    saved = workspace.load_json(f"clocked/{digest}")
+    saved = ctx.workspace.load_json(f"clocked/{digest}")
     if saved is None:
         replacement = replacement_of(candidates_of(solution, library), library)
-        _, ratios = time_variants(model, {"mix": replacement}, shape, rounds)
+        _, ratios = time_variants(ctx.model, {"mix": replacement}, ctx.shape, rounds)
         saved = ratios["mix"]
-        workspace.save_json(f"clocked/{digest}", saved)
+        ctx.workspace.save_json(f"clocked/{digest}", saved)
     return saved
 
 

@@ -20,11 +20,11 @@ class Drop(Method):
     builds = ("zero",)
     saves = ("latency", "params", "bytes", "flops", "kv")
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        replacement = view.stand_in(catalogue.build({"name": "zero", "d_model": view.site.d_model}))
+        replacement = view.as_replacement(catalogue.build({"name": "zero", "d_model": view.site.d_model}))
         identity = {"name": "identity", "d_model": view.site.d_model}
         for path in _own_norm(view):
             replacement.append((Edit(path, identity, {}), catalogue.build(identity)))

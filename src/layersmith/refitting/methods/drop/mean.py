@@ -18,11 +18,11 @@ class Mean(Method):
     kinds = ("ffn", "mixer", "block")
     builds = ("constant",)
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         operator = catalogue.build({"name": "constant", "d_model": view.site.d_model})
         with torch.no_grad():
             operator.value.copy_(view.targets.mean(0))
-        return view.stand_in(operator)
+        return view.as_replacement(operator)

@@ -21,7 +21,7 @@ class LinearMap(Method):
     papers = ("P197",)
     builds = ("affine",)
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
@@ -30,4 +30,4 @@ class LinearMap(Method):
         with torch.no_grad():
             operator.linear.weight.copy_(weight)
             operator.linear.bias.copy_(bias)
-        return view.stand_in(operator)
+        return view.as_replacement(operator)

@@ -27,10 +27,10 @@ class LowRankWeights(Method):
     builds = ("low_rank",)
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.linears() else "it has no weight matrices"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"keep": keep} for keep in (0.75, 0.5, 0.25)]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:

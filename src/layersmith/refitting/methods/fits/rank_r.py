@@ -19,7 +19,7 @@ class RankR(Method):
     kinds = ("ffn", "mixer", "block")
     builds = ("low_rank_affine",)
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"rank": max(1, view.site.d_model // 8)}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
@@ -30,4 +30,4 @@ class RankR(Method):
             operator.linear.u.weight.copy_(up)
             operator.linear.u.bias.copy_(bias)
             operator.linear.v.weight.copy_(down)
-        return view.stand_in(operator)
+        return view.as_replacement(operator)

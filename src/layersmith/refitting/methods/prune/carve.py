@@ -31,14 +31,14 @@ class Carve(Method):
     saves = ("flops",)
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         reason = gated_without_bias(view)
         if reason:
             return reason
         hidden = view.ffn.operator.down.in_features
         return f"its {hidden} neurons do not divide into {EXPERTS} experts" if hidden % EXPERTS else None
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         # shared + k of EXPERTS - shared are active: 3/4 and 1/2 of the neurons
         return [{"shared": 2, "k": 4}, {"shared": 2, "k": 2}]
 
@@ -56,7 +56,7 @@ class Carve(Method):
         shared, rest = order[: settings["shared"] * size], order[settings["shared"] * size :]
         groups, representatives = balanced_kmeans(marks[:, rest].T, len(rest) // size)
         carved = CarvedMoE.from_glu(glu, shared.sort().values, rest[groups], rest[representatives], settings["k"])
-        return view.stand_in(carved)
+        return view.as_replacement(carved)
 
 
 def balanced_kmeans(points: Tensor, clusters: int, rounds: int = 2) -> tuple[Tensor, Tensor]:

@@ -29,12 +29,12 @@ class Heads(Method):
     #: Runs when asked for by name: what it adds to the default search has not been measured on a whole refit.
     saves = ()
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.attention is None:
             return "it is not a softmax attention of a known form"
-        return None if self.grid(view) else "it has a single query head already"
+        return None if self.options(view) else "it has a single query head already"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         """`groups` that are left of the key-value heads, or `queries` that are left to each of them."""
         groups, queries = layout(view)
         fewer = {"groups": groups, "queries": queries}
@@ -72,7 +72,7 @@ class Heads(Method):
                 state[name] = tensor.unflatten(0, (groups, -1))[kv_heads].flatten(0, 1)
         state["o.weight"], state["o.bias"] = refitted, bias + state.get("o.bias", 0.0)
         small.load_state_dict(state)
-        return view.stand_in(small.to(full.q.weight.dtype))
+        return view.as_replacement(small.to(full.q.weight.dtype))
 
 
 def layout(view: SublayerView) -> tuple[int, int]:

@@ -21,12 +21,12 @@ class KVMerge(Method):
     saves = ("kv", "params", "bytes", "flops", "latency")
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.attention is None:
             return "it is not a softmax attention of a known form"
-        return None if self.grid(view) else "it has a single key-value head already"
+        return None if self.options(view) else "it has a single key-value head already"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         heads = view.attention.operator.k.out_features // view.attention.operator.head_dim
         return [{"kv_heads": n} for n in range(heads - 1, 0, -1) if heads % n == 0]
 
@@ -38,7 +38,7 @@ class KVMerge(Method):
             if name in state:
                 state[name] = _pool(state[name], settings["kv_heads"], full.head_dim)
         merged.load_state_dict(state)
-        return view.stand_in(merged.to(full.q.weight.dtype))
+        return view.as_replacement(merged.to(full.q.weight.dtype))
 
 
 def _pool(rows: torch.Tensor, heads: int, head_dim: int) -> torch.Tensor:

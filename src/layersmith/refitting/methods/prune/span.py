@@ -28,16 +28,16 @@ class Span(Method):
     papers = ("P197",)
     saves = ("latency", "params", "bytes", "flops", "kv")
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.ffn is None or "down" not in view.ffn.parts:
             return "it is not a plain or gated feed-forward"
         names = [s.name for s in view.anatomy.in_block(view.site.block)]
         after = names[names.index(view.site.name) + 1 :]
         if after or view.site.name + "_norm" not in names:
             return "its output is not what the block adds last to the stream, so nothing can be folded into it"
-        return None if self.grid(view) else "no block follows whose output was kept"
+        return None if self.options(view) else "no block follows whose output was kept"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"blocks": n} for n in LENGTHS if n <= view.blocks_after]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:

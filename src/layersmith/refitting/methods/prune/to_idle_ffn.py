@@ -29,10 +29,10 @@ class ToIdleFFN(Method):
     papers = ("P343",)
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"keep": keep} for keep in (0.5, 0.25)]
 
     @torch.no_grad()
@@ -56,7 +56,7 @@ class ToIdleFFN(Method):
         if config["bias"]:
             state["down.bias"] = shift
         part.load_state_dict(state)
-        return view.stand_in(part.to(dense.down.weight.dtype))
+        return view.as_replacement(part.to(dense.down.weight.dtype))
 
 
 def nonlinear_part(x: Tensor, hidden: Tensor) -> Tensor:

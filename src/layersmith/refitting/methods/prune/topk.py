@@ -22,19 +22,19 @@ class TopK(Method):
     saves = ("flops", "latency")
     builds = ("topk_glu", "topk_mlp")
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.ffn is None:
             return "it is not a plain or gated feed-forward"
         return gated_without_bias(view) if view.ffn.operator.name == "glu" else None
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"keep": 0.5}, {"keep": 0.2}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         dense = view.ffn.operator
         k = max(1, round(settings["keep"] * dense.down.in_features))
         part: FeedForward = TopKGLU.from_glu(dense, k) if dense.name == "glu" else TopKMLP.from_mlp(dense, k)
-        return view.stand_in(part)
+        return view.as_replacement(part)
 
 
 def gated_without_bias(view: SublayerView) -> str | None:

@@ -29,16 +29,16 @@ class Width(Method):
     builds = ("glu", "mlp")
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"keep": keep} for keep in KEEPS]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         dense, gram = view.ffn.operator, hidden_gram(view)
         score = gram.diagonal().sqrt() * dense.down.weight.norm(dim=0)
-        return view.stand_in(narrow(dense, gram, score, settings["keep"]))
+        return view.as_replacement(narrow(dense, gram, score, settings["keep"]))
 
 
 def hidden_activations(dense: Any, x: Tensor) -> Tensor:

@@ -18,16 +18,16 @@ class WidthTaylor(Width):
     name = "width_taylor"
     papers = ("P051",)
 
-    def refuses(self, view: SublayerView) -> str | None:
-        reason = super().refuses(view)
+    def unsupported_reason(self, view: SublayerView) -> str | None:
+        reason = super().unsupported_reason(view)
         if reason is None and "taylor" not in view.statistics:
             return "no gradient statistics could be taken (the model's output has no distribution)"
         return reason
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         # Its channels differ from those of `width` most where few are kept; every second width tells.
-        return super().grid(view)[1::2]
+        return super().options(view)[1::2]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         score = view.statistics["taylor"].abs()
-        return view.stand_in(narrow(view.ffn.operator, hidden_gram(view), score, settings["keep"]))
+        return view.as_replacement(narrow(view.ffn.operator, hidden_gram(view), score, settings["keep"]))

@@ -25,10 +25,10 @@ class GPTQ(Method):
     builds = ("quantized",)
     saves = ("bytes",)
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.linears() else "it has no weight matrices"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"bits": 4}, {"bits": 3}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:

@@ -19,10 +19,10 @@ class RTN(Method):
     builds = ("quantized",)
     saves = ("bytes",)
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.linears() else "it has no weight matrices"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"bits": bits} for bits in BITS]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:

@@ -31,10 +31,10 @@ class ToAFKAN(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"combine": "prod"}, {"combine": "quad1"}]
 
     @torch.no_grad()
@@ -45,7 +45,7 @@ class ToAFKAN(Method):
         part = AFKAN(view.site.d_model, mlp.up.out_features, **config)
         _fit(part.up, view.inputs, hidden)
         _fit(part.down, part.up(view.inputs), view.targets)
-        return view.stand_in(part)
+        return view.as_replacement(part)
 
 
 def _fit(layer: AFLayer, x: Tensor, y: Tensor) -> None:

@@ -25,11 +25,11 @@ class ToBilinear(Method):
     builds = ("bilinear",)
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         gated = view.ffn is not None and view.ffn.operator.name == "glu"
         return None if gated else "it is not a gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{}]
 
     @torch.no_grad()
@@ -45,4 +45,4 @@ class ToBilinear(Method):
         part.up.weight.copy_(glu.up.weight)
         part.up.bias.copy_(torch.zeros_like(part.up.bias) if glu.up.bias is None else glu.up.bias)
         fit_linear(part.down, part.gate(view.inputs) * part.up(view.inputs), view.targets)
-        return view.stand_in(part)
+        return view.as_replacement(part)

@@ -28,13 +28,13 @@ class ToCascadedFFN(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         if not view.ffn:
             return "it is not a plain or gated feed-forward"
         widths = (view.site.d_model, view.ffn.operator.down.in_features)
         return f"its widths {widths} are not even" if any(w % 2 for w in widths) else None
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"chunks": 2}]
 
     @torch.no_grad()
@@ -51,4 +51,4 @@ class ToCascadedFFN(Method):
             u = view.inputs.chunk(chunks, dim=-1)[i] + before
             fit_linear(small.down, small.act(small.up(u)), view.targets.chunk(chunks, dim=-1)[i])
             before = small(u)
-        return view.stand_in(part.to(mlp.up.weight.dtype))
+        return view.as_replacement(part.to(mlp.up.weight.dtype))

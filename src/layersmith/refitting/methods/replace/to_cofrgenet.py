@@ -26,10 +26,10 @@ class ToCoFrGeNet(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         hidden = view.ffn.operator.down.in_features
         return [{"ladders": max(1, hidden // 2)}, {"ladders": max(1, hidden // 16)}]
 
@@ -47,4 +47,4 @@ class ToCoFrGeNet(Method):
         weight, _ = ridge(torch.cat([x, part.fractions(x)], dim=1), view.targets, strength=1e-4, bias=False)
         part.linear.weight.copy_(weight[:, :d_model])
         part.v.copy_(weight[:, d_model:])
-        return view.stand_in(part)
+        return view.as_replacement(part)

@@ -24,7 +24,7 @@ class ToCRMSNorm(Method):
     saves = ()
     distils = True
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"bias": True}]
 
     @torch.no_grad()
@@ -34,4 +34,4 @@ class ToCRMSNorm(Method):
         part.weight.copy_(gain)
         if part.bias is not None:
             part.bias.copy_(bias)
-        return view.stand_in(part)
+        return view.as_replacement(part)

@@ -30,13 +30,13 @@ class ToDeepMLP(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         if not view.ffn:
             return "it is not a plain or gated feed-forward"
         act = view.ffn.operator.spec()["act"]
         return None if act in LIFT else f"its activation {act} is nowhere the identity"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"layers": 3}]
 
     @torch.no_grad()
@@ -55,4 +55,4 @@ class ToDeepMLP(Method):
             layer.bias.fill_(lift if index == 0 else 0.0)
         if middle:
             last.bias.sub_(lift * last.weight.sum(1))
-        return view.stand_in(part)
+        return view.as_replacement(part)

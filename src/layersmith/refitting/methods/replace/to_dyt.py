@@ -23,7 +23,7 @@ class ToDyT(Method):
     saves = ("latency",)
     distils = True
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
@@ -36,7 +36,7 @@ class ToDyT(Method):
             operator.alpha.fill_(alpha)
             operator.weight.copy_(gamma)
             operator.bias.copy_(beta)
-        return view.stand_in(operator)
+        return view.as_replacement(operator)
 
 
 def _fit(x: Tensor, y: Tensor, alpha: float) -> tuple[float, float, Tensor, Tensor]:

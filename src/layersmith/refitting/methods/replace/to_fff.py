@@ -32,10 +32,10 @@ class ToFFF(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         deepest = max(1, (min(TOKENS, len(view.inputs)) // ENOUGH).bit_length() - 1)
         return [{"depth": min(4, deepest), "n_trees": 8}, {"depth": min(5, deepest), "n_trees": 2}]
 
@@ -65,7 +65,7 @@ class ToFFF(Method):
         used.scatter_(1, rows.flatten(1), part.act(logits).flatten(1))
         weight, _ = ridge(used, view.targets, bias=False)
         part.down.copy_(weight.T.view_as(part.down))
-        return view.stand_in(part.to(dense.up.weight.dtype).eval())
+        return view.as_replacement(part.to(dense.up.weight.dtype).eval())
 
 
 def best_split(answers: Tensor, targets: Tensor) -> tuple[int, float]:

@@ -29,10 +29,10 @@ class ToFFFLeaves(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"depth": 1, "keep": 0.5}, {"depth": 2, "keep": 0.25}]
 
     @torch.no_grad()
@@ -56,7 +56,7 @@ class ToFFFLeaves(Method):
             kept = score.topk(d_leaf).indices.sort().values
             part.up[leaf], part.up_bias[leaf] = up[kept], up_bias[kept]
             part.down[leaf], part.down_bias[leaf] = ridge(hidden[here][:, kept], targets[here])
-        return view.stand_in(part.to(dense.up.weight.dtype).eval())
+        return view.as_replacement(part.to(dense.up.weight.dtype).eval())
 
 
 def hyperplane(x: Tensor, targets: Tensor) -> tuple[Tensor, float]:

@@ -24,14 +24,14 @@ class ToGRKAN(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.ffn is None:
             return "it is not a plain or gated feed-forward"
         widths = (view.site.d_model, view.ffn.operator.down.in_features)
         return f"its widths {widths} are not multiples of {GROUPS}" if any(w % GROUPS for w in widths) else None
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"groups": GROUPS}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        return view.stand_in(GRKAN.from_mlp(nearest_mlp(view), settings["groups"]))
+        return view.as_replacement(GRKAN.from_mlp(nearest_mlp(view), settings["groups"]))

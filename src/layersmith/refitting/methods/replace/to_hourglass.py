@@ -28,13 +28,13 @@ class ToHourglass(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         if not view.ffn:
             return "it is not a plain or gated feed-forward"
         narrowest = view.ffn.operator.down.in_features // 4
         return "it has fewer than 4 hidden channels" if narrowest < 1 else None
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"depth": 2, "keep": 0.75}, {"depth": 2, "keep": 0.5}, {"depth": 4, "keep": 0.5}]
 
     @torch.no_grad()
@@ -55,4 +55,4 @@ class ToHourglass(Method):
                 getattr(step, name).load_state_dict({key: value[chosen] for key, value in weights.items()})
             fit_linear(step.down, hidden_activations(step, h), x + view.targets - h, strength=1e-4)
             h = h + step(h)
-        return view.stand_in(part.to(dense.down.weight.dtype))
+        return view.as_replacement(part.to(dense.down.weight.dtype))

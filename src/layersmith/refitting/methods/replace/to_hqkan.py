@@ -28,7 +28,7 @@ class ToHQKAN(Method):
     saves = ()
     distils = True
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         widths = dict.fromkeys(max(1, view.site.d_model // share) for share in (8, 16))
         return [{"d_bottleneck": width, "reps": 3} for width in widths]
 
@@ -51,4 +51,4 @@ class ToHQKAN(Method):
             weight, bias = ridge(torch.cat([h, phi[..., o]], 1), wanted[:, o : o + 1])
             part.base.weight[o], part.scale[:, o] = weight[0].split(len(size))
             part.base.bias[o] = bias[0]
-        return view.stand_in(part)
+        return view.as_replacement(part)

@@ -24,10 +24,10 @@ class ToKAN(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"basis": "b_spline", "size": 8}, {"basis": "fourier", "size": 8}]
 
     @torch.no_grad()
@@ -38,4 +38,4 @@ class ToKAN(Method):
         kan = KAN.from_mlp(mlp, low=-interval, high=interval, **settings)
         if mlp is not view.ffn.operator:
             fit_edges(kan.down, hidden, view.targets - mlp.down(mlp.act(hidden)))
-        return view.stand_in(kan)
+        return view.as_replacement(kan)

@@ -21,7 +21,7 @@ class ToLayerNorm(Method):
     saves = ()
     distils = True
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{}]
 
     @torch.no_grad()
@@ -31,4 +31,4 @@ class ToLayerNorm(Method):
         part.weight.copy_(gain)
         assert part.bias is not None  # the default keeps it; for the type checker
         part.bias.copy_(bias)
-        return view.stand_in(part)
+        return view.as_replacement(part)

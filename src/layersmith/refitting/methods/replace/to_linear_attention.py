@@ -37,10 +37,10 @@ class ToLinearAttention(Method):
     saves = ("kv", "flops")
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.attention else "it is not a softmax attention of a known form"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"feature_map": "hedgehog"}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
@@ -50,4 +50,4 @@ class ToLinearAttention(Method):
         missing, unexpected = linear.load_state_dict(full.state_dict(), strict=False)
         if unexpected or not all(name.startswith("phi_") for name in missing):
             raise RuntimeError(f"softmax and linear attention no longer share weights: {missing}, {unexpected}")
-        return view.stand_in(linear.to(full.q.weight.dtype))
+        return view.as_replacement(linear.to(full.q.weight.dtype))

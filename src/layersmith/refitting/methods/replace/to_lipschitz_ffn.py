@@ -26,7 +26,7 @@ class ToLipschitzFFN(Method):
     saves = ()
     distils = True
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"slack": 1.0}, {"slack": 2.0}]
 
     @torch.no_grad()
@@ -44,4 +44,4 @@ class ToLipschitzFFN(Method):
         up, down = part.matrices()
         part.b.copy_(-(x @ up.T).amin(0).clamp(max=0.0))
         part.c.copy_(constant - down @ part.b)
-        return view.stand_in(part.float())
+        return view.as_replacement(part.float())

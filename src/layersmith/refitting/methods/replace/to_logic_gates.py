@@ -26,7 +26,7 @@ class ToLogicGates(Method):
     saves = ()
     distils = True
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"neurons": 8}]
 
     @torch.no_grad()
@@ -44,4 +44,4 @@ class ToLogicGates(Method):
         centred, target = sums - sums.mean(0), view.targets - view.targets.mean(0)
         part.scale.copy_((centred * target).sum(0) / centred.square().sum(0).clamp_min(1e-9))
         part.shift.copy_(view.targets.mean(0) - part.scale * sums.mean(0))
-        return view.stand_in(part)
+        return view.as_replacement(part)

@@ -29,11 +29,13 @@ class ToMemoryFormer(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         d_model = view.site.d_model
-        return None if self.grid(view) else f"its width {d_model} is not a multiple of {' or of '.join(map(str, BITS))}"
+        return (
+            None if self.options(view) else f"its width {d_model} is not a multiple of {' or of '.join(map(str, BITS))}"
+        )
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"bits": bits} for bits in BITS if view.site.d_model % bits == 0]
 
     @torch.no_grad()
@@ -42,7 +44,7 @@ class ToMemoryFormer(Method):
         wanted = torch.cat([components(view.targets), components(view.inputs)], 1)[:, : memory.norm.weight.numel()]
         fit_tables(memory.up, view.inputs, wanted)
         fit_tables(memory.down, memory.norm(memory.up(view.inputs)), view.targets)
-        return view.stand_in(memory)
+        return view.as_replacement(memory)
 
 
 def components(x: Tensor) -> Tensor:

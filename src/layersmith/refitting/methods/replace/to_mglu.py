@@ -26,10 +26,10 @@ class ToMGLU(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return gated_without_bias(view)
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"n_masks": 1}]
 
     @torch.no_grad()
@@ -42,4 +42,4 @@ class ToMGLU(Method):
         part.masks.copy_(pack_bits(mask).expand_as(part.masks))
         kept = part.act(view.inputs @ (mask * gate).T.float()) * (view.inputs @ (~mask * up).T.float())
         fit_linear(part.down, settings["n_masks"] * kept, view.targets)
-        return view.stand_in(part.to(glu.up.weight.dtype))
+        return view.as_replacement(part.to(glu.up.weight.dtype))

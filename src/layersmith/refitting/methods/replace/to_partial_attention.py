@@ -23,10 +23,10 @@ class ToPartialAttention(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.attention else "it is not a softmax attention of a known form"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{}]
 
     @torch.no_grad()
@@ -39,4 +39,4 @@ class ToPartialAttention(Method):
         state |= {"attention.o.up.weight": torch.cat([eye, -eye]), "attention.o.up.bias": torch.zeros(2 * len(eye))}
         state |= {"attention.o.down.weight": torch.cat([eye, -eye], 1), "attention.o.down.bias": torch.zeros(len(eye))}
         part.load_state_dict(state)
-        return view.stand_in(part.to(full.q.weight.dtype))
+        return view.as_replacement(part.to(full.q.weight.dtype))

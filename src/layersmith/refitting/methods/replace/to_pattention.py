@@ -31,10 +31,10 @@ class ToPattention(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"theta": "l2_norm_gelu"}]
 
     @torch.no_grad()
@@ -47,4 +47,4 @@ class ToPattention(Method):
         part.keys.copy_(rows)
         values, _ = ridge(part._scores(view.inputs @ rows.T), view.targets, bias=False)
         part.values.copy_(values.T)
-        return view.stand_in(part)
+        return view.as_replacement(part)

@@ -43,13 +43,13 @@ class ToPEER(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.ffn is None:
             return "it is not a plain or gated feed-forward"
         hidden = view.ffn.operator.down.in_features
         return f"assigning {hidden} neurons to keys would take too long (at most {MOST})" if hidden > MOST else None
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"share": 0.5}, {"share": 0.25}]
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class ToPEER(Method):
         found = features(chosen[:, 0], neurons, n_keys**2)
         missing, _ = ridge(found, view.targets - found @ peer.down, bias=False)
         peer.down.add_(missing.T)
-        return view.stand_in(peer)
+        return view.as_replacement(peer)
 
 
 def slots_near(keys: NeuronKeys, halves: Tensor) -> Tensor:

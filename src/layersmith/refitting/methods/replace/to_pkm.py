@@ -28,10 +28,10 @@ class ToPKM(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"share": 0.5}, {"share": 0.125}]
 
     @torch.no_grad()
@@ -45,4 +45,4 @@ class ToPKM(Method):
         scores, slots = pkm.search(x)
         weight, _ = ridge(features(slots[:, 0], scores[:, 0].relu(), n_keys**2), view.targets, bias=False)
         pkm.values.copy_(weight.T)
-        return view.stand_in(pkm)
+        return view.as_replacement(pkm)

@@ -24,10 +24,10 @@ class ToPolyNorm(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"order": 3}]
 
     @torch.no_grad()
@@ -45,4 +45,4 @@ class ToPolyNorm(Method):
         ]
         poly.a.copy_(mixture(columns, mlp.act(hidden)))
         fit_linear(poly.down, poly.activation(poly.up(view.inputs)), view.targets)
-        return view.stand_in(poly)
+        return view.as_replacement(poly)

@@ -26,10 +26,10 @@ class ToPolyReLU(Method):
     builds = ("poly_relu",)
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"order": 3}]
 
     @torch.no_grad()
@@ -42,4 +42,4 @@ class ToPolyReLU(Method):
         powers = [hidden.double().relu() ** k for k in range(settings["order"] + 1)]
         poly.a.copy_(mixture(powers, mlp.act(hidden)))
         fit_linear(poly.down, poly.activation(hidden), view.targets)
-        return view.stand_in(poly)
+        return view.as_replacement(poly)

@@ -24,7 +24,7 @@ class ToPRepBN(Method):
     saves = ()
     distils = True
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{}]
 
     @torch.no_grad()
@@ -37,4 +37,4 @@ class ToPRepBN(Method):
         gain, bias = fit_gain_and_bias(part.eval()(view.inputs), view.targets)
         part.weight.copy_(gain)
         part.bias.copy_(bias)
-        return view.stand_in(part)
+        return view.as_replacement(part)

@@ -22,7 +22,7 @@ class ToRMSNorm(Method):
     saves = ()
     distils = True
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"bias": False}, {"bias": True}]
 
     @torch.no_grad()
@@ -32,4 +32,4 @@ class ToRMSNorm(Method):
         part.weight.copy_(gain)
         if part.bias is not None:
             part.bias.copy_(bias)
-        return view.stand_in(part)
+        return view.as_replacement(part)

@@ -30,10 +30,10 @@ class ToSelectKAN(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"size": 6}]
 
     @torch.no_grad()
@@ -49,4 +49,4 @@ class ToSelectKAN(Method):
             fit_edges(part.down, hidden, view.targets - mlp.down(mlp.act(hidden)))
         part.up.select(view.inputs[:1], keep=1)  # has no functions besides the base terms yet: nothing to judge
         part.down.select(hidden[:JUDGED], keep=1)
-        return view.stand_in(part.prune())
+        return view.as_replacement(part.prune())

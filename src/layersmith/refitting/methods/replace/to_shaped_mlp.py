@@ -25,10 +25,10 @@ class ToShapedMLP(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"below": 0.0}, {"below": 0.2}]
 
     @torch.no_grad()
@@ -39,4 +39,4 @@ class ToShapedMLP(Method):
         part.up.weight.copy_(mlp.up.weight)
         h = part.up(view.inputs)
         fit_linear(part.down, torch.where(h > 0, part.above * h, part.below * h), view.targets)
-        return view.stand_in(part)
+        return view.as_replacement(part)

@@ -27,10 +27,10 @@ class ToSigmaMoE(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return refuses_experts(view, EXPERTS)
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"k": 4}, {"k": 2}]
 
     @torch.no_grad()
@@ -45,4 +45,4 @@ class ToSigmaMoE(Method):
         share = torch.zeros_like(logits).scatter(1, chosen, logits.sigmoid().gather(1, chosen))
         hidden = torch.einsum("td,ehd->teh", x, part.up).relu()
         part.down.copy_(fit_down(hidden, share, view.targets))
-        return view.stand_in(part.to(dense.up.weight.dtype).eval())
+        return view.as_replacement(part.to(dense.up.weight.dtype).eval())

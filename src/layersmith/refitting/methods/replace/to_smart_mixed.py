@@ -28,10 +28,10 @@ class ToSmartMixed(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"own": True}, {"own": False}]
 
     @torch.no_grad()
@@ -50,7 +50,7 @@ class ToSmartMixed(Method):
         groups = frozen.up(view.inputs).split(frozen.counts(), dim=-1)
         hidden = torch.cat([act(group) for act, group in zip(frozen.acts, groups, strict=True)], dim=-1)
         fit_linear(frozen.down, hidden, view.targets)
-        return view.stand_in(frozen.to(mlp.up.weight.dtype))
+        return view.as_replacement(frozen.to(mlp.up.weight.dtype))
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

@@ -25,10 +25,10 @@ class ToSNNK(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         hidden = view.ffn.operator.down.in_features
         return [{"features": hidden}, {"features": hidden // 2}]
 
@@ -38,4 +38,4 @@ class ToSNNK(Method):
             torch.manual_seed(view.seed)
             part = SNNK(view.site.d_model, settings["features"])
         fit_linear(part.out, part.phi(view.inputs), view.targets, strength=1e-4)
-        return view.stand_in(part)
+        return view.as_replacement(part)

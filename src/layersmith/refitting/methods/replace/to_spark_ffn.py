@@ -28,10 +28,10 @@ class ToSparkFFN(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return gated_without_bias(view)
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"keep": 0.5, "split": False}, {"keep": 0.2, "split": False}, {"keep": 0.2, "split": True}]
 
     @torch.no_grad()
@@ -40,7 +40,7 @@ class ToSparkFFN(Method):
         d_model, d_hidden = view.site.d_model, glu.down.in_features
         k = max(1, round(settings["keep"] * d_hidden))
         if not settings["split"]:
-            return view.stand_in(SparkFFN.from_glu(glu, k))
+            return view.as_replacement(SparkFFN.from_glu(glu, k))
         r = d_model // 2
         part = SparkFFN(d_model, d_hidden, k, r, glu.spec()["act"], soft=False)
         x = view.inputs
@@ -50,4 +50,4 @@ class ToSparkFFN(Method):
         gate, keep = part.gate(seen)
         weight, _ = ridge(torch.where(keep, gate * part.value(rest), 0), view.targets, bias=False)
         part.out.copy_(weight.T)
-        return view.stand_in(part.to(glu.up.weight.dtype))
+        return view.as_replacement(part.to(glu.up.weight.dtype))

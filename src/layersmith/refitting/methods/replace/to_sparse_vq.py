@@ -33,7 +33,7 @@ class ToSparseVQ(Method):
     saves = ()
     distils = True
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"codes": 256}, {"codes": 32}]
 
     @torch.no_grad()
@@ -59,7 +59,7 @@ class ToSparseVQ(Method):
         part.project_out.weight[:, :d_model] = weight
         part.project_out.weight[:, d_model + half :] = read / SMALL
         part.project_out.bias.copy_(bias)
-        return view.stand_in(part)
+        return view.as_replacement(part)
 
 
 def leading_directions(x: Tensor, count: int) -> Tensor:

@@ -37,13 +37,13 @@ class ToStructured(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         if not view.linears():
             return "it has no weight matrices"
         odd = [p for p, m in view.linears().items() if any(size % 8 for size in weight_and_bias(m)[0].shape)]
         return f"the widths of {odd[0]} are not multiples of 8" if odd else None
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [
             {"structure": "block_dense", "blocks": 4, "keep": 0.75},
             {"structure": "block_shuffle", "blocks": 2},

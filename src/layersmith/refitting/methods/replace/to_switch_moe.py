@@ -26,10 +26,10 @@ class ToSwitchMoE(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return refuses_experts(view, 4)
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"n_experts": 2}, {"n_experts": 4}]
 
     @torch.no_grad()
@@ -45,4 +45,4 @@ class ToSwitchMoE(Method):
         weight, chosen = p.max(1, keepdim=True)
         share = torch.zeros_like(p).scatter(1, chosen, weight)
         part.experts.down.copy_(fit_down(hidden_activations(dense, x)[:, groups], share, view.targets))
-        return view.stand_in(part.to(dense.up.weight.dtype).eval())
+        return view.as_replacement(part.to(dense.up.weight.dtype).eval())

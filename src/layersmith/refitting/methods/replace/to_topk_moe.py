@@ -27,10 +27,10 @@ class ToTopKMoE(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return refuses_experts(view, EXPERTS)
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"k": 4}, {"k": 2}]
 
     @torch.no_grad()
@@ -47,4 +47,4 @@ class ToTopKMoE(Method):
         weight, chosen = p.topk(k)
         share = torch.zeros_like(p).scatter(1, chosen, weight / weight.sum(1, keepdim=True))
         part.experts.down.copy_(fit_down(hidden_activations(dense, x)[:, groups], share, view.targets))
-        return view.stand_in(part.to(dense.up.weight.dtype).eval())
+        return view.as_replacement(part.to(dense.up.weight.dtype).eval())

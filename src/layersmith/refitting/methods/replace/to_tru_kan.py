@@ -25,14 +25,14 @@ class ToTruKAN(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"knots": 11}, {"knots": 5}]
 
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         mlp = nearest_mlp(view)
         interval = reach(mlp.up(view.inputs))
-        return view.stand_in(TruKAN.from_mlp(mlp, low=-interval, high=interval, **settings))
+        return view.as_replacement(TruKAN.from_mlp(mlp, low=-interval, high=interval, **settings))

@@ -27,7 +27,7 @@ class ToUGMM(Method):
     saves = ()
     distils = True
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"units": max(1, view.site.d_model // 12)}]
 
     @torch.no_grad()
@@ -39,4 +39,4 @@ class ToUGMM(Method):
         part.log_std.copy_(x.std(0).clamp_min(1e-4 * float(x.std()) + 1e-9).log().expand(units, -1))
         part.share.copy_(2 * torch.randn(part.share.shape, **draw))
         fit_linear(part.down, torch.cat([part.log_density(rows) for rows in x.split(512)]), view.targets)
-        return view.stand_in(part)
+        return view.as_replacement(part)

@@ -31,10 +31,10 @@ class ToUltraMem(Method):
     saves = ()
     distils = True
 
-    def refuses(self, view: SublayerView) -> str | None:
+    def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"
 
-    def grid(self, view: SublayerView) -> list[Settings]:
+    def options(self, view: SublayerView) -> list[Settings]:
         return [{"share": 0.5}, {"share": 0.125}]
 
     @torch.no_grad()
@@ -56,4 +56,4 @@ class ToUltraMem(Method):
         weight, _ = ridge(features(value, scores[..., 0].relu(), n_keys**2), view.targets, bias=False)
         memory.values.copy_(weight.T)
         memory.down.weight.copy_(torch.eye(d_model))
-        return view.stand_in(memory)
+        return view.as_replacement(memory)
