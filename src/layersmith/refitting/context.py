@@ -29,6 +29,8 @@ class RunContext:
     clock: Stopwatch
     batches: Batches
     anatomy: Anatomy
+    #: Names of the sites that may change.
+    sites: list[str]
     replay: Replay
     activations: Activations
 

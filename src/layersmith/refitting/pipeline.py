@@ -157,6 +157,7 @@ def _calibrate(
         batches = prepare(model, tokenizer, settings.data, Sizes(**settings.sizes), settings.seed)
         check_finite(model, batches.fit[0])
         anatomy = find_sites(model)
+        sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
         replay = Replay(model, anatomy)
         activations = Activations(replay, anatomy, batches, workspace)
         activations.calibrate(bar.tell)
@@ -171,6 +172,7 @@ def _calibrate(
         clock=clock,
         batches=batches,
         anatomy=anatomy,
+        sites=sites,
         replay=replay,
         activations=activations,
     )
@@ -179,12 +181,11 @@ def _calibrate(
 def _build(ctx: RunContext, workers: int) -> tuple[Library, dict[str, SiteReport]]:
     """Every candidate of the run, built here or by several processes."""
     settings = ctx.settings
-    allowed = list(dict.fromkeys(s.name for pattern in settings.sites for s in ctx.anatomy.select(pattern)))
     with ctx.clock.stage("library"):
         wants_gradients = "width_taylor" in settings.methods
         few = ctx.batches.fit[:4]
         statistics = taylor_scores(ctx.model, ctx.anatomy, few, ctx.workspace) if wants_gradients else {}
-        chosen = LibrarySettings(settings.methods, allowed, settings.distill_steps, settings.seed)
+        chosen = LibrarySettings(settings.methods, ctx.sites, settings.distill_steps, settings.seed)
         if workers > 1:
             build_in_processes(ctx, chosen, workers)
         return build_library(ctx.activations, ctx.workspace, chosen, statistics, ctx.bar.tell)
