@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 
 from layersmith.anatomy.blocks import BlockParts
 from layersmith.anatomy.span import chain_of
-from layersmith.anatomy.trace import evaluating
+from layersmith.anatomy.running import evaluating
 
 
 @dataclass(frozen=True)

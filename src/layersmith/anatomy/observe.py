@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from layersmith.anatomy.probe import example_inputs
 from layersmith.anatomy.site import Site
 from layersmith.anatomy.span import original
-from layersmith.anatomy.trace import evaluating
+from layersmith.anatomy.running import evaluating
 
 #: Probes are no longer than this many tokens.
 LONGEST = 64

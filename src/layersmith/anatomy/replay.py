@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from layersmith.anatomy.probe import example_inputs
 from layersmith.anatomy.site import Anatomy
-from layersmith.anatomy.trace import evaluating
+from layersmith.anatomy.running import evaluating
 from layersmith.errors import UserError
 
 Batch = dict[str, Any]

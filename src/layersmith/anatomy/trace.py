@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from layersmith.anatomy.running import evaluating
+
 #: Operations in which channels or tokens meet: matrix products, convolutions, attention, Fourier transforms. What is
 #: left between two of them is element-wise work, normalisation and bookkeeping.
 _HEAVY = re.compile(
@@ -192,24 +194,6 @@ def record(model: nn.Module, inputs: dict[str, Any]) -> Trace:
         for handle in handles:
             handle.remove()
     return trace
-
-
-class evaluating:
-    """Context: evaluation mode and no gradients inside; afterwards every module is in the mode it was in."""
-
-    def __init__(self, model: nn.Module):
-        self._model = model
-        self._no_grad = torch.no_grad()
-
-    def __enter__(self) -> None:
-        self._training = [m for m in self._model.modules() if m.training]
-        self._model.eval()
-        self._no_grad.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self._no_grad.__exit__(*error)
-        for module in self._training:
-            module.training = True
 
 
 def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[int | str, Tensor]]:

@@ -19,7 +19,7 @@ from layersmith.anatomy.calls import AttentionCall
 from layersmith.anatomy.edit import Edit
 from layersmith.anatomy.probe import example_inputs
 from layersmith.anatomy.recognise import Recognised, as_ffn
-from layersmith.anatomy.trace import evaluating
+from layersmith.anatomy.running import evaluating
 from layersmith.checkpoint.folder import written_whole
 from layersmith.checkpoint.hf import stock_class
 from layersmith.errors import UserError

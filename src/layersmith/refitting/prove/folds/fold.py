@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from layersmith.anatomy.edit import Edit, Replacement, apply, restore
 from layersmith.anatomy.probe import example_inputs
-from layersmith.anatomy.trace import evaluating
+from layersmith.anatomy.running import evaluating
 from layersmith.errors import UserError
 
 #: Largest difference of the first output, relative to its largest entry. In float64, only the mathematics can differ.

@@ -1,0 +1,71 @@
+"""The settings under which a model is looked at: no cache, outputs by name, real tensors; all put back afterwards.
+
+A model brings settings of its own: `use_cache` and `return_dict` in its config (29 classes name neither in `forward`),
+no padding token beside a classifier head, a compiled forward, an inference mode around the caller's code. Each of
+them makes a recorded pass show something else than the sublayers, so each is set aside while layersmith runs the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+#: No token has this id, so a classifier without a padding token takes every row as full.
+_NO_TOKEN = -1
+_MISSING = object()
+
+
+@contextmanager
+def plainly(model: nn.Module) -> Iterator[None]:
+    """Inside, `model` runs without a cache, returns outputs by name, is not compiled and makes no inference tensors."""
+    with ExitStack() as undo:
+        undo.enter_context(torch.inference_mode(False))
+        undo.enter_context(torch.compiler.set_stance("force_eager"))
+        for config in _configs(model):
+            for name, value in _settings(config, model).items():
+                undo.callback(_put_back, config, name, vars(config).get(name, _MISSING))
+                setattr(config, name, value)
+        yield
+
+
+class evaluating:
+    """Context: `plainly`, in evaluation mode and without gradients; afterwards every module is in the mode it was in."""
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+
+    def __enter__(self) -> None:
+        self._undo = ExitStack()
+        self._undo.enter_context(plainly(self._model))
+        self._undo.enter_context(torch.no_grad())
+        self._training = [m for m in self._model.modules() if m.training]
+        self._model.eval()
+
+    def __exit__(self, *error: object) -> None:
+        self._undo.close()
+        for module in self._training:
+            module.training = True
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """Every config object of the model and of the models inside it, each once."""
+    found = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "__dict__")}
+    return list(found.values())
+
+
+def _settings(config: Any, model: nn.Module) -> dict[str, Any]:
+    settings = {name: value for name, value in (("use_cache", False), ("return_dict", True)) if hasattr(config, name)}
+    if hasattr(model, "score") and getattr(config, "pad_token_id", 0) is None:
+        settings["pad_token_id"] = _NO_TOKEN
+    return settings
+
+
+def _put_back(config: Any, name: str, value: Any) -> None:
+    if value is _MISSING:
+        delattr(config, name)
+    else:
+        setattr(config, name, value)
