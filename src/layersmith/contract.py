@@ -30,6 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 #: What a mixer carries from one chunk of tokens to the next. Every tensor has the batch as dimension 0, so that a
 #: cache can reorder, repeat or select sequences without knowing the operator.
 State = dict[str, Tensor]
+#: Where an operator keeps the auxiliary losses of its last training forward.
+_AUX = "_aux"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,10 @@ class Configured:
 
 class Operator(Configured, nn.Module):
     """Base of the families of sublayers: a module that reports its cost. Do not subclass directly."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Losses of the last forward hang on its graph, which can be neither copied nor saved; they are not the part's.
+        return {name: value for name, value in self.__dict__.items() if name != _AUX}
 
     def cost(self, batch: int = 1, tokens: int = 1) -> Cost:
         """Cost of one forward over `(batch, tokens)`. Counted on the meta device: nothing is computed.
@@ -217,17 +223,17 @@ class Scheme(Configured):
 def report_aux(module: Operator, name: str, loss: Tensor) -> None:
     """Publish an auxiliary loss (a scalar, already weighted) from inside `forward`; read by `aux_losses`.
 
-    Losses are kept only in training mode and replaced by the next forward.
+    Losses are kept only in training mode, replaced by the next forward, and no part of a copy of the module.
     """
     if module.training:
-        module.__dict__.setdefault("_aux", {})[name] = loss
+        module.__dict__.setdefault(_AUX, {})[name] = loss
 
 
 def aux_losses(model: nn.Module) -> dict[str, Tensor]:
     """All auxiliary losses of the last training forward, as {"path.name": scalar}. Add them to the loss."""
     found = {}
     for path, module in model.named_modules():
-        for name, loss in module.__dict__.get("_aux", {}).items():
+        for name, loss in module.__dict__.get(_AUX, {}).items():
             found[f"{path}.{name}".lstrip(".")] = loss
     return found
 

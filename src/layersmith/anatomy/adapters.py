@@ -1,6 +1,6 @@
 """Opens the few sublayers that structure alone cannot reach, without changing what the model computes or saves.
 
-`open_up` is the whole interface. It knows two cases:
+`open_up` is the whole interface. It knows three cases:
 
 - PyTorch's own `nn.TransformerEncoderLayer` and `nn.TransformerDecoderLayer` hold their activation as a plain
   function and, in inference, skip their children altogether for one fused kernel that reads the children's weights.
@@ -9,6 +9,8 @@
 - ALBERT's attention module also adds the residual and normalises, with the attention itself written in between. It
   becomes a `BertAttention` (attention, then projection, residual and norm, as modules of their own) that holds the
   same weight modules; `state_dict` and `load_state_dict` keep ALBERT's names.
+- BLOOM's attention module is handed the residual and adds it itself. It is put inside a module that does the adding,
+  so that what it returns is what attention computed; names in the state dict stay, as for ALBERT.
 """
 
 from __future__ import annotations
@@ -52,11 +54,16 @@ def open_up(model: nn.Module, keep_names: bool = True) -> tuple[str, ...]:
         elif isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
         elif type(module).__name__ == "AlbertAttention":
-            parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, _opened_albert(module, keep_names))
+            _put(model, path, _opened_albert(module, keep_names))
             notes["albert"] = (
                 "ALBERT's attention modules were split into attention, projection and norm (the same weights under "
                 "the same names in the state dict)."
+            )
+        elif type(module).__name__ == "BloomAttention" and not path.endswith(".attention"):
+            _put(model, path, AddsResidual(module, keep_names))
+            notes["bloom"] = (
+                "The addition of the residual was taken out of BLOOM's attention modules (the same weights under the "
+                "same names in the state dict)."
             )
     return tuple(notes.values())
 
@@ -73,6 +80,28 @@ class Function(nn.Module):
 
     def extra_repr(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))
+
+
+class AddsResidual(nn.Module):
+    """BLOOM's attention, which adds the residual it is given, as attention and an addition."""
+
+    def __init__(self, attention: nn.Module, keep_names: bool):
+        super().__init__()
+        self.attention = attention
+        self.train(attention.training)
+        if keep_names:
+            self.register_state_dict_post_hook(_save_bloom_names)
+            self.register_load_state_dict_pre_hook(_load_bloom_names)
+
+    # What BLOOM's block passes besides these two differs from version to version and goes through as it is.
+    def forward(self, hidden_states: Tensor, residual: Tensor, **rest: Any) -> tuple[Any, ...]:
+        y, *others = self.attention(hidden_states, 0.0, **rest)
+        return (residual + y, *others)
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
 
 
 def _open_torch_layer(path: str, layer: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) -> None:
@@ -116,6 +145,15 @@ def _save_albert_names(module: nn.Module, state: dict[str, Any], prefix: str, me
 
 def _load_albert_names(module: nn.Module, state: dict[str, Any], prefix: str, *args: Any) -> None:
     _rename(state, prefix, {albert: bert for bert, albert in _ALBERT_NAMES.items()})
+
+
+def _save_bloom_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    _rename(state, prefix, {"attention.": ""})
+
+
+def _load_bloom_names(module: nn.Module, state: dict[str, Any], prefix: str, *args: Any) -> None:
+    if not any(key.startswith(f"{prefix}attention.") for key in state):
+        _rename(state, prefix, {"": "attention."})
 
 
 def _rename(state: dict[str, Any], prefix: str, names: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from layersmith.anatomy.probe import normalises
 from layersmith.anatomy.trace import Arg, Call, Trace
 
 _ADDITIONS = ("add", "add_", "addcmul", "addcmul_")
+_SCALINGS = ("mul", "mul_", "div", "div_")
 
 
 @dataclass
@@ -126,6 +127,8 @@ def _walk_back(
 def _branches(trace: Trace, addition: int, written: int, raw: set[int], producers: dict[int, int]) -> list[Branch]:
     """The branch that computed `written`; two if it is the sum of two sublayers side by side (GPT-NeoX, GPT-J)."""
     last = producers.get(written)
+    while last is not None and trace.ops[last].name in _SCALINGS and len(trace.ops[last].inputs) == 1:
+        last = producers.get(trace.ops[last].inputs[0])  # Granite scales the sum by a number
     if last is not None and trace.ops[last].name in _ADDITIONS:
         op = trace.ops[last]
         parts = [_slice(trace, v, raw, producers) for v in op.inputs]

@@ -7,6 +7,7 @@ masks, caches, positions and flags, and often return tuples. The `call` of an `E
     {"style": "attention",                 "attention" adds nothing; "block" adds the residual, y = x + operator(x)
      "arguments": ["hidden_states", ...],  names of the replaced module's positional parameters, in order
      "outputs": 2,                         0: returns the tensor; n: a tuple of n that starts with it
+     "list": true,                         these n come as a list (left out for a tuple)
      "layer_idx": 3}                       which layer of the cache is this sublayer's
 
 What an adapter makes of a call: the padding mask goes to a mixer as bool (B, T), the layer of the cache holds its
@@ -28,39 +29,44 @@ from layersmith.contract import Block, Mixer
 from layersmith.errors import UserError
 
 STYLES = ("attention", "block")
-_CACHES = ("past_key_values", "past_key_value", "layer_past")
 _MASKS = ("attention_mask", "mask")
 #: torch's own layers say where padding is: True, or -inf, at padding.
 _PADDING = ("key_padding_mask", "src_key_padding_mask")
 _OTHER_SEQUENCE = ("key_value_states", "encoder_hidden_states")
-#: What follows the tensor in a tuple. T5 hands its relative position bias from block to block this way; an
-#: adapter passes on what it was given. Everything else that models return there (attention weights) is None.
-_PASSED_ON = ("position_bias", "encoder_decoder_position_bias")
+#: What follows the tensor in a tuple. T5 hands its relative position bias from block to block this way, RWKV its
+#: recurrent state; an adapter passes on what it was given. Everything else that models return there (attention weights) is None.
+_PASSED_ON = ("position_bias", "encoder_decoder_position_bias", "state")
 
 
-def convention(module: nn.Module, style: str, layer_idx: int, outputs: int) -> dict[str, Any]:
+def convention(
+    module: nn.Module, style: str, layer_idx: int, outputs: int, as_list: bool = False
+) -> dict[str, Any]:
     """The `call` with which a replacement of `module` has to be wrapped."""
     if isinstance(module, AttentionCall):  # replaced before: what matters is how the original was called
-        return {"style": style, "arguments": module.arguments, "outputs": outputs, "layer_idx": layer_idx}
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(module.forward).parameters.values()
-    names = [p.name for p in parameters if p.kind in positional]
-    return {"style": style, "arguments": names, "outputs": outputs, "layer_idx": layer_idx}
+        names = module.arguments
+    else:
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = inspect.signature(module.forward).parameters.values()
+        names = [p.name for p in parameters if p.kind in positional]
+    listed = {"list": True} if as_list else {}
+    return {"style": style, "arguments": names, "outputs": outputs, "layer_idx": layer_idx, **listed}
 
 
 def wrap(module: nn.Module, call: dict[str, Any]) -> nn.Module:
     """The module, callable as `call` says; the module itself for {}."""
     if not call:
         return module
-    unknown = sorted(set(call) - {"style", "arguments", "outputs", "layer_idx"})
+    unknown = sorted(set(call) - {"style", "arguments", "outputs", "list", "layer_idx"})
     if unknown or call.get("style") not in STYLES:
         raise UserError(
             f"This calling convention is not known: {call!r}. It is either empty or has a 'style' out of {STYLES}, "
-            f"and optionally 'arguments', 'outputs' and 'layer_idx'."
+            f"and optionally 'arguments', 'outputs', 'list' and 'layer_idx'."
         )
     adapter = AttentionCall if call["style"] == "attention" else BlockCall
     arguments = call.get("arguments", ["hidden_states", "attention_mask"])
-    return adapter(module, arguments, call.get("outputs", 0), call.get("layer_idx", 0))
+    made = adapter(module, arguments, call.get("outputs", 0), call.get("layer_idx", 0))
+    made.as_list = call.get("list", False)
+    return made
 
 
 class AttentionCall(nn.Module):
@@ -72,6 +78,8 @@ class AttentionCall(nn.Module):
     #: `nn.TransformerEncoder` and its layers ask their attention this, to decide on a fused kernel that would bypass
     #: the operator. False keeps them from it; tensors are (batch, tokens, width) all the same.
     batch_first = False
+    #: Whether the outputs come as a list.
+    as_list = False
 
     def __init__(self, operator: nn.Module, arguments: list[str], outputs: int, layer_idx: int):
         super().__init__()
@@ -96,7 +104,8 @@ class AttentionCall(nn.Module):
         return self.operator(x)
 
     def _along(self, x: Tensor, given: dict[str, Any]) -> Tensor:
-        cache = next((given[name] for name in _CACHES if isinstance(given.get(name), Cache)), None)
+        # "past_key_values", "layer_past", "cache_params": the name does not matter.
+        cache = next((value for value in given.values() if isinstance(value, Cache)), None)
         layer = None if cache is None else state_layer(cache, self.layer_idx)
         state = None
         if isinstance(self.operator, Mixer | Block):
@@ -104,6 +113,12 @@ class AttentionCall(nn.Module):
                 raise UserError(
                     f"{type(self.operator).__name__} cannot continue from a state, so the model cannot generate with "
                     f"a cache. Pass use_cache=False, or put a causal operator there."
+                )
+            if given.get("state") is not None:
+                raise UserError(
+                    f"{type(self.operator).__name__} would have to continue from a state that this model keeps as "
+                    f"plain tensors of its own (RWKV does), which have no place for another mixer's. Pass "
+                    f"use_cache=False."
                 )
             mask = next((given[name] for name in _MASKS if given.get(name) is not None), None)
             padding = next((given[name] for name in _PADDING if given.get(name) is not None), None)
@@ -126,8 +141,11 @@ class AttentionCall(nn.Module):
                 "use (the first self-attention of T5 and its relatives). It cannot be replaced or dropped; "
                 "replace those of later blocks."
             )
-        extra = [given.get(name) for name in _PASSED_ON] + [None] * self.outputs
-        return (y, *extra[: self.outputs - 1])
+        extra = [given.get(name) for name in _PASSED_ON if name in self.arguments] + [None] * self.outputs
+        returned = (y, *extra[: self.outputs - 1])
+        if self.outputs == 1 and given.get("output_attentions"):
+            returned = (y, None)  # one that grows by the weights when they are asked for
+        return list(returned) if self.as_list else returned
 
 
 class BlockCall(AttentionCall):
@@ -135,11 +153,6 @@ class BlockCall(AttentionCall):
 
     With the part "zero" the block is dropped, yet keeps counting in the cache.
     """
-
-    @property
-    def self_attn(self) -> AttentionCall:
-        """Where `nn.TransformerEncoder` looks for its first block's `batch_first`."""
-        return self
 
     def forward(self, *values: Any, **keywords: Any) -> Any:
         given = {**dict(zip(self.arguments, values, strict=False)), **keywords}
@@ -153,12 +166,15 @@ class BlockCall(AttentionCall):
 def real_tokens(mask: Any, x: Tensor, seen: int) -> Tensor | None:
     """Which tokens of the chunk x (B, T, D) are real, bool (B, T), from any mask transformers hands to attention.
 
-    mask  (B, S) of zeros and ones, or (B, 1, T, S) bool or additive; S counts cached keys too
+    mask  (B, S) of zeros and ones, or of zeros and -inf; or (B, 1, T, S) or (B, T, S), bool or additive; S counts
+          cached keys too
     seen  tokens before this chunk
 
     A query always sees its own key, whatever the pattern (causal, bidirectional, window), unless that key is padding:
     the diagonal of the mask is the padding mask. None when every token is real: operators have faster paths then.
     """
+    if isinstance(mask, Tensor) and mask.ndim == 3:
+        mask = mask[:, None]
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
         raise UserError(
             f"Cannot read padding from an attention mask of type {type(mask).__name__}. Load the model with "
@@ -174,8 +190,10 @@ def real_tokens(mask: Any, x: Tensor, seen: int) -> Tensor | None:
         own = mask[:, 0, here, start + here]
     else:
         own = mask[:, 0, -1, start : start + tokens]
-    if own.is_floating_point() and mask.ndim == 4:
-        own = own > torch.finfo(own.dtype).min / 2
+    if own.is_floating_point():
+        kept = own > torch.finfo(own.dtype).min / 2
+        # Without a positive entry a (B, S) mask is additive: one of zeros alone would hide everything.
+        own = kept if mask.ndim == 4 else torch.where((mask <= 0).all(), kept, own > 0)
     real = own.bool().expand(x.shape[0], tokens)
     if not torch.compiler.is_compiling() and bool(real.all()):
         return None

@@ -15,6 +15,7 @@ from torch import nn
 from layersmith import catalogue
 from layersmith.anatomy.adapters import open_up
 from layersmith.anatomy.calls import wrap
+from layersmith.anatomy.stand_in import install_recorders, take_over
 from layersmith.errors import UserError
 
 
@@ -62,9 +63,16 @@ def apply(model: nn.Module, replacement: Replacement) -> dict[str, nn.Module]:
     """Put every module at its path, in place. Returns what stood there, for `restore`.
 
     Edits are made in order: one may replace a part of what an earlier one put there. After an error the model is as
-    it was.
+    it was. What is put there is looked at and recorded like what stood there (`stand_in`).
     """
+    for edit, module in replacement:
+        if not isinstance(module, nn.Module):
+            raise UserError(
+                f"What is to stand at {edit.path!r} is {module!r}, not a torch.nn.Module. To take a sublayer out, put "
+                f'the part "zero" there.'
+            )
     open_up(model)  # paths are those of the opened model; one that was just built is still closed
+    install_recorders(model)
     before: dict[str, nn.Module] = {}
     try:
         for edit, module in replacement:
@@ -72,8 +80,10 @@ def apply(model: nn.Module, replacement: Replacement) -> dict[str, nn.Module]:
                 raise UserError(
                     f"Two edits of one model both replace {edit.path!r}; combine candidates of different sites."
                 )
-            before[edit.path] = _set(model, edit.path, wrap(module, edit.call))
-    except UserError:
+            placed = wrap(module, edit.call)
+            before[edit.path] = _set(model, edit.path, placed)
+            take_over(placed, before[edit.path])
+    except BaseException:
         restore(model, before)
         raise
     return before
@@ -88,9 +98,15 @@ def combined(earlier: Sequence[Edit], later: Sequence[Edit]) -> list[Edit]:
 
 
 def restore(model: nn.Module, before: dict[str, nn.Module]) -> None:
-    """Undo `apply`."""
+    """Undo `apply`. What can be put back is, whatever happened to the rest."""
+    lost: list[UserError] = []
     for path, module in reversed(before.items()):  # a part of a replaced module goes before the whole
-        _set(model, path, module)
+        try:
+            _set(model, path, module)
+        except UserError as error:
+            lost.append(error)
+    if lost:
+        raise lost[0]
 
 
 def _set(model: nn.Module, path: str, module: nn.Module) -> nn.Module:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from layersmith.anatomy.blocks import hidden_argument
 from layersmith.anatomy.site import Site
@@ -58,6 +59,19 @@ def unplaced(model: nn.Module, trace: Trace, sites: Sequence[Site], blocks: Sequ
     inner = _inner_norms(model, sites)
     found += [_count(p, paths) + ": a norm inside a sublayer, part of that site." for p, paths in inner.items()]
     return found + [f"{s.name}: no operator may stand here: {s.locked}." for s in sites if s.locked]
+
+
+def does_not_run(model: nn.Module, inputs: dict[str, Any], given: bool, error: Exception) -> str:
+    """The message for a model whose forward pass fails."""
+    fed = ", ".join(f"{n} {tuple(t.shape)}" if isinstance(t, Tensor) else f"{n}={t!r}" for n, t in inputs.items())
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    advice = (
+        "Check the example: it has to be the keyword arguments of one forward call."
+        if given
+        else "If the model needs other inputs, pass example={...}, the keyword arguments of one small forward call with a "
+        "batch of 2; if it does not run in its dtype or on its device, move it first."
+    )
+    return f"{type(model).__name__} does not run on {fed}: {type(error).__name__}: {first_line} {advice}"
 
 
 def nothing_found(model: nn.Module, trace: Trace) -> str:

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layersmith.anatomy.probe import example_inputs
+from layersmith.anatomy.probe import example_inputs, with_decoder_ids
 from layersmith.anatomy.site import Anatomy
-from layersmith.anatomy.running import evaluating
+from layersmith.anatomy.running import evaluating, plainly
 from layersmith.errors import UserError
 
 Batch = dict[str, Any]
@@ -66,7 +66,6 @@ class Replay:
         self.n_blocks = len(self.blocks)
         self._outputs = {site.modules[0]: site.outputs for site in anatomy.of_kind("block")}
         takes = inspect.signature(model.forward).parameters
-        # A cache would hold the layers that ran and miss those that did not.
         self._always: Batch = {"use_cache": False} if "use_cache" in takes else {}
         self.exact, self.why = True, ""
         self.why = self._why_not(anatomy, example)
@@ -116,7 +115,9 @@ class Replay:
         return calls[block][-1].hidden, {path: calls[path] for path in paths}
 
     def _run(self, batch: Batch) -> Any:
-        return self.model(**{**self._always, **batch})
+        # A cache would hold the layers that ran and miss those that did not.
+        with plainly(self.model):
+            return self.model(**{**self._always, **with_decoder_ids(self.model, batch)})
 
     def _check(self, index: int, largest: int) -> None:
         if not 0 <= index <= largest:

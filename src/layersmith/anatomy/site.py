@@ -25,6 +25,7 @@ class Site:
     cross    a mixer that reads another sequence (cross-attention)
     calls    how often one forward pass runs it (12 for ALBERT's one shared block)
     outputs  0 when the sublayer returns a tensor, n when it returns a tuple of n whose first entry is the tensor
+    as_list  the n outputs come as a list instead of a tuple (OpenAI GPT)
     locked   why no operator may stand here ("" when one may): T5's first attention computes the position bias of all
     """
 
@@ -38,6 +39,7 @@ class Site:
     cross: bool = False
     calls: int = 1
     outputs: int = 0
+    as_list: bool = False
     locked: str = ""
 
     @property

@@ -26,6 +26,10 @@ from layersmith.anatomy.trace import Call, Trace, record
 from layersmith.errors import UserError
 
 
+#: What a forward pass fails with when its inputs are not what it wants.
+_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError, AssertionError)
+
+
 def find_sites(model: nn.Module, example: dict[str, Any] | None = None) -> Anatomy:
     """The anatomy of `model`: its sites in execution order, and notes on everything that was not made a site.
 
@@ -33,11 +37,15 @@ def find_sites(model: nn.Module, example: dict[str, Any] | None = None) -> Anato
              inputs `probe.example_inputs` cannot make.
 
     Sublayers that are closed to replacement are opened first (`adapters.open_up`: same outputs, same state dict).
-    Raises UserError, with what was and was not found, when the model has no residual blocks.
+    Raises UserError, with what was and was not found, when the model has no residual blocks, and with the model's own
+    error when it does not run.
     """
     said = list(open_up(model))
     inputs = example_inputs(model) if example is None else dict(example)
-    trace = record(model, inputs)
+    try:
+        trace = record(model, inputs)
+    except _FAILURES as error:
+        raise UserError(notes.does_not_run(model, inputs, example is not None, error)) from error
     parts = _blocks(model, trace)
     if not parts:
         raise UserError(notes.nothing_found(model, trace))
@@ -160,7 +168,8 @@ def _sublayer(trace: Trace, block: BlockParts, branch: Branch, behaviour: dict[s
     else:
         # Nothing to see in the outputs (no module to run, or weights that are still zero): judge by the operations,
         # and take no chances with the future.
-        mixes = causal = any(sum(v in here for v in op.inputs) > 1 for op in heavy)
+        # (Indices do not count: which tokens an expert gets depends on them, but none reads another.)
+        mixes = causal = any(sum(v in here and v in trace.floating for v in op.inputs) > 1 for op in heavy)
     if cross:
         return _Part("cross_attn", "mixer", chain, cross=True, why=branch.why)
     return _Part("attn" if mixes else "ffn", "mixer" if mixes else "ffn", chain, causal, why=branch.why)
@@ -212,6 +221,7 @@ def _site(model: nn.Module, trace: Trace, name: str, part: _Part, stack: str, la
         cross=part.cross,
         calls=sum(call.path == first.path for call in trace.calls),
         outputs=first.returned,
+        as_list=first.as_list,
         locked=notes.lock(model, trace, part.chain),
     )
 

@@ -19,6 +19,7 @@ from layersmith import catalogue
 from layersmith.anatomy import edit as edits
 from layersmith.anatomy.calls import convention
 from layersmith.anatomy.edit import Edit, Replacement
+from layersmith.anatomy.hold import holding
 from layersmith.anatomy.site import Anatomy, Site
 from layersmith.anatomy.sites import find_sites
 from layersmith.contract import Block, Mixer, Operator
@@ -35,8 +36,10 @@ def swap(
              other module is put there as it is and has to be called like the original: a copy of the original, say.
     anatomy  of this model; found here when not given
 
-    A site that one forward pass runs several times (ALBERT) gets the module in all of its runs. Raises UserError for
-    unknown sites, operators that do not fit, and sites inside one another.
+    A site that one forward pass runs several times (ALBERT) gets the module in all of its runs. Swaps of one model may
+    be nested; they end in the reverse of their order and in the thread that began them. Raises UserError for unknown
+    sites, for what is no module, operators that do not fit, sites inside one another, and a model that another thread
+    has swapped. A swap that ends before one inside it puts everything back and raises UserError.
     """
     anatomy = anatomy or find_sites(model)
     replacement: Replacement = []
@@ -47,13 +50,11 @@ def swap(
         else:
             replacement += _as_it_is(site, module)
     _check_apart([edit.path for edit, _ in replacement])
-    before = edits.apply(model, replacement)
-    try:
-        for path, old in before.items():
+    with holding(model) as hold:
+        hold.before = edits.apply(model, replacement)
+        for path, old in hold.before.items():
             model.get_submodule(path).train(old.training)
         yield model
-    finally:
-        edits.restore(model, before)
 
 
 def replacement_for(model: nn.Module, site: Site, operator: Operator) -> Replacement:
@@ -70,7 +71,7 @@ def replacement_for(model: nn.Module, site: Site, operator: Operator) -> Replace
     if site.kind in ("mixer", "block") or site.outputs:
         style = "block" if site.kind == "block" else "attention"
         module = model.get_submodule(first)
-        call = convention(module, style, _layer_of_cache(module, site), site.outputs)
+        call = convention(module, style, _layer_of_cache(module, site), site.outputs, site.as_list)
     return [(Edit(first, operator.spec(), call), operator), *_identities(rest, site.d_model)]
 
 

@@ -58,6 +58,7 @@ class Call:
     """One call of one module. Its operations are `trace.ops[start:end]`, those of its children included.
 
     returned  0 when the module returned a tensor, n for a tuple or list of n, -1 for anything else
+    as_list   it was a list
     """
 
     index: int
@@ -69,6 +70,7 @@ class Call:
     inputs: list[Arg] = field(default_factory=list)
     outputs: list[Arg] = field(default_factory=list)
     returned: int = 0
+    as_list: bool = False
 
     @property
     def first_input(self) -> Arg | None:
@@ -166,6 +168,7 @@ class Recorder(TorchDispatchMode):
             call.outputs, call.returned = self._args((output,), {}), 0
         elif type(output) in (tuple, list):
             call.outputs, call.returned = self._args(tuple(output), {}), len(output)
+            call.as_list = isinstance(output, list)
         else:
             call.returned = -1
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from layersmith.anatomy import probe
+from layersmith.anatomy.limits import longest_input
 from layersmith.anatomy.probe import placement
 from layersmith.errors import UserError
 
@@ -54,7 +55,7 @@ def is_causal_lm(model: nn.Module) -> bool:
 
 def check_length(model: nn.Module, tokens: int) -> None:
     """A UserError when the model has fewer positions than `tokens`."""
-    limit = getattr(config_of(model), "max_position_embeddings", None)
+    limit = longest_input(model)
     if limit is not None and tokens > limit:
         raise UserError(
             f"{tokens} tokens are more than this model's {limit} positions. Use a shorter shape, for example "

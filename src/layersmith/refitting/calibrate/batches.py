@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from layersmith.anatomy.limits import longest_input
+from layersmith.anatomy.probe import with_decoder_ids
 from layersmith.data import text
 from layersmith.data.windows import Windows, padded_windows, windows
 from layersmith.errors import UserError
@@ -58,9 +60,10 @@ def prepare(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, data: s
 
     def cut(split: str, count: int, at_least: int) -> list[Batch]:
         make = padded_windows if padded else windows
-        length = min(sizes.length, _longest(model))
+        length = min(sizes.length, longest_input(model) or sizes.length)
         documents = _enough(text.read(data, split), 2 * count * length, seed)
-        return _batched(make(documents, tokenizer, length, count, seed, at_least), sizes.per_batch, device)
+        found = _batched(make(documents, tokenizer, length, count, seed, at_least), sizes.per_batch, device)
+        return [with_decoder_ids(model, batch) for batch in found]
 
     calibration = cut("calibration", sizes.calibration, at_least=2)
     heldout = cut("heldout", sizes.search + sizes.report, at_least=2)
@@ -109,11 +112,6 @@ def _singles(batch: Batch) -> list[Batch]:
 
 def _is_causal(model: nn.Module) -> bool:
     return bool(getattr(model, "can_generate", lambda: False)()) and not _config(model, "is_encoder_decoder", False)
-
-
-def _longest(model: nn.Module) -> int:
-    # RoBERTa's position table has two rows more than it can use; keeping four back is safe everywhere.
-    return max(8, int(_config(model, "max_position_embeddings", 1 << 20)) - 4)
 
 
 def _config(model: nn.Module, name: str, default: Any) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from layersmith.anatomy import Anatomy
 from layersmith.anatomy.recognise import as_ffn
+from layersmith.anatomy.running import plainly
 from layersmith.refitting.calibrate.batches import Batch
 from layersmith.runs.workspace import Workspace
 
@@ -46,6 +47,8 @@ def _compute(model: nn.Module, anatomy: Anatomy, batches: list[Batch]) -> dict[s
         found = as_ffn(model, site)
         if found is not None and "down" in found.parts:
             downs[site.name] = model.get_submodule(found.parts["down"])
+    if not downs:
+        return {}  # no hidden channels to score, so nothing to ask a gradient of
     seen: dict[str, list[Tensor]] = {}
 
     def keeper(name: str) -> Callable[..., Any]:
@@ -64,15 +67,17 @@ def _compute(model: nn.Module, anatomy: Anatomy, batches: list[Batch]) -> dict[s
     try:
         for batch in batches:
             seen.clear()
-            logits = getattr(model(**batch), "logits", None)
-            if logits is None or logits.ndim != 3:
-                return {}
-            log_p = F.log_softmax(logits.float(), dim=-1)
-            (-(log_p.exp() * log_p).sum()).backward()
+            with plainly(model):
+                logits = getattr(model(**batch), "logits", None)
+                if logits is None or logits.ndim != 3 or not logits.requires_grad:
+                    return {}
+                log_p = F.log_softmax(logits.float(), dim=-1)
+                (-(log_p.exp() * log_p).sum()).backward()
             for name, hiddens in seen.items():
                 for hidden in hiddens:
-                    score = (hidden.detach() * hidden.grad).flatten(0, -2).sum(0)  # type: ignore[operator]
-                    sums[name] = sums.get(name, torch.zeros_like(score)) + score
+                    if hidden.grad is not None:  # it reaches the logits
+                        score = (hidden.detach() * hidden.grad).flatten(0, -2).sum(0)
+                        sums[name] = sums.get(name, torch.zeros_like(score)) + score
             tokens += logits.shape[0] * logits.shape[1]
     finally:
         for hook in hooks:

@@ -1,0 +1,95 @@
+"""What a module that stands in for another takes over from it, besides being called in its place.
+
+Stacks look at their blocks (`block.attention_type`, `layer.self_attn.is_kv_shared_layer`) before they call them, and
+transformers records hidden states and attention weights by hooks on the modules themselves, which it installs once.
+Both would stay behind with the original; a swapped model would return fewer hidden states than it has layers, and so
+would the original if the hooks were first installed while something else stood in its place.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import output_capturing
+
+from layersmith.anatomy.calls import AttentionCall
+
+_PLAIN = (str, int, float, bool, type(None), SimpleNamespace)
+
+
+def install_recorders(model: nn.Module) -> None:
+    """Have transformers put its recording hooks on all modules now, while all of them are there."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and not getattr(module, "_output_capturing_hooks_installed", False):
+            output_capturing.install_all_output_capturing_hooks(module)
+    for module in model.modules():
+        _adopt(module)
+
+
+def take_over(new: nn.Module, old: nn.Module) -> None:
+    """Let `new`, which was just put where `old` stood, be looked at and recorded like it."""
+    if isinstance(new, AttentionCall):
+        children = {name: SimpleNamespace(**_plain(child)) for name, child in old.named_children()}
+        for name, value in (children | _plain(old)).items():
+            if not hasattr(new, name):
+                new.__dict__[name] = value
+    twins = dict(new.named_modules())
+    for path, module in old.named_modules():
+        twin = twins.get(path)
+        same = twin is not None and (not path or type(twin) is type(module))
+        for recorder in _recorders(module):
+            if same and recorder.key not in [r.key for r in _recorders(twin)]:
+                twin.register_forward_hook(recorder)
+            elif not same and "attentions" in recorder.key:
+                # Nothing of `new` computes these weights. Their place is kept, so that the others keep theirs.
+                new.register_forward_hook(Recorder(recorder.key, None, recorder.config))
+
+
+class Recorder:
+    """A recording hook of transformers that holds a place, with None, for attention weights that do not exist."""
+
+    def __init__(self, key: str, hook: Callable[..., None] | None, config: Any):
+        self.key, self.hook, self.config = key, hook, config
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        collected = output_capturing._active_collector.get()
+        if collected is None or self.key not in collected:
+            return
+        entries = collected[self.key]
+        before = len(entries)
+        if self.hook is not None:
+            self.hook(module, args, output)
+        # Only eager attention returns weights; elsewhere the original has no entry either.
+        missing = "attentions" in self.key and len(entries) == before
+        if missing and getattr(self.config, "_attn_implementation", None) == "eager" and _replaced(module):
+            entries.append(None)
+
+
+def _adopt(module: nn.Module) -> None:
+    """Make transformers' hooks on a module `Recorder`s; one for each thing recorded."""
+    known = {recorder.key for recorder in _recorders(module)}
+    for number, hook in list(module._forward_hooks.items()):
+        if getattr(hook, "__module__", None) == output_capturing.__name__:
+            key = inspect.getclosurevars(hook).nonlocals["key"]
+            if key in known:
+                del module._forward_hooks[number]
+            else:
+                module._forward_hooks[number] = Recorder(key, hook, getattr(module, "config", None))
+            known.add(key)
+
+
+def _recorders(module: Any) -> list[Recorder]:
+    return [hook for hook in module._forward_hooks.values() if isinstance(hook, Recorder)]
+
+
+def _replaced(module: nn.Module) -> bool:
+    return any(isinstance(part, AttentionCall) for part in module.modules())
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    return {n: v for n, v in vars(module).items() if isinstance(v, _PLAIN) and n != "training"}
