@@ -166,10 +166,10 @@ def test_reasons_and_training_mode():
 
 
 def test_a_window_shows_on_a_probe_long_enough():
-    """Mistral with a window of 20: the usual probe of 8 tokens would not notice it."""
+    """Mistral with a window of 20: a probe of 8 tokens would not notice it."""
     config = BY_NAME["mistral"].model().config
     config.sliding_window = 20
     model = tf.MistralForCausalLM(config).eval()
     site = find_sites(model).site("layers.0.attn")
     assert as_attention(model, site).operator.spec()["window"] == 20
-    assert observe(model, site, 24).output.shape[1] == 24
+    assert observe(model, site).output.shape[1] > 20

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from layersmith.anatomy.probe import example_inputs
+from layersmith.anatomy.limits import longest_input
+from layersmith.anatomy.probe import TOKENS, example_inputs
 from layersmith.anatomy.site import Site
 from layersmith.anatomy.span import original
 from layersmith.anatomy.running import evaluating
@@ -52,7 +53,7 @@ class _Done(Exception):
     """Ends a probe run: the sublayer has been seen, the rest of the model need not run."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Observed:
     """One call of a sublayer, recomputed in float32, so that bfloat16 rounding hides no difference.
 
@@ -61,6 +62,7 @@ class Observed:
     half_tables   it was handed rotary tables in half precision, which no recomputation makes exact again
     modules       every module inside the site that ran, in order of use, by path in the model
     matrices      those of them that are linear maps
+    sublayer      the original, in float32
     """
 
     args: tuple[Any, ...]
@@ -69,18 +71,45 @@ class Observed:
     half_tables: bool
     modules: dict[str, nn.Module]
     matrices: dict[str, Matrix]
+    sublayer: nn.Module
+
+    def call(self, factor: float) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments, with the hidden states `factor` times as large."""
+        x = self.hidden
+        larger = x * factor
+        kwargs = {name: larger if a is x else a for name, a in self.kwargs.items()}
+        return tuple(larger if a is x else a for a in self.args), kwargs
+
+    def run(self, factor: float) -> Tensor:
+        """What the original makes of hidden states `factor` times as large."""
+        args, kwargs = self.call(factor)
+        with evaluating(self.sublayer):
+            output = self.sublayer(*args, **kwargs)
+        return output[0] if isinstance(output, tuple | list) else output
+
+    @property
+    def hidden(self) -> Tensor:
+        """The hidden states among the arguments: the first floating-point tensor."""
+        arguments = [*self.args, *self.kwargs.values()]
+        return next(a for a in arguments if isinstance(a, Tensor) and a.is_floating_point())
+
+
+def tables_of(kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
+    """The rotary tables a sublayer is handed: (cos, sin), one complex tensor, or none."""
+    tables = kwargs.get("position_embeddings")
+    if isinstance(tables, Tensor):
+        return (tables,)
+    return tuple(tables) if isinstance(tables, tuple | list) else ()
 
 
 @torch.no_grad()
-def observe(model: nn.Module, site: Site, tokens: int | None = None) -> Observed:
+def observe(model: nn.Module, site: Site) -> Observed:
     """Run the model once on a small input and watch the site.
 
-    tokens  a longer probe than usual, for text models (at most `LONGEST`)
+    A mixer sees `LONGEST` tokens where the model takes as many, so that a narrower window shows.
     """
-    inputs = example_inputs(model)
-    if tokens is not None and "input_ids" in inputs:
-        ids = inputs["input_ids"]
-        inputs["input_ids"] = ids.repeat(1, tokens // ids.shape[1] + 1)[:, : min(tokens, LONGEST)]
+    tokens = TOKENS if site.kind == "ffn" else min(LONGEST, longest_input(model) or LONGEST)
+    inputs = example_inputs(model, tokens=tokens)
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     used: dict[str, nn.Module] = {}
 
@@ -109,18 +138,16 @@ def observe(model: nn.Module, site: Site, tokens: int | None = None) -> Observed
     finally:
         for hook in hooks:
             hook.remove()
-    half_tables = any(t.itemsize < 4 for t in calls[0][1].get("position_embeddings") or ())
+    half_tables = any(t.itemsize < 4 for t in tables_of(calls[0][1]))
     args, kwargs = (_float(c) for c in calls[0])
     matrices = {path: matrix for path, module in used.items() if (matrix := _matrix(module)) is not None}
     if site.kind == "ffn" and args and matrices:
         args = (_several_sizes(args[0], next(iter(matrices.values()))), *args[1:])
     sublayer = original(model, site)
-    if any(p.itemsize < 4 for p in sublayer.parameters()):
+    if any(p.dtype != torch.float32 for p in sublayer.parameters()):
         sublayer = copy.deepcopy(sublayer).float()
-    with evaluating(sublayer):
-        output = sublayer(*args, **kwargs)
-    output = output[0] if isinstance(output, tuple) else output
-    return Observed(args, kwargs, output, half_tables, used, matrices)
+    seen = Observed(args, kwargs, torch.empty(0), half_tables, used, matrices, sublayer)
+    return replace(seen, output=seen.run(1.0))
 
 
 def _several_sizes(x: Tensor, first: Matrix) -> Tensor:

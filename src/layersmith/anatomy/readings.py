@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layersmith.anatomy.observe import Matrix, Observed
+from layersmith.anatomy.observe import Matrix, Observed, tables_of
 from layersmith.anatomy.site import Site
 from layersmith.contract import Operator
 from layersmith.errors import UserError
@@ -137,6 +137,8 @@ def window_of(attention: Any, site: Site) -> int | None:
         return attention.sliding_window
     config = getattr(attention, "config", None)
     kinds = getattr(config, "layer_types", None)
+    if kinds is not None and kinds[site.layer] == "chunked_attention":
+        raise NotRecognised(f"{site.name} attends within chunks of the text, which softmax attention here does not.")
     slides = kinds is None or kinds[site.layer] == "sliding_attention"
     return getattr(config, "sliding_window", None) if slides else None
 
@@ -163,13 +165,14 @@ def _gains(norms: dict[str, Any]) -> list[list[Tensor]]:
 
 def _ropes(owner: nn.Module, seen: Observed, head_dim: int) -> list[dict[str, Any]]:
     """The rotations the config speaks of, when the sublayer is handed a table of angles; and none at all."""
-    table = seen.kwargs.get("position_embeddings")
-    if table is None:
+    tables = tables_of(seen.kwargs)
+    if not tables:
         return [{}]
     settings = getattr(getattr(owner, "config", None), "rope_parameters", None) or {}
     by_layer_type = [s for s in settings.values() if isinstance(s, dict)]  # Gemma has one entry for each
     plain = [s for s in by_layer_type or [settings] if s.get("rope_type", "default") == "default"]
-    fraction = table[0].shape[-1] / head_dim
+    # A complex number of a single table turns two channels; (cos, sin) has an entry for each.
+    fraction = tables[0].shape[-1] * (2 if tables[0].is_complex() else 1) / head_dim
     return [
         *(
             {"rope_theta": float(theta), "rope_fraction": fraction, "rope_interleaved": interleaved}

@@ -5,8 +5,8 @@
 so that methods work on a handful of known operators instead of on every architecture. Which matrix plays which part
 is read off the order in which a probe run uses them; what cannot be read (the activation, which half is the gate,
 how heads are interleaved) is tried. Nothing is taken on trust: an operator is returned only when its outputs equal
-the original's to 1e-5 in float32. One thing a small probe cannot show is a window of 60 tokens or more; it is taken
-from the config.
+the original's to 1e-5 in float32, for attention on strong scores as well. One thing a small probe cannot show is a
+window of 60 tokens or more; it is taken from the config.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from layersmith.anatomy.calls import convention, wrap
 from layersmith.anatomy.observe import LONGEST, Observed, observe
 from layersmith.anatomy.readings import NotRecognised, attentions, feed_forwards, window_of
+from layersmith.anatomy.running import evaluating
 from layersmith.anatomy.site import Site
+from layersmith.mixer.softmax import SoftmaxAttention
 
 TOLERANCE = 1e-5
 #: For attention that got its rotary tables in half precision. Wrong readings are off by tens of percent.
 HALF_TOLERANCE = 2e-2
+#: The same for strong scores, in whose exponentials rounding grows. Capping them at 50 is off by more than the output.
+STRONG_TOLERANCE, STRONG_HALF_TOLERANCE = 3e-4, 0.15
+#: The bound |q| |k| / sqrt(d) on scores in the strong probe; the scores themselves reach about a third of it.
+STRONG_SCORE = 80.0
 
 
 @dataclass(frozen=True)
@@ -56,33 +61,57 @@ def as_attention(model: nn.Module, site: Site) -> Recognised | None:
         return None
 
 
-@torch.no_grad()
 def recognise(model: nn.Module, site: Site) -> Recognised:
     """The site as an operator of ours with equal outputs. Raises NotRecognised with the reason."""
     if site.kind not in ("ffn", "mixer") or site.cross:
         raise NotRecognised(f"{site.name} is neither a feed-forward nor a self-attention.")
-    first = model.get_submodule(site.modules[0])
-    if site.kind == "ffn":
-        seen, call = observe(model, site), {}
-        readings = feed_forwards(site, seen)
-    else:
-        window = window_of(first, site)
-        tokens = None if window is None or window + 4 > LONGEST else window + 4
-        if window is not None and tokens is None and not site.causal:
-            raise NotRecognised(f"{site.name} has a window of {window} both ways, too wide for a small probe to show.")
-        seen, call = observe(model, site, tokens), convention(first, "attention", site.layer, 0)
-        readings = attentions(model, site, seen, window)
-    for operator, parts in readings:
-        if _equal(wrap(operator, call)(*seen.args, **seen.kwargs), seen):
-            weight = next(first.parameters())
-            return Recognised(operator.to(weight.device, weight.dtype), parts)
+    with evaluating(model):
+        first = model.get_submodule(site.modules[0])
+        if site.kind == "ffn":
+            seen, call = observe(model, site), {}
+            readings = feed_forwards(site, seen)
+        else:
+            window = window_of(first, site)
+            if window is not None and window + 4 > LONGEST and not site.causal:
+                raise NotRecognised(
+                    f"{site.name} has a window of {window} both ways, too wide for a small probe to show."
+                )
+            seen, call = observe(model, site), convention(first, "attention", site.layer, 0)
+            readings = attentions(model, site, seen, window)
+        for operator, parts in readings:
+            if _equal(operator, call, seen):
+                if isinstance(operator, SoftmaxAttention) and not _equal(operator, call, seen, strongly=True):
+                    raise NotRecognised(
+                        f"{site.name} is like softmax attention on weak scores and not on strong ones: it caps or "
+                        f"otherwise bends them (Gemma 2's soft-capping), which none of layersmith's attentions does."
+                    )
+                weight = next(first.parameters())
+                return Recognised(operator.to(weight.device, weight.dtype), parts)
     kind = "a plain or gated two-layer feed-forward" if site.kind == "ffn" else "softmax attention"
     raise NotRecognised(f"{site.name} has matrices like {kind}, but computes something else with them.")
 
 
-def _equal(ours: Tensor, seen: Observed) -> bool:
-    """Whether each sample (each token, where tokens are not in samples) comes out the same."""
-    if ours.shape != seen.output.shape:
+def _equal(operator: Any, call: dict[str, Any], seen: Observed, strongly: bool = False) -> bool:
+    """Whether each sample (each token, where tokens are not in samples) comes out the same.
+
+    strongly  on hidden states so large that scores spread as in a trained model, where a bend in them shows
+    """
+    factor = _strength(operator, seen) if strongly else 1.0
+    theirs = seen.run(factor) if strongly else seen.output
+    args, kwargs = seen.call(factor)
+    ours = wrap(operator, call)(*args, **kwargs)
+    if ours.shape != theirs.shape:
         return False
-    wrong, size = (ours - seen.output).flatten(1).norm(dim=1), seen.output.flatten(1).norm(dim=1)
-    return bool((wrong <= (HALF_TOLERANCE if seen.half_tables else TOLERANCE) * size).all())
+    wrong, size = (ours - theirs).flatten(1).norm(dim=1), theirs.flatten(1).norm(dim=1)
+    exact, half = (STRONG_TOLERANCE, STRONG_HALF_TOLERANCE) if strongly else (TOLERANCE, HALF_TOLERANCE)
+    return bool((wrong <= (half if seen.half_tables else exact) * size).all())
+
+
+def _strength(attention: SoftmaxAttention, seen: Observed) -> float:
+    """The factor on the hidden states that takes the largest possible score to about `STRONG_SCORE`."""
+    width = attention.o.in_features // attention.spec()["n_heads"]
+    q, k = (
+        float(part(seen.hidden).unflatten(-1, (-1, width)).norm(dim=-1).max()) for part in (attention.q, attention.k)
+    )
+    scale = attention.spec()["scale"] or width**-0.5
+    return max(1.0, (STRONG_SCORE / max(q * k * scale, 1e-12)) ** 0.5)

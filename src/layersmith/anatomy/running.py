@@ -20,15 +20,26 @@ _MISSING = object()
 
 
 @contextmanager
-def plainly(model: nn.Module) -> Iterator[None]:
-    """Inside, `model` runs without a cache, returns outputs by name, is not compiled and makes no inference tensors."""
+def answering(model: nn.Module) -> Iterator[None]:
+    """Inside, `model` returns its outputs by name, and a classifier without a padding token takes every row as full."""
     with ExitStack() as undo:
-        undo.enter_context(torch.inference_mode(False))
+        for config in _configs(model):
+            _set_aside(undo, config, "return_dict", True)
+            if hasattr(model, "score") and getattr(config, "pad_token_id", 0) is None:
+                _set_aside(undo, config, "pad_token_id", _NO_TOKEN)
+        yield
+
+
+@contextmanager
+def plainly(model: nn.Module) -> Iterator[None]:
+    """Inside, `model` is `answering`, without a cache, not compiled, and makes no inference tensors."""
+    with answering(model), ExitStack() as undo:
+        if torch.is_inference_mode_enabled():
+            undo.enter_context(torch.inference_mode(False))  # which also turns gradients on
+            undo.enter_context(torch.no_grad())
         undo.enter_context(torch.compiler.set_stance("force_eager"))
         for config in _configs(model):
-            for name, value in _settings(config, model).items():
-                undo.callback(_put_back, config, name, vars(config).get(name, _MISSING))
-                setattr(config, name, value)
+            _set_aside(undo, config, "use_cache", False)
         yield
 
 
@@ -57,11 +68,11 @@ def _configs(model: nn.Module) -> list[Any]:
     return list(found.values())
 
 
-def _settings(config: Any, model: nn.Module) -> dict[str, Any]:
-    settings = {name: value for name, value in (("use_cache", False), ("return_dict", True)) if hasattr(config, name)}
-    if hasattr(model, "score") and getattr(config, "pad_token_id", 0) is None:
-        settings["pad_token_id"] = _NO_TOKEN
-    return settings
+def _set_aside(undo: ExitStack, config: Any, name: str, value: Any) -> None:
+    """Give a setting that the config has another value until `undo` ends."""
+    if hasattr(config, name):
+        undo.callback(_put_back, config, name, vars(config).get(name, _MISSING))
+        setattr(config, name, value)
 
 
 def _put_back(config: Any, name: str, value: Any) -> None:

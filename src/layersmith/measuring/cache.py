@@ -12,6 +12,14 @@ from typing import Any
 from torch import Tensor, nn
 
 
+def kept(output: Any) -> tuple[str, Any]:
+    """The cache that a forward pass returned, and the argument it goes back in as; ("", None) if it returned none."""
+    for name in ("past_key_values", "cache_params", "state"):
+        if getattr(output, name, None) is not None:
+            return name, getattr(output, name)
+    return "", None
+
+
 def cache_bytes(cache: Any) -> int:
     """Bytes of all tensors reachable from a cache, each tensor counted once."""
     tensors = {id(value): value for holder in _holders(cache) for value in _values(holder) if isinstance(value, Tensor)}
@@ -23,7 +31,8 @@ def rewinder(*roots: Any) -> Callable[[], None]:
 
     It restores references, not contents: a cache that grows by concatenation or keeps a new state per step (all the
     default ones) comes back exactly, in a few microseconds. A cache that writes in place (a static one) comes back
-    to the same length; its last slot is overwritten by the next step.
+    to the same length; its last slot is overwritten by the next step. So is a state of fixed size (Mamba's, RWKV's):
+    a step from another state takes as long.
     """
     holders = list({id(h): h for root in roots for h in _holders(root)}.values())
     before = [list(h) if isinstance(h, list) else dict(_table(h)) for h in holders]

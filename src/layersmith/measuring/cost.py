@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from layersmith.contract import Linear, stored_bytes
-from layersmith.measuring.cache import cache_bytes
+from layersmith.measuring.cache import cache_bytes, kept
 from layersmith.measuring.inputs import can_generate, example_inputs
 from layersmith.measuring.latency import model_inputs
 from layersmith.measuring.shape import Shape
@@ -85,4 +85,4 @@ def _kv_bytes(model: nn.Module, shape: Shape, inputs: dict[str, Any]) -> int:
         return 0
     with torch.no_grad():
         out = model(**example_inputs(model, shape.batch, shape.tokens), use_cache=True)
-    return cache_bytes(out.past_key_values)
+    return cache_bytes(kept(out)[1])

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from layersmith.errors import UserError
-from layersmith.measuring.cache import rewinder
+from layersmith.measuring.cache import kept, rewinder
 from layersmith.measuring.inputs import can_generate, check_length, config_of, example_inputs, placement
 from layersmith.measuring.shape import Shape
 
@@ -134,7 +134,13 @@ def model_inputs(model: nn.Module, shape: Shape, seed: int = 0) -> dict[str, Any
     check_length(model, shape.tokens + 1)
     with torch.no_grad():
         prompt = model(**inputs, use_cache=True)
-    step = {"past_key_values": prompt.past_key_values, "use_cache": True}
+    name, cache = kept(prompt)
+    if cache is None:
+        raise UserError(
+            f"{type(model).__name__} returns no cache (it keeps none, or hides it in its modules), so one token of it "
+            f"cannot be timed alone. Measure it at 'prefill={shape.batch}x{shape.tokens}'."
+        )
+    step = {name: cache, "use_cache": True}
     if config_of(model).is_encoder_decoder:
         encoded = (prompt.encoder_last_hidden_state,)
         return step | {"encoder_outputs": encoded, "decoder_input_ids": inputs["decoder_input_ids"][:, -1:]}
