@@ -74,8 +74,8 @@ def test_every_feed_forward_and_norm_can_be_put_into_a_trained_model(name: str) 
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_a_method_says_when_it_pays(name: str) -> None:
-    module = methods.METHODS[name].partition(":")[0].rpartition(".")[2]
-    path = SOURCE / "refit" / "methods" / f"{module}.py"
+    module = methods.METHODS[name].partition(":")[0].removeprefix("layersmith.")
+    path = SOURCE / f"{module.replace('.', '/')}.py"
     assert "When it pays: " in " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
 
 

@@ -57,7 +57,16 @@ class KAN(FeedForward):
     def from_mlp(cls, mlp: MLP, basis: str = "b_spline", size: int = 8, low: float = -3.0, high: float = 3.0) -> KAN:
         """The KAN that equals a trained MLP: its weights in the base terms, all coefficients zero."""
         config = mlp.spec()
-        part = cls(config["d_model"], config["d_hidden"], basis, size, low, high, "identity", config["act"])
+        part = cls(
+            config["d_model"],
+            config["d_hidden"],
+            basis,
+            size,
+            low=low,
+            high=high,
+            base_in="identity",
+            base=config["act"],
+        )
         part.to(mlp.up.weight)
         carry_base(part.up, part.down, mlp)
         return part

@@ -111,7 +111,7 @@ class SparkFFN(FeedForward):
         config = glu.spec()
         if config["bias"]:
             raise ValueError("SparkFFN: the GLU has biases, which this part does not have.")
-        part = cls(config["d_model"], config["d_hidden"], k, None, config["act"], soft, gather_tokens)
+        part = cls(config["d_model"], config["d_hidden"], k, act=config["act"], soft=soft, gather_tokens=gather_tokens)
         part.to(glu.up.weight)
         with torch.no_grad():
             part.predictor.weight.copy_(glu.gate.weight)
