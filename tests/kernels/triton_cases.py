@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from layersmith.ffn.poly_norm import PolyNorm
-from layersmith.ffn.rational import Rational
+from layersmith.ffn.shared.rational import Rational
 from layersmith.kernels import triton_poly_norm, triton_rational
 
 #: bfloat16 keeps 8 significant bits of values and of the gradient of x; sums are kept in 32 bits and rounded once.

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, FeedForward, require_positive, stored_bytes
-from layersmith.ffn.activations import activation
-from layersmith.ffn.experts import grouped_linear, mix_experts
 from layersmith.ffn.glu import GLU
+from layersmith.ffn.shared.activations import activation
+from layersmith.ffn.shared.experts import grouped_linear, mix_experts
 
 
 class CarvedMoE(FeedForward):

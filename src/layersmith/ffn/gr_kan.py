@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
 from layersmith.ffn.mlp import MLP
-from layersmith.ffn.rational import Rational, activation_coefficients, mean_square
+from layersmith.ffn.shared.rational import Rational, activation_coefficients, mean_square
 
 
 class GRKAN(FeedForward):

@@ -19,9 +19,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.kan_basis import make_basis
-from layersmith.ffn.kan_layer import KANLayer, carry_base, require_activation
 from layersmith.ffn.mlp import MLP
+from layersmith.ffn.shared.kan_basis import make_basis
+from layersmith.ffn.shared.kan_layer import KANLayer, carry_base, require_activation
 
 
 class KAN(FeedForward):

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, FeedForward, stored_bytes
-from layersmith.ffn.activations import activation
-from layersmith.ffn.product_keys import WEIGHTS, ProductKeys, parameters_read, require_memory
+from layersmith.ffn.shared.activations import activation
+from layersmith.ffn.shared.product_keys import WEIGHTS, ProductKeys, parameters_read, require_memory
 from layersmith.kernels.gather import rows_dot, rows_sum
 
 

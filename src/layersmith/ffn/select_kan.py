@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.activations import ACTIVATIONS
-from layersmith.ffn.kan_basis import make_basis
-from layersmith.ffn.kan_layer import require_activation
+from layersmith.ffn.shared.activations import ACTIVATIONS
+from layersmith.ffn.shared.kan_basis import make_basis
+from layersmith.ffn.shared.kan_layer import require_activation
 
 
 class SelectLayer(nn.Module):

@@ -28,9 +28,9 @@ from torch import Tensor, library, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from layersmith.contract import Cost, FeedForward, require_positive, stored_bytes
-from layersmith.ffn.activations import activation
 from layersmith.ffn.glu import GLU
-from layersmith.ffn.statistical_topk import most_kept, quantile, threshold
+from layersmith.ffn.shared.activations import activation
+from layersmith.ffn.shared.statistical_topk import most_kept, quantile, threshold
 from layersmith.kernels import chosen as kernel
 
 
