@@ -23,7 +23,7 @@ def test_a_changed_model_beside_its_original(tiny: nn.Module, tokenizer: PreTrai
     changed.model.layers[1].mlp.down_proj.weight.data.zero_()
     shapes = ["prefill=1x32", "decode=1x16"]
     found = measure(changed, tiny, tokenizer=tokenizer, data=text, at=shapes, count=3, length=64, rounds=2)
-    found = json.loads(json.dumps(found))
+    found = json.loads(json.dumps(found.to_json()))
 
     assert found["settings"] == {
         "at": shapes,

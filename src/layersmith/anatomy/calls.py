@@ -38,9 +38,7 @@ _OTHER_SEQUENCE = ("key_value_states", "encoder_hidden_states")
 _PASSED_ON = ("position_bias", "encoder_decoder_position_bias", "state")
 
 
-def convention(
-    module: nn.Module, style: str, layer_idx: int, outputs: int, as_list: bool = False
-) -> dict[str, Any]:
+def convention(module: nn.Module, style: str, layer_idx: int, outputs: int, as_list: bool = False) -> dict[str, Any]:
     """The `call` with which a replacement of `module` has to be wrapped."""
     if isinstance(module, AttentionCall):  # replaced before: what matters is how the original was called
         names = module.arguments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from layersmith.errors import UserError, suggest
@@ -64,6 +65,16 @@ class Anatomy:
     sites: tuple[Site, ...]
     blocks: dict[str, tuple[str, ...]]
     notes: tuple[str, ...] = field(default=())
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def __getitem__(self, key: int | str) -> Site:
+        """The site of that name, or the one at that place in the order of execution."""
+        return self.site(key) if isinstance(key, str) else self.sites[key]
 
     def site(self, name: str) -> Site:
         """The site of that name; a UserError with the closest names otherwise."""

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -32,7 +33,8 @@ def swap(
 ) -> Iterator[nn.Module]:
     """The model with other modules at some of its sites, until the context ends.
 
-    modules  site (or its name) -> what to put there. An `Operator` is adapted to the way the site is called. Any
+    modules  site, its name, or a pattern ("layers.*.ffn") -> what to put there; the first site of a pattern gets the
+             module itself, every other one a copy. An `Operator` is adapted to the way the site is called. Any
              other module is put there as it is and has to be called like the original: a copy of the original, say.
     anatomy  of this model; found here when not given
 
@@ -41,20 +43,36 @@ def swap(
     sites, for what is no module, operators that do not fit, sites inside one another, and a model that another thread
     has swapped. A swap that ends before one inside it puts everything back and raises UserError.
     """
-    anatomy = anatomy or find_sites(model)
-    replacement: Replacement = []
-    for key, module in modules.items():
-        site = key if isinstance(key, Site) else anatomy.site(key)
-        if isinstance(module, Operator):
-            replacement += replacement_for(model, site, module)
-        else:
-            replacement += _as_it_is(site, module)
-    _check_apart([edit.path for edit, _ in replacement])
+    replacement = replacement_of(model, modules, anatomy or find_sites(model))
     with holding(model) as hold:
         hold.before = edits.apply(model, replacement)
         for path, old in hold.before.items():
             model.get_submodule(path).train(old.training)
         yield model
+
+
+def replacement_of(model: nn.Module, modules: Mapping[str | Site, nn.Module], anatomy: Anatomy) -> Replacement:
+    """The edits of `swap`, checked: every site once, none inside another, every operator one that fits."""
+    replacement: Replacement = []
+    taken: dict[str, str] = {}
+    for key, module in modules.items():
+        for number, site in enumerate(_chosen(anatomy, key)):
+            if site.name in taken:
+                raise UserError(f"{site.name!r} is chosen twice, by {taken[site.name]!r} and by {str(key)!r}.")
+            taken[site.name] = str(key)
+            own = module if number == 0 else copy.deepcopy(module)
+            if isinstance(own, Operator):
+                replacement += replacement_for(model, site, own)
+            else:
+                replacement += _as_it_is(site, own)
+    _check_apart([edit.path for edit, _ in replacement])
+    return replacement
+
+
+def _chosen(anatomy: Anatomy, key: str | Site) -> list[Site]:
+    if isinstance(key, Site):
+        return [key]
+    return anatomy.select(key) if any(sign in key for sign in "*?[") else [anatomy.site(key)]
 
 
 def replacement_for(model: nn.Module, site: Site, operator: Operator) -> Replacement:

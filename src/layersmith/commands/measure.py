@@ -39,7 +39,7 @@ def measure(
         rounds=rounds,
         questions=questions,
         seed=seed,
-    )
+    ).to_json()
     if as_json:
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return

@@ -76,7 +76,7 @@ def refit(
         device=device,
         reuse=reuse,
         progress=not quiet,
-    )
+    ).to_json()
     if as_json:
         typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
         return

@@ -7,6 +7,7 @@ interleaved with the original's, and what both write.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,6 +37,29 @@ PROMPT_TOKENS, NEW_TOKENS, PROMPTS = 32, 32, 3
 DIFFERENCES = ("divergence", "divergence_kind", "agreement", "cosine_distance")
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What `measure` found; `found["key"]` reads an entry as `to_json` names it (docs/result.md).
+
+    environment   where and with what it was measured       settings    how
+    model, against   facts of each model; against is None when there was none
+    comparison    how the model differs from `against`; None when there was none
+    """
+
+    environment: dict[str, Any]
+    settings: dict[str, Any]
+    model: dict[str, Any]
+    against: dict[str, Any] | None
+    comparison: dict[str, Any] | None
+
+    def __getitem__(self, key: str) -> Any:
+        return self.to_json()[key]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `layersmith measure --json` prints."""
+        return {"schema": SCHEMA, **vars(self)}
+
+
 def measure(
     model: nn.Module,
     against: nn.Module | None = None,
@@ -48,7 +72,7 @@ def measure(
     rounds: int = 20,
     questions: str | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Measurement:
     """Measure `model`, and how it differs from `against` (the original) when given.
 
     tokenizer  needed by models of text, unless `data` is "random"
@@ -88,10 +112,9 @@ def measure(
     if against is not None:
         comparison = {k: v for k, v in found["model"].to_json().items() if k in DIFFERENCES}
         comparison |= {"greedy_agreement": greedy, "latency_ratio": ratios}
-    return {
-        "schema": SCHEMA,
-        "environment": environment(placement(model)[0]),
-        "settings": {
+    return Measurement(
+        environment=environment(placement(model)[0]),
+        settings={
             "at": [str(shape) for shape in shapes],
             "data": data,
             "tokens": found["model"].tokens,
@@ -99,10 +122,10 @@ def measure(
             "rounds": rounds,
             "seed": seed,
         },
-        "model": facts["model"],
-        "against": facts.get("against"),
-        "comparison": comparison,
-    }
+        model=facts["model"],
+        against=facts.get("against"),
+        comparison=comparison,
+    )
 
 
 def _facts(model: nn.Module, found: Quality, shapes: list[Shape], writes: bool) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from layersmith.refitting.candidate import Library
 from layersmith.refitting.config import RefitConfig, Settings, check, settings_for
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.prove.finish import finish
+from layersmith.refitting.prove.result import RefitResult
 from layersmith.refitting.reuse import take_over
 from layersmith.refitting.score.costs import measure_costs
 from layersmith.refitting.score.replace_one import score
@@ -67,7 +68,7 @@ def refit(
     device: str | None = None,
     reuse: str | Path | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> RefitResult:
     """Refit a model under a budget and write `out/model`, `out/result.json` and `out/report.html`.
 
     model    a loaded Hugging Face model (then pass its tokenizer too), a folder, a Hub id, or "pocket"
@@ -90,8 +91,8 @@ def refit(
              latency measured, there. A loaded model stays where it is
     reuse    the `out` of an earlier run that differs in budget and healing alone: its candidates and scores are taken
 
-    Returns what is in result.json. Run it again with the same arguments after an interruption: it goes on. A loaded
-    model is left as it was, weights, training mode and gradients included.
+    Returns the result, whose document is result.json. Run it again with the same arguments after an interruption: it
+    goes on. A loaded model is left as it was, weights, training mode and gradients included.
     Raises UserError for bad input, too little text, and a budget that cannot be met (with the best reachable).
     """
     config = RefitConfig(
@@ -126,7 +127,7 @@ def refit(
             return _refit(model, tokenizer, name, config, shape, bar)
 
 
-def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, shape: Shape, bar: Progress) -> dict[str, Any]:
+def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, shape: Shape, bar: Progress) -> RefitResult:
     settings = settings_for(model, config)
     identity = {"model": fingerprint(model), "settings": asdict(settings)}
     workspace = Workspace(config.out, identity, on_rebuild=bar.rebuilding)

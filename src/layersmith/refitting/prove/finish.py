@@ -22,7 +22,7 @@ from layersmith.measuring.token_bytes import token_bytes
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.heal.distillation import Healing, HealSettings, heal
 from layersmith.refitting.prove.folding import fold_where_it_pays
-from layersmith.refitting.prove.result import assemble
+from layersmith.refitting.prove.result import RefitResult, assemble
 from layersmith.refitting.search.baselines import measure_baselines
 from layersmith.refitting.search.choice import student
 from layersmith.refitting.search.found import Found
@@ -30,7 +30,7 @@ from layersmith.refitting.search.found import Found
 PROMPT_TOKENS, SAMPLE_TOKENS, SAMPLES = 32, 48, 3
 
 
-def finish(ctx: RunContext, found: Found) -> dict[str, Any]:
+def finish(ctx: RunContext, found: Found) -> RefitResult:
     """Heal, measure, save, write result.json and report.html; returns the result."""
     with ctx.clock.stage("baselines"):
         variants = measure_baselines(ctx, found)
@@ -51,7 +51,7 @@ def finish(ctx: RunContext, found: Found) -> dict[str, Any]:
     os.replace(fresh, out / "result.json")
     report.write(result, out / "report.html")
     report.write_svg(result, out / "pareto.svg")
-    return result
+    return RefitResult(out, result)
 
 
 def _heal(ctx: RunContext, found: Found, chosen: list[str], name: str) -> tuple[Any, Healing | None]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from layersmith.measuring.environment import environment
@@ -15,6 +16,43 @@ from layersmith.refitting.methods import FLOORS
 from layersmith.refitting.search.found import Found
 
 SCHEMA = "layersmith.refit/1"
+
+
+@dataclass(frozen=True)
+class RefitResult:
+    """What a refit came to. `result["key"]` reads any entry of the whole document (docs/result.md).
+
+    folder         where `model/`, `result.json` and `report.html` are
+    meets_budget   as measured end to end
+    original, refitted   measured figures of each: latency_ms, params, bytes, flops, kv_bytes, kl, ...
+    choice         site -> id of the candidate that stands there now, or "keep"
+    """
+
+    folder: Path
+    document: dict[str, Any] = field(repr=False)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.document[key]
+
+    @property
+    def meets_budget(self) -> bool:
+        return bool(self.document["chosen"]["meets_budget"])
+
+    @property
+    def original(self) -> dict[str, Any]:
+        return self.document["baseline"]
+
+    @property
+    def refitted(self) -> dict[str, Any]:
+        return self.document["chosen"]["measured"]
+
+    @property
+    def choice(self) -> dict[str, str]:
+        return self.document["chosen"]["choice"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as it stands in result.json."""
+        return self.document
 
 
 def assemble(
