@@ -72,13 +72,6 @@ def test_every_feed_forward_and_norm_can_be_put_into_a_trained_model(name: str) 
     assert methods.building(name)
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
-def test_a_method_says_when_it_pays(name: str) -> None:
-    module = methods.METHODS[name].partition(":")[0].rpartition(".")[2]
-    path = SOURCE / "refit" / "methods" / f"{module}.py"
-    assert "When it pays: " in " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
-
-
 @pytest.mark.parametrize("key", BUILT.split())
 def test_papers_on_feed_forwards_and_norms_are_built(key: str) -> None:
     assert papers()[key].status.partition(":")[0] in ("part", "method")

@@ -11,13 +11,13 @@ from layersmith.papers import papers
 from layersmith.refitting import methods
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
-def test_when_it_pays_is_found_and_ends_with_its_own_sentences(name: str) -> None:
-    pays = describe.when_it_pays(name)
-    assert pays.endswith(".")
-    assert "\n" not in pays
-    assert "Differs from" not in pays
-    assert "Paper" not in pays
+def test_a_method_tells_what_it_needs_and_when_a_run_tries_it() -> None:
+    assert describe.offered(methods.get("gptq")) == "for a budget of bytes"
+    assert describe.offered(methods.get("topk")) == "for a budget of flops or latency"
+    assert describe.offered(methods.get("heads")) == "only when named"
+    assert describe.needs(methods.get("rtn")) == "weight matrices; the weights alone"
+    assert describe.needs(methods.get("width_taylor")).endswith("one backward pass per batch")
+    assert describe.needs(methods.get("mean")) == "reads what leaves the sublayer"
 
 
 def test_sizes_grow_with_the_width_and_given_arguments_stand_over_them() -> None:

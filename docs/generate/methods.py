@@ -15,11 +15,14 @@ def page() -> str:
     ]
     for name in methods.METHODS:
         method = methods.get(name)
-        facts = [f"Sites: {', '.join(method.kinds)}", f"tried {describe.Builder(name, '', method.saves).offered}"]
+        facts = [f"Sites: {', '.join(method.kinds)}", f"tried {describe.offered(method)}"]
         if method.builds:
             facts.append("puts in " + ", ".join(f"[{part}](catalogue/{part}.md)" for part in method.builds))
         if method.papers:
             facts.append("papers " + " ".join(paper_link(key) for key in method.papers))
+        facts.append("needs " + inline(describe.needs(method)))
         idea, _, rest = describe.method_text(name).partition("\n\n")
-        out += [f"## {name}", f"**{inline(idea)}**", " · ".join(facts), blocks(rest)]
+        out += [f"## {name}", f"**{inline(idea)}**", " · ".join(facts)]
+        out += [f"**When it pays:** {inline(method.when_it_pays)}", blocks(rest)]
+        out += [f"**Differs from its paper:** {inline(method.differs)}"] * bool(method.differs)
     return "\n\n".join(out) + "\n"

@@ -82,9 +82,10 @@ def _cost(name: str) -> str:
 
 def _methods(name: str) -> str:
     found = [
-        f"[`{b.method}`](../methods.md#{b.method}) builds it from a trained layer; tried {b.offered}.\n\n"
-        f"```bash\n{b.command}\n```\n\n**When it pays:** {inline(b.pays, '../')}"
-        for b in describe.builders(name)
+        f"[`{method.name}`](../methods.md#{method.name}) builds it from a trained layer; tried "
+        f"{describe.offered(method)}.\n\n```bash\n{describe.command(method)}\n```\n\n"
+        f"**When it pays:** {inline(method.when_it_pays, '../')}"
+        for method in describe.builders(name)
     ]
     return "\n\n".join(found)
 

@@ -7,7 +7,6 @@ comes together, in plain values. How it looks is the business of the command and
 from __future__ import annotations
 
 import inspect
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,31 +20,9 @@ from layersmith.errors import UserError
 from layersmith.evidence import Claim, Outcomes
 from layersmith.papers import Paper, papers
 from layersmith.refitting import methods
+from layersmith.refitting.method import STATISTICS, Method
 
 COST_COLUMNS = ("params", "active per token", "bytes", "FLOPs", "bytes of state")
-#: Stops "When it pays:" in a docstring: the next of its headings, or the end of the paragraph.
-PAYS = re.compile(r"When\s+it\s+pays:\s+(.*?)(?=\s(?:Papers?|Differs from [^:.]*): |\n\n|\Z)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Builder:
-    """A method that puts a part in place, with what its docstring says about when that pays."""
-
-    method: str
-    pays: str
-    saves: tuple[str, ...]
-
-    @property
-    def command(self) -> str:
-        return f"layersmith refit MODEL --methods {self.method} …"
-
-    @property
-    def offered(self) -> str:
-        """When a run uses the method without being told to."""
-        if not self.saves:
-            return "only when named"
-        *first, last = self.saves
-        return f"for a budget of {', '.join(first)}{' or ' if first else ''}{last}"
 
 
 @dataclass(frozen=True)
@@ -138,15 +115,28 @@ def example(part: Operator | Scheme) -> str:
     ).replace("'", '"')
 
 
-def builders(name: str) -> list[Builder]:
+def builders(name: str) -> list[Method]:
     """The methods that put the part into a trained model."""
-    return [Builder(method, when_it_pays(method), methods.get(method).saves) for method in methods.building(name)]
+    return [methods.get(method) for method in methods.building(name)]
 
 
-def when_it_pays(method: str) -> str:
-    """What the method's docstring says after "When it pays:", on one line; empty when it says nothing."""
-    found = PAYS.search(method_text(method))
-    return " ".join(found[1].split()) if found else ""
+def command(method: Method) -> str:
+    """The command that tries the method."""
+    return f"layersmith refit MODEL --methods {method.name} …"
+
+
+def offered(method: Method) -> str:
+    """When a run tries the method: for which budgets, or only when it is named."""
+    if not method.default:
+        return "only when named"
+    *first, last = method.saves
+    return f"for a budget of {', '.join(first)}{' or ' if first else ''}{last}"
+
+
+def needs(method: Method) -> str:
+    """What the method needs, in plain words: of the site, and of the calibration."""
+    reads = [STATISTICS[name] for name in method.statistics]
+    return "; ".join(filter(None, [method.requires, "reads " + ", ".join(reads) if reads else "the weights alone"]))
 
 
 def method_text(method: str) -> str:

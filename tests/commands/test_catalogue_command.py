@@ -76,7 +76,7 @@ def test_show_puts_the_dense_parts_of_the_same_widths_beside_the_part() -> None:
 def test_show_tells_which_method_builds_the_part_and_when_that_pays() -> None:
     text = run(show, "softmax_attention")
     assert "refit MODEL --methods kv_merge" in text
-    assert "when it pays: the key-value cache shrinks by the factor merged" in text
+    assert "when it pays: The key-value cache shrinks by the factor merged" in text
     assert "Built by" not in run(show, "identity")
 
 

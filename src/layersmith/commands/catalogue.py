@@ -98,9 +98,10 @@ def show(
 def _print_methods(console: Console, name: str) -> None:
     from layersmith import describe
 
-    for builder in describe.builders(name):
-        console.print(f"[bold]Built by[/bold]   {builder.command}  (by itself: {builder.offered})", soft_wrap=True)
-        console.print(f"  when it pays: {escape(builder.pays)}", soft_wrap=True)
+    for method in describe.builders(name):
+        tried = describe.offered(method)
+        console.print(f"[bold]Built by[/bold]   {describe.command(method)}  (by itself: {tried})", soft_wrap=True)
+        console.print(f"  when it pays: {escape(method.when_it_pays)}", soft_wrap=True)
 
 
 def _print_evidence(console: Console, found: Evidence) -> None:
