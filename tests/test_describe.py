@@ -62,7 +62,19 @@ def test_runs_of_one_test_are_counted_and_records_are_not_tests() -> None:
 
 
 def test_a_paper_stands_with_every_part_and_method_that_names_it() -> None:
-    stands = describe.standing(papers()["P007"])
+    stands = describe.standing(papers()["2411.03884"])
     assert {"poly_norm", "poly_relu"} <= set(stands.parts)
     assert "poly_norm" in stands.methods
-    assert describe.standing(papers()["P003"]) == describe.Standing((), (), ())
+    survey = papers()["survey-techniques-optimizing-transformer-inference"]
+    assert describe.standing(survey).nowhere
+    assert describe.reason(survey) == "survey"
+    assert describe.standing(papers()["2305.14858"]).folds == ("pre_rms_norm",)
+
+
+def test_a_method_lacks_what_it_says_and_what_its_parts_lack() -> None:
+    assert "second stage" in describe.method_as_json("width")["state"]["missing"]
+    assert describe.method_as_json("spark_ffn")["state"] == {
+        "is": "partly",
+        "missing": catalogue.entry("spark_ffn").missing,
+    }
+    assert describe.method_as_json("gptq")["state"] == {"is": "working"}

@@ -11,7 +11,8 @@ def page() -> str:
     out = [
         "# Methods",
         "A method turns a trained sublayer into candidates. Each is one file of `layersmith.refitting.methods`. Those "
-        "that can help with the budget are tried by themselves; `--methods` names them.",
+        "tried by default are tried where they can help with the budget; `--methods` names others, and "
+        "`layersmith methods` lists them all.",
     ]
     for name in methods.METHODS:
         method = methods.get(name)
@@ -24,5 +25,7 @@ def page() -> str:
         idea, _, rest = describe.method_text(name).partition("\n\n")
         out += [f"## {name}", f"**{inline(idea)}**", " · ".join(facts)]
         out += [f"**When it pays:** {inline(method.when_it_pays)}", blocks(rest)]
+        missing = describe.method_missing(method)
+        out += [f"**Partly:** without {inline(missing)}."] * bool(missing)
         out += [f"**Differs from its paper:** {inline(method.differs)}"] * bool(method.differs)
     return "\n\n".join(out) + "\n"

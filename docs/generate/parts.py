@@ -53,6 +53,7 @@ def page(name: str) -> str:
         "": f"{inline(idea, '../')}\n{{ .lead }}\n\n{about}",
         "Definition": blocks(rest, "../"),
         "Arguments": arguments(describe.arguments(name), "../"),
+        "State": f"Partly: without {inline(entry.missing, '../')}." if entry.missing else "",
         "Cost": _cost(name),
         "In a trained model": _methods(name),
         "Example": f"```python\n{describe.example(catalogue.build(describe.spec_of(name)))}\n```",
@@ -95,7 +96,7 @@ def _papers(keys: tuple[str, ...]) -> str:
     for key in keys:
         paper = papers()[key]
         title = f"[{inline(paper.title)}]({paper.link})" if paper.link else inline(paper.title)
-        out.append(f"{paper_link(key, '../')} {title}  \n{inline(paper.mechanism)} Stands as `{paper.status}`.")
+        out.append(f"{paper_link(key, '../')} {title}  \n{inline(paper.mechanism)}")
     return "\n\n".join(out)
 
 

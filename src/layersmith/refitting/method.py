@@ -201,6 +201,8 @@ class Method(ABC):
     kinds: ClassVar[tuple[str, ...]]
     #: Ids of source papers.
     papers: ClassVar[tuple[str, ...]] = ()
+    #: What of its papers is not there, in words that go on after "without"; "" when nothing is.
+    missing: ClassVar[str] = ""
     #: Catalogue names of the parts it can put in place; empty when it changes a sublayer without putting in a part.
     builds: ClassVar[tuple[str, ...]] = ()
     #: Whether a run tries it without being told to, for a budget that it can help with.

@@ -1,6 +1,6 @@
 """Carve experts out of a dense gated feed-forward: often-used neurons are shared, the rest become routed experts.
 
-Paper: P354, CMoE, arXiv 2502.04416. Per token the K_a strongest neurons are marked; neurons marked most often form
+Paper: CMoE, arXiv 2502.04416. Per token the K_a strongest neurons are marked; neurons marked most often form
 the shared experts; the others are grouped by balanced k-means on who marks them (equal sizes, by optimal assignment),
 and each group's neuron nearest its centroid represents it to the router.
 """
@@ -24,7 +24,7 @@ ACTIVE = 0.1
 class Carve(Method):
     name = "carve"
     kinds = ("ffn",)
-    papers = ("P354",)
+    papers = ("2502.04416",)
     builds = ("carved_moe",)
     default = True
     saves = ("flops",)

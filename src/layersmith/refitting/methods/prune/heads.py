@@ -21,6 +21,7 @@ DAMP = 1e-4
 class Heads(Method):
     name = "heads"
     kinds = ("mixer",)
+    papers = ("2302.04089", "1905.10650")
     builds = ("softmax_attention",)
     #: What it adds to the default search has not been measured on a whole refit.
     default = False

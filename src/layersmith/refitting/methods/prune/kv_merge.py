@@ -15,6 +15,7 @@ from layersmith.refitting.method import Method, Settings, SublayerView
 class KVMerge(Method):
     name = "kv_merge"
     kinds = ("mixer",)
+    papers = ("2305.13245", "2411.19146")
     builds = ("softmax_attention",)
     default = True
     saves = ("kv", "params", "bytes", "flops", "latency")

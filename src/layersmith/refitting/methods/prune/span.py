@@ -3,7 +3,7 @@
 Paper: ReplaceMe, arXiv 2505.02819. Blocks l+1 .. l+n are dropped. With s_l the stream before block l's feed-forward
 is added and f_l that feed-forward's output, T is fitted so that s_l + T f_l matches what left block l+n, and is
 merged into the feed-forward's own down projection: W_down <- T W_down. The result has n blocks less and nothing new,
-so it stays a stock model. Also P197.
+so it stays a stock model. Also arXiv 2405.12250.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LENGTHS = (1, 2, 4)
 class Span(Method):
     name = "span"
     kinds = ("ffn",)
-    papers = ("P197",)
+    papers = ("2505.02819", "2405.12250")
     default = True
     saves = ("latency", "params", "bytes", "flops", "kv")
     requires = "a plain or gated feed-forward that adds last to the stream, and a block after it"

@@ -1,9 +1,9 @@
 """Keep the hidden channels that are furthest from linear, and put one D x D matrix in place of all the others.
 
-Paper: P343, "RePaViT", whose channel-idle feed-forward merges its linear channels into one matrix. Most at strong
-compression: on pocket, with every feed-forward at 3/8 of its parameters, the KL is 0.57 against 0.88; at 5/8 `width`
-is ahead (0.16 against 0.19), both before distillation. Channels are ranked by the part of their output that a linear
-map of the input cannot predict.
+Paper: arXiv 2505.21847, "RePaViT", whose channel-idle feed-forward merges its linear channels into one matrix. Most
+at strong compression: on pocket, with every feed-forward at 3/8 of its parameters, the KL is 0.57 against 0.88; at
+5/8 `width` is ahead (0.16 against 0.19), both before distillation. Channels are ranked by the part of their output
+that a linear map of the input cannot predict.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from layersmith.refitting.methods.prune.width import hidden_activations
 class ToIdleFFN(Method):
     name = "idle_ffn"
     kinds = ("ffn",)
-    papers = ("P343",)
+    papers = ("2505.21847",)
     builds = ("idle_ffn",)
     default = True
     saves = ("latency", "params", "bytes", "flops")

@@ -1,7 +1,7 @@
 """Keep only the k strongest hidden channels of each token in a feed-forward.
 
-Papers: P382, Mixture-of-Channels (gated feed-forwards: by the gate), and P020 (activation sparsity of trained models;
-plain ones: by the activation). The weights are the trained ones.
+Papers: arXiv 2511.09323, Mixture-of-Channels (gated feed-forwards: by the gate), and arXiv 2210.06313 (activation
+sparsity of trained models; plain ones: by the activation). The weights are the trained ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from layersmith.refitting.method import Method, Settings, SublayerView
 class TopK(Method):
     name = "topk"
     kinds = ("ffn",)
-    papers = ("P382", "P020")
+    papers = ("2511.09323", "2210.06313")
     builds = ("topk_glu", "topk_mlp")
     default = True
     saves = ("flops", "latency")

@@ -1,7 +1,7 @@
 """Narrow a feed-forward: keep the hidden channels that matter, refit the down projection to what is left.
 
-Paper: P390, "2SSP" (stage 1): a channel's score is the norm of its activation over the calibration tokens; as in
-Puzzle (arXiv 2411.19146) it is multiplied by the norm of the channel's output weights.
+Paper: arXiv 2501.17771, "2SSP" (stage 1): a channel's score is the norm of its activation over the calibration
+tokens; as in Puzzle (arXiv 2411.19146) it is multiplied by the norm of the channel's output weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ KEEPS = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 class Width(Method):
     name = "width"
     kinds = ("ffn",)
-    papers = ("P390",)
+    papers = ("2501.17771", "2411.19146")
+    missing = (
+        "the paper's second stage, which removes attention sublayers by perplexity, and its balance between the two "
+        "stages"
+    )
     builds = ("glu", "mlp")
     default = True
     saves = ("latency", "params", "bytes", "flops")

@@ -1,8 +1,8 @@
 """Narrow a feed-forward by how much the model's own certainty depends on each hidden channel.
 
-Paper: P051, "Adaptive MLP Pruning": a channel's score is |mean over tokens of activation x gradient|, the gradient
-being that of the entropy of the model's output distribution; no labels are needed. Needs one backward pass through
-the whole model per calibration batch.
+Paper: arXiv 2603.08100, "Adaptive MLP Pruning": a channel's score is |mean over tokens of activation x gradient|, the
+gradient being that of the entropy of the model's output distribution; no labels are needed. Needs one backward pass
+through the whole model per calibration batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from layersmith.refitting.methods.prune.width import Width, hidden_gram, narrow
 class WidthTaylor(Width):
     name = "width_taylor"
     kinds = ("ffn",)
-    papers = ("P051",)
+    papers = ("2603.08100",)
     builds = ("glu", "mlp")
     default = True
     saves = ("latency", "params", "bytes", "flops")

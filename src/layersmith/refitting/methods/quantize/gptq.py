@@ -2,7 +2,7 @@
 
 For W (d_out, d_in) with inputs X: H = X^T X + lambda I, U the upper Cholesky factor of H^-1. For i = 1 .. d_in:
     q_i = nearest grid point of w_i,   e = (w_i - q_i) / U_ii,   W[:, j] -= e U_ij for j > i.
-Paper: P220, GPTQ, arXiv 2210.17323.
+Paper: GPTQ, arXiv 2210.17323.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from layersmith.refitting.methods.quantize.rtn import group_size
 class GPTQ(Method):
     name = "gptq"
     kinds = ("ffn", "mixer")
-    papers = ("P220",)
+    papers = ("2210.17323",)
     builds = ("quantized",)
     default = True
     saves = ("bytes",)

@@ -1,7 +1,8 @@
 """Turn a feed-forward into an AF-KAN: features reduced to near the trained activations, dense maps fitted to the rest.
 
-Paper: P076, "AF-KAN". In each layer the mixing weights are fitted so that the reduced inputs follow the inputs, then
-the dense map by ridge regression: first to the hidden layer of the nearest plain MLP, then to the sublayer's outputs.
+Paper: arXiv 2503.06112, "AF-KAN". In each layer the mixing weights are fitted so that the reduced inputs follow the
+inputs, then the dense map by ridge regression: first to the hidden layer of the nearest plain MLP, then to the
+sublayer's outputs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ JUDGED = 512
 class ToAFKAN(Method):
     name = "af_kan"
     kinds = ("ffn",)
-    papers = ("P076",)
+    papers = ("2503.06112",)
     builds = ("af_kan",)
     default = False
     saves = ("params", "bytes", "flops")

@@ -1,8 +1,8 @@
 """Turn a gated feed-forward into a bilinear one: the gate's activation becomes a line, and the layer a quadratic form.
 
-Paper: P219, "A technical note on bilinear layers for interpretability". Each gate g is replaced by the line nearest
-to act(g) on the calibration text, a slope and an offset of its own; then the output map is refitted by ridge
-regression. The local error says how far from quadratic the layer was.
+Paper: arXiv 2305.03452, "A technical note on bilinear layers for interpretability". Each gate g is replaced by the
+line nearest to act(g) on the calibration text, a slope and an offset of its own; then the output map is refitted by
+ridge regression. The local error says how far from quadratic the layer was.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from layersmith.refitting.methods.least_squares import fit_linear
 class ToBilinear(Method):
     name = "bilinear"
     kinds = ("ffn",)
-    papers = ("P219",)
+    papers = ("2305.03452",)
     builds = ("bilinear",)
     default = False
     saves = ()

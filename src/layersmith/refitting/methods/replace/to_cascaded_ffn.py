@@ -1,7 +1,8 @@
 """Turn a feed-forward into a cascade of small MLPs over chunks of the channels.
 
-Paper: P350, "CascadedViT". Chunk by chunk, the trained input weights that lie within the chunk are carried over, and
-the output map is fitted by ridge regression to the chunk's outputs, on what the chunks before really pass on.
+Paper: arXiv 2511.14111, "CascadedViT". Chunk by chunk, the trained input weights that lie within the chunk are
+carried over, and the output map is fitted by ridge regression to the chunk's outputs, on what the chunks before
+really pass on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 class ToCascadedFFN(Method):
     name = "cascaded_ffn"
     kinds = ("ffn",)
-    papers = ("P350",)
+    papers = ("2511.14111",)
     builds = ("cascaded_ffn",)
     default = False
     saves = ("latency", "params", "bytes", "flops")

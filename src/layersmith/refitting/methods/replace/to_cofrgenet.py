@@ -1,10 +1,10 @@
 """Turn a feed-forward into a linear map plus continued fractions along its trained directions.
 
-Paper: P009, "CoFrGeNet". Ladders of two equal levels give a / (1 + a^2), the one continued fraction without poles:
-each takes the direction of a trained row (of the gate, in a gated feed-forward), scaled to unit spread. Then U and V
-are fitted together by ridge regression. It has far fewer parameters than the feed-forward, but on pocket it is only a
-few hundredths closer than a linear map is, and narrowing (`width`) is better at equal size; it runs only when asked
-for.
+Paper: arXiv 2601.21766, "CoFrGeNet". Ladders of two equal levels give a / (1 + a^2), the one continued fraction
+without poles: each takes the direction of a trained row (of the gate, in a gated feed-forward), scaled to unit
+spread. Then U and V are fitted together by ridge regression. It has far fewer parameters than the feed-forward, but
+on pocket it is only a few hundredths closer than a linear map is, and narrowing (`width`) is better at equal size; it
+runs only when asked for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from layersmith.refitting.methods.least_squares import ridge
 class ToCoFrGeNet(Method):
     name = "cofrgenet"
     kinds = ("ffn",)
-    papers = ("P009",)
+    papers = ("2601.21766",)
     builds = ("cofrgenet",)
     default = False
     saves = ("params", "bytes", "flops")

@@ -1,8 +1,8 @@
 """Give a feed-forward a third linear layer that changes nothing yet, as a start for further training.
 
-Paper: P292, "Attention Is Not All You Need: The Importance of Feedforward Networks". The new middle layer is the
-identity with a bias that lifts the hidden values to where the activation is the identity too; the last layer's bias
-takes the lift off again. From a gated feed-forward, its nearest MLP is deepened.
+Paper: arXiv 2505.06633, "Attention Is Not All You Need: The Importance of Feedforward Networks". The new middle layer
+is the identity with a bias that lifts the hidden values to where the activation is the identity too; the last layer's
+bias takes the lift off again. From a gated feed-forward, its nearest MLP is deepened.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LIFT = {"identity": 0.0, "relu": 0.0, "elu": 1.0, "gelu": 6.0, "gelu_tanh": 6.0,
 class ToDeepMLP(Method):
     name = "deep_mlp"
     kinds = ("ffn",)
-    papers = ("P292",)
+    papers = ("2505.06633",)
     builds = ("deep_mlp",)
     default = False
     saves = ()

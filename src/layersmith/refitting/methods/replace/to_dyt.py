@@ -1,7 +1,7 @@
 """Replace a norm by Dynamic Tanh: gamma * tanh(alpha x) + beta, with alpha fitted to the norm's own outputs.
 
-Paper: P155, "Transformers without Normalization". A fitted alpha is one number for all tokens, while a norm scales
-each token by its own size: the local error says how much that matters at this site.
+Paper: arXiv 2503.10622, "Transformers without Normalization". A fitted alpha is one number for all tokens, while a
+norm scales each token by its own size: the local error says how much that matters at this site.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from layersmith.refitting.method import Method, Settings, SublayerView
 class ToDyT(Method):
     name = "dyt"
     kinds = ("norm",)
-    papers = ("P155",)
+    papers = ("2503.10622",)
     builds = ("dyt",)
     default = True
     saves = ("latency",)

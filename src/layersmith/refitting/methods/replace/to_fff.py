@@ -1,8 +1,8 @@
 """Turn a feed-forward into fast feedforward trees whose nodes are trained neurons, chosen greedily from the root down.
 
-Paper: P297, "Exponentially Faster Language Modelling". Offered when asked for. At each node the trained neuron is
-taken whose split of the node's tokens at its median leaves the targets most alike on either side; trees are added on
-what is left, and all output rows are fitted together by ridge regression.
+Paper: arXiv 2311.10770, "Exponentially Faster Language Modelling". Offered when asked for. At each node the trained
+neuron is taken whose split of the node's tokens at its median leaves the targets most alike on either side; trees are
+added on what is left, and all output rows are fitted together by ridge regression.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOKENS, CANDIDATES, ENOUGH = 4096, 256, 64
 class ToFFF(Method):
     name = "fff"
     kinds = ("ffn",)
-    papers = ("P297",)
+    papers = ("2311.10770",)
     builds = ("fff",)
     default = False
     saves = ("latency", "params", "bytes", "flops")

@@ -1,8 +1,8 @@
 """Turn a feed-forward into a tree with leaves: tokens split by hyperplanes, each region with the neurons it needs.
 
-Paper: P293, "Enhancing Fast Feed Forward Networks". Offered when asked for. A node's hyperplane predicts, linearly
-from the input, the first principal direction of its tokens' targets, cut at the median; a leaf keeps the neurons that
-are strongest in its region, with the output map refitted there by ridge regression.
+Paper: arXiv 2405.16836, "Enhancing Fast Feed Forward Networks". Offered when asked for. A node's hyperplane predicts,
+linearly from the input, the first principal direction of its tokens' targets, cut at the median; a leaf keeps the
+neurons that are strongest in its region, with the output map refitted there by ridge regression.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CLEAR = 4.0
 class ToFFFLeaves(Method):
     name = "fff_leaves"
     kinds = ("ffn",)
-    papers = ("P293",)
+    papers = ("2405.16836",)
     builds = ("fff_leaves",)
     default = False
     saves = ("latency", "params", "bytes", "flops")

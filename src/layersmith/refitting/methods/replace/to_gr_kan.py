@@ -1,7 +1,7 @@
 """Turn a feed-forward into a GR-KAN: learned rational activations in place of fixed ones, weights carried over.
 
-Paper: P034, "Kolmogorov-Arnold Transformer". From a gated feed-forward it drops one of three matrices, which does
-save time.
+Paper: arXiv 2409.10594, "Kolmogorov-Arnold Transformer". From a gated feed-forward it drops one of three matrices,
+which does save time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GROUPS = 8
 class ToGRKAN(Method):
     name = "gr_kan"
     kinds = ("ffn",)
-    papers = ("P034",)
+    papers = ("2409.10594",)
     builds = ("gr_kan",)
     default = False
     saves = ("latency", "params", "bytes", "flops")

@@ -1,8 +1,8 @@
 """Turn a feed-forward into an hourglass: narrow steps, each fitted to what the steps before it left undone.
 
-Paper: P048, "Revisiting the Shape Convention of Transformer Language Models". It runs when asked for by name. Step by
-step: of the channels not yet used, those with the largest output move into the next sub-MLP with their trained input
-weights, and its output map is fitted to the remaining error by ridge regression.
+Paper: arXiv 2602.06471, "Revisiting the Shape Convention of Transformer Language Models". It runs when asked for by
+name. Step by step: of the channels not yet used, those with the largest output move into the next sub-MLP with their
+trained input weights, and its output map is fitted to the remaining error by ridge regression.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from layersmith.refitting.methods.prune.width import hidden_activations
 class ToHourglass(Method):
     name = "hourglass"
     kinds = ("ffn",)
-    papers = ("P048",)
+    papers = ("2602.06471",)
     builds = ("hourglass",)
     default = False
     saves = ("latency", "params", "bytes", "flops")

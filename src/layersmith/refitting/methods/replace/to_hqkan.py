@@ -1,8 +1,8 @@
 """Turn a feed-forward into an HQKAN: the best linear map of low rank, and circuits for what it lacks in that subspace.
 
-Paper: P086, "Quantum Variational Activation Functions Empower Kolmogorov-Arnold Networks". Reduced-rank regression
-gives the maps down and up; the base term (identity) and the scales of circuits with random angles are fitted by ridge
-regression, one output channel at a time.
+Paper: arXiv 2509.14026, "Quantum Variational Activation Functions Empower Kolmogorov-Arnold Networks". Reduced-rank
+regression gives the maps down and up; the base term (identity) and the scales of circuits with random angles are
+fitted by ridge regression, one output channel at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ JUDGED = 2048
 class ToHQKAN(Method):
     name = "hqkan"
     kinds = ("ffn",)
-    papers = ("P086",)
+    papers = ("2509.14026",)
     builds = ("hqkan",)
     default = False
     saves = ("params", "bytes", "flops")

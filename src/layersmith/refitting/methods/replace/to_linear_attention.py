@@ -1,7 +1,7 @@
 """Turn softmax attention into linear attention, starting from the trained q, k, v and output weights.
 
-Papers: P095 (weights of attention carried over to a linear recurrence) and LoLCATs, arXiv 2410.10254 (learned feature
-maps, then distillation).
+Papers: arXiv 2503.13440 (weights of attention carried over to a linear recurrence) and LoLCATs, arXiv 2410.10254
+(learned feature maps, then distillation).
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ SHARED = (
 class ToLinearAttention(Method):
     name = "linear_attention"
     kinds = ("mixer",)
-    papers = ("P095",)
+    papers = ("2410.10254", "2503.13440")
+    missing = (
+        "the Mamba-2 layer that arXiv 2503.13440 turns attention into: taken over is only that trained weights are "
+        "carried along"
+    )
     builds = ("linear_attention",)
     default = True
     saves = ("kv", "flops")

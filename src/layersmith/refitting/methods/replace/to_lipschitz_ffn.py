@@ -1,9 +1,10 @@
 """Turn a feed-forward into one with a certified Lipschitz bound, starting as its best linear map.
 
-Paper: P296, "Direct Parameterization of Lipschitz-Bounded Deep Networks". The ridge map M of the sublayer's output
-from its input has the bound gamma = ||M||. With M / gamma = P diag(sin 2t) Q^T, the sandwich layer of A^T = P
-diag(sin t), B = diag(cos t) Q^T is that map while every ReLU is open, and biases keep them open on the calibration
-tokens. It is not nearer than the linear map before distillation, and costs more, so it runs only when asked for.
+Paper: arXiv 2301.11526, "Direct Parameterization of Lipschitz-Bounded Deep Networks". The ridge map M of the
+sublayer's output from its input has the bound gamma = ||M||. With M / gamma = P diag(sin 2t) Q^T, the sandwich layer
+of A^T = P diag(sin t), B = diag(cos t) Q^T is that map while every ReLU is open, and biases keep them open on the
+calibration tokens. It is not nearer than the linear map before distillation, and costs more, so it runs only when
+asked for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from layersmith.refitting.methods.least_squares import ridge
 class ToLipschitzFFN(Method):
     name = "lipschitz_ffn"
     kinds = ("ffn",)
-    papers = ("P296",)
+    papers = ("2301.11526",)
     builds = ("lipschitz_ffn",)
     default = False
     saves = ("params", "bytes", "flops")

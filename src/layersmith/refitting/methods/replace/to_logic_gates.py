@@ -1,7 +1,7 @@
 """Turn a feed-forward into logic gates: thresholds from the inputs, scale and shift of each output fitted.
 
-Paper: P348, "From MNIST to ImageNet". Nothing trained carries over to gates. Thresholds are quantiles of each input
-channel, wiring and gates stay random, and each output's group sum is fitted to it by least squares. Before
+Paper: arXiv 2509.25933, "From MNIST to ImageNet". Nothing trained carries over to gates. Thresholds are quantiles of
+each input channel, wiring and gates stay random, and each output's group sum is fitted to it by least squares. Before
 distillation it is no better than the mean output; it is there to distil a sublayer into a circuit, and runs only when
 asked for.
 """
@@ -20,7 +20,7 @@ THRESHOLDS = 4
 class ToLogicGates(Method):
     name = "logic_gates"
     kinds = ("ffn",)
-    papers = ("P348",)
+    papers = ("2509.25933",)
     builds = ("logic_gates",)
     default = False
     saves = ("params", "bytes", "flops")

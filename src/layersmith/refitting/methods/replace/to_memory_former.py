@@ -1,7 +1,7 @@
 """Turn a feed-forward into MemoryFormer's two look-up layers, tables fitted table by table by least squares.
 
-Paper: P024, "MemoryFormer". The hidden layer is asked for numbers whose signs tell much: the principal components of
-the trained outputs, then those of the inputs.
+Paper: arXiv 2411.12992, "MemoryFormer". The hidden layer is asked for numbers whose signs tell much: the principal
+components of the trained outputs, then those of the inputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXTRA_BITS = 1
 class ToMemoryFormer(Method):
     name = "memory_former"
     kinds = ("ffn",)
-    papers = ("P024",)
+    papers = ("2411.12992",)
     builds = ("memory_former",)
     default = False
     saves = ("flops",)

@@ -1,7 +1,7 @@
 """Turn a gated feed-forward into a masked GLU: of each pair of gate and value weights, the larger one is kept.
 
-Paper: P358, "Masked Gated Linear Unit". It runs when asked for by name. The shared matrix holds W_gate where |W_gate|
->= |W_up| (mask 1) and W_up elsewhere; the output map is refitted by ridge regression.
+Paper: arXiv 2506.23225, "Masked Gated Linear Unit". It runs when asked for by name. The shared matrix holds W_gate
+where |W_gate| >= |W_up| (mask 1) and W_up elsewhere; the output map is refitted by ridge regression.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from layersmith.refitting.methods.prune.topk import gated_without_bias
 class ToMGLU(Method):
     name = "mglu"
     kinds = ("ffn",)
-    papers = ("P358",)
+    papers = ("2506.23225",)
     builds = ("mglu",)
     default = False
     saves = ("params", "bytes")

@@ -1,7 +1,7 @@
 """Put a small feed-forward into the heads of a trained attention, as one that changes nothing yet.
 
-Paper: P289, "PartialFormer". The small feed-forward starts as the identity, relu(z) - relu(-z) = z, so the outputs
-are the original's.
+Paper: arXiv 2310.14921, "PartialFormer". The small feed-forward starts as the identity, relu(z) - relu(-z) = z, so
+the outputs are the original's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from layersmith.refitting.method import Method, Settings, SublayerView
 class ToPartialAttention(Method):
     name = "partial_attention"
     kinds = ("mixer",)
-    papers = ("P289",)
+    papers = ("2310.14921",)
     builds = ("partial_attention",)
     default = False
     saves = ()

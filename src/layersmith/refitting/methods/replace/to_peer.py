@@ -1,10 +1,10 @@
 """Turn a feed-forward into PEER: its hidden neurons become experts, found by product keys made of their directions.
 
-Paper: P270, "Mixture of A Million Experts". Each neuron gets a slot (a, b) whose two half keys are near its own (an
-optimal assignment to clustered halves), so that a token finds the neurons that would contribute most; scores are
-shifted so that every sigmoid weight is 1. What the neurons not found would have added is made up for by ridge
-regression of the output rows. With share 1 an MLP without biases is reproduced exactly. From a gated feed-forward the
-gate branch is kept.
+Paper: arXiv 2407.04153, "Mixture of A Million Experts". Each neuron gets a slot (a, b) whose two half keys are near
+its own (an optimal assignment to clustered halves), so that a token finds the neurons that would contribute most;
+scores are shifted so that every sigmoid weight is 1. What the neurons not found would have added is made up for by
+ridge regression of the output rows. With share 1 an MLP without biases is reproduced exactly. From a gated
+feed-forward the gate branch is kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SHIFT = 20.0
 class ToPEER(Method):
     name = "peer"
     kinds = ("ffn",)
-    papers = ("P270",)
+    papers = ("2407.04153",)
     builds = ("peer",)
     default = False
     saves = ("params", "bytes", "flops")

@@ -1,6 +1,6 @@
 """Turn a feed-forward into a product-key memory that scores its slots as the trained hidden neurons would fire.
 
-Papers: P291's product-key memory with relu weights (Lample et al. 2019, arXiv 1907.05242). The trained gate
+Papers: arXiv 2310.10837's product-key memory with relu weights (Lample et al. 2019, arXiv 1907.05242). The trained gate
 directions are cut in halves in the space of their principal responses and clustered: slot (a, b) fires like a neuron
 with the half keys a and b. The values are fitted by ridge regression.
 """
@@ -20,7 +20,7 @@ from layersmith.refitting.methods.replace.neuron_keys import d_key_of, features,
 class ToPKM(Method):
     name = "pkm"
     kinds = ("ffn",)
-    papers = ("P291",)
+    papers = ("1907.05242", "2310.10837")
     builds = ("pkm",)
     default = False
     saves = ("params", "bytes", "flops")

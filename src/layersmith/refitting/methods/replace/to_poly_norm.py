@@ -1,7 +1,7 @@
 """Turn a feed-forward into one with PolyNorm: normalised powers of the hidden layer, fitted to the trained one.
 
-Paper: P007, "Polynomial Composition Activations". The activation's scalars are fitted by least squares, then the
-output map by ridge regression.
+Paper: arXiv 2411.03884, "Polynomial Composition Activations". The activation's scalars are fitted by least squares,
+then the output map by ridge regression.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 class ToPolyNorm(Method):
     name = "poly_norm"
     kinds = ("ffn",)
-    papers = ("P007",)
+    papers = ("2411.03884",)
     builds = ("poly_norm",)
     default = False
     saves = ("latency", "params", "bytes", "flops")

@@ -1,7 +1,7 @@
 """Turn a feed-forward into one with PolyReLU: a polynomial of the ReLU fitted to the trained activation.
 
-Paper: P007, "Polynomial Composition Activations". The polynomial is fitted by least squares on the hidden values of
-the calibration text, then the output map by ridge regression. From squared or plain ReLU nothing is lost.
+Paper: arXiv 2411.03884, "Polynomial Composition Activations". The polynomial is fitted by least squares on the hidden
+values of the calibration text, then the output map by ridge regression. From squared or plain ReLU nothing is lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 class ToPolyReLU(Method):
     name = "poly_relu"
     kinds = ("ffn",)
-    papers = ("P007",)
+    papers = ("2411.03884",)
     builds = ("poly_relu",)
     default = False
     saves = ("latency", "params", "bytes", "flops")

@@ -1,7 +1,7 @@
 """Replace a norm by RepBN, PRepBN at the end of its schedule: one fitted factor and constant per channel.
 
-Paper: P053, SLAB. A factor per channel cannot follow the size of each token: the local error says what that costs at
-this site, and distillation may win some of it back.
+Paper: arXiv 2405.11582, SLAB. A factor per channel cannot follow the size of each token: the local error says what
+that costs at this site, and distillation may win some of it back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from layersmith.refitting.methods.replace.norm_start import eps_of, fit_gain_and
 class ToPRepBN(Method):
     name = "prep_bn"
     kinds = ("norm",)
-    papers = ("P053",)
+    papers = ("2405.11582",)
     builds = ("prep_bn",)
     default = False
     saves = ("latency",)

@@ -1,8 +1,8 @@
 """Turn a feed-forward into an S-KAN in which each channel has chosen one basis out of a pool, by least squares.
 
-Paper: P075, "Activation Space Selectable Kolmogorov-Arnold Networks". As for `kan`, the trained weights stand in the
-base terms and a plain MLP is carried over exactly; from a gated feed-forward the edges of the strongest hidden
-channels are fitted, with every basis of the pool at once, then reduced to one basis per channel.
+Paper: arXiv 2408.08338, "Activation Space Selectable Kolmogorov-Arnold Networks". As for `kan`, the trained weights
+stand in the base terms and a plain MLP is carried over exactly; from a gated feed-forward the edges of the strongest
+hidden channels are fitted, with every basis of the pool at once, then reduced to one basis per channel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ JUDGED = 512
 class ToSelectKAN(Method):
     name = "select_kan"
     kinds = ("ffn",)
-    papers = ("P075",)
+    papers = ("2408.08338",)
     builds = ("select_kan",)
     default = False
     saves = ()

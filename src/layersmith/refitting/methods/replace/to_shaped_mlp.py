@@ -1,7 +1,7 @@
 """Turn a feed-forward into a shaped MLP: a ReLU with a slope below zero, output map fitted.
 
-Paper: P242, "The Shaped Transformer". From a gated feed-forward it drops one of three matrices. An MLP with ReLU and
-without biases comes back as it was, at a slope of 0.
+Paper: arXiv 2306.17759, "The Shaped Transformer". From a gated feed-forward it drops one of three matrices. An MLP
+with ReLU and without biases comes back as it was, at a slope of 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 class ToShapedMLP(Method):
     name = "shaped_mlp"
     kinds = ("ffn",)
-    papers = ("P242",)
+    papers = ("2306.17759",)
     builds = ("shaped_mlp",)
     default = False
     saves = ("latency", "params", "bytes", "flops")

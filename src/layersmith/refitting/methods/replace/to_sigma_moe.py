@@ -1,8 +1,8 @@
 """Turn a feed-forward into a sigma-MoE: its own neurons in groups of ReLU experts with independent sigmoid scores.
 
-Paper: P291, "Approximating Two-Layer Feedforward Networks for Efficient Transformers". From a gated feed-forward the
-gate's weights become the experts' and what the multiplication added is lost; the output maps are refitted. From a
-ReLU feed-forward with all experts chosen it is the original.
+Paper: arXiv 2310.10837, "Approximating Two-Layer Feedforward Networks for Efficient Transformers". From a gated
+feed-forward the gate's weights become the experts' and what the multiplication added is lost; the output maps are
+refitted. From a ReLU feed-forward with all experts chosen it is the original.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXPERTS = 8
 class ToSigmaMoE(Method):
     name = "sigma_moe"
     kinds = ("ffn",)
-    papers = ("P291",)
+    papers = ("2310.10837",)
     builds = ("sigma_moe",)
     default = False
     saves = ("params", "bytes", "flops")

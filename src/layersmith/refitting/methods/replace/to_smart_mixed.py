@@ -1,8 +1,8 @@
 """Give every hidden neuron of a feed-forward the activation of a pool that follows its trained one best.
 
-Paper: P318, "SmartMixed". From a gated feed-forward the target of a neuron is the product of gate and value, so a
-third of the parameters goes. Each neuron takes the activation whose values have the largest squared correlation with
-its target; the output map is refitted.
+Paper: arXiv 2510.22450, "SmartMixed". From a gated feed-forward the target of a neuron is the product of gate and
+value, so a third of the parameters goes. Each neuron takes the activation whose values have the largest squared
+correlation with its target; the output map is refitted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 class ToSmartMixed(Method):
     name = "smart_mixed"
     kinds = ("ffn",)
-    papers = ("P318",)
+    papers = ("2510.22450",)
     builds = ("smart_mixed",)
     default = False
     saves = ("latency", "params", "bytes", "flops")

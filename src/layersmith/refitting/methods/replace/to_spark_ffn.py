@@ -1,9 +1,9 @@
 """Turn a gated feed-forward into a Spark-FFN: only channels whose gate exceeds a statistical threshold are computed.
 
-Paper: P361, "Spark Transformer". Unsplit, the weights are the trained ones and the gate is still dense (at best 1/3
-of the cost remains). Split, half of the input predicts the gate and the other half the values, both by ridge
-regression on the trained pre-activations, and the output map is refitted: that saves a third of the parameters and
-loses most of the quality until it is trained further. It runs when asked for by name.
+Paper: arXiv 2506.06644, "Spark Transformer". Unsplit, the weights are the trained ones and the gate is still dense
+(at best 1/3 of the cost remains). Split, half of the input predicts the gate and the other half the values, both by
+ridge regression on the trained pre-activations, and the output map is refitted: that saves a third of the parameters
+and loses most of the quality until it is trained further. It runs when asked for by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from layersmith.refitting.methods.prune.topk import gated_without_bias
 class ToSparkFFN(Method):
     name = "spark_ffn"
     kinds = ("ffn",)
-    papers = ("P361",)
+    papers = ("2506.06644",)
     builds = ("spark_ffn",)
     default = False
     saves = ("latency", "params", "bytes", "flops")

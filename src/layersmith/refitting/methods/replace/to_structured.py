@@ -1,12 +1,12 @@
 """Replace every weight matrix of a sublayer by a structured one: block-dense, Monarch (block shuffle) or butterfly.
 
-Papers: P294 (block-dense and block-shuffle) and P084 (butterfly). Each structure's first factor is found in the
-metric of what reaches its own inputs (the Gram matrix of each block, for butterfly of each single input) by the
-structure's projection: one truncated SVD for each block, or the butterfly's peeled off factor by factor. Its last
-factor is then refitted to the whole matrix in the metric of all inputs, which is a least-squares problem. A butterfly
-(2 N log N parameters) throws away nearly all of a trained matrix: on pocket's feed-forwards its output is hardly
-better than none, and only training it makes it useful. None of them comes near dropping hidden channels (`width`) at
-equal parameters, so they run only when asked for.
+Papers: arXiv 2406.16450 (block-dense and block-shuffle) and arXiv 1903.05895 (butterfly). Each structure's first
+factor is found in the metric of what reaches its own inputs (the Gram matrix of each block, for butterfly of each
+single input) by the structure's projection: one truncated SVD for each block, or the butterfly's peeled off factor by
+factor. Its last factor is then refitted to the whole matrix in the metric of all inputs, which is a least-squares
+problem. A butterfly (2 N log N parameters) throws away nearly all of a trained matrix: on pocket's feed-forwards its
+output is hardly better than none, and only training it makes it useful. None of them comes near dropping hidden
+channels (`width`) at equal parameters, so they run only when asked for.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DAMP = 1e-6
 class ToStructured(Method):
     name = "structured"
     kinds = ("ffn", "mixer")
-    papers = ("P294", "P084")
+    papers = ("2406.16450", "1903.05895")
     #: A structured feed-forward is placed map by map.
     builds = ("structured", "block_dense", "block_shuffle", "butterfly")
     default = False

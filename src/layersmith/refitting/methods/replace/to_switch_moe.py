@@ -1,7 +1,7 @@
 """Turn a feed-forward into a Switch layer: its own neurons in groups, one group for each token.
 
-Paper: P222, "Switch Transformers". The weights on the way in are the trained ones, the output maps are refitted to
-what each token uses; one expert is the original.
+Paper: arXiv 2101.03961, "Switch Transformers". The weights on the way in are the trained ones, the output maps are
+refitted to what each token uses; one expert is the original.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from layersmith.refitting.methods.replace.neuron_experts import fit_down, neuron
 class ToSwitchMoE(Method):
     name = "switch_moe"
     kinds = ("ffn",)
-    papers = ("P222",)
+    papers = ("2101.03961",)
     builds = ("switch_moe",)
     default = False
     saves = ("flops",)

@@ -1,7 +1,7 @@
 """Turn a feed-forward into a TruKAN: straight lines carry the trained input map, splines the trained activation.
 
-Paper: P079, "TruKAN". A plain MLP is matched up to the spline fit of its activation on the interval that its hidden
-layer uses; a gated feed-forward starts from the nearest plain MLP.
+Paper: arXiv 2602.03879, "TruKAN". A plain MLP is matched up to the spline fit of its activation on the interval that
+its hidden layer uses; a gated feed-forward starts from the nearest plain MLP.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 class ToTruKAN(Method):
     name = "tru_kan"
     kinds = ("ffn",)
-    papers = ("P079",)
+    papers = ("2602.03879",)
     builds = ("tru_kan",)
     default = False
     saves = ()

@@ -1,8 +1,8 @@
 """Turn a feed-forward into an UltraMem that scores its slots as the trained hidden neurons would fire.
 
-Paper: P119, "Ultra-Sparse Memory Network". The start is that of the method `pkm`: half keys are clustered gate
-directions; row and column scores (s_i, 1) and (s_j, 1) under the core [[e, 1], [1, e]] add up to s_i + s_j and keep
-the filter's singular vectors positive. The values are fitted by ridge regression.
+Paper: arXiv 2411.12364, "Ultra-Sparse Memory Network". The start is that of the method `pkm`: half keys are clustered
+gate directions; row and column scores (s_i, 1) and (s_j, 1) under the core [[e, 1], [1, e]] add up to s_i + s_j and
+keep the filter's singular vectors positive. The values are fitted by ridge regression.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CORNER = 0.01
 class ToUltraMem(Method):
     name = "ultra_mem"
     kinds = ("ffn",)
-    papers = ("P119",)
+    papers = ("2411.12364",)
     builds = ("ultra_mem",)
     default = False
     saves = ("params", "bytes", "flops")
