@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from layersmith.evidence import VERDICTS
 from layersmith.measuring.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
-VERDICTS = ("held", "partly", "did not hold")
 
 
 def save_csv(name: str, rows: list[dict[str, Any]], conditions: dict[str, Any] | None = None) -> Path:
@@ -50,7 +50,7 @@ def save_claim(
 ) -> Path:
     """Write results/claims/NAME.json: a paper's headline claim, and what came of it here.
 
-    verdict   "held", "partly" or "did not hold"
+    verdict   one of layersmith.evidence.VERDICTS; "not seen at this size" where seeds differ by more than the gap
     measured  the finding in one sentence with its figures and sizes
     rows      the figures behind it, one dict per setting and seed
     device    what it was measured on

@@ -1,10 +1,12 @@
-"""Runs the tests that are evidence and records what each part passed: writes src/layersmith/evidence.json.
+"""Runs the tests that are evidence about parts and records what each part passed: src/layersmith/evidence/NAME.json.
 
-Evidence is: the contract suite over the catalogue, the tests marked `oracle(part)` and `official(part)`, the
-comparisons with released code in benchmarks/results/official/*.json, and the measured claims in
-benchmarks/results/claims/*.json. `benchmarks/record.py` says what is in those files.
+Evidence is: the contract suite, the tests marked `oracle(part)` and `official(part)`, the comparisons with released
+code in benchmarks/results/official/*.json, and the measured claims in benchmarks/results/claims/*.json
+(`benchmarks/record.py` says what is in those files).
 
-    python scripts/collect_evidence.py            add --real where the real models are, as in `make test-real`
+    python scripts/collect_evidence.py glu        one part, in seconds
+    python scripts/collect_evidence.py            every part whose record is out of date
+    python scripts/collect_evidence.py --all      every part; --real too where the real models are (`make test-real`)
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,20 +24,23 @@ from typing import Any
 import pytest
 import torch
 
-from layersmith import catalogue
+from layersmith import catalogue, evidence
 from layersmith.measuring.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import record  # noqa: E402
 
-TARGET = ROOT / "src" / "layersmith" / "evidence.json"
+TARGET = ROOT / "src" / "layersmith" / "evidence"
+CONTRACT = ROOT / "tests" / "check" / "test_catalogue_suite.py"
+MARKER = re.compile(r"mark\.(?:oracle|official)\(([^)]*)\)")
 
 
 class Recorder:
-    """A pytest plugin: keeps the tests that are evidence and notes each outcome under part and rung."""
+    """A pytest plugin: keeps the tests that are evidence about these parts and notes each outcome by part and rung."""
 
-    def __init__(self) -> None:
+    def __init__(self, parts: set[str]) -> None:
+        self.parts = parts
         self.outcomes: dict[str, dict[str, dict[str, list[str]]]] = defaultdict(
             lambda: defaultdict(lambda: {"passed": [], "failed": [], "skipped": []})
         )
@@ -42,7 +48,7 @@ class Recorder:
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         for item in items:
-            self.subjects[item.nodeid] = list(_subjects(item))
+            self.subjects[item.nodeid] = [subject for subject in _subjects(item) if subject[0] in self.parts]
         config.hook.pytest_deselected(items=[item for item in items if not self.subjects[item.nodeid]])
         items[:] = [item for item in items if self.subjects[item.nodeid]]
 
@@ -82,39 +88,74 @@ def compared_with_official() -> dict[str, list[dict[str, Any]]]:
     return comparisons
 
 
+def out_of_date() -> list[str]:
+    """The parts whose file, claims or comparisons are not those of their record."""
+    claims, comparisons = measured_claims(), compared_with_official()
+
+    def differs(part: str) -> bool:
+        found = evidence.record(part)
+        stored = (found.get("claims", []), found.get("comparisons", []))
+        return not evidence.is_current(part) or stored != (claims.get(part, []), comparisons.get(part, []))
+
+    return [part for part in catalogue.ENTRIES if differs(part)]
+
+
+def test_files(parts: set[str]) -> list[Path]:
+    """The contract suite, and the files with tests marked as evidence about one of these parts."""
+
+    def about(path: Path) -> bool:
+        markers = MARKER.findall(path.read_text(encoding="utf-8"))
+        return any(f'"{part}"' in marker for marker in markers for part in parts)
+
+    return [CONTRACT, *sorted(path for path in (ROOT / "tests").rglob("test_*.py") if about(path))]
+
+
+def write(parts: set[str], recorder: Recorder) -> None:
+    """One file for each part, and none for a part that the catalogue no longer has."""
+    claims, comparisons = measured_claims(), compared_with_official()
+    conditions = {key: value for key, value in environment().items() if key != "commit"}
+    for part in sorted(parts):
+        rungs = recorder.outcomes[part]
+        for one in comparisons.get(part, []):
+            outcome = "passed" if one["max_abs_diff"] <= one["tolerance"] else "failed"
+            rungs["official"][outcome].append(one["file"])
+        found: dict[str, Any] = {"sha256": evidence.fingerprint(part), "environment": conditions}
+        found |= {rung: {outcome: sorted(tests) for outcome, tests in rungs[rung].items()} for rung in sorted(rungs)}
+        for key, records in (("comparisons", comparisons), ("claims", claims)):
+            if part in records:
+                found[key] = records[part]
+        path = TARGET / f"{part}.json"
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+    for path in TARGET.glob("*.json"):
+        if path.stem not in catalogue.ENTRIES:
+            path.unlink()
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("parts", nargs="*", help="names of parts; without any, those whose record is out of date")
+    options.add_argument("--all", action="store_true", help="every part")
     options.add_argument("--real", action="store_true", help="also run evidence tests that need real models")
-    excluded = [] if options.parse_args().real else ["not real"]
+    given = options.parse_args()
+    unknown = ({*given.parts} | {*measured_claims()} | {*compared_with_official()}) - {*catalogue.ENTRIES}
+    if unknown:
+        print(f"The catalogue has no such parts: {sorted(unknown)}", file=sys.stderr)
+        return 1
+    parts = set(catalogue.ENTRIES if given.all else given.parts or out_of_date())
+    if not parts:
+        print("every record is up to date")
+        return 0
+    excluded = [] if given.real else ["not real"]
     excluded += [] if torch.cuda.is_available() else ["not gpu"]
-    recorder = Recorder()
-    arguments = [str(ROOT / "tests"), "-m", " and ".join(excluded), "-p", "no:cacheprovider"]
-    status = pytest.main(arguments, plugins=[recorder])
+    recorder = Recorder(parts)
+    files = [str(path) for path in test_files(parts)]
+    status = pytest.main([*files, "-m", " and ".join(excluded), "-p", "no:cacheprovider"], plugins=[recorder])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         return int(status)
-    claims, comparisons = measured_claims(), compared_with_official()
-    for part, found in comparisons.items():
-        for one in found:
-            outcome = "passed" if one["max_abs_diff"] <= one["tolerance"] else "failed"
-            recorder.outcomes[part]["official"][outcome].append(one["file"])
-    unknown = ({*recorder.outcomes} | {*claims}) - {*catalogue.ENTRIES}
-    if unknown:
-        print(f"Evidence about parts that the catalogue does not have: {sorted(unknown)}", file=sys.stderr)
-        return 1
-    parts: dict[str, dict[str, Any]] = {}
-    for name in sorted(catalogue.ENTRIES):
-        rungs = recorder.outcomes[name]
-        parts[name] = {
-            rung: {outcome: sorted(tests) for outcome, tests in rungs[rung].items()} for rung in sorted(rungs)
-        }
-        for key, found in (("comparisons", comparisons), ("claims", claims)):
-            if name in found:
-                parts[name][key] = found[name]
-    unfinished = TARGET.with_suffix(".unfinished")
-    text = json.dumps({"environment": environment(), "parts": parts}, indent=1) + "\n"
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, TARGET)
-    print(f"wrote {TARGET.relative_to(ROOT)}: {len(parts)} parts")
+    write(parts, recorder)
+    print(f"wrote {len(parts)} records to {TARGET.relative_to(ROOT)}")
     return int(status)
 
 

@@ -11,13 +11,13 @@ from layersmith.papers import papers
 from layersmith.refitting import methods
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
-def test_when_it_pays_is_found_and_ends_with_its_own_sentences(name: str) -> None:
-    pays = describe.when_it_pays(name)
-    assert pays.endswith(".")
-    assert "\n" not in pays
-    assert "Differs from" not in pays
-    assert "Paper" not in pays
+def test_a_method_tells_what_it_needs_and_when_a_run_tries_it() -> None:
+    assert describe.offered(methods.get("gptq")) == "for a budget of bytes"
+    assert describe.offered(methods.get("topk")) == "for a budget of flops or latency"
+    assert describe.offered(methods.get("heads")) == "only when named"
+    assert describe.needs(methods.get("rtn")) == "weight matrices; the weights alone"
+    assert describe.needs(methods.get("width_taylor")).endswith("one backward pass per batch")
+    assert describe.needs(methods.get("mean")) == "reads what leaves the sublayer"
 
 
 def test_sizes_grow_with_the_width_and_given_arguments_stand_over_them() -> None:
@@ -62,7 +62,19 @@ def test_runs_of_one_test_are_counted_and_records_are_not_tests() -> None:
 
 
 def test_a_paper_stands_with_every_part_and_method_that_names_it() -> None:
-    stands = describe.standing(papers()["P007"])
+    stands = describe.standing(papers()["2411.03884"])
     assert {"poly_norm", "poly_relu"} <= set(stands.parts)
     assert "poly_norm" in stands.methods
-    assert describe.standing(papers()["P003"]) == describe.Standing((), (), ())
+    survey = papers()["survey-techniques-optimizing-transformer-inference"]
+    assert describe.standing(survey).nowhere
+    assert describe.reason(survey) == "survey"
+    assert describe.standing(papers()["2305.14858"]).folds == ("pre_rms_norm",)
+
+
+def test_a_method_lacks_what_it_says_and_what_its_parts_lack() -> None:
+    assert "second stage" in describe.method_as_json("width")["state"]["missing"]
+    assert describe.method_as_json("spark_ffn")["state"] == {
+        "is": "partly",
+        "missing": catalogue.entry("spark_ffn").missing,
+    }
+    assert describe.method_as_json("gptq")["state"] == {"is": "working"}

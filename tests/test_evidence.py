@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from layersmith import catalogue, evidence
 from layersmith.check import checks_for
 from layersmith.evidence import Claim, Evidence, Outcomes
+from layersmith.parts import source
 
 GOOD, BAD, NONE = Outcomes(passed=("t",)), Outcomes(passed=("t",), failed=("u",)), Outcomes(skipped=("t",))
-CLAIM = (Claim("P001", "twice as fast", "did not hold", "claims/x.json"),)
+CLAIM = (Claim("2409.10594", "twice as fast", "did not hold", "claims/x.json"),)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +34,8 @@ def test_level_is_the_unbroken_ladder(found: Evidence, level: int, rungs: tuple[
 
 def test_record_covers_the_catalogue_and_every_check() -> None:
     """When this fails, a part or a check came or went: run `python scripts/collect_evidence.py`."""
-    assert set(evidence.record()["parts"]) == set(catalogue.ENTRIES)
+    folder = Path(evidence.__file__).parent
+    assert {path.stem for path in folder.glob("*.json")} == set(catalogue.ENTRIES)
     for name in catalogue.ENTRIES:
         contract = evidence.of(name).contract
         assert sorted(contract.passed + contract.failed + contract.skipped) == sorted(checks_for(name)), name
@@ -48,6 +52,28 @@ def test_no_level_without_its_tests(name: str) -> None:
 def test_the_listing_shows_the_level_of_the_record() -> None:
     for record in catalogue.as_json():
         assert record["evidence"]["level"] == evidence.of(record["name"]).level
+
+
+@pytest.mark.parametrize("name", catalogue.ENTRIES)
+def test_a_record_is_about_the_part_as_it_is(name: str) -> None:
+    """When this fails, the part's file has changed: run `python scripts/collect_evidence.py NAME`."""
+    assert evidence.is_current(name)
+
+
+def test_a_record_goes_out_of_date_with_the_part_and_with_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "glu.py"
+    text = source("glu").read_bytes()
+    monkeypatch.setattr(evidence, "source", lambda part: file)
+    file.write_bytes(text.replace(b"\n", b"\r\n"))
+    assert evidence.is_current("glu")
+    file.write_bytes(text + b"\nx = 1\n")
+    assert not evidence.is_current("glu")
+
+
+def test_a_part_without_a_record_is_not_current() -> None:
+    assert evidence.record("no_such_part") == {}
 
 
 def test_an_unknown_part_has_no_evidence() -> None:

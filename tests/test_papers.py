@@ -1,86 +1,107 @@
-"""The table of source papers: complete, well-formed, and in step with catalogue and methods."""
+"""The table of source papers: well-formed, keyed by what the public knows, and in step with what is made from them."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from layersmith import catalogue, papers
-from layersmith.papers import Paper
+from layersmith import catalogue, describe, papers
+from layersmith.papers import ARXIV, Paper
 from layersmith.refitting import methods
+from layersmith.refitting.prove.folds import FOLDS
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_all_papers_are_there() -> None:
-    assert list(papers.papers()) == [f"P{n:03}" for n in range(1, 405)]
+    assert len(papers.papers()) == 413
+    assert sum(bool(paper.arxiv) for paper in papers.papers().values()) >= 62
 
 
 def test_titles_and_mechanisms_are_sentences_of_their_own() -> None:
     table = papers.papers().values()
-    assert len({p.title for p in table}) == len({p.mechanism for p in table}) == 404
+    assert len({p.title for p in table}) == len({p.mechanism for p in table}) == len(table)
     for paper in table:
         assert paper.mechanism.endswith("."), paper.id
         assert len(paper.mechanism) <= 200, paper.id
 
 
-def test_arxiv_ids_are_unique_and_shaped_like_ids() -> None:
-    known = [p.arxiv for p in papers.papers().values() if p.arxiv]
-    assert len(known) == len(set(known))
+def test_ids_are_arxiv_ids_or_words_of_the_title() -> None:
     for paper in papers.papers().values():
-        if paper.arxiv:
-            year_month, _, number = paper.arxiv.partition(".")
-            assert len(year_month) == 4
-            assert len(number) == (5 if year_month >= "1501" else 4), paper.id
-            assert paper.link == f"https://arxiv.org/abs/{paper.arxiv}"
+        if not ARXIV.fullmatch(paper.id):
+            assert paper.link is None
+            assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", paper.id)
+            assert set(paper.id.split("-")) <= set(re.findall(r"[a-z0-9]+", paper.title.lower().replace("'", "")))
+            continue
+        year_month, _, number = paper.id.partition(".")
+        assert 1 <= int(year_month[2:]) <= 12, paper.id
+        assert len(number) == (5 if year_month >= "1501" else 4), paper.id
+        assert paper.link == f"https://arxiv.org/abs/{paper.id}"
 
 
-@pytest.mark.parametrize(("arxiv", "year"), [("1207.0580", 2012), ("2409.10594", 2024), (None, None)])
-def test_year_is_read_from_the_arxiv_id(arxiv: str | None, year: int | None) -> None:
-    assert Paper("P000", "t", "ffn", "A", "m.", "planned", arxiv).year == year
+@pytest.mark.parametrize(("key", "year"), [("1207.0580", 2012), ("2409.10594", 2024), ("some-words", None)])
+def test_year_is_read_from_the_arxiv_id(key: str, year: int | None) -> None:
+    assert Paper(key, "t", "ffn", "m.").year == year
 
 
-def test_unplanned_papers_say_why_and_only_those_that_cannot_be_built() -> None:
+def test_everything_is_made_from_papers_of_the_table() -> None:
+    named = [entry.papers for entry in catalogue.ENTRIES.values()]
+    named += [methods.get(name).papers for name in methods.METHODS] + [fold.papers for fold in FOLDS.values()]
+    assert {key for keys in named for key in keys} <= papers.papers().keys()
+
+
+def test_a_paper_has_a_reason_exactly_where_nothing_is_made_from_it() -> None:
     for paper in papers.papers().values():
-        assert paper.status.startswith("not planned: ") == (paper.tier == "X"), paper.id
+        stands = describe.standing(paper)
+        assert bool(describe.reason(paper)) == stands.nowhere, paper.id
+        assert not paper.reason or stands.nowhere, f"{paper.id} stands here, and the table says why it cannot"
 
 
-def test_papers_of_the_catalogue_stand_as_parts_or_methods() -> None:
+def test_what_lacks_something_of_a_paper_names_a_paper() -> None:
     for name, entry in catalogue.ENTRIES.items():
-        for key in entry.papers:
-            assert papers.papers()[key].status.partition(":")[0] in ("part", "method"), (name, key)
-
-
-def test_status_names_exist_and_name_the_paper() -> None:
-    for paper in papers.papers().values():
-        kind, _, name = paper.status.partition(":")
-        if kind == "part":
-            assert paper.id in catalogue.entry(name).papers, paper.id
-        if kind == "method":
-            assert paper.id in methods.get(name).papers, paper.id
-
-
-def test_papers_of_methods_stand_as_methods_or_parts() -> None:
+        assert entry.papers or not entry.missing, name
     for name in methods.METHODS:
-        for key in methods.get(name).papers:
-            assert papers.papers()[key].status.partition(":")[0] in ("part", "method"), (name, key)
+        assert methods.get(name).papers or not methods.get(name).missing, name
 
 
-def test_search_wants_every_word() -> None:
-    assert [p.id for p in papers.search("butterfly permutations")] == ["P084"]
-    assert papers.search("butterfly nonsense") == []
-    assert len(papers.search("")) == 404
+PARTLY = """
+2503.13440 2405.11582 2406.15786 2310.13225 2304.02034 2305.14858 2405.12250 2410.23168 2310.14921 2506.06644 2501.17771
+"""
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"status": "soon"}, {"status": "part:"}, {"tier": "Z"}, {"kind": "poem"}, {"title": " "}, {"doi": "10/1"}],
-    ids=str,
-)
+@pytest.mark.parametrize("key", PARTLY.split())
+def test_papers_of_which_something_is_missing_are_partly_there(key: str) -> None:
+    stands = describe.standing(papers.papers()[key])
+    lacks = [catalogue.entry(name).missing for name in stands.parts]
+    lacks += [describe.method_missing(methods.get(name)) for name in stands.methods]
+    assert any(lacks)
+
+
+def test_numbers_of_a_plan_are_nowhere_to_be_seen() -> None:
+    """Papers go by their arXiv ids: in what users read, and in what is installed."""
+    number = re.compile(r"\bP\d{3}\b")
+    folders = ("src", "docs", "benchmarks", "scripts")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
+    assert len(files) > 300
+    for path in [*files, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        assert not number.search(path.read_text(encoding="utf-8")), path
+    table = (ROOT / "src" / "layersmith" / "papers.toml").read_text(encoding="utf-8")
+    assert not re.search(r"^(tier|status) =|planned", table, flags=re.MULTILINE)
+
+
+SUFFIXES = {".py", ".md", ".toml", ".json"}
+
+
+@pytest.mark.parametrize("change", [{"kind": "poem"}, {"title": " "}, {"doi": "10/1"}, {"reason": ""}], ids=str)
 def test_malformed_entries_are_refused(change: dict[str, str]) -> None:
-    good = {"title": "T", "kind": "ffn", "tier": "A", "mechanism": "M.", "status": "planned"}
-    assert papers._paper("P001", good).title == "T"
-    with pytest.raises(ValueError, match="P001"):
-        papers._paper("P001", good | change)
+    good = {"title": "T", "kind": "ffn", "mechanism": "M."}
+    assert papers._paper("2401.00001", good).title == "T"
+    with pytest.raises(ValueError, match=r"2401\.00001"):
+        papers._paper("2401.00001", good | change)
 
 
 def test_missing_fields_are_refused() -> None:
-    with pytest.raises(ValueError, match="P001"):
-        papers._paper("P001", {"title": "T"})
+    with pytest.raises(ValueError, match=r"2401\.00001"):
+        papers._paper("2401.00001", {"title": "T"})

@@ -31,11 +31,11 @@ def collector(record: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_a_claim_is_collected_with_its_verdict_and_finding(record: ModuleType, collector: ModuleType) -> None:
-    record.save_claim("fast", "glu", "P007", "twice as fast", "partly", "1.4 times at d = 64", ROW)
+    record.save_claim("fast", "glu", "2411.03884", "twice as fast", "partly", "1.4 times at d = 64", ROW)
     assert collector.measured_claims() == {
         "glu": [
             {
-                "paper": "P007",
+                "paper": "2411.03884",
                 "claim": "twice as fast",
                 "verdict": "partly",
                 "measured": "1.4 times at d = 64",
@@ -60,15 +60,15 @@ def test_a_comparison_is_collected_and_judged_by_its_tolerance(
 def test_several_records_about_one_part_are_all_kept(record: ModuleType, collector: ModuleType) -> None:
     for name in ("b", "a"):
         record.save_official(name, "glu", "theirs==1.0, GLU", "outputs", 0.0, 1e-6)
-        record.save_claim(name, "glu", "P007", "fast", "held", "it is", ROW)
+        record.save_claim(name, "glu", "2411.03884", "fast", "held", "it is", ROW)
     assert [c["file"][-6:] for c in collector.compared_with_official()["glu"]] == ["a.json", "b.json"]
     assert [c["file"][-6:] for c in collector.measured_claims()["glu"]] == ["a.json", "b.json"]
 
 
 def test_a_verdict_of_another_name_is_refused(record: ModuleType, collector: ModuleType) -> None:
     with pytest.raises(ValueError, match="'perhaps' is none of these"):
-        record.save_claim("x", "glu", "P007", "fast", "perhaps", "it is", ROW)
-    path = record.save_claim("x", "glu", "P007", "fast", "held", "it is", ROW)
+        record.save_claim("x", "glu", "2411.03884", "fast", "perhaps", "it is", ROW)
+    path = record.save_claim("x", "glu", "2411.03884", "fast", "held", "it is", ROW)
     path.write_text(path.read_text().replace('"held"', '"perhaps"'))
     with pytest.raises(ValueError, match=r"x\.json has the verdict 'perhaps'"):
         collector.measured_claims()

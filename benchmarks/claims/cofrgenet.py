@@ -1,4 +1,4 @@
-"""P009: continued-fraction feed-forwards are competitive with 2/3 to 1/2 of the parameters.
+"""arXiv 2601.21766: continued-fraction feed-forwards are competitive with 2/3 to 1/2 of the parameters.
 
 Byte models of width 64: the MLP four times as wide as the stream, the continued fractions (whose model has 0.59 of its
 parameters), and an MLP cut to the fractions' parameters. "Competitive" is taken as a loss at most 1% above the MLP's.
@@ -51,7 +51,7 @@ def main() -> None:
         f"{len(SEEDS)} seeds: {figures}."
     )
     claim = "2/3 to 1/2 of the parameters with competitive results"
-    print(record.save_claim("cofrgenet", "cofrgenet", "P009", claim, verdict, measured, rows), verdict, measured)
+    print(record.save_claim("cofrgenet", "cofrgenet", "2601.21766", claim, verdict, measured, rows), verdict, measured)
 
 
 if __name__ == "__main__":

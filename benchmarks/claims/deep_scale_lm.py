@@ -1,4 +1,4 @@
-"""P142: DeepScaleLM conserves unit output and gradient moments through models of hundreds of layers."""
+"""arXiv 2403.09635: DeepScaleLM conserves unit output and gradient moments through models of hundreds of layers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ plain = span["pre_ln_xavier"]
 save_claim(
     "deep_scale_lm",
     "deep_scale_lm",
-    "P142",
+    "2403.09635",
     "Output and gradient variances stay at one through a model of hundreds of layers",
     "held" if all(inside) else "partly" if any(inside) else "did not hold",
     f"At {LAYERS} layers of width {WIDTH}, {TOKENS} random tokens, {len(SEEDS)} seeds, over all layers: variance "

@@ -1,4 +1,4 @@
-"""P155: transformers with DyT match or exceed those with a norm, and run faster. Here: small, from scratch, CPU.
+"""Transformers with DyT match or exceed those with a norm, and run faster. Here: small, from scratch, CPU.
 
 DyT is tried at several starting slopes, because the authors tune alpha for language models (larger for narrower ones,
 without b); the best one is compared. Embeddings start at variance 1 for all, which is what their embedding scalar does.
@@ -64,4 +64,4 @@ rows = [{"norm": n, "seed": s, "loss": v} for n in NORMS for s, v in zip(SEEDS, 
 rows += [{"norm": n, **{f"{k}_latency_ratio": v for k, v in found.items()}} for n, found in speed.items()]
 claim = "DyT in place of a norm matches or exceeds the normalised model, and takes less time"
 verdict = "held" if as_good and faster else "partly" if as_good or faster else "did not hold"
-print(save_claim("dyt", "dyt", "P155", claim, verdict, measured, rows), verdict, measured)
+print(save_claim("dyt", "dyt", "2503.10622", claim, verdict, measured, rows), verdict, measured)

@@ -1,4 +1,4 @@
-"""P321: on the edge of chaos 1 - c_l falls as 1/l^2 for ReLU and as 1/l for smooth activations, and variances stay."""
+"""On the edge of chaos 1 - c_l falls as 1/l^2 for ReLU and as 1/l for smooth activations, and variances stay."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ steady = all(0.3 < v < 3 for v in flat[1.0]) and not all(0.3 < v < 3 for v in (f
 save_claim(
     "edge_of_chaos",
     "edge_of_chaos",
-    "P321",
+    "1902.06853",
     "On the edge of chaos 1 - c_l decays as l^-2 for ReLU and l^-1 for smooth activations; sizes are kept with depth",
     "held" if rates and steady else "partly" if rates or steady else "did not hold",
     "Exponents fitted over layers 1000 to 3000 of the infinite-width recursion: "

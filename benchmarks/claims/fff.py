@@ -1,4 +1,4 @@
-"""What fast feedforwards claim: 78x a dense layer's speed on a CPU (P297), better accuracy with a master leaf (P293).
+"""What fast feedforwards claim: 78x a dense layer's speed on a CPU, better accuracy with a master leaf.
 
 python benchmarks/claims/fff.py speed                  768-4095-768, float32, one thread; about two minutes
 python benchmarks/claims/fff.py accuracy FOLDER        FOLDER holds Fashion-MNIST's train-*-ubyte.gz; about four minutes
@@ -67,7 +67,7 @@ def speed() -> None:
     save_claim(
         "fff-speed",
         part="fff",
-        paper="P297",
+        paper="2311.10770",
         claim="78x CPU speedup over the optimized baseline feedforward implementation",
         verdict="held" if all(reached) else "partly" if any(reached) else "did not hold",
         measured="768-4095-768 against a dense layer of as many neurons, float32, one thread, weights not in cache: "
@@ -145,7 +145,7 @@ def accuracy(folder: Path) -> None:
     save_claim(
         "fff_leaves-accuracy",
         part="fff_leaves",
-        paper="P293",
+        paper="2405.16836",
         claim="up to 16.3% and 3% absolute accuracy increase in training and test over the original fast feedforward",
         verdict=verdict,
         measured=f"Fashion-MNIST, 8,000 images, {BALANCED_EPOCHS + HARD_EPOCHS} epochs, {SEEDS} seeds, balancing and "

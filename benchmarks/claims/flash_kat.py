@@ -1,4 +1,4 @@
-"""FlashKAT (P046): is the rational activation's cost in training that of adding up its coefficients' gradients badly?
+"""FlashKAT: is the rational activation's cost in training that of adding up its coefficients' gradients badly?
 
     python benchmarks/claims/flash_kat.py [--rounds 7]
 
@@ -110,7 +110,7 @@ def main() -> None:
     save_claim(
         "flash_kat",
         "gr_kan",
-        "P046",
+        "2505.13813",
         "KAT trains 123x slower than a ViT; with FlashKAT's backward pass it trains 86.5x faster, with smaller "
         "rounding errors in the coefficients' gradients (GPU)",
         "partly" if all(compared) and kernel_wins(activation) else "did not hold",

@@ -1,4 +1,4 @@
-"""FlashKAT (P046) on a GPU: how long a Kolmogorov-Arnold Transformer trains beside a ViT, by which kernel.
+"""FlashKAT (arXiv 2505.13813) on a GPU: how long a Kolmogorov-Arnold Transformer trains beside a ViT, by which kernel.
 
     git clone https://github.com/OSU-STARLAB/FlashKAT
     python benchmarks/claims/flash_kat_gpu.py FlashKAT [--batch 128]        a CUDA device
@@ -182,7 +182,10 @@ def main() -> None:
         f"gradients over {len(SEEDS)} seeds: {worst['kat']:.1e} by KAT's kernel, {worst['ours']:.1e} by ours."
     )
     verdict = "held" if all(parts) else "partly" if any(parts) else "did not hold"
-    print(save_claim("flash_kat_gpu", "gr_kan", "P046", CLAIM, verdict, measured, [*steps, *errors], "cuda"), verdict)
+    print(
+        save_claim("flash_kat_gpu", "gr_kan", "2505.13813", CLAIM, verdict, measured, [*steps, *errors], "cuda"),
+        verdict,
+    )
 
 
 if __name__ == "__main__":

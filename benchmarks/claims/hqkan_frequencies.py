@@ -70,7 +70,7 @@ def main() -> None:
     save_claim(
         "hqkan_frequencies",
         part="hqkan",
-        paper="P086",
+        paper="2509.14026",
         claim="a re-uploading circuit with trained input weights needs fewer parameters than Fourier or B-spline edges",
         verdict="held" if all(wins) else "partly" if any(wins) else "did not hold",
         measured="parameters for a relative squared error below 1% on sin(20 x), x in [-1, 1], of the sizes tried "

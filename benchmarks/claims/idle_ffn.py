@@ -1,4 +1,4 @@
-"""Does merging idle channels (P343, RePaViT) make a feed-forward faster without changing it?
+"""Does merging idle channels (arXiv 2505.21847, RePaViT) make a feed-forward faster without changing it?
 
     python benchmarks/claims/idle_ffn.py
 
@@ -57,7 +57,7 @@ def main() -> None:
         f"the feed-forward alone, one CPU thread; whole models and accuracy on ImageNet were not measured."
     )
     claim = "Merging idle channels leaves the outputs equal and speeds large models up by 66.8% and 68.7%"
-    print(save_claim("idle_ffn_merge", "idle_ffn", "P343", claim, verdict, measured, rows), verdict)
+    print(save_claim("idle_ffn_merge", "idle_ffn", "2505.21847", claim, verdict, measured, rows), verdict)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""P358: a masked GLU reads one matrix where a GLU reads two, is faster and smaller for it, and as good.
+"""arXiv 2506.23225: a masked GLU reads one matrix where a GLU reads two, is faster and smaller for it, and as good.
 
 Speed: one token through one layer, float32, weights cold (each repetition takes the next of several copies), for
 1, 2 and 4 masks: the GLU of the same widths, the part with packed masks through its kernel, and the naive form that
@@ -64,7 +64,7 @@ def main() -> None:
         f"{', '.join(f'{name} {loss[name]:.3f}' for name in ffns)}. The paper's figures are of a GPU in half precision."
     )
     claim = "up to 19.7x faster than a naive masked GLU, 47% smaller and 34% faster than a GLU, and as good or better"
-    print(record.save_claim("mglu", "mglu", "P358", claim, verdict, measured, speeds + races), verdict, measured)
+    print(record.save_claim("mglu", "mglu", "2506.23225", claim, verdict, measured, speeds + races), verdict, measured)
 
 
 def speed(threads: int) -> list[dict[str, Any]]:

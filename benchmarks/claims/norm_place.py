@@ -1,4 +1,4 @@
-"""P180: Post-LN's last gradients do not shrink with depth, Pre-LN's do as 1/sqrt(L), and Pre-LN needs no warm-up."""
+"""Post-LN's last gradients do not shrink with depth, Pre-LN's do as 1/sqrt(L), and Pre-LN needs no warm-up."""
 
 from __future__ import annotations
 
@@ -52,12 +52,14 @@ for place in ("pre", "post"):
         rows += [{"place": place, "warmup": warmup, "seed": s, "loss": v} for s, v in enumerate(found)]
 by_depth = -0.65 < slopes["pre"] < -0.35 and abs(slopes["post"]) < 0.2
 lags = losses["post", 0] > 1.02 * losses["pre", 0]
+#: A warm-up is needed where it helps: by Post-LN, and not by Pre-LN.
+helped = losses["post", 40] < losses["post", 0] and losses["pre", 0] <= losses["pre", 40]
 save_claim(
     "norm_place",
     "norm_place",
-    "P180",
+    "2002.04745",
     "The last layer's gradient is flat in depth with Post-LN, falls as 1/sqrt(L) with Pre-LN, which needs no warm-up",
-    "held" if by_depth and lags else "partly" if by_depth or lags else "did not hold",
+    "held" if by_depth and lags and helped else "partly" if by_depth or lags else "did not hold",
     f"Norm of the last feed-forward's gradient ~ L^s at Xavier start, L = 4 to 32, width 64, 3 seeds: s = "
     f"{slopes['post']:+.2f} with Post-LN, {slopes['pre']:+.2f} with Pre-LN. Held-out loss after {STEPS} steps at "
     f"{LR:g}, {LAYERS} layers of width {WIDTH}, 2 seeds: without warm-up Post-LN {losses['post', 0]:.3f}, Pre-LN "

@@ -1,4 +1,4 @@
-"""P270's claim: at equal compute, PEER beats dense feed-forwards (and product-key memories).
+"""arXiv 2407.04153's claim: at equal compute, PEER beats dense feed-forwards (and product-key memories).
 
 A small next-character model on Python's standard library: the last 16 characters are embedded and mixed by one linear
 map, then two residual feed-forward blocks follow, which alone differ. Each kind is sized to the same FLOPs per token,
@@ -120,7 +120,7 @@ def main() -> None:
     record.save_claim(
         "peer",
         "peer",
-        "P270",
+        "2407.04153",
         "PEER outperforms dense feed-forwards and product-key memories at equal compute.",
         verdict,
         "Held-out bits per character at equal FLOPs: "

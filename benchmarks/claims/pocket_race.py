@@ -53,26 +53,31 @@ FFNS: dict[str, dict[str, Any]] = {
 #: Part -> paper, claim, rivals, and how many times the best rival's loss still counts.
 CLAIMS: dict[str, tuple[str, str, tuple[str, ...], float]] = {
     "poly_relu": (
-        "P007",
+        "2411.03884",
         "PolyReLU reaches a lower loss than ReLU, squared ReLU, GELU and SwiGLU at equal parameters and steps",
         ("relu", "relu2", "gelu", "swiglu"),
         1.0,
     ),
     "poly_norm": (
-        "P007",
+        "2411.03884",
         "PolyNorm reaches a lower loss than ReLU, squared ReLU, GELU and SwiGLU at equal parameters and steps",
         ("relu", "relu2", "gelu", "swiglu"),
         1.0,
     ),
     "gr_kan": (
-        "P034",
+        "2409.10594",
         "a transformer with GR-KAN feed-forwards is better than one with GELU MLPs at equal size",
         ("gelu",),
         1.0,
     ),
-    "mglu": ("P358", "a masked GLU is as good as a SwiGLU of equal width, or better", ("swiglu",), 1.0),
-    "topk_glu": ("P382", "a fifth of the channels, chosen by the gate, are as good as all", ("swiglu",), GOOD),
-    "spark_ffn": ("P361", "8% of the channels, chosen by statistical top-k, are as good as all", ("swiglu",), GOOD),
+    "mglu": ("2506.23225", "a masked GLU is as good as a SwiGLU of equal width, or better", ("swiglu",), 1.0),
+    "topk_glu": ("2511.09323", "a fifth of the channels, chosen by the gate, are as good as all", ("swiglu",), GOOD),
+    "spark_ffn": (
+        "2506.06644",
+        "8% of the channels, chosen by statistical top-k, are as good as all",
+        ("swiglu",),
+        GOOD,
+    ),
 }
 
 

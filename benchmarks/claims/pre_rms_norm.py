@@ -1,4 +1,4 @@
-"""P167: a Pre-LN model rewritten exactly with RMSNorm takes 1% to 10% less time. Here: GPT-2's shape, on a CPU."""
+"""A Pre-LN model rewritten exactly with RMSNorm takes 1% to 10% less time. Here: GPT-2's shape, on a CPU."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ fused = ratio(alone, "rms_norm_compiled", "layer_norm_compiled")[1]
 save_claim(
     "pre_rms_norm",
     "crms_norm",
-    "P167",
+    "2305.14858",
     "Exact conversion of Pre-LN to Pre-RMSNorm reduces inference time by 1% to 10%",
     "held" if high < 0.99 else "partly" if high < 1 else "did not hold",
     f"The fold is exact (logits differ by {wrong:.0e}) and a GPT-2 of width {WIDTH}, {LAYERS} layers, {TOKENS} tokens, "

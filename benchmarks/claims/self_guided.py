@@ -1,4 +1,4 @@
-"""P294: self-guided training makes structured feed-forwards train better.
+"""arXiv 2406.16450: self-guided training makes structured feed-forwards train better.
 
 Byte models of width 64 whose feed-forwards are low-rank (rank 16), with and without a dense guide that is faded out by
 half of the steps and dropped at the end, so that both models have the same parameters when they are measured.
@@ -47,7 +47,9 @@ def main() -> None:
         f"guide helped in {wins} of {len(gains)} seeds."
     )
     claim = "self-guided training improves structured feed-forwards at equal steps"
-    print(record.save_claim("self_guided", "structured", "P294", claim, verdict, measured, rows), verdict, measured)
+    print(
+        record.save_claim("self_guided", "structured", "2406.16450", claim, verdict, measured, rows), verdict, measured
+    )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
     python benchmarks/claims/sparse_ffns.py
 
-P361 (Spark Transformer), P382 (Mixture-of-Channels): all eight feed-forwards keep a share of their channels per token,
-chosen by statistical top-k or by top-k of the trained gate, without any further training. Quality is perplexity and KL
-to the original on held-out standard-library text. From scratch, small byte models with the sparse feed-forward are
-trained beside the dense one of equal width, three seeds; as good means within GOOD of the dense one's loss. Speed is
-one feed-forward on one token, float32, one thread, interleaved with the dense one, in REPEATS separate timings whose
-median and range are both recorded, because they differ widely on a busy machine; at pocket's widths and, with random
-weights, at SmolLM2's and a larger one's.
+arXiv 2506.06644 (Spark Transformer), arXiv 2511.09323 (Mixture-of-Channels): all eight feed-forwards keep a share of
+their channels per token, chosen by statistical top-k or by top-k of the trained gate, without any further training.
+Quality is perplexity and KL to the original on held-out standard-library text. From scratch, small byte models with
+the sparse feed-forward are trained beside the dense one of equal width, three seeds; as good means within GOOD of the
+dense one's loss. Speed is one feed-forward on one token, float32, one thread, interleaved with the dense one, in
+REPEATS separate timings whose median and range are both recorded, because they differ widely on a busy machine; at
+pocket's widths and, with random weights, at SmolLM2's and a larger one's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from layersmith.refitting import methods
 KEEPS = (0.5, 0.2, 0.08)
 WIDTHS = ((192, 512), (576, 1536), (2048, 8192))
 REPEATS = 5
-NAMES = {"topk": "P382", "spark_ffn": "P361"}
+NAMES = {"topk": "2511.09323", "spark_ffn": "2506.06644"}
 STEPS, SEEDS, WIDTH, GOOD = 250, (0, 1, 2), 171, 1.01
 
 

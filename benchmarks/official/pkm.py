@@ -1,4 +1,4 @@
-"""Our `pkm` beside the authors' layer (facebookresearch/XLM, PKM-layer.ipynb), and `weights="relu"` beside P291's.
+"""Our `pkm` beside the authors' layer (facebookresearch/XLM, PKM-layer.ipynb), and `weights="relu"` beside sigma-MoE's.
 
 python benchmarks/official/pkm.py CHECKOUT_OF_XLM COMMIT
 """

@@ -18,7 +18,7 @@ MEANING = {
     "official": "equals the authors' released code, or that of a well-kept library, run side by side",
     "claim": "the paper's headline claim was measured here, whatever came of it",
 }
-VERDICTS = {"held": "yes", "partly": "partly", "did not hold": "no"}
+VERDICTS = {"held": "yes", "partly": "partly", "not seen at this size": "missing", "did not hold": "no"}
 
 
 def rungs(held: Iterable[str]) -> str:
@@ -35,7 +35,8 @@ def evidence_page() -> str:
     levels = Counter(e.level for e in found.values())
     out = [
         "# Evidence",
-        "Read from the record that the tests and benchmarks wrote (`scripts/collect_evidence.py`), never typed. "
+        "Read from the records that the tests and benchmarks wrote (`scripts/collect_evidence.py`), never typed; each "
+        "is about the part's file as its hash says. "
         "A part's level is the number of rungs it holds without a gap, from the lowest.",
         table(
             ["level", "rung", "what holds", "parts at this level"],
@@ -57,7 +58,8 @@ def evidence_page() -> str:
         out += ["## Beside released code", comparisons(compared)]
     out += ["## Beside installed libraries", _library_tests(found)]
     out += ["## What is missing", _missing(found)]
-    out += ["## Conditions", "Tests ran under: " + _conditions(evidence.record()["environment"]) + "."]
+    conditions = Counter(_conditions(evidence.record(name)["environment"]) for name in found)
+    out += ["## Conditions", "\n".join(f"- {count} parts: {text}" for text, count in conditions.most_common())]
     return "\n\n".join(out) + "\n"
 
 
@@ -114,7 +116,8 @@ def claims_page() -> str:
         "---\nhide: [toc]\n---",
         "# Claims",
         "Headline claims of the source papers, measured here at sizes that a CPU reaches; whatever came of it is "
-        "published. A claim that did not hold here may hold at the paper's scale: the conditions stand with each.",
+        "published. A claim that did not hold here may hold at the paper's scale: the conditions stand with each. Not "
+        "seen at this size: runs that differ in their seed alone differ by more than what was compared.",
         "No claims are on record yet."
         if not found
         else " ".join(f"{verdict(v)} {verdicts[v]}" for v in VERDICTS if verdicts[v]),
@@ -145,6 +148,7 @@ def _conditions(environment: dict[str, Any]) -> str:
         f"{threads} thread{'s' * (threads != 1)}",
         f"torch {environment['torch']}",
         str(environment["date"])[:10],
-        f"commit {str(environment['commit'])[:8]}",
     ]
+    if "commit" in environment:  # a claim is about the whole program; what tests say of a part goes by its file's hash
+        facts.append(f"commit {str(environment['commit'])[:8]}")
     return inline(", ".join(facts))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from generate.text import inline, table
 from layersmith import describe
 from layersmith.papers import KINDS, Paper, papers
@@ -25,21 +23,19 @@ TITLES = {
 
 
 def page() -> str:
-    states = Counter(paper.status.partition(":")[0] for paper in papers().values())
-    built = f"{states['part']} as a part, {states['method']} as a method, {states['task']} as a task"
-    counted = f"{built}, {states['planned']} planned, {states['not planned']} not planned"
+    here = sum(not describe.standing(paper).nowhere for paper in papers().values())
     out = [
         "# Source papers",
-        f"{len(papers())} papers: what each one does in a sentence of ours, and where it stands: {counted}.",
-        "Tier A is central, B useful, C a preset or recipe made of other parts, X not buildable here.",
+        f"{len(papers())} papers: what each one does in a sentence of ours, and where it stands. Parts, methods and "
+        f"folds are made from {here} of them.",
     ]
     for kind in KINDS:
         rows = [
-            [f'<a id="{p.id.lower()}"></a>{p.id}', p.tier, f"{_title(p)}<br>{inline(p.mechanism)}", _standing(p)]
+            [f'<a id="{p.id}"></a>{p.arxiv or ""}', f"{_title(p)}<br>{inline(p.mechanism)}", _standing(p)]
             for p in papers().values()
             if p.kind == kind
         ]
-        out += [f"## {TITLES[kind]}", table(["paper", "tier", "title, mechanism", "where it stands"], rows)]
+        out += [f"## {TITLES[kind]}", table(["arXiv", "title, mechanism", "where it stands"], rows)]
     return "\n\n".join(out) + "\n"
 
 
@@ -52,4 +48,5 @@ def _standing(paper: Paper) -> str:
     stands = describe.standing(paper)
     told = [f"part [{name}](catalogue/{name}.md)" for name in stands.parts]
     told += [f"method [{name}](methods.md#{name})" for name in stands.methods]
-    return "<br>".join(told) or inline(paper.status)
+    told += [f"fold `{name}`" for name in stands.folds]
+    return "<br>".join(told) or inline(describe.reason(paper))

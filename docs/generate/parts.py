@@ -53,6 +53,7 @@ def page(name: str) -> str:
         "": f"{inline(idea, '../')}\n{{ .lead }}\n\n{about}",
         "Definition": blocks(rest, "../"),
         "Arguments": arguments(describe.arguments(name), "../"),
+        "State": f"Partly: without {inline(entry.missing, '../')}." if entry.missing else "",
         "Cost": _cost(name),
         "In a trained model": _methods(name),
         "Example": f"```python\n{describe.example(catalogue.build(describe.spec_of(name)))}\n```",
@@ -82,9 +83,10 @@ def _cost(name: str) -> str:
 
 def _methods(name: str) -> str:
     found = [
-        f"[`{b.method}`](../methods.md#{b.method}) builds it from a trained layer; tried {b.offered}.\n\n"
-        f"```bash\n{b.command}\n```\n\n**When it pays:** {inline(b.pays, '../')}"
-        for b in describe.builders(name)
+        f"[`{method.name}`](../methods.md#{method.name}) builds it from a trained layer; tried "
+        f"{describe.offered(method)}.\n\n```bash\n{describe.command(method)}\n```\n\n"
+        f"**When it pays:** {inline(method.when_it_pays, '../')}"
+        for method in describe.builders(name)
     ]
     return "\n\n".join(found)
 
@@ -94,7 +96,7 @@ def _papers(keys: tuple[str, ...]) -> str:
     for key in keys:
         paper = papers()[key]
         title = f"[{inline(paper.title)}]({paper.link})" if paper.link else inline(paper.title)
-        out.append(f"{paper_link(key, '../')} {title}  \n{inline(paper.mechanism)} Stands as `{paper.status}`.")
+        out.append(f"{paper_link(key, '../')} {title}  \n{inline(paper.mechanism)}")
     return "\n\n".join(out)
 
 

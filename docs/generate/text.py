@@ -18,7 +18,7 @@ FAMILIES = {
 }
 #: Characters that Markdown would read as markup.
 MARKUP = str.maketrans({c: f"&#{ord(c)};" for c in "*_[]|`#~\\^"})
-HEADING = re.compile(r"(?:Shapes?|State|Papers?|Differs from the papers?|Differs from P\d+|When\s+it\s+pays):\s")
+HEADING = re.compile(r"(?:Shapes?|State|Papers?|Differs from the papers?|When\s+it\s+pays):\s")
 ARGUMENT = re.compile(r"(\S.*?) {2,}(\S.*)")
 
 
@@ -35,12 +35,17 @@ def inline(text: str, up: str = "") -> str:
 
 
 def _linked(text: str, up: str) -> str:
-    text = re.sub(r"\barXiv:? (\d{4}\.\d{4,5})\b", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
-    return re.sub(r"\bP\d{3}\b", lambda m: paper_link(m[0], up) if m[0] in papers() else m[0], text)
+    def link(found: re.Match[str]) -> str:
+        page = f"{up}papers.md#{found[1]}" if found[1] in papers() else f"https://arxiv.org/abs/{found[1]}"
+        return f"[arXiv {found[1]}]({page})"
+
+    return re.sub(r"\barXiv:? (\d{4}\.\d{4,5})\b", link, text)
 
 
 def paper_link(key: str, up: str = "") -> str:
-    return f"[{key}]({up}papers.md#{key.lower()})"
+    """Leads to the paper's row, by its arXiv id; by its title where there is none."""
+    paper = papers()[key]
+    return f"[{paper.arxiv or inline(paper.title)}]({up}papers.md#{key})"
 
 
 def blocks(text: str, up: str = "") -> str:

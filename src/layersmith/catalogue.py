@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import re
-from pathlib import Path
 from typing import Any
 
 from layersmith import evidence
 from layersmith.contract import Configured
 from layersmith.errors import UserError, suggest
-from layersmith.papers import papers
-from layersmith.parts import ENTRIES, Entry
+from layersmith.papers import named
+from layersmith.parts import ENTRIES, Entry, source
 
 #: Where a part of each family can stand: kinds of sites, single weight matrices, whole models.
 STANDS_AT = {
@@ -75,11 +73,8 @@ def build(spec: dict[str, Any], trust_remote_code: bool = False) -> Any:
 
 def documentation(name: str) -> str:
     """The text that opens the part's file: idea, equation, shapes, paper, differences from the paper."""
-    module_name = entry(name).target.partition(":")[0]
-    spec = importlib.util.find_spec(module_name)
-    if spec is None or spec.origin is None:
-        raise UserError(f"The part {name!r} has no source file: {module_name!r} cannot be found.")
-    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    entry(name)
+    return ast.get_docstring(ast.parse(source(name).read_text(encoding="utf-8"))) or ""
 
 
 def summary(name: str) -> str:
@@ -88,21 +83,12 @@ def summary(name: str) -> str:
     return re.split(r"(?<=\.) (?=[A-Z])", first)[0]
 
 
-def search(query: str) -> list[str]:
-    """The parts in which every word of the query occurs: in name, family, file's text, titles and ideas of papers."""
-    words = query.lower().split()
-    return [name for name in ENTRIES if all(word in _text(name) for word in words)]
-
-
-def _text(name: str) -> str:
-    found = entry(name)
-    read = [papers()[key] for key in found.papers]
-    about = [f"{paper.id} {paper.title} {paper.mechanism}" for paper in read]
-    return " ".join([name, found.family, found.target, documentation(name), *about]).lower()
-
-
 def as_json() -> list[dict[str, Any]]:
-    """One record for each part: name, family, class, one-line summary, where it can stand, paper ids, evidence."""
+    """One record for each part: name, family, class, summary, where it can stand, state, evidence, papers.
+
+    state    {"is": "working"}, or {"is": "partly", "missing": what of its papers is not there}
+    papers   {"id": ..., "arxiv": id or None, "title": ...} each
+    """
     return [
         {
             "name": name,
@@ -110,8 +96,14 @@ def as_json() -> list[dict[str, Any]]:
             "class": found.target,
             "summary": summary(name),
             "stands_at": list(STANDS_AT[found.family]),
-            "papers": list(found.papers),
+            "state": state(found.missing),
             "evidence": {"level": evidence.of(name).level, "rungs": list(evidence.of(name).rungs)},
+            "papers": named(found.papers),
         }
         for name, found in ENTRIES.items()
     ]
+
+
+def state(missing: str) -> dict[str, str]:
+    """How much of its papers is there: all of it, or part of it and what is missing."""
+    return {"is": "partly", "missing": missing} if missing else {"is": "working"}

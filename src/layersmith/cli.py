@@ -21,6 +21,7 @@ from layersmith.commands.catalogue import catalogue, show
 from layersmith.commands.check import check
 from layersmith.commands.compile import compile_kernels
 from layersmith.commands.measure import measure
+from layersmith.commands.methods import methods
 from layersmith.commands.refit import refit
 from layersmith.commands.sites import sites
 from layersmith.errors import UserError
@@ -62,7 +63,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (sites, refit, measure, check, catalogue, show):
+for command in (sites, refit, measure, check, catalogue, show, methods):
     app.command(cls=Command)(command)
 app.command("compile", cls=Command)(compile_kernels)
 

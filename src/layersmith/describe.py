@@ -1,4 +1,4 @@
-"""What is known about a part or a paper, as `layersmith show` prints it and the documentation's pages show it.
+"""What is known about a part, a method, a fold or a paper, as `layersmith show` prints it and the pages show it.
 
 The catalogue knows parts and papers, the methods know what they build, the evidence knows what was verified; here it
 comes together, in plain values. How it looks is the business of the command and of the pages.
@@ -7,11 +7,9 @@ comes together, in plain values. How it looks is the business of the command and
 from __future__ import annotations
 
 import inspect
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -19,42 +17,26 @@ from layersmith import catalogue, evidence
 from layersmith.contract import Cost, Operator, Scheme
 from layersmith.errors import UserError
 from layersmith.evidence import Claim, Outcomes
-from layersmith.papers import Paper, papers
+from layersmith.papers import Paper, named
 from layersmith.refitting import methods
+from layersmith.refitting.method import STATISTICS, Method
+from layersmith.refitting.prove.folds import FOLDS
 
 COST_COLUMNS = ("params", "active per token", "bytes", "FLOPs", "bytes of state")
-#: Stops "When it pays:" in a docstring: the next of its headings, or the end of the paragraph.
-PAYS = re.compile(r"When\s+it\s+pays:\s+(.*?)(?=\s(?:Papers?|Differs from [^:.]*): |\n\n|\Z)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Builder:
-    """A method that puts a part in place, with what its docstring says about when that pays."""
-
-    method: str
-    pays: str
-    saves: tuple[str, ...]
-
-    @property
-    def command(self) -> str:
-        return f"layersmith refit MODEL --methods {self.method} …"
-
-    @property
-    def offered(self) -> str:
-        """When a run uses the method without being told to."""
-        if not self.saves:
-            return "only when named"
-        *first, last = self.saves
-        return f"for a budget of {', '.join(first)}{' or ' if first else ''}{last}"
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a paper stands: the parts and methods that name it, and the claims measured."""
+    """Where a paper stands: the parts, methods and folds that name it, and the claims measured."""
 
-    parts: tuple[str, ...]
-    methods: tuple[str, ...]
-    claims: tuple[tuple[str, Claim], ...]
+    parts: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    folds: tuple[str, ...] = ()
+    claims: tuple[tuple[str, Claim], ...] = ()
+
+    @property
+    def nowhere(self) -> bool:
+        return not (self.parts or self.methods or self.folds)
 
 
 def spec_of(name: str, d_model: int | None = None, config: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -138,20 +120,114 @@ def example(part: Operator | Scheme) -> str:
     ).replace("'", '"')
 
 
-def builders(name: str) -> list[Builder]:
+def builders(name: str) -> list[Method]:
     """The methods that put the part into a trained model."""
-    return [Builder(method, when_it_pays(method), methods.get(method).saves) for method in methods.building(name)]
+    return [methods.get(method) for method in methods.building(name)]
 
 
-def when_it_pays(method: str) -> str:
-    """What the method's docstring says after "When it pays:", on one line; empty when it says nothing."""
-    found = PAYS.search(method_text(method))
-    return " ".join(found[1].split()) if found else ""
+def command(method: Method) -> str:
+    """The command that tries the method."""
+    return f"layersmith refit MODEL --methods {method.name} …"
+
+
+def offered(method: Method) -> str:
+    """When a run tries the method: for which budgets, or only when it is named."""
+    if not method.default:
+        return "only when named"
+    *first, last = method.saves
+    return f"for a budget of {', '.join(first)}{' or ' if first else ''}{last}"
+
+
+def needs(method: Method) -> str:
+    """What the method needs, in plain words: of the site, and of the calibration."""
+    reads = [STATISTICS[name] for name in method.statistics]
+    return "; ".join(filter(None, [method.requires, "reads " + ", ".join(reads) if reads else "the weights alone"]))
 
 
 def method_text(method: str) -> str:
     """The docstring that opens the method's file."""
     return inspect.cleandoc(import_module(methods.METHODS[method].partition(":")[0]).__doc__ or "")
+
+
+def method_kind(method: str) -> str:
+    """What a method does to a sublayer, which is the room its file is in: prune, replace, quantize, drop or fits."""
+    return methods.METHODS[method].split(".")[3]
+
+
+def method_missing(method: Method) -> str:
+    """What of its papers a method lacks: its own words, and those of the parts it puts in place."""
+    of_parts = [catalogue.entry(part).missing for part in method.builds]
+    return "; ".join(dict.fromkeys(filter(None, [method.missing, *of_parts])))
+
+
+def methods_as_json() -> list[dict[str, Any]]:
+    """One record for each method: what it does where, what it needs, when it pays, state, papers, evidence of parts."""
+    return [method_as_json(name) for name in methods.METHODS]
+
+
+def method_as_json(name: str) -> dict[str, Any]:
+    method = methods.get(name)
+    return {
+        "name": name,
+        "kind": method_kind(name),
+        "sites": list(method.kinds),
+        "summary": first_line(method_text(name)),
+        "default": method.default,
+        "saves": list(method.saves),
+        "requires": method.requires,
+        "statistics": list(method.statistics),
+        "when_it_pays": method.when_it_pays,
+        "differs": method.differs,
+        "builds": list(method.builds),
+        "state": catalogue.state(method_missing(method)),
+        "evidence": {part: evidence.of(part).level for part in method.builds},
+        "papers": named(method.papers),
+    }
+
+
+def fold_text(name: str) -> str:
+    """The docstring that opens the fold's file."""
+    return inspect.cleandoc(import_module(FOLDS[name].make.__module__).__doc__ or "")
+
+
+def folds_as_json() -> list[dict[str, Any]]:
+    """One record for each fold: what it does, when it pays, whether a run tries it, state, papers."""
+    return [
+        {
+            "name": name,
+            "summary": first_line(fold_text(name)),
+            "tried": fold.tried,
+            "when_it_pays": fold.when_it_pays,
+            "state": catalogue.state(fold.missing),
+            "papers": named(fold.papers),
+        }
+        for name, fold in FOLDS.items()
+    ]
+
+
+def paper_as_json(paper: Paper) -> dict[str, Any]:
+    """A paper, where it stands, and, where it stands nowhere, why."""
+    stands = standing(paper)
+    return {
+        "id": paper.id,
+        "arxiv": paper.arxiv,
+        "title": paper.title,
+        "kind": paper.kind,
+        "mechanism": paper.mechanism,
+        "parts": list(stands.parts),
+        "methods": list(stands.methods),
+        "folds": list(stands.folds),
+        "reason": reason(paper),
+    }
+
+
+def reason(paper: Paper) -> str:
+    """Why nothing stands for the paper; "" when something does."""
+    return paper.reason or ("not built here" if standing(paper).nowhere else "")
+
+
+def first_line(text: str) -> str:
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def tests(outcomes: Outcomes) -> list[tuple[str, str, int]]:
@@ -165,19 +241,11 @@ def tests(outcomes: Outcomes) -> list[tuple[str, str, int]]:
 
 
 def standing(paper: Paper) -> Standing:
-    """Which parts and methods name the paper, and what was measured of its claims."""
-    parts, used = _uses()
+    """Which parts, methods and folds name the paper, and what was measured of its claims."""
     claims = [(part, claim) for part in catalogue.ENTRIES for claim in evidence.of(part).claims]
     return Standing(
-        tuple(parts.get(paper.id, ())),
-        tuple(used.get(paper.id, ())),
+        tuple(name for name, found in catalogue.ENTRIES.items() if paper.id in found.papers),
+        tuple(name for name in methods.METHODS if paper.id in methods.get(name).papers),
+        tuple(name for name, fold in FOLDS.items() if paper.id in fold.papers),
         tuple((part, claim) for part, claim in claims if claim.paper == paper.id),
     )
-
-
-@cache
-def _uses() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Paper id -> parts, paper id -> methods."""
-    parts = {key: [n for n, entry in catalogue.ENTRIES.items() if key in entry.papers] for key in papers()}
-    found = {name: methods.get(name).papers for name in methods.METHODS}
-    return parts, {key: [name for name, keys in found.items() if key in keys] for key in papers()}

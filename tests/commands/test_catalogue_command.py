@@ -11,6 +11,9 @@ from typer.testing import CliRunner
 from layersmith import catalogue as table
 from layersmith import evidence
 from layersmith.commands.catalogue import catalogue, show
+from layersmith.papers import papers
+from layersmith.refitting import methods as methods_table
+from layersmith.refitting.prove.folds import FOLDS
 
 
 def run(command, *arguments: str):  # type: ignore[no-untyped-def]
@@ -27,25 +30,54 @@ def test_catalogue_lists_every_part() -> None:
         assert f" {name} " in text
 
 
-def test_catalogue_json_holds_name_family_papers_and_evidence_of_every_part() -> None:
+def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
     data = json.loads(run(catalogue, "--json"))
     assert [p["name"] for p in data["parts"]] == list(table.ENTRIES)
+    assert [m["name"] for m in data["methods"]] == list(methods_table.METHODS)
+    assert [f["name"] for f in data["folds"]] == list(FOLDS)
+    assert [p["id"] for p in data["papers"]] == list(papers())
     for part in data["parts"]:
-        assert part.keys() >= {"name", "family", "papers", "evidence", "summary", "stands_at"}
-    assert len(data["papers"]) == 404
+        assert part.keys() >= {"name", "family", "papers", "evidence", "summary", "stands_at", "state"}
+    for method in data["methods"]:
+        assert method.keys() >= {"name", "kind", "state", "evidence", "papers", "default", "when_it_pays"}
+    for one in [*data["parts"], *data["methods"], *data["folds"]]:
+        assert one["state"]["is"] == ("partly" if one["state"].get("missing") else "working")
+        for paper in one["papers"]:
+            assert papers()[paper["id"]].title == paper["title"]
+            assert paper["arxiv"] in (paper["id"], None)
+    for paper in data["papers"]:
+        assert bool(paper["reason"]) != bool(paper["parts"] or paper["methods"] or paper["folds"])
 
 
-def test_a_query_searches_parts_and_papers() -> None:
-    text = run(catalogue, "delta rule")
+def test_words_need_no_quotes_and_the_answer_fits_on_a_screen() -> None:
+    text = run(catalogue, "linear", "attention")
+    assert "linear_attention" in text.splitlines()[3]
+    assert len(text.splitlines()) <= 28
+    assert "tier" not in text
+    assert "planned" not in text
+    assert len(run(catalogue, "feed-forward").splitlines()) <= 28
+
+
+def test_a_search_shows_what_can_be_run_and_papers_when_asked() -> None:
+    text = run(catalogue, "delta", "rule")
     assert "deltanet" in text
-    assert "P028" in text
     assert "softmax_attention" not in text
-    assert "P084" in run(catalogue, "butterfly")
+    assert "Parallelizing Linear Transformers" not in text
+    assert "2406.06484" in run(catalogue, "delta", "rule", "--papers")
+    data = json.loads(run(catalogue, "prune", "heads", "--json"))
+    assert "heads" in [method["name"] for method in data["methods"]]
+    assert "gptq" not in [method["name"] for method in data["methods"]]
+
+
+def test_where_nothing_can_be_run_the_papers_are_shown() -> None:
+    assert "Transformers learn in-context by gradient descent" in run(
+        catalogue, "in-context", "learning", "as", "gradient", "descent"
+    )
 
 
 def test_a_query_without_an_answer_says_so() -> None:
-    with pytest.raises(ValueError, match="No part and no paper"):
-        run(catalogue, "no-such-mechanism")
+    with pytest.raises(ValueError, match="Nothing in the catalogue mentions"):
+        run(catalogue, "nosuchmechanism")
 
 
 @pytest.mark.parametrize("name", table.ENTRIES)
@@ -76,16 +108,50 @@ def test_show_puts_the_dense_parts_of_the_same_widths_beside_the_part() -> None:
 def test_show_tells_which_method_builds_the_part_and_when_that_pays() -> None:
     text = run(show, "softmax_attention")
     assert "refit MODEL --methods kv_merge" in text
-    assert "when it pays: the key-value cache shrinks by the factor merged" in text
+    assert "when it pays: The key-value cache shrinks by the factor merged" in text
     assert "Built by" not in run(show, "identity")
 
 
 def test_show_of_a_paper_tells_its_mechanism_and_where_it_stands() -> None:
-    text = run(show, "p007")
-    for told in ("Polynomial Composition", "2411.03884", "learned polynomial", "part:poly_norm", "show poly_relu"):
+    text = run(show, "2411.03884")
+    for told in ("Polynomial Composition", "learned polynomial", "part       poly_norm", "show poly_relu"):
         assert told in text
     assert "refit MODEL --methods poly_norm" in text
-    assert "not planned: survey" in run(show, "P003")
+    assert "nothing: survey" in run(show, "survey", "of", "techniques", "for", "optimizing")
+    assert "Simplifying Transformer Blocks" in run(show, "simplified", "transformer", "blocks")
+
+
+def test_show_of_a_method_and_of_a_fold_tells_what_it_needs_and_when_it_pays() -> None:
+    text = run(show, "heads")
+    for told in (
+        "Remove attention heads",
+        "more than one query head",
+        "only when named",
+        "2302.04089",
+        "--methods heads",
+    ):
+        assert told in text
+    text = run(show, "rep_bn")
+    for told in (
+        "finished batch norm",
+        "no norm is left to compute",
+        "tried on the result",
+        "2405.11582",
+        "FOLDS['rep_bn']",
+    ):
+        assert told in text
+
+
+def test_show_says_what_of_its_papers_a_part_lacks() -> None:
+    assert "partly: without its paper's sparse attention" in run(show, "spark_ffn")
+    assert "State      working" in run(show, "gr_kan")
+    assert "second stage" in run(show, "width")
+
+
+def test_evidence_of_an_earlier_file_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "earlier version" not in run(show, "glu")
+    monkeypatch.setattr(evidence, "fingerprint", lambda part: "another")
+    assert "earlier version" in run(show, "glu")
 
 
 def test_show_tells_comparisons_and_claims_with_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,28 +160,31 @@ def test_show_tells_comparisons_and_claims_with_what_was_measured(monkeypatch: p
             {"source": "github:a/b@1", "compared": "outputs", "max_abs_diff": 2e-3, "tolerance": 1e-6, "file": "o.json"}
         ],
         "claims": [
-            {"paper": "P034", "claim": "better", "verdict": "partly", "measured": "by 3% [sic]", "file": "c.json"}
+            {"paper": "2409.10594", "claim": "better", "verdict": "partly", "measured": "by 3% [sic]", "file": "c.json"}
         ],
     }
-    record = {"parts": evidence.record()["parts"] | {"gr_kan": found}}
-    monkeypatch.setattr(evidence, "record", lambda: record)
-    for text in (run(show, "gr_kan"), run(show, "P034")):
+    record = evidence.record
+    monkeypatch.setattr(evidence, "record", lambda part: found if part == "gr_kan" else record(part))
+    for text in (run(show, "gr_kan"), run(show, "2409.10594")):
         assert "partly" in text
         assert "measured: by 3% [sic] (c.json)" in text
     assert "NOT EQUAL to github:a/b@1: differs by 2.0e-03 at most, 1e-06 allowed" in run(show, "gr_kan")
+    assert "compared: outputs" in run(show, "gr_kan")
 
 
 def test_papers_are_listed_without_a_query_when_asked_for() -> None:
-    assert "P404" in run(catalogue, "--papers")
-    assert "P404" not in run(catalogue)
-    assert "P034" in run(catalogue, "2409.10594")
+    text = run(catalogue, "--papers")
+    assert "2409.10594" in text
+    assert "Convolutional LSTM Networks" in text
+    assert "2409.10594" not in run(catalogue)
+    assert "2409.10594" in run(catalogue, "2409.10594", "--papers")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["gr_can"], "gr_kan"),
-        (["P999"], "P001 to P404"),
+        (["2305.14735"], "No paper of arXiv id"),
         (["glu", "--config", "{"], "not JSON"),
         (["glu", "--config", '{"d_hiden": 3}'], "d_hiden"),
         (["glu", "--d-model", "0"], "at least 1"),

@@ -11,7 +11,7 @@ with one contiguous row per neuron.
 In training all logits are computed and those off the way are dropped, as published; the decisions carry no gradient.
 Otherwise the tree is really walked, in compiled code on the CPU where no gradient is wanted. Both give the same values.
 
-Paper: Belcak & Wattenhofer 2023, "Exponentially Faster Language Modelling", arXiv 2311.10770 (P297). Confirmed in the
+Paper: Belcak & Wattenhofer 2023, "Exponentially Faster Language Modelling", arXiv 2311.10770. Confirmed in the
 authors' code (pbelcak/UltraFastBERT, training/): masked training, the decision logit > 0, GELU, biases on the way in
 only, uniform starting weights within D^-1/2 (in) and ((depth + 1) trees)^-1/2 (out).
 Differs from the paper: nothing in the layer. Their inference benchmarks leave out the biases, and one of them sends a

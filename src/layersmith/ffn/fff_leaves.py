@@ -15,7 +15,7 @@ At use only the nodes on the way and one leaf are computed, and the nodes then h
 decision is piecewise constant.
 
 Paper: Charalampopoulos et al. 2024, "Enhancing Fast Feed Forward Networks with Load Balancing and a Master Leaf Node",
-arXiv 2405.16836 (P293), on Belcak & Wattenhofer 2023, "Fast Feedforward Networks", arXiv 2308.14711. Confirmed in the
+arXiv 2405.16836, on Belcak & Wattenhofer 2023, "Fast Feedforward Networks", arXiv 2308.14711. Confirmed in the
 authors' code (AndreasCharalamp/fastfeedforward-experiments): both losses with weight 1, ReLU leaves with biases, the
 master leaf of width 8 blended by a trainable sigmoid(k) from k = 1/2 on, starting weights; harder training at the end
 (entropy weight 3, no balancing) is left to the training loop.

@@ -8,9 +8,10 @@ Shapes: x (..., D) -> h (..., d_hidden) -> y (..., D). It holds and multiplies K
 widths does. With no basis functions and base terms identity and act it is that MLP exactly, which is how a trained
 MLP becomes a KAN (`from_mlp`).
 
-Paper: Liu et al. 2024, "KAN: Kolmogorov-Arnold Networks", arXiv 2404.19756; bases other than B-splines as in ChebyKAN,
-FourierKAN, FastKAN and ReLU-KAN. KAN feed-forwards in a vision transformer are P072, "Medical Image Classification
-with KAN-Integrated Transformers and Dilated Neighborhood Attention". Confirmed in released code: see `kan_basis`.
+Paper: Liu et al. 2024, "KAN: Kolmogorov-Arnold Networks", arXiv 2404.19756; bases other than B-splines as in
+ChebyKAN, FourierKAN, FastKAN and ReLU-KAN. KAN feed-forwards in a vision transformer are
+"Medical Image Classification with KAN-Integrated Transformers and
+Dilated Neighborhood Attention". Confirmed in released code: see `kan_basis`.
 Differs from the paper: as `kan_layer` says; splines end in straight lines, not in zeros.
 """
 

@@ -6,7 +6,7 @@ Shapes: x (..., D) -> M1: K = D / bits tables of 2^bits rows -> hidden (..., K (
 2^(bits + extra_bits) rows -> y (..., D). What is not linear is the look-up itself. A token reads 2 K rows, so the work
 is far below a dense feed-forward's, and the memory far above: about 2^bits / bits times.
 
-Paper: P024, Ding et al. 2024, "MemoryFormer", arXiv 2411.12992. Confirmed in the authors' code (C0-Design/MemoryFormer,
+Paper: Ding et al. 2024, "MemoryFormer", arXiv 2411.12992. Confirmed in the authors' code (C0-Design/MemoryFormer,
 megatron/model/transformer.py): two memory layers, the layer norm between them, and a hidden layer made wider by two
 bits for each table, not by more tables.
 Differs from the paper: nothing known; the weight is the paper's "softmax" unless "scaled", the code's, is asked for.

@@ -9,7 +9,7 @@ Parameters grow with n_keys^2, the work for a token with n_keys.
 weights="relu" puts w = relu(scores) in place of softmax: the slots found then do not compete with each other.
 
 Paper: Lample et al. 2019, "Large Memory Layers with Product Keys", arXiv 1907.05242; the weights "relu" are from
-P291, Csordas et al. 2023, arXiv 2310.10837. Confirmed in the authors' code: search, softmax over each head's k scores,
+Csordas et al. 2023, arXiv 2310.10837. Confirmed in the authors' code: search, softmax over each head's k scores,
 sum over heads, starting values of deviation D^-1/2 and uniform half keys (facebookresearch/XLM, PKM-layer.ipynb);
 relu (RobertCsordas/moe, layers/lowrank_approximate_2layer.py).
 Differs from the paper: queries are normalised token by token (layer norm of each head's query), where the paper uses

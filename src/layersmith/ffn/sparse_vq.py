@@ -10,10 +10,10 @@ maps W_in and W_out.
 Training adds, through `aux_losses`, "commitment" = mean (q - z)^2 and "orthogonal" = the mean squared cosine between
 codes of a head, less 1 / codes.
 
-Paper: P182, Zhao et al. 2024, "Sparse-VQ Transformer". Confirmed in the authors' code (Yanjun-Zhao/Sparse-VQ,
-layers/SVQ_block.py, SVQ_backbone.py): one nearest code per head, z + q + S q with a sparse linear map of sparsity 0.9,
-4 heads of width d_model between two projections, loss weights 1 and 0.8, no feed-forward. (The sibling paper on
-spatio-temporal forecasting has another SVQ: a two-layer map whose outputs weight all codes.)
+Paper: arXiv 2402.05830, Zhao et al. 2024, "Sparse-VQ Transformer". Confirmed in the authors' code
+(Yanjun-Zhao/Sparse-VQ, layers/SVQ_block.py, SVQ_backbone.py): one nearest code per head, z + q + S q with a sparse
+linear map of sparsity 0.9, 4 heads of width d_model between two projections, loss weights 1 and 0.8, no feed-forward.
+(The sibling paper on spatio-temporal forecasting has another SVQ: a two-layer map whose outputs weight all codes.)
 Differs from the paper: the whole gradient flows to codes and S, where their code lets the task's loss pass only z;
 their commitment loss is mean (q + S q + s)^2, s the bias of S, ours pulls codes and inputs together; each output of S
 has as many entries. Their layer puts this before its attention, with one residual around both, and drops the

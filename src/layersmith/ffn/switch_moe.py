@@ -13,7 +13,7 @@ come first served; the others get y = 0 and pass by in the residual. This is the
 depends on others, and it exists in training only: in evaluation, and without a factor, no token is dropped.
 
 Paper: Fedus et al. 2021, "Switch Transformers: Scaling to Trillion Parameter Models with Simple and Efficient
-Sparsity", arXiv 2101.03961 (P222). Confirmed in its text: equations, loss weight 0.01, float32 router, capacity
+Sparsity", arXiv 2101.03961. Confirmed in its text: equations, loss weight 0.01, float32 router, capacity
 factors 1 to 2, starting weights from a normal distribution of variance 0.1 / fan-in cut at two deviations; jitter of
 0.01 on the router's input in a released configuration (Mesh TensorFlow).
 Differs from the paper: no capacity limit in evaluation and none by default in training; the capacity is rounded up,

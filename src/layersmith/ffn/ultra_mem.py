@@ -13,7 +13,7 @@ With k >= n_keys nothing is filtered out, and the k best of all slots are read.
 Training adds aux_weight * mean over all singular values but the first of relu(singular value - tau)^2 (`aux_losses`),
 so that the filter, which sees only the leading pair, misses little.
 
-Paper: P119, Huang et al. 2024, "Ultra-Sparse Memory Network", arXiv 2411.12364. Confirmed in a release that trains it
+Paper: Huang et al. 2024, "Ultra-Sparse Memory Network", arXiv 2411.12364. Confirmed in a release that trains it
 inside OLMo (class UltraMemLayerV1): scores, filter by the sum of the cores, choice by that sum, one slice per core,
 blocks and their map, layer-normalised queries and keys, cores uniform in [0, 1], tau 0.15, no activation.
 Differs from the paper: slots are dealt to blocks by a fixed multiplicative shuffle, not a stored random one; of
@@ -42,7 +42,7 @@ class UltraMem(FeedForward):
     rank, cores   numbers per row and column score; bilinear forms, each weighting its own slice of the values
     expansion     slots for each stored value; divides n_keys^2
     d_value       width of a value, a multiple of `cores`; None: d_model
-    act           activation of the scores ("identity" as released, "relu" as in P291's memory)
+    act           activation of the scores ("identity" as released, "relu" as in arXiv 2310.10837's memory)
     normalise     layer-normalise queries and keys
     tau, aux_weight  bound of the singular values but the first, and the weight of the loss "core" (0: not reported)
     """

@@ -12,7 +12,7 @@ The weight p makes the layer differentiable in x and is small where a sign was h
                        with the 2^bits corners of the cube {-1, 1}^bits, at the corner chosen
     weight="scaled"    the same times sum_i |z_i| / t, so that the output grows with the input
 
-Paper: P024, Ding et al. 2024, "MemoryFormer", arXiv 2411.12992. Confirmed in the authors' code (C0-Design/MemoryFormer,
+Paper: Ding et al. 2024, "MemoryFormer", arXiv 2411.12992. Confirmed in the authors' code (C0-Design/MemoryFormer,
 memory_module): codes, sum over tables, bias, tables of deviation 0.02; its p is "scaled" with t = 1, and "softmax"
 stands there as the formula of the paper.
 Differs from the paper: nothing known.

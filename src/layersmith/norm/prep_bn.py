@@ -10,7 +10,7 @@ Shapes: x (..., D) -> y (..., D); w, b, gamma, beta, mu, sigma (D,); alpha, lamb
 In evaluation mode mu and sigma^2 are the stored running statistics: token-wise. In training mode they are taken over
 all tokens of the batch, so there information does cross tokens, as in every batch norm: in a causal model a token of a
 training batch feels later ones through two numbers per channel. Once lambda is 0 the norm is
-x -> (gamma / sqrt(sigma^2 + eps) + alpha) * x + const, and `refit.folds.rep_bn` moves that into the next linear maps.
+x -> (gamma / sqrt(sigma^2 + eps) + alpha) * x + const, and the fold `rep_bn` moves that into the next linear maps.
 
 Paper: Guo et al. 2024, "SLAB: Efficient Transformers with Simplified Linear Attention and Progressive
 Re-parameterized Batch Normalization", arXiv 2405.11582. Confirmed in the authors' code (xinghaochen/SLAB): both

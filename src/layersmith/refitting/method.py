@@ -24,6 +24,15 @@ from layersmith.contract import Operator
 
 Settings = dict[str, Any]
 
+#: What a method may read of the calibration, beside the weights.
+STATISTICS = {
+    "inputs": "what enters the sublayer",
+    "outputs": "what leaves the sublayer",
+    "grams": "second moments of what enters each weight matrix",
+    "stream": "the residual stream behind the blocks that follow",
+    "taylor": "gradients of the model's output entropy, one backward pass per batch",
+}
+
 
 @dataclass
 class Call:
@@ -192,12 +201,24 @@ class Method(ABC):
     kinds: ClassVar[tuple[str, ...]]
     #: Ids of source papers.
     papers: ClassVar[tuple[str, ...]] = ()
+    #: What of its papers is not there, in words that go on after "without"; "" when nothing is.
+    missing: ClassVar[str] = ""
     #: Catalogue names of the parts it can put in place; empty when it changes a sublayer without putting in a part.
     builds: ClassVar[tuple[str, ...]] = ()
-    #: Budgets it can help with.
-    saves: ClassVar[tuple[str, ...]] = ("latency", "params", "bytes", "flops")
+    #: Whether a run tries it without being told to, for a budget that it can help with.
+    default: ClassVar[bool]
+    #: Budgets it can help with, from some kind of site at least.
+    saves: ClassVar[tuple[str, ...]]
+    #: What a site has to be, in plain words; "" when any site of its kinds will do.
+    requires: ClassVar[str] = ""
+    #: What it reads of the calibration, by names of `STATISTICS`; empty when the weights are enough.
+    statistics: ClassVar[tuple[str, ...]] = ()
     #: Whether local distillation after `build` is worth its time.
     distils: ClassVar[bool] = False
+    #: When to want it, in one sentence.
+    when_it_pays: ClassVar[str]
+    #: How it differs from its paper, in one sentence; "" when it does not, or has no paper.
+    differs: ClassVar[str] = ""
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         """Why the method does not apply at this site, in plain words; None when it does."""

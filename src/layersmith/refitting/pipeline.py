@@ -28,6 +28,7 @@ from layersmith.anatomy import Replay, find_sites
 from layersmith.errors import UserError
 from layersmith.measuring.divergence import main_output
 from layersmith.measuring.shape import Shape, parse_shape
+from layersmith.refitting import methods
 from layersmith.refitting.build.block_library import LibrarySettings, SiteReport, build_library
 from layersmith.refitting.build.workers import Source, build_in_processes, check_workers
 from layersmith.refitting.calibrate.activations import Activations
@@ -183,7 +184,7 @@ def _build(ctx: RunContext, workers: int) -> tuple[Library, dict[str, SiteReport
     """Every candidate of the run, built here or by several processes."""
     settings = ctx.settings
     with ctx.clock.stage("library"):
-        wants_gradients = "width_taylor" in settings.methods
+        wants_gradients = methods.reads(settings.methods, "taylor")
         few = ctx.batches.fit[:4]
         statistics = taylor_scores(ctx.model, ctx.anatomy, few, ctx.workspace) if wants_gradients else {}
         chosen = LibrarySettings(settings.methods, ctx.sites, settings.distill_steps, settings.seed)

@@ -5,7 +5,7 @@ its elements give to the gradients of a and b up in fast memory, and writes one 
 kernel adds those of all programs in 64 bits, always in the same order.
 
 Paper: Raffel & Chen 2025, "FlashKAT: Understanding and Addressing Performance Bottlenecks in the Kolmogorov-Arnold
-Transformer", arXiv 2505.13813 (P046). Confirmed in its abstract and in the authors' code (OSU-STARLAB/FlashKAT): each
+Transformer", arXiv 2505.13813. Confirmed in its abstract and in the authors' code (OSU-STARLAB/FlashKAT): each
 block adds the coefficients' gradients of its elements up for itself, and then to memory once for each coefficient.
 Differs from the paper: their blocks use atomic additions for that, whose order, and so the last bits of the result,
 may change from run to run; the second stage here is deterministic. The denominator is that of `ffn.rational`.

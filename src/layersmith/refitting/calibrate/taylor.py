@@ -2,7 +2,7 @@
 
     score_c = mean over tokens of  h_c * d/dh_c  sum_t H(softmax(logits_t)),   H(p) = -sum_v p_v log p_v
 
-It is what the output entropy would change, to first order, if channel c were set to zero. Paper: P051.
+It is what the output entropy would change, to first order, if channel c were set to zero. Paper: arXiv 2603.08100.
 """
 
 from __future__ import annotations

@@ -72,7 +72,8 @@ METHODS: dict[str, str] = {
 def get(name: str) -> Method:
     """The method of that name; a UserError with the closest names otherwise."""
     if name not in METHODS:
-        raise UserError(f"Unknown method {name!r}. {suggest(name, list(METHODS))}")
+        told = suggest(name, list(METHODS))
+        raise UserError(f"Unknown method {name!r}. {told} `layersmith methods` lists all {len(METHODS)}.")
     module_name, _, class_name = METHODS[name].partition(":")
     method: type[Method] = getattr(importlib.import_module(module_name), class_name)
     return method()
@@ -84,9 +85,14 @@ def building(part: str) -> list[str]:
 
 
 def chosen(wanted: list[str] | None, budgets: list[str]) -> list[str]:
-    """The methods of a run: the named ones (checked), or all that can help with one of the budgets."""
+    """The methods of a run: the named ones (checked), or every default one that can help with one of the budgets."""
     if wanted is None:
-        return [name for name in METHODS if set(get(name).saves) & set(budgets)]
+        return [name for name in METHODS if get(name).default and set(get(name).saves) & set(budgets)]
     for name in wanted:
         get(name)
     return list(dict.fromkeys(wanted))
+
+
+def reads(names: list[str], statistic: str) -> bool:
+    """Whether one of these methods needs that statistic of the calibration."""
+    return any(statistic in get(name).statistics for name in names)

@@ -7,27 +7,19 @@ measurably faster or smaller and makes none of parameters, bytes and FLOPs grow 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
-from layersmith.anatomy import Anatomy, find_sites
+from layersmith.anatomy import find_sites
 from layersmith.anatomy.edit import Edit
 from layersmith.errors import UserError
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.inputs import placement
 from layersmith.measuring.latency import latency, model_step, ratio
 from layersmith.measuring.shape import Shape
-from layersmith.refitting.prove.folds import linear_merge, pre_rms_norm
+from layersmith.refitting.prove.folds import FOLDS
 from layersmith.refitting.prove.folds.fold import Fold
 from layersmith.runs.workspace import Workspace
 
-#: In this order: what the first leaves behind, the second may still merge.
-FOLDS: dict[str, Callable[[nn.Module, Anatomy], Fold]] = {
-    "pre_rms_norm": pre_rms_norm.fold,
-    "linear_merge": linear_merge.merge,
-}
 #: A latency ratio that counts as faster on a clock with some noise.
 FASTER = 0.99
 COSTS = ("params", "bytes", "flops")
@@ -41,11 +33,13 @@ def fold_where_it_pays(model: Any, shape: Shape, workspace: Workspace) -> tuple[
     """
     tried: list[dict[str, Any]] = []
     edits: list[Edit] = []
-    for name, make in FOLDS.items():
+    for name, rewrite in FOLDS.items():
+        if not rewrite.tried:
+            continue
         decided = workspace.load_json(f"folds/{name}")
         if decided is None or decided["kept"]:
             try:
-                fold = make(model, find_sites(model))
+                fold = rewrite.make(model, find_sites(model))
                 decided = decided or {"name": name, **_tried(model, fold, shape)}
             except UserError as reason:
                 decided = {"name": name, "kept": False, "reason": str(reason)}

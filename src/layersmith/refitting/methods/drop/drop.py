@@ -1,9 +1,8 @@
 """Drop a sublayer: it adds nothing to the residual stream any more.
 
-Paper: P038, "What Matters in Transformers? Not All Attention is Needed". The importance of a sublayer there is
-1 - mean cosine(stream before, stream after); here the measured KL of dropping it decides, and the floor "zero" of
-every site is this candidate. When it pays: late attention layers of deep decoders; it saves time, weights and cache.
-Differs from the paper: the sublayer's own input norm goes with it where nothing else reads that norm.
+Paper: arXiv 2406.15786, "What Matters in Transformers? Not All Attention is Needed". The importance of a sublayer
+there is 1 - mean cosine(stream before, stream after); here the measured KL of dropping it decides, and the floor
+"zero" of every site is this candidate.
 """
 
 from __future__ import annotations
@@ -16,9 +15,16 @@ from layersmith.refitting.method import Method, Settings, SublayerView
 class Drop(Method):
     name = "drop"
     kinds = ("ffn", "mixer", "block")
-    papers = ("P038",)
+    papers = ("2406.15786",)
+    missing = (
+        "the paper's score, 1 - mean cosine of the stream before and after, by which it drops many sublayers in one "
+        "shot"
+    )
     builds = ("zero",)
+    default = True
     saves = ("latency", "params", "bytes", "flops", "kv")
+    when_it_pays = "Late attention layers of deep decoders; it saves time, weights and cache."
+    differs = "The sublayer's own input norm goes with it where nothing else reads that norm."
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{}]

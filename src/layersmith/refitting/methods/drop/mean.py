@@ -1,7 +1,6 @@
 """Replace a sublayer by its mean output: one constant vector, whatever the token.
 
-A floor: what a sublayer is worth is what it does beyond this. When it pays: nearly never better than `linear`,
-but it costs nothing at all.
+A floor: what a sublayer is worth is what it does beyond this.
 """
 
 from __future__ import annotations
@@ -17,6 +16,10 @@ class Mean(Method):
     name = "mean"
     kinds = ("ffn", "mixer", "block")
     builds = ("constant",)
+    default = True
+    saves = ("latency", "params", "bytes", "flops")
+    statistics = ("outputs",)
+    when_it_pays = "Nearly never better than `linear`, but it costs nothing at all."
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{}]

@@ -1,8 +1,7 @@
 """Replace a sublayer by the affine map that predicts its output best: y = W x + b, ridge regression.
 
-Paper: P197, "Your Transformer is Secretly Linear" (there for the most linear blocks). A floor for everything else:
-a candidate that costs more than D^2 must beat it. When it pays: early and late feed-forwards of small models;
-at an attention site it mixes no tokens, so it pays only where attention does little.
+Paper: arXiv 2405.12250, "Your Transformer is Secretly Linear" (there for the most linear blocks). A floor for
+everything else: a candidate that costs more than D^2 must beat it.
 """
 
 from __future__ import annotations
@@ -18,8 +17,16 @@ from layersmith.refitting.methods.least_squares import ridge
 class LinearMap(Method):
     name = "linear"
     kinds = ("ffn", "mixer", "block")
-    papers = ("P197",)
+    papers = ("2405.12250",)
+    missing = "the paper's measure of how linear a block is, and its training against linearity"
     builds = ("affine",)
+    default = True
+    saves = ("latency", "params", "bytes", "flops")
+    statistics = ("inputs", "outputs")
+    when_it_pays = (
+        "Early and late feed-forwards of small models; at an attention site it mixes no tokens, so it pays only where "
+        "attention does little."
+    )
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{}]

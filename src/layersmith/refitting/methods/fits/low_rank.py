@@ -2,9 +2,6 @@
 
 Plain SVD minimises ||W - W'||; with inputs X the error that matters is ||(W - W') X||. With the Cholesky factor L of
 X^T X, the SVD of W L, cut at rank r and multiplied back by L^-1, is optimal for it (SVD-LLM, arXiv 2403.07378).
-When it pays: attention projections and feed-forwards whose inputs span few directions; r must be below
-d_in d_out / (d_in + d_out) to save anything, which is why mild compressions are rarely worth it.
-Differs from the paper: no layer-by-layer update of later inputs; local distillation does that work.
 """
 
 from __future__ import annotations
@@ -23,9 +20,18 @@ from layersmith.refitting.methods.least_squares import positive
 class LowRankWeights(Method):
     name = "low_rank"
     kinds = ("ffn", "mixer")
-    papers = ("P212",)
+    papers = ("2403.07378", "2109.06762")
     builds = ("low_rank",)
+    default = True
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "weight matrices"
+    statistics = ("grams",)
     distils = True
+    when_it_pays = (
+        "Attention projections and feed-forwards whose inputs span few directions; r must be below d_in d_out / (d_in "
+        "+ d_out) to save anything, which is why mild compressions are rarely worth it."
+    )
+    differs = "No layer-by-layer update of later inputs; local distillation does that work."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.linears() else "it has no weight matrices"

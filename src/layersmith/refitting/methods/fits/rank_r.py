@@ -1,7 +1,7 @@
 """Replace a sublayer by an affine map of low rank: reduced-rank regression of its outputs on its inputs.
 
-A floor: it says how much of a sublayer is a narrow linear map. When it pays: where `linear` is good and D^2 is
-still too much. Paper: none; the closed form is classical (Izenman 1975).
+A floor: it says how much of a sublayer is a narrow linear map. Paper: none; the closed form is classical (Izenman
+1975).
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ class RankR(Method):
     name = "rank_r"
     kinds = ("ffn", "mixer", "block")
     builds = ("low_rank_affine",)
+    default = True
+    saves = ("latency", "params", "bytes", "flops")
+    statistics = ("inputs", "outputs")
+    when_it_pays = "Where `linear` is good and D^2 is still too much."
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{"rank": max(1, view.site.d_model // 8)}]

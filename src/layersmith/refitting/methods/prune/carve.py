@@ -1,10 +1,8 @@
 """Carve experts out of a dense gated feed-forward: often-used neurons are shared, the rest become routed experts.
 
-Paper: P354, CMoE, arXiv 2502.04416. Per token the K_a strongest neurons are marked; neurons marked most often form
+Paper: CMoE, arXiv 2502.04416. Per token the K_a strongest neurons are marked; neurons marked most often form
 the shared experts; the others are grouped by balanced k-means on who marks them (equal sizes, by optimal assignment),
-and each group's neuron nearest its centroid represents it to the router. When it pays: at batch sizes where experts
-are skipped for real; on a CPU gathering tokens costs too, and the measured latency decides.
-Differs from the paper: no LoRA fine-tuning here (distillation and healing come after, as for every method).
+and each group's neuron nearest its centroid represents it to the router.
 """
 
 from __future__ import annotations
@@ -26,10 +24,18 @@ ACTIVE = 0.1
 class Carve(Method):
     name = "carve"
     kinds = ("ffn",)
-    papers = ("P354",)
+    papers = ("2502.04416",)
     builds = ("carved_moe",)
+    default = True
     saves = ("flops",)
+    requires = "a gated feed-forward without biases whose hidden channels divide into the experts"
+    statistics = ("inputs",)
     distils = True
+    when_it_pays = (
+        "At batch sizes where experts are skipped for real; on a CPU gathering tokens costs too, and the measured "
+        "latency decides."
+    )
+    differs = "No LoRA fine-tuning here (distillation and healing come after, as for every method)."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         reason = gated_without_bias(view)

@@ -1,11 +1,7 @@
 """Remove attention heads: whole groups of query heads with their key-value head, or query heads within every group.
 
-Papers: ZipLM, arXiv 2302.04089 (structured OBS: the head whose removal, with the output map refitted to the heads that
-are left, changes the output least goes first); removing heads as such: Michel et al. 2019, arXiv 1905.10650. When it
-pays: wherever attention takes its share of the time and only all of it, or nothing, could be removed before; removed
-groups shrink the key-value cache as well.
-Differs from ZipLM: every group of query heads keeps equally many, because the kernels want a rectangle; the refit
-is damped towards the trained weights, and what the removed heads gave on average goes into the output's bias.
+Papers: ZipLM, arXiv 2302.04089 (structured OBS: the head whose removal, with the output map refitted to the heads
+that are left, changes the output least goes first); removing heads as such: Michel et al. 2019, arXiv 1905.10650.
 """
 
 from __future__ import annotations
@@ -25,9 +21,21 @@ DAMP = 1e-4
 class Heads(Method):
     name = "heads"
     kinds = ("mixer",)
+    papers = ("2302.04089", "1905.10650")
     builds = ("softmax_attention",)
-    #: Runs when asked for by name: what it adds to the default search has not been measured on a whole refit.
-    saves = ()
+    #: What it adds to the default search has not been measured on a whole refit.
+    default = False
+    saves = ("latency", "params", "bytes", "flops", "kv")
+    requires = "softmax attention of a known form with more than one query head"
+    statistics = ("grams",)
+    when_it_pays = (
+        "Wherever attention takes its share of the time and only all of it, or nothing, could be removed before; "
+        "removed groups shrink the key-value cache as well."
+    )
+    differs = (
+        "Every group of query heads keeps equally many, because the kernels want a rectangle; the refit is damped "
+        "towards the trained weights, and what the removed heads gave on average goes into the output's bias."
+    )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.attention is None:

@@ -1,8 +1,6 @@
 """Merge key-value heads: neighbouring heads share one key and one value head, the mean of what they had.
 
-Paper: GQA conversion by mean pooling, arXiv 2305.13245; the choice per layer as in Puzzle, arXiv 2411.19146. When it
-pays: the key-value cache shrinks by the factor merged, and with it decoding at long contexts; prefill hardly changes.
-Differs from the papers: a short local distillation follows, because pooled heads are a rough start.
+Paper: GQA conversion by mean pooling, arXiv 2305.13245; the choice per layer as in Puzzle, arXiv 2411.19146.
 """
 
 from __future__ import annotations
@@ -17,9 +15,17 @@ from layersmith.refitting.method import Method, Settings, SublayerView
 class KVMerge(Method):
     name = "kv_merge"
     kinds = ("mixer",)
+    papers = ("2305.13245", "2411.19146")
     builds = ("softmax_attention",)
+    default = True
     saves = ("kv", "params", "bytes", "flops", "latency")
+    requires = "softmax attention of a known form with more than one key-value head"
     distils = True
+    when_it_pays = (
+        "The key-value cache shrinks by the factor merged, and with it decoding at long contexts; prefill hardly "
+        "changes."
+    )
+    differs = "A short local distillation follows, because pooled heads are a rough start."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.attention is None:

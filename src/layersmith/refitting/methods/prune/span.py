@@ -1,10 +1,9 @@
 """Remove a run of blocks and fold one linear map in their place into the feed-forward before them.
 
-Paper: ReplaceMe, arXiv 2505.02819. Blocks l+1 .. l+n are dropped. With s_l the stream before block l's feed-forward is
-added and f_l that feed-forward's output, T is fitted so that s_l + T f_l matches what left block l+n, and is merged
-into the feed-forward's own down projection: W_down <- T W_down. The result has n blocks less and nothing new, so it
-stays a stock model. When it pays: depth pruning of deep models without any training. Also P197.
-Differs from the paper: T is found by ridge regression only (the paper also offers a cosine loss).
+Paper: ReplaceMe, arXiv 2505.02819. Blocks l+1 .. l+n are dropped. With s_l the stream before block l's feed-forward
+is added and f_l that feed-forward's output, T is fitted so that s_l + T f_l matches what left block l+n, and is
+merged into the feed-forward's own down projection: W_down <- T W_down. The result has n blocks less and nothing new,
+so it stays a stock model. Also arXiv 2405.12250.
 """
 
 from __future__ import annotations
@@ -25,8 +24,13 @@ LENGTHS = (1, 2, 4)
 class Span(Method):
     name = "span"
     kinds = ("ffn",)
-    papers = ("P197",)
+    papers = ("2505.02819", "2405.12250")
+    default = True
     saves = ("latency", "params", "bytes", "flops", "kv")
+    requires = "a plain or gated feed-forward that adds last to the stream, and a block after it"
+    statistics = ("stream",)
+    when_it_pays = "Depth pruning of deep models without any training."
+    differs = "T is found by ridge regression only (the paper also offers a cosine loss)."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.ffn is None or "down" not in view.ffn.parts:

@@ -1,13 +1,9 @@
 """Keep the hidden channels that are furthest from linear, and put one D x D matrix in place of all the others.
 
-Paper: P343, "RePaViT", whose channel-idle feed-forward merges its linear channels into one matrix. When it pays: as
-for `width`, whose small feed-forward it extends by that matrix: what a dropped channel did that is linear in the input
-is kept. Most at strong compression: on pocket, with every feed-forward at 3/8 of its parameters, the KL is 0.57
-against 0.88; at 5/8 `width` is ahead (0.16 against 0.19), both before distillation. Channels are ranked by the part
-of their output that a linear map of the input cannot predict.
-Differs from the paper: a trained start. Which channels are idle is chosen, not fixed beforehand; the matrix and the
-kept channels' output weights are fitted together to the original output by ridge regression, starting from the
-trained weights; a gated feed-forward keeps its gate on the active channels.
+Paper: arXiv 2505.21847, "RePaViT", whose channel-idle feed-forward merges its linear channels into one matrix. Most
+at strong compression: on pocket, with every feed-forward at 3/8 of its parameters, the KL is 0.57 against 0.88; at
+5/8 `width` is ahead (0.16 against 0.19), both before distillation. Channels are ranked by the part of their output
+that a linear map of the input cannot predict.
 """
 
 from __future__ import annotations
@@ -24,10 +20,23 @@ from layersmith.refitting.methods.prune.width import hidden_activations
 
 class ToIdleFFN(Method):
     name = "idle_ffn"
-    builds = ("idle_ffn",)
     kinds = ("ffn",)
-    papers = ("P343",)
+    papers = ("2505.21847",)
+    builds = ("idle_ffn",)
+    default = True
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "As for `width`, whose small feed-forward it extends by that matrix: what a dropped channel did that is "
+        "linear in the input is kept."
+    )
+    differs = (
+        "A trained start: which channels are idle is chosen, not fixed beforehand; the matrix and the kept channels' "
+        "output weights are fitted together to the original output by ridge regression, starting from the trained "
+        "weights; a gated feed-forward keeps its gate on the active channels."
+    )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

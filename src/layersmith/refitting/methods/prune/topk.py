@@ -1,9 +1,7 @@
 """Keep only the k strongest hidden channels of each token in a feed-forward.
 
-Papers: P382, Mixture-of-Channels (gated feed-forwards: by the gate), and P020 (activation sparsity of trained models;
-plain ones: by the activation). When it pays: decoding one token at a time, where only the selected rows of the weights
-have to be read; at prefill every token picks other rows and nothing is saved, which the measured latency shows. The
-weights are the trained ones.
+Papers: arXiv 2511.09323, Mixture-of-Channels (gated feed-forwards: by the gate), and arXiv 2210.06313 (activation
+sparsity of trained models; plain ones: by the activation). The weights are the trained ones.
 """
 
 from __future__ import annotations
@@ -18,9 +16,15 @@ from layersmith.refitting.method import Method, Settings, SublayerView
 class TopK(Method):
     name = "topk"
     kinds = ("ffn",)
-    papers = ("P382", "P020")
-    saves = ("flops", "latency")
+    papers = ("2511.09323", "2210.06313")
     builds = ("topk_glu", "topk_mlp")
+    default = True
+    saves = ("flops", "latency")
+    requires = "a plain feed-forward, or a gated one without biases"
+    when_it_pays = (
+        "Decoding one token at a time, where only the selected rows of the weights have to be read; at prefill every "
+        "token picks other rows and nothing is saved, which the measured latency shows."
+    )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.ffn is None:

@@ -1,9 +1,7 @@
 """Narrow a feed-forward: keep the hidden channels that matter, refit the down projection to what is left.
 
-Paper: P390, "2SSP" (stage 1): a channel's score is the norm of its activation over the calibration tokens; as in
-Puzzle (arXiv 2411.19146) it is multiplied by the norm of the channel's output weights. When it pays: nearly always
-the best trade on dense hardware, because the result is a smaller dense feed-forward.
-Differs from the papers: the kept channels' output weights are refitted by ridge regression to the original output.
+Paper: arXiv 2501.17771, "2SSP" (stage 1): a channel's score is the norm of its activation over the calibration
+tokens; as in Puzzle (arXiv 2411.19146) it is multiplied by the norm of the channel's output weights.
 """
 
 from __future__ import annotations
@@ -25,9 +23,19 @@ KEEPS = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 class Width(Method):
     name = "width"
     kinds = ("ffn",)
-    papers = ("P390",)
+    papers = ("2501.17771", "2411.19146")
+    missing = (
+        "the paper's second stage, which removes attention sublayers by perplexity, and its balance between the two "
+        "stages"
+    )
     builds = ("glu", "mlp")
+    default = True
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs",)
     distils = True
+    when_it_pays = "Nearly always the best trade on dense hardware, because the result is a smaller dense feed-forward."
+    differs = "The kept channels' output weights are refitted by ridge regression to the original output."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

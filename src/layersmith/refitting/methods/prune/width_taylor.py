@@ -1,10 +1,8 @@
 """Narrow a feed-forward by how much the model's own certainty depends on each hidden channel.
 
-Paper: P051, "Adaptive MLP Pruning": a channel's score is |mean over tokens of activation x gradient|, the gradient
-being that of the entropy of the model's output distribution; no labels are needed. Needs one backward pass through
-the whole model per calibration batch. When it pays: where a channel's size says little about its use downstream.
-Differs from the paper: widths are chosen by the search over the whole model instead of a per-layer binary search, and
-the kept channels' output weights are refitted by ridge regression.
+Paper: arXiv 2603.08100, "Adaptive MLP Pruning": a channel's score is |mean over tokens of activation x gradient|, the
+gradient being that of the entropy of the model's output distribution; no labels are needed. Needs one backward pass
+through the whole model per calibration batch.
 """
 
 from __future__ import annotations
@@ -16,7 +14,19 @@ from layersmith.refitting.methods.prune.width import Width, hidden_gram, narrow
 
 class WidthTaylor(Width):
     name = "width_taylor"
-    papers = ("P051",)
+    kinds = ("ffn",)
+    papers = ("2603.08100",)
+    builds = ("glu", "mlp")
+    default = True
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward in a model with logits"
+    statistics = ("inputs", "taylor")
+    distils = True
+    when_it_pays = "Where a channel's size says little about its use downstream."
+    differs = (
+        "Widths are chosen by the search over the whole model instead of a per-layer binary search, and the kept "
+        "channels' output weights are refitted by ridge regression."
+    )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         reason = super().unsupported_reason(view)

@@ -2,9 +2,7 @@
 
 For W (d_out, d_in) with inputs X: H = X^T X + lambda I, U the upper Cholesky factor of H^-1. For i = 1 .. d_in:
     q_i = nearest grid point of w_i,   e = (w_i - q_i) / U_ii,   W[:, j] -= e U_ij for j > i.
-Paper: P220, GPTQ, arXiv 2210.17323. When it pays: bytes at 4 and 3 bit, where plain rounding hurts. Not faster.
-Differs from the paper: inputs come from the unquantized prefix (each candidate is built on its own); updates are not
-blocked, because one matrix product per column is fast enough at the sizes a CPU refits.
+Paper: GPTQ, arXiv 2210.17323.
 """
 
 from __future__ import annotations
@@ -21,9 +19,17 @@ from layersmith.refitting.methods.quantize.rtn import group_size
 class GPTQ(Method):
     name = "gptq"
     kinds = ("ffn", "mixer")
-    papers = ("P220",)
+    papers = ("2210.17323",)
     builds = ("quantized",)
+    default = True
     saves = ("bytes",)
+    requires = "weight matrices"
+    statistics = ("grams",)
+    when_it_pays = "Bytes at 4 and 3 bit, where plain rounding hurts; it is not faster."
+    differs = (
+        "Inputs come from the unquantized prefix (each candidate is built on its own); updates are not blocked, "
+        "because one matrix product per column is fast enough at the sizes a CPU refits."
+    )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.linears() else "it has no weight matrices"

@@ -1,7 +1,7 @@
 """Quantize every weight matrix of a sublayer by rounding to the nearest grid point, and store it packed.
 
-The plain baseline that GPTQ has to beat. When it pays: bytes at 8 bit, at almost no loss. It is not faster: the
-weights are unpacked on every use, which the measured latency shows.
+The plain baseline that GPTQ has to beat. It is not faster: the weights are unpacked on every use, which the measured
+latency shows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ class RTN(Method):
     name = "rtn"
     kinds = ("ffn", "mixer")
     builds = ("quantized",)
+    default = True
     saves = ("bytes",)
+    requires = "weight matrices"
+    when_it_pays = "Bytes at 8 bit, at almost no loss."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.linears() else "it has no weight matrices"

@@ -1,10 +1,8 @@
 """Turn a feed-forward into an AF-KAN: features reduced to near the trained activations, dense maps fitted to the rest.
 
-Paper: P076, "AF-KAN". In each layer the mixing weights are fitted so that the reduced inputs follow the inputs, then
-the dense map by ridge regression: first to the hidden layer of the nearest plain MLP, then to the sublayer's outputs.
-When it pays: from a gated feed-forward it drops one of three matrices, but its features cost more time than that saves;
-it is offered when asked for, to see what the form is worth on a trained model.
-Differs from the paper: the start is a trained layer, with the linear reduction and the grid over the activations.
+Paper: arXiv 2503.06112, "AF-KAN". In each layer the mixing weights are fitted so that the reduced inputs follow the
+inputs, then the dense map by ridge regression: first to the hidden layer of the nearest plain MLP, then to the
+sublayer's outputs.
 """
 
 from __future__ import annotations
@@ -25,11 +23,19 @@ JUDGED = 512
 
 class ToAFKAN(Method):
     name = "af_kan"
-    builds = ("af_kan",)
     kinds = ("ffn",)
-    papers = ("P076",)
-    saves = ()
+    papers = ("2503.06112",)
+    builds = ("af_kan",)
+    default = False
+    saves = ("params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "From a gated feed-forward it drops one of three matrices, but its features cost more time than that saves; "
+        "it is offered when asked for, to see what the form is worth on a trained model."
+    )
+    differs = "The start is a trained layer, with the linear reduction and the grid over the activations."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

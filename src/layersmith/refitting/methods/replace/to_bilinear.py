@@ -1,10 +1,8 @@
 """Turn a gated feed-forward into a bilinear one: the gate's activation becomes a line, and the layer a quadratic form.
 
-Paper: P219, "A technical note on bilinear layers for interpretability". When it pays: it costs what the gated layer
-costs; what it buys is a layer that can be read, since every output is an exact quadratic form of the input. Each gate
-g is replaced by the line nearest to act(g) on the calibration text, a slope and an offset of its own; then the output
-map is refitted by ridge regression. The local error says how far from quadratic the layer was.
-Differs from the paper: the start is a trained layer, not a random one.
+Paper: arXiv 2305.03452, "A technical note on bilinear layers for interpretability". Each gate g is replaced by the
+line nearest to act(g) on the calibration text, a slope and an offset of its own; then the output map is refitted by
+ridge regression. The local error says how far from quadratic the layer was.
 """
 
 from __future__ import annotations
@@ -20,10 +18,18 @@ from layersmith.refitting.methods.least_squares import fit_linear
 class ToBilinear(Method):
     name = "bilinear"
     kinds = ("ffn",)
-    papers = ("P219",)
-    saves = ()
+    papers = ("2305.03452",)
     builds = ("bilinear",)
+    default = False
+    saves = ()
+    requires = "a gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "It costs what the gated layer costs; what it buys is a layer that can be read, since every output is an "
+        "exact quadratic form of the input."
+    )
+    differs = "The start is a trained layer, not a random one."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         gated = view.ffn is not None and view.ffn.operator.name == "glu"

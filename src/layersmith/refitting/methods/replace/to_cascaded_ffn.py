@@ -1,10 +1,8 @@
 """Turn a feed-forward into a cascade of small MLPs over chunks of the channels.
 
-Paper: P350, "CascadedViT". When it pays: it has 1 / chunks of an MLP's parameters, but each chunk sees few of the
-channels a trained layer reads, so it is a start for further training; it runs when asked for by name. Chunk by chunk,
-the trained input weights that lie within the chunk are carried over, and the output map is fitted by ridge regression
-to the chunk's outputs, on what the chunks before really pass on.
-Differs from the paper: a trained start.
+Paper: arXiv 2511.14111, "CascadedViT". Chunk by chunk, the trained input weights that lie within the chunk are
+carried over, and the output map is fitted by ridge regression to the chunk's outputs, on what the chunks before
+really pass on.
 """
 
 from __future__ import annotations
@@ -23,10 +21,18 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 class ToCascadedFFN(Method):
     name = "cascaded_ffn"
     kinds = ("ffn",)
-    papers = ("P350",)
+    papers = ("2511.14111",)
     builds = ("cascaded_ffn",)
-    saves = ()
+    default = False
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward of even widths"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "It has 1 / chunks of an MLP's parameters, but each chunk sees few of the channels a trained layer reads, so "
+        "it is a start for further training; it runs when asked for by name."
+    )
+    differs = "A trained start."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         if not view.ffn:

@@ -1,11 +1,10 @@
 """Turn a feed-forward into a linear map plus continued fractions along its trained directions.
 
-Paper: P009, "CoFrGeNet". Ladders of two equal levels give a / (1 + a^2), the one continued fraction without poles: each
-takes the direction of a trained row (of the gate, in a gated feed-forward), scaled to unit spread. Then U and V are
-fitted together by ridge regression.
-When it pays: seldom. It has far fewer parameters than the feed-forward, but on pocket it is only a few hundredths
-closer than a linear map is, and narrowing (`width`) is better at equal size; it runs only when asked for.
-Differs from the paper: the start is a trained layer, not a random one; the gate starts open by one half everywhere.
+Paper: arXiv 2601.21766, "CoFrGeNet". Ladders of two equal levels give a / (1 + a^2), the one continued fraction
+without poles: each takes the direction of a trained row (of the gate, in a gated feed-forward), scaled to unit
+spread. Then U and V are fitted together by ridge regression. It has far fewer parameters than the feed-forward, but
+on pocket it is only a few hundredths closer than a linear map is, and narrowing (`width`) is better at equal size; it
+runs only when asked for.
 """
 
 from __future__ import annotations
@@ -20,11 +19,18 @@ from layersmith.refitting.methods.least_squares import ridge
 
 class ToCoFrGeNet(Method):
     name = "cofrgenet"
-    builds = ("cofrgenet",)
     kinds = ("ffn",)
-    papers = ("P009",)
-    saves = ()
+    papers = ("2601.21766",)
+    builds = ("cofrgenet",)
+    default = False
+    saves = ("params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "Seldom: it has far fewer parameters than the feed-forward, but narrowing (`width`) is better at equal size."
+    )
+    differs = "The start is a trained layer, not a random one; the gate starts open by one half everywhere."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

@@ -1,9 +1,8 @@
 """Replace a norm by CRMSNorm: the token's own sum counts as one more channel; gain and bias fitted.
 
-Paper: P167, Pre-RMSNorm and Pre-CRMSNorm Transformers. When it pays: not by itself. CRMSNorm saves a channel in a
-model built one channel narrower; put at a site of an unchanged model it shows how far the sum of the channels carries
-information there: no local error means that it carries none.
-Differs from the paper: a site is replaced, the stream keeps its width, and so the result is fitted, not exact.
+Paper: arXiv 2305.14858, Pre-RMSNorm and Pre-CRMSNorm Transformers. CRMSNorm saves a channel in a model built one
+channel narrower; put at a site of an unchanged model it shows how far the sum of the channels carries information
+there: no local error means that it carries none.
 """
 
 from __future__ import annotations
@@ -19,10 +18,14 @@ from layersmith.refitting.methods.replace.norm_start import eps_of, fit_gain_and
 class ToCRMSNorm(Method):
     name = "crms_norm"
     kinds = ("norm",)
-    papers = ("P167",)
+    papers = ("2305.14858",)
     builds = ("crms_norm",)
+    default = False
     saves = ()
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = "Not by itself: CRMSNorm saves a channel in a model built one channel narrower."
+    differs = "A site is replaced, the stream keeps its width, and so the result is fitted, not exact."
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{"bias": True}]

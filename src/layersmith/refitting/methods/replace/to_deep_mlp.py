@@ -1,10 +1,8 @@
 """Give a feed-forward a third linear layer that changes nothing yet, as a start for further training.
 
-Paper: P292, "Attention Is Not All You Need: The Importance of Feedforward Networks". When it pays: it is larger than
-what it replaces and runs only when asked for by name. The new middle layer is the identity with a bias that lifts
-the hidden values to where the activation is the identity too; the last layer's bias takes the lift off again. From a
-gated feed-forward, its nearest MLP is deepened.
-Differs from the paper: a trained start.
+Paper: arXiv 2505.06633, "Attention Is Not All You Need: The Importance of Feedforward Networks". The new middle layer
+is the identity with a bias that lifts the hidden values to where the activation is the identity too; the last layer's
+bias takes the lift off again. From a gated feed-forward, its nearest MLP is deepened.
 """
 
 from __future__ import annotations
@@ -25,10 +23,15 @@ LIFT = {"identity": 0.0, "relu": 0.0, "elu": 1.0, "gelu": 6.0, "gelu_tanh": 6.0,
 class ToDeepMLP(Method):
     name = "deep_mlp"
     kinds = ("ffn",)
-    papers = ("P292",)
+    papers = ("2505.06633",)
     builds = ("deep_mlp",)
+    default = False
     saves = ()
+    requires = "a plain or gated feed-forward whose activation is the identity somewhere"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = "It is larger than what it replaces and runs only when asked for by name."
+    differs = "A trained start."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         if not view.ffn:

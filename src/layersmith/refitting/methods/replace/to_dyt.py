@@ -1,8 +1,7 @@
 """Replace a norm by Dynamic Tanh: gamma * tanh(alpha x) + beta, with alpha fitted to the norm's own outputs.
 
-Paper: P155, "Transformers without Normalization". When it pays: on hardware where the reduction of a norm is the
-bottleneck; on a CPU it seldom is, and the measured latency decides. A fitted alpha is one number for all tokens, while
-a norm scales each token by its own size: the local error says how much that matters at this site.
+Paper: arXiv 2503.10622, "Transformers without Normalization". A fitted alpha is one number for all tokens, while a
+norm scales each token by its own size: the local error says how much that matters at this site.
 """
 
 from __future__ import annotations
@@ -18,10 +17,16 @@ from layersmith.refitting.method import Method, Settings, SublayerView
 class ToDyT(Method):
     name = "dyt"
     kinds = ("norm",)
-    papers = ("P155",)
+    papers = ("2503.10622",)
     builds = ("dyt",)
+    default = True
     saves = ("latency",)
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "On hardware where the reduction of a norm is the bottleneck; on a CPU it seldom is, and the measured latency "
+        "decides."
+    )
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{}]

@@ -1,11 +1,8 @@
 """Turn a feed-forward into fast feedforward trees whose nodes are trained neurons, chosen greedily from the root down.
 
-Paper: P297, "Exponentially Faster Language Modelling". When it pays: in time nearly always (a token reads a few dozen
-neurons), in quality hardly ever: expect an error near that of a linear map, which the local error shows. Offered when
-asked for. At each node the trained neuron is taken whose split of the node's tokens at its median leaves the targets
-most alike on either side; trees are added on what is left, and all output rows are fitted together by ridge
-regression.
-Differs from the paper: the start is a trained layer, not a random one; biases are moved to make the trees balanced.
+Paper: arXiv 2311.10770, "Exponentially Faster Language Modelling". Offered when asked for. At each node the trained
+neuron is taken whose split of the node's tokens at its median leaves the targets most alike on either side; trees are
+added on what is left, and all output rows are fitted together by ridge regression.
 """
 
 from __future__ import annotations
@@ -27,10 +24,18 @@ TOKENS, CANDIDATES, ENOUGH = 4096, 256, 64
 class ToFFF(Method):
     name = "fff"
     kinds = ("ffn",)
-    papers = ("P297",)
+    papers = ("2311.10770",)
     builds = ("fff",)
-    saves = ()
+    default = False
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "In time nearly always (a token reads a few dozen neurons), in quality hardly ever: expect an error near that "
+        "of a linear map, which the local error shows."
+    )
+    differs = "The start is a trained layer, not a random one; biases are moved to make the trees balanced."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

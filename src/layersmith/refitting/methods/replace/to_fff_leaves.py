@@ -1,10 +1,8 @@
 """Turn a feed-forward into a tree with leaves: tokens split by hyperplanes, each region with the neurons it needs.
 
-Paper: P293, "Enhancing Fast Feed Forward Networks". When it pays: in time with few tokens at once, because a token uses
-a quarter of the neurons; the local error shows what that costs. Offered when asked for. A node's hyperplane predicts,
+Paper: arXiv 2405.16836, "Enhancing Fast Feed Forward Networks". Offered when asked for. A node's hyperplane predicts,
 linearly from the input, the first principal direction of its tokens' targets, cut at the median; a leaf keeps the
 neurons that are strongest in its region, with the output map refitted there by ridge regression.
-Differs from the paper: the start is a trained layer, not a random one; no master leaf.
 """
 
 from __future__ import annotations
@@ -24,10 +22,18 @@ CLEAR = 4.0
 class ToFFFLeaves(Method):
     name = "fff_leaves"
     kinds = ("ffn",)
-    papers = ("P293",)
+    papers = ("2405.16836",)
     builds = ("fff_leaves",)
-    saves = ()
+    default = False
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "In time with few tokens at once, because a token uses a quarter of the neurons; the local error shows what "
+        "that costs."
+    )
+    differs = "The start is a trained layer, not a random one; no master leaf."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

@@ -1,9 +1,7 @@
 """Turn a feed-forward into a GR-KAN: learned rational activations in place of fixed ones, weights carried over.
 
-Paper: P034, "Kolmogorov-Arnold Transformer". When it pays: it is not cheaper than the MLP it comes from; it is offered
-when asked for, to see what learned activations are worth on a trained model. From a gated feed-forward it drops one
-of three matrices, which does save time.
-Differs from the paper: the start is a trained layer, not a random one.
+Paper: arXiv 2409.10594, "Kolmogorov-Arnold Transformer". From a gated feed-forward it drops one of three matrices,
+which does save time.
 """
 
 from __future__ import annotations
@@ -19,10 +17,18 @@ GROUPS = 8
 class ToGRKAN(Method):
     name = "gr_kan"
     kinds = ("ffn",)
-    papers = ("P034",)
+    papers = ("2409.10594",)
     builds = ("gr_kan",)
-    saves = ()
+    default = False
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward whose widths are multiples of the groups"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "It is not cheaper than the MLP it comes from; it is offered when asked for, to see what learned activations "
+        "are worth on a trained model."
+    )
+    differs = "The start is a trained layer, not a random one."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.ffn is None:

@@ -1,10 +1,8 @@
 """Turn a feed-forward into an hourglass: narrow steps, each fitted to what the steps before it left undone.
 
-Paper: P048, "Revisiting the Shape Convention of Transformer Language Models". When it pays: as a start for further
-training; its steps run one after the other, so it is not faster than `width` at equal parameters. It runs when asked
-for by name. Step by step: of the channels not yet used, those with the largest output move into the next sub-MLP with
-their trained input weights, and its output map is fitted to the remaining error by ridge regression.
-Differs from the paper: a trained start.
+Paper: arXiv 2602.06471, "Revisiting the Shape Convention of Transformer Language Models". It runs when asked for by
+name. Step by step: of the channels not yet used, those with the largest output move into the next sub-MLP with their
+trained input weights, and its output map is fitted to the remaining error by ridge regression.
 """
 
 from __future__ import annotations
@@ -23,10 +21,18 @@ from layersmith.refitting.methods.prune.width import hidden_activations
 class ToHourglass(Method):
     name = "hourglass"
     kinds = ("ffn",)
-    papers = ("P048",)
+    papers = ("2602.06471",)
     builds = ("hourglass",)
-    saves = ()
+    default = False
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward with at least 4 hidden channels"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "As a start for further training; its steps run one after the other, so it is not faster than `width` at "
+        "equal parameters."
+    )
+    differs = "A trained start."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         if not view.ffn:

@@ -1,10 +1,8 @@
 """Turn a feed-forward into an HQKAN: the best linear map of low rank, and circuits for what it lacks in that subspace.
 
-Paper: P086, "Quantum Variational Activation Functions Empower Kolmogorov-Arnold Networks". Reduced-rank regression
-gives the maps down and up; the base term (identity) and the scales of circuits with random angles are fitted by ridge
-regression, one output channel at a time. When it pays: it is far smaller than what it replaces, but hardly better than
-`rank_r` before distillation and slower, because its circuits are element-wise work; offered when asked for.
-Differs from the paper: the start is a trained layer; the base activation is the identity, so that it contains rank_r.
+Paper: arXiv 2509.14026, "Quantum Variational Activation Functions Empower Kolmogorov-Arnold Networks". Reduced-rank
+regression gives the maps down and up; the base term (identity) and the scales of circuits with random angles are
+fitted by ridge regression, one output channel at a time.
 """
 
 from __future__ import annotations
@@ -22,11 +20,18 @@ JUDGED = 2048
 
 class ToHQKAN(Method):
     name = "hqkan"
-    builds = ("hqkan",)
     kinds = ("ffn",)
-    papers = ("P086",)
-    saves = ()
+    papers = ("2509.14026",)
+    builds = ("hqkan",)
+    default = False
+    saves = ("params", "bytes", "flops")
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "It is far smaller than what it replaces, but hardly better than `rank_r` before distillation and slower, "
+        "because its circuits are element-wise work; offered when asked for."
+    )
+    differs = "The start is a trained layer; the base activation is the identity, so that it contains rank_r."
 
     def options(self, view: SublayerView) -> list[Settings]:
         widths = dict.fromkeys(max(1, view.site.d_model // share) for share in (8, 16))

@@ -1,9 +1,7 @@
 """Turn a feed-forward into a two-layer KAN: the trained weights in its base terms, some edge functions fitted.
 
 A plain MLP is carried over exactly. From a gated feed-forward the start is the nearest plain MLP, and the edges that
-leave its strongest hidden channels are fitted by ridge regression to what it lacks. When it pays: never in cost, as it
-multiplies K + 1 times what the plain MLP does; it is offered when asked for, to see what functions on the edges are
-worth on a trained model, and to start distillation of a model whose edges can be looked at.
+leave its strongest hidden channels are fitted by ridge regression to what it lacks.
 """
 
 from __future__ import annotations
@@ -19,10 +17,18 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 
 class ToKAN(Method):
     name = "kan"
-    builds = ("kan",)
     kinds = ("ffn",)
+    builds = ("kan",)
+    default = False
     saves = ()
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "Never in cost, as it multiplies K + 1 times what the plain MLP does; it is offered when asked for, to see "
+        "what functions on the edges are worth on a trained model, and to start distillation of a model whose edges "
+        "can be looked at."
+    )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

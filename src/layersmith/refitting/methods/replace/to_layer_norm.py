@@ -1,7 +1,6 @@
 """Replace a norm by LayerNorm: gain and bias fitted to the norm's own outputs.
 
-Paper: none. When it pays: where torch's fused LayerNorm beats an RMSNorm made of single operations, as it does on
-many CPUs; it is offered when asked for, and the measured latency decides. A LayerNorm comes back as it was.
+Paper: none. A LayerNorm comes back as it was.
 """
 
 from __future__ import annotations
@@ -16,10 +15,16 @@ from layersmith.refitting.methods.replace.norm_start import eps_of, fit_gain_and
 
 class ToLayerNorm(Method):
     name = "layer_norm"
-    builds = ("layer_norm",)
     kinds = ("norm",)
-    saves = ()
+    builds = ("layer_norm",)
+    default = False
+    saves = ("latency",)
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "Where torch's fused LayerNorm beats an RMSNorm made of single operations, as it does on many CPUs; it is "
+        "offered when asked for, and the measured latency decides."
+    )
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{}]

@@ -1,9 +1,7 @@
 """Turn softmax attention into linear attention, starting from the trained q, k, v and output weights.
 
-Papers: P095 (weights of attention carried over to a linear recurrence) and LoLCATs, arXiv 2410.10254 (learned
-feature maps, then distillation). When it pays: long contexts and decoding, where the cache becomes a constant-size
-state; at short prefill it is not faster than fused softmax attention, and the clock says so.
-Differs from P095: the target is kernelised linear attention with a learned softmax feature map, without a decay.
+Papers: arXiv 2503.13440 (weights of attention carried over to a linear recurrence) and LoLCATs, arXiv 2410.10254
+(learned feature maps, then distillation).
 """
 
 from __future__ import annotations
@@ -32,10 +30,21 @@ SHARED = (
 class ToLinearAttention(Method):
     name = "linear_attention"
     kinds = ("mixer",)
-    papers = ("P095",)
+    papers = ("2410.10254", "2503.13440")
+    missing = (
+        "the Mamba-2 layer that arXiv 2503.13440 turns attention into: taken over is only that trained weights are "
+        "carried along"
+    )
     builds = ("linear_attention",)
+    default = True
     saves = ("kv", "flops")
+    requires = "softmax attention of a known form"
     distils = True
+    when_it_pays = (
+        "Long contexts and decoding, where the cache becomes a constant-size state; at short prefill it is not faster "
+        "than fused softmax attention, and the clock says so."
+    )
+    differs = "The target is kernelised linear attention with a learned softmax feature map, without a decay."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.attention else "it is not a softmax attention of a known form"

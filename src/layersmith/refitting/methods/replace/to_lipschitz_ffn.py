@@ -1,11 +1,10 @@
 """Turn a feed-forward into one with a certified Lipschitz bound, starting as its best linear map.
 
-Paper: P296, "Direct Parameterization of Lipschitz-Bounded Deep Networks". The ridge map M of the sublayer's output from
-its input has the bound gamma = ||M||. With M / gamma = P diag(sin 2t) Q^T, the sandwich layer of A^T = P diag(sin t),
-B = diag(cos t) Q^T is that map while every ReLU is open, and biases keep them open on the calibration tokens.
-When it pays: when a bound on what a sublayer can do to a difference of inputs is wanted. It is not nearer than the
-linear map before distillation, and costs more, so it runs only when asked for.
-Differs from the paper: the start is a fitted linear map, not a random layer.
+Paper: arXiv 2301.11526, "Direct Parameterization of Lipschitz-Bounded Deep Networks". The ridge map M of the
+sublayer's output from its input has the bound gamma = ||M||. With M / gamma = P diag(sin 2t) Q^T, the sandwich layer
+of A^T = P diag(sin t), B = diag(cos t) Q^T is that map while every ReLU is open, and biases keep them open on the
+calibration tokens. It is not nearer than the linear map before distillation, and costs more, so it runs only when
+asked for.
 """
 
 from __future__ import annotations
@@ -20,11 +19,15 @@ from layersmith.refitting.methods.least_squares import ridge
 
 class ToLipschitzFFN(Method):
     name = "lipschitz_ffn"
-    builds = ("lipschitz_ffn",)
     kinds = ("ffn",)
-    papers = ("P296",)
-    saves = ()
+    papers = ("2301.11526",)
+    builds = ("lipschitz_ffn",)
+    default = False
+    saves = ("params", "bytes", "flops")
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = "When a bound on what a sublayer can do to a difference of inputs is wanted."
+    differs = "The start is a fitted linear map, not a random layer."
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{"slack": 1.0}, {"slack": 2.0}]

@@ -1,10 +1,9 @@
 """Turn a feed-forward into logic gates: thresholds from the inputs, scale and shift of each output fitted.
 
-Paper: P348, "From MNIST to ImageNet". Nothing trained carries over to gates. Thresholds are quantiles of each input
-channel, wiring and gates stay random, and each output's group sum is fitted to it by least squares.
-When it pays: it does not. Before distillation it is no better than the mean output; it is there to distil a sublayer
-into a circuit, and runs only when asked for.
-Differs from the paper: the start is fitted to a trained layer, not random.
+Paper: arXiv 2509.25933, "From MNIST to ImageNet". Nothing trained carries over to gates. Thresholds are quantiles of
+each input channel, wiring and gates stay random, and each output's group sum is fitted to it by least squares. Before
+distillation it is no better than the mean output; it is there to distil a sublayer into a circuit, and runs only when
+asked for.
 """
 
 from __future__ import annotations
@@ -20,11 +19,18 @@ THRESHOLDS = 4
 
 class ToLogicGates(Method):
     name = "logic_gates"
-    builds = ("logic_gates",)
     kinds = ("ffn",)
-    papers = ("P348",)
-    saves = ()
+    papers = ("2509.25933",)
+    builds = ("logic_gates",)
+    default = False
+    saves = ("params", "bytes", "flops")
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "Not as it is: before distillation it is no better than the mean output; it is there to distil a sublayer "
+        "into a circuit."
+    )
+    differs = "The start is fitted to a trained layer, not random."
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{"neurons": 8}]

@@ -1,10 +1,7 @@
 """Turn a feed-forward into MemoryFormer's two look-up layers, tables fitted table by table by least squares.
 
-Paper: P024, "MemoryFormer". The hidden layer is asked for numbers whose signs tell much: the principal components of
-the trained outputs, then those of the inputs. When it pays: where memory is plentiful and products are dear; tables
-are 2^bits / bits times as large as the matrices, and rows met by few calibration tokens stay near 0, so it is offered
-only when asked for.
-Differs from the paper: the start is a trained layer; fewer bits, so that calibration meets most rows.
+Paper: arXiv 2411.12992, "MemoryFormer". The hidden layer is asked for numbers whose signs tell much: the principal
+components of the trained outputs, then those of the inputs.
 """
 
 from __future__ import annotations
@@ -23,11 +20,19 @@ EXTRA_BITS = 1
 
 class ToMemoryFormer(Method):
     name = "memory_former"
-    builds = ("memory_former",)
     kinds = ("ffn",)
-    papers = ("P024",)
-    saves = ()
+    papers = ("2411.12992",)
+    builds = ("memory_former",)
+    default = False
+    saves = ("flops",)
+    requires = "a width that the bits of a table divide"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "Where memory is plentiful and products are dear; tables are 2^bits / bits times as large as the matrices, "
+        "and rows met by few calibration tokens stay near 0, so it is offered only when asked for."
+    )
+    differs = "The start is a trained layer; fewer bits, so that calibration meets most rows."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         d_model = view.site.d_model

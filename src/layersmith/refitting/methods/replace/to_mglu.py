@@ -1,10 +1,7 @@
 """Turn a gated feed-forward into a masked GLU: of each pair of gate and value weights, the larger one is kept.
 
-Paper: P358, "Masked Gated Linear Unit". When it pays: it stores a third fewer bytes than the GLU (less one bit for each
-element), but loses much quality until it is trained further, and is slower without a fused kernel. It runs when asked
-for by name. The shared matrix holds W_gate where |W_gate| >= |W_up| (mask 1) and W_up elsewhere; the output map is
-refitted by ridge regression.
-Differs from the paper: a trained start; the masks are fixed (packed), only the matrices train on.
+Paper: arXiv 2506.23225, "Masked Gated Linear Unit". It runs when asked for by name. The shared matrix holds W_gate
+where |W_gate| >= |W_up| (mask 1) and W_up elsewhere; the output map is refitted by ridge regression.
 """
 
 from __future__ import annotations
@@ -20,11 +17,19 @@ from layersmith.refitting.methods.prune.topk import gated_without_bias
 
 class ToMGLU(Method):
     name = "mglu"
-    builds = ("mglu",)
     kinds = ("ffn",)
-    papers = ("P358",)
-    saves = ()
+    papers = ("2506.23225",)
+    builds = ("mglu",)
+    default = False
+    saves = ("params", "bytes")
+    requires = "a gated feed-forward without biases"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "It stores a third fewer bytes than the GLU (less one bit for each element), but loses much quality until it "
+        "is trained further, and is slower without a fused kernel."
+    )
+    differs = "A trained start; the masks are fixed (packed), only the matrices train on."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return gated_without_bias(view)

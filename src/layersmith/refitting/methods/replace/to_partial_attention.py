@@ -1,9 +1,7 @@
 """Put a small feed-forward into the heads of a trained attention, as one that changes nothing yet.
 
-Paper: P289, "PartialFormer". When it pays: as a start for training a model without its separate feed-forwards; it is
-larger than the attention it replaces and runs only when asked for by name. The small feed-forward starts as the
-identity, relu(z) - relu(-z) = z, so the outputs are the original's.
-Differs from the paper: a trained start, with the queries and keys of this layer.
+Paper: arXiv 2310.14921, "PartialFormer". The small feed-forward starts as the identity, relu(z) - relu(-z) = z, so
+the outputs are the original's.
 """
 
 from __future__ import annotations
@@ -18,10 +16,17 @@ from layersmith.refitting.method import Method, Settings, SublayerView
 class ToPartialAttention(Method):
     name = "partial_attention"
     kinds = ("mixer",)
-    papers = ("P289",)
+    papers = ("2310.14921",)
     builds = ("partial_attention",)
+    default = False
     saves = ()
+    requires = "softmax attention of a known form"
     distils = True
+    when_it_pays = (
+        "As a start for training a model without its separate feed-forwards; it is larger than the attention it "
+        "replaces and runs only when asked for by name."
+    )
+    differs = "A trained start, with the queries and keys of this layer."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.attention else "it is not a softmax attention of a known form"

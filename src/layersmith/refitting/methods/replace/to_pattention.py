@@ -1,13 +1,11 @@
 """Turn a feed-forward into Pattention: the trained rows become keys, and the values are fitted.
 
-Paper: P284, "TokenFormer". Keys are the rows of the up projection (of the gate, in a gated feed-forward), tau the mean
-length of the scores over the calibration tokens, so that a typical token is not rescaled; then the values are fitted
-by ridge regression. Biases of the first map are lost. For SiLU, gelu(z) is close to silu(1.702 z) / 1.702, hence the
-factor in tau.
-When it pays: to get a feed-forward that can grow (`grown`). From a GELU or ReLU feed-forward without biases it comes
-close; from a gated one it loses the product with the second branch, and narrowing (`width`) is far better at equal
-size, so it runs only when asked for.
-Differs from the paper: the start is a trained layer, not a random one.
+Paper: arXiv 2410.23168, "TokenFormer". Keys are the rows of the up projection (of the gate, in a gated feed-forward),
+tau the mean length of the scores over the calibration tokens, so that a typical token is not rescaled; then the
+values are fitted by ridge regression. Biases of the first map are lost. For SiLU, gelu(z) is close to silu(1.702 z) /
+1.702, hence the factor in tau. From a GELU or ReLU feed-forward without biases it comes close; from a gated one it
+loses the product with the second branch, and narrowing (`width`) is far better at equal size, so it runs only when
+asked for.
 """
 
 from __future__ import annotations
@@ -25,11 +23,16 @@ SHARE = {"silu": 1 / 1.702}
 
 class ToPattention(Method):
     name = "pattention"
-    builds = ("pattention",)
     kinds = ("ffn",)
-    papers = ("P284",)
-    saves = ()
+    papers = ("2410.23168",)
+    builds = ("pattention",)
+    default = False
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = "To get a feed-forward that can grow (`grown`)."
+    differs = "The start is a trained layer, not a random one."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

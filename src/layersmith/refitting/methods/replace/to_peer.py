@@ -1,12 +1,10 @@
 """Turn a feed-forward into PEER: its hidden neurons become experts, found by product keys made of their directions.
 
-Paper: P270, "Mixture of A Million Experts". Each neuron gets a slot (a, b) whose two half keys are near its own (an
-optimal assignment to clustered halves), so that a token finds the neurons that would contribute most; scores are
-shifted so that every sigmoid weight is 1. What the neurons not found would have added is made up for by ridge
-regression of the output rows. With share 1 an MLP without biases is reproduced exactly.
-When it pays: in counted FLOPs, and where tokens come one at a time and only the rows found are read; at prefill a dense
-layer of this size is faster, so it is offered only when asked for. From a gated feed-forward the gate branch is kept.
-Differs from the paper: the start is a trained layer; one head, sigmoid weights, queries not normalised.
+Paper: arXiv 2407.04153, "Mixture of A Million Experts". Each neuron gets a slot (a, b) whose two half keys are near
+its own (an optimal assignment to clustered halves), so that a token finds the neurons that would contribute most;
+scores are shifted so that every sigmoid weight is 1. What the neurons not found would have added is made up for by
+ridge regression of the output rows. With share 1 an MLP without biases is reproduced exactly. From a gated
+feed-forward the gate branch is kept.
 """
 
 from __future__ import annotations
@@ -37,11 +35,19 @@ SHIFT = 20.0
 
 class ToPEER(Method):
     name = "peer"
-    builds = ("peer",)
     kinds = ("ffn",)
-    papers = ("P270",)
-    saves = ()
+    papers = ("2407.04153",)
+    builds = ("peer",)
+    default = False
+    saves = ("params", "bytes", "flops")
+    requires = "a plain or gated feed-forward of at most a few thousand hidden channels"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "In counted FLOPs, and where tokens come one at a time and only the rows found are read; at prefill a dense "
+        "layer of this size is faster, so it is offered only when asked for."
+    )
+    differs = "The start is a trained layer; one head, sigmoid weights, queries not normalised."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.ffn is None:

@@ -1,11 +1,8 @@
 """Turn a feed-forward into a product-key memory that scores its slots as the trained hidden neurons would fire.
 
-Papers: P291's product-key memory with relu weights (Lample et al. 2019, arXiv 1907.05242). The trained gate directions
-are cut in halves in the space of their principal responses and clustered: slot (a, b) fires like a neuron with the
-half keys a and b. The values are fitted by ridge regression. When it pays: as a start for training with a memory that
-can grow; it has as many values as the layer had neurons and no activation of x beyond relu, so it is offered only when
-asked for.
-Differs from the papers: the start is a trained layer; one head, whose queries are not normalised.
+Papers: arXiv 2310.10837's product-key memory with relu weights (Lample et al. 2019, arXiv 1907.05242). The trained gate
+directions are cut in halves in the space of their principal responses and clustered: slot (a, b) fires like a neuron
+with the half keys a and b. The values are fitted by ridge regression.
 """
 
 from __future__ import annotations
@@ -22,11 +19,19 @@ from layersmith.refitting.methods.replace.neuron_keys import d_key_of, features,
 
 class ToPKM(Method):
     name = "pkm"
-    builds = ("pkm",)
     kinds = ("ffn",)
-    papers = ("P291",)
-    saves = ()
+    papers = ("1907.05242", "2310.10837")
+    builds = ("pkm",)
+    default = False
+    saves = ("params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "As a start for training with a memory that can grow; it has as many values as the layer had neurons and no "
+        "activation of x beyond relu, so it is offered only when asked for."
+    )
+    differs = "The start is a trained layer; one head, whose queries are not normalised."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

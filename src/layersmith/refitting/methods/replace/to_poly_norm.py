@@ -1,8 +1,7 @@
 """Turn a feed-forward into one with PolyNorm: normalised powers of the hidden layer, fitted to the trained one.
 
-Paper: P007, "Polynomial Composition Activations". When it pays: as for `gr_kan`; from a gated feed-forward it drops
-one of three matrices. The activation's scalars are fitted by least squares, then the output map by ridge regression.
-Differs from the paper: the start is a trained layer, not a random one.
+Paper: arXiv 2411.03884, "Polynomial Composition Activations". The activation's scalars are fitted by least squares,
+then the output map by ridge regression.
 """
 
 from __future__ import annotations
@@ -19,10 +18,15 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 class ToPolyNorm(Method):
     name = "poly_norm"
     kinds = ("ffn",)
-    papers = ("P007",)
+    papers = ("2411.03884",)
     builds = ("poly_norm",)
-    saves = ()
+    default = False
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = "As for `gr_kan`; from a gated feed-forward it drops one of three matrices."
+    differs = "The start is a trained layer, not a random one."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

@@ -1,10 +1,7 @@
 """Turn a feed-forward into one with PolyReLU: a polynomial of the ReLU fitted to the trained activation.
 
-Paper: P007, "Polynomial Composition Activations". When it pays: from a gated feed-forward it drops one of three
-matrices; otherwise it is no cheaper, and is there to see what a learned polynomial is worth. The polynomial is fitted
-by least squares on the hidden values of the calibration text, then the output map by ridge regression. From squared
-or plain ReLU nothing is lost.
-Differs from the paper: the start is a trained layer, not a random one.
+Paper: arXiv 2411.03884, "Polynomial Composition Activations". The polynomial is fitted by least squares on the hidden
+values of the calibration text, then the output map by ridge regression. From squared or plain ReLU nothing is lost.
 """
 
 from __future__ import annotations
@@ -21,10 +18,18 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 class ToPolyReLU(Method):
     name = "poly_relu"
     kinds = ("ffn",)
-    papers = ("P007",)
-    saves = ()
+    papers = ("2411.03884",)
     builds = ("poly_relu",)
+    default = False
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "From a gated feed-forward it drops one of three matrices; otherwise it is no cheaper, and is there to see "
+        "what a learned polynomial is worth."
+    )
+    differs = "The start is a trained layer, not a random one."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

@@ -1,9 +1,7 @@
 """Replace a norm by RepBN, PRepBN at the end of its schedule: one fitted factor and constant per channel.
 
-Paper: P053, SLAB. When it pays: after `refit.folds.rep_bn`, which moves it into the next linear maps and leaves no
-norm at all; before that it is a cheap element-wise step. A factor per channel cannot follow the size of each token:
-the local error says what that costs at this site, and distillation may win some of it back.
-Differs from the paper: the start is a trained norm and its outputs, not a schedule over a whole training.
+Paper: arXiv 2405.11582, SLAB. A factor per channel cannot follow the size of each token: the local error says what
+that costs at this site, and distillation may win some of it back.
 """
 
 from __future__ import annotations
@@ -19,10 +17,17 @@ from layersmith.refitting.methods.replace.norm_start import eps_of, fit_gain_and
 class ToPRepBN(Method):
     name = "prep_bn"
     kinds = ("norm",)
-    papers = ("P053",)
+    papers = ("2405.11582",)
     builds = ("prep_bn",)
-    saves = ()
+    default = False
+    saves = ("latency",)
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "Once the fold `rep_bn` has moved it into the next linear maps, which leaves no norm at all; before that it "
+        "is a cheap element-wise step."
+    )
+    differs = "The start is a trained norm and its outputs, not a schedule over a whole training."
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{}]

@@ -1,8 +1,7 @@
 """Replace a norm by RMSNorm, which subtracts no mean: gain and bias fitted to the norm's own outputs.
 
-Paper: none; the exact way for a whole Pre-LN model is the fold `refit.folds.pre_rms_norm`. When it pays: where
-RMSNorm is the faster kernel and the tokens at this site have little mean; it is offered when asked for. A norm that is
-an RMSNorm already comes back as it was.
+Paper: none; the exact way for a whole Pre-LN model is the fold `pre_rms_norm`. A norm that is an RMSNorm
+already comes back as it was.
 """
 
 from __future__ import annotations
@@ -17,10 +16,15 @@ from layersmith.refitting.methods.replace.norm_start import eps_of, fit_gain_and
 
 class ToRMSNorm(Method):
     name = "rms_norm"
-    builds = ("rms_norm",)
     kinds = ("norm",)
-    saves = ()
+    builds = ("rms_norm",)
+    default = False
+    saves = ("latency",)
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "Where RMSNorm is the faster kernel and the tokens at this site have little mean; it is offered when asked for."
+    )
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{"bias": False}, {"bias": True}]

@@ -1,10 +1,8 @@
 """Turn a feed-forward into an S-KAN in which each channel has chosen one basis out of a pool, by least squares.
 
-Paper: P075, "Activation Space Selectable Kolmogorov-Arnold Networks". As for `kan`, the trained weights stand in the
-base terms and a plain MLP is carried over exactly; from a gated feed-forward the edges of the strongest hidden channels
-are fitted, with every basis of the pool at once, then reduced to one basis per channel. When it pays: never in
-cost; it shows which kind of function a trained channel wants.
-Differs from the paper: the start is a trained layer, and selection follows a closed-form fit instead of training.
+Paper: arXiv 2408.08338, "Activation Space Selectable Kolmogorov-Arnold Networks". As for `kan`, the trained weights
+stand in the base terms and a plain MLP is carried over exactly; from a gated feed-forward the edges of the strongest
+hidden channels are fitted, with every basis of the pool at once, then reduced to one basis per channel.
 """
 
 from __future__ import annotations
@@ -24,11 +22,16 @@ JUDGED = 512
 
 class ToSelectKAN(Method):
     name = "select_kan"
-    builds = ("select_kan",)
     kinds = ("ffn",)
-    papers = ("P075",)
+    papers = ("2408.08338",)
+    builds = ("select_kan",)
+    default = False
     saves = ()
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = "Never in cost; it shows which kind of function a trained channel wants."
+    differs = "The start is a trained layer, and selection follows a closed-form fit instead of training."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

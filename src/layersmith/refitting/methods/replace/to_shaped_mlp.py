@@ -1,9 +1,7 @@
 """Turn a feed-forward into a shaped MLP: a ReLU with a slope below zero, output map fitted.
 
-Paper: P242, "The Shaped Transformer". When it pays: it is no cheaper than the MLP it comes from; it is offered when
-asked for, to see how much of a trained activation a bent line can do. From a gated feed-forward it drops one of three
-matrices. An MLP with ReLU and without biases comes back as it was, at a slope of 0.
-Differs from the paper: the slopes are chosen for a trained layer, not as 1 + c / sqrt(n) for a random one.
+Paper: arXiv 2306.17759, "The Shaped Transformer". From a gated feed-forward it drops one of three matrices. An MLP
+with ReLU and without biases comes back as it was, at a slope of 0.
 """
 
 from __future__ import annotations
@@ -20,10 +18,18 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 class ToShapedMLP(Method):
     name = "shaped_mlp"
     kinds = ("ffn",)
-    papers = ("P242",)
+    papers = ("2306.17759",)
     builds = ("shaped_mlp",)
-    saves = ()
+    default = False
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "It is no cheaper than the MLP it comes from; it is offered when asked for, to see how much of a trained "
+        "activation a bent line can do."
+    )
+    differs = "The slopes are chosen for a trained layer, not as 1 + c / sqrt(n) for a random one."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

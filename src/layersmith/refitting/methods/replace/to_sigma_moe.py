@@ -1,10 +1,8 @@
 """Turn a feed-forward into a sigma-MoE: its own neurons in groups of ReLU experts with independent sigmoid scores.
 
-Paper: P291, "Approximating Two-Layer Feedforward Networks for Efficient Transformers". When it pays: as for
-`topk_moe`; offered when asked for. From a gated feed-forward the gate's weights become the experts' and what the
-multiplication added is lost; the output maps are refitted. From a ReLU feed-forward with all experts chosen it is the
-original.
-Differs from the paper: the start is a trained layer, not a random one.
+Paper: arXiv 2310.10837, "Approximating Two-Layer Feedforward Networks for Efficient Transformers". From a gated
+feed-forward the gate's weights become the experts' and what the multiplication added is lost; the output maps are
+refitted. From a ReLU feed-forward with all experts chosen it is the original.
 """
 
 from __future__ import annotations
@@ -22,10 +20,15 @@ EXPERTS = 8
 class ToSigmaMoE(Method):
     name = "sigma_moe"
     kinds = ("ffn",)
-    papers = ("P291",)
+    papers = ("2310.10837",)
     builds = ("sigma_moe",)
-    saves = ()
+    default = False
+    saves = ("params", "bytes", "flops")
+    requires = "a plain or gated feed-forward without biases whose hidden channels divide into the experts"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = "As for `topk_moe`; offered when asked for."
+    differs = "The start is a trained layer, not a random one."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return refuses_experts(view, EXPERTS)

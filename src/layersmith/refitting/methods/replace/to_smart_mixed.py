@@ -1,10 +1,8 @@
 """Give every hidden neuron of a feed-forward the activation of a pool that follows its trained one best.
 
-Paper: P318, "SmartMixed". When it pays: to see which activations a trained layer can do without, or as a start for
-further training; it is no cheaper than an MLP and runs only when asked for by name. From a gated feed-forward the
-target of a neuron is the product of gate and value, so a third of the parameters goes. Each neuron takes the
-activation whose values have the largest squared correlation with its target; the output map is refitted.
-Differs from the paper: the choice is made once, on calibration activations, not learned by gradients.
+Paper: arXiv 2510.22450, "SmartMixed". From a gated feed-forward the target of a neuron is the product of gate and
+value, so a third of the parameters goes. Each neuron takes the activation whose values have the largest squared
+correlation with its target; the output map is refitted.
 """
 
 from __future__ import annotations
@@ -23,10 +21,18 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 class ToSmartMixed(Method):
     name = "smart_mixed"
     kinds = ("ffn",)
-    papers = ("P318",)
+    papers = ("2510.22450",)
     builds = ("smart_mixed",)
-    saves = ()
+    default = False
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "To see which activations a trained layer can do without, or as a start for further training; it is no "
+        "cheaper than an MLP and runs only when asked for by name."
+    )
+    differs = "The choice is made once, on calibration activations, not learned by gradients."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

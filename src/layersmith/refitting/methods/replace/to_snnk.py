@@ -1,10 +1,9 @@
 """Turn a feed-forward into random features and one fitted matrix.
 
-Paper: P089, "Scalable Neural Network Kernels" (bundling). The features know nothing of the trained weights; the one
-matrix is their best linear read-out of the sublayer's output, by ridge regression.
-When it pays: hardly ever for a trained feed-forward. It trains less (one of two matrices), but it stores and multiplies
-by the random one too, and at equal arithmetic narrowing (`width`) is far closer. It runs only when asked for.
-Differs from the paper: the least squares are over the layer's own activations, with a constant.
+Paper: arXiv 2310.13225, "Scalable Neural Network Kernels" (bundling). The features know nothing of the trained
+weights; the one matrix is their best linear read-out of the sublayer's output, by ridge regression. It trains less
+(one of two matrices), but it stores and multiplies by the random one too, and at equal arithmetic narrowing (`width`)
+is far closer. It runs only when asked for.
 """
 
 from __future__ import annotations
@@ -19,11 +18,16 @@ from layersmith.refitting.methods.least_squares import fit_linear
 
 class ToSNNK(Method):
     name = "snnk"
-    builds = ("snnk",)
     kinds = ("ffn",)
-    papers = ("P089",)
-    saves = ()
+    papers = ("2310.13225",)
+    builds = ("snnk",)
+    default = False
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = "Hardly ever for a trained feed-forward: at equal arithmetic narrowing (`width`) is far closer."
+    differs = "The least squares are over the layer's own activations, with a constant."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

@@ -1,12 +1,9 @@
 """Turn a gated feed-forward into a Spark-FFN: only channels whose gate exceeds a statistical threshold are computed.
 
-Paper: P361, "Spark Transformer". When it pays: decoding one token at a time through a wide layer that keeps few of its
-channels; measured, not before `topk` does, and in narrow layers its many small steps make it several times slower.
-Unsplit, the weights are the trained ones and the gate is still dense (at best 1/3 of the cost remains). Split,
-half of the input predicts the gate and the other half the values, both by ridge regression on the trained
-pre-activations, and the output map is refitted: that saves a third of the parameters and loses most of the quality
-until it is trained further. It runs when asked for by name.
-Differs from the paper: a trained start, and so the hard threshold, which leaves trained gates as they are.
+Paper: arXiv 2506.06644, "Spark Transformer". Unsplit, the weights are the trained ones and the gate is still dense
+(at best 1/3 of the cost remains). Split, half of the input predicts the gate and the other half the values, both by
+ridge regression on the trained pre-activations, and the output map is refitted: that saves a third of the parameters
+and loses most of the quality until it is trained further. It runs when asked for by name.
 """
 
 from __future__ import annotations
@@ -22,11 +19,19 @@ from layersmith.refitting.methods.prune.topk import gated_without_bias
 
 class ToSparkFFN(Method):
     name = "spark_ffn"
-    builds = ("spark_ffn",)
     kinds = ("ffn",)
-    papers = ("P361",)
-    saves = ()
+    papers = ("2506.06644",)
+    builds = ("spark_ffn",)
+    default = False
+    saves = ("latency", "params", "bytes", "flops")
+    requires = "a gated feed-forward without biases"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "Decoding one token at a time through a wide layer that keeps few of its channels; measured, not before "
+        "`topk` does, and in narrow layers its many small steps make it several times slower."
+    )
+    differs = "A trained start, and so the hard threshold, which leaves trained gates as they are."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return gated_without_bias(view)

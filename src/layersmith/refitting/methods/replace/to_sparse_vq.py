@@ -1,11 +1,9 @@
 """Turn a feed-forward into sparse vector quantisation: a linear map of x plus a constant for each region of inputs.
 
-Paper: P182, "Sparse-VQ Transformer". The first head passes x on (its codes start at 0). Of the second head's codes one
-half chooses, being k-means centroids of the inputs' leading principal components, and the other half, scaled down so
-that it does not disturb the choice, holds what the best linear map leaves over in that region, in the leading
-directions of these means. When it pays: it costs about as much as the layer at this width, so it is offered only when
-asked for, to see what a codebook is worth.
-Differs from the paper: the start is a trained layer; two heads; the sparse map starts at 0.
+Paper: arXiv 2402.05830, "Sparse-VQ Transformer". The first head passes x on (its codes start at 0). Of the second
+head's codes one half chooses, being k-means centroids of the inputs' leading principal components, and the other
+half, scaled down so that it does not disturb the choice, holds what the best linear map leaves over in that region,
+in the leading directions of these means.
 """
 
 from __future__ import annotations
@@ -28,10 +26,17 @@ TOKENS = 4.0
 class ToSparseVQ(Method):
     name = "sparse_vq"
     kinds = ("ffn",)
-    papers = ("P182",)
+    papers = ("2402.05830",)
     builds = ("sparse_vq",)
-    saves = ()
+    default = False
+    saves = ("params", "bytes", "flops")
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "It costs about as much as the layer at this width, so it is offered only when asked for, to see what a "
+        "codebook is worth."
+    )
+    differs = "The start is a trained layer; two heads; the sparse map starts at 0."
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{"codes": 256}, {"codes": 32}]

@@ -1,14 +1,12 @@
 """Replace every weight matrix of a sublayer by a structured one: block-dense, Monarch (block shuffle) or butterfly.
 
-Papers: P294 (block-dense and block-shuffle) and P084 (butterfly). Each structure's first factor is found in the metric
-of what reaches its own inputs (the Gram matrix of each block, for butterfly of each single input) by the structure's
-projection: one truncated SVD for each block, or the butterfly's peeled off factor by factor. Its last factor is then
-refitted to the whole matrix in the metric of all inputs, which is a least-squares problem.
-When it pays: at three quarters of the parameters block-dense is a little closer to a trained matrix than low rank is,
-and Monarch with two blocks about as close. A butterfly (2 N log N parameters) throws away nearly all of a trained
-matrix: on pocket's feed-forwards its output is hardly better than none, and only training it makes it useful. None of
-them comes near dropping hidden channels (`width`) at equal parameters, so they run only when asked for.
-Differs from the papers: they train these maps from the start; the refit of the last factor is ours.
+Papers: arXiv 2406.16450 (block-dense and block-shuffle) and arXiv 1903.05895 (butterfly). Each structure's first
+factor is found in the metric of what reaches its own inputs (the Gram matrix of each block, for butterfly of each
+single input) by the structure's projection: one truncated SVD for each block, or the butterfly's peeled off factor by
+factor. Its last factor is then refitted to the whole matrix in the metric of all inputs, which is a least-squares
+problem. A butterfly (2 N log N parameters) throws away nearly all of a trained matrix: on pocket's feed-forwards its
+output is hardly better than none, and only training it makes it useful. None of them comes near dropping hidden
+channels (`width`) at equal parameters, so they run only when asked for.
 """
 
 from __future__ import annotations
@@ -30,12 +28,20 @@ DAMP = 1e-6
 
 class ToStructured(Method):
     name = "structured"
+    kinds = ("ffn", "mixer")
+    papers = ("2406.16450", "1903.05895")
     #: A structured feed-forward is placed map by map.
     builds = ("structured", "block_dense", "block_shuffle", "butterfly")
-    kinds = ("ffn", "mixer")
-    papers = ("P294", "P084")
-    saves = ()
+    default = False
+    saves = ("params", "bytes", "flops")
+    requires = "weight matrices whose sides are multiples of 8"
+    statistics = ("grams",)
     distils = True
+    when_it_pays = (
+        "At three quarters of the parameters block-dense is a little closer to a trained matrix than low rank is, and "
+        "Monarch with two blocks about as close."
+    )
+    differs = "They train these maps from the start; the refit of the last factor is ours."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         if not view.linears():

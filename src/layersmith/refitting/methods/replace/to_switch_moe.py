@@ -1,9 +1,7 @@
 """Turn a feed-forward into a Switch layer: its own neurons in groups, one group for each token.
 
-Paper: P222, "Switch Transformers". When it pays: rarely on a trained layer, which then keeps a half or a quarter of its
-neurons per token; offered when asked for. The weights on the way in are the trained ones, the output maps are refitted
-to what each token uses; one expert is the original.
-Differs from the paper: the start is a trained layer, not a random one.
+Paper: arXiv 2101.03961, "Switch Transformers". The weights on the way in are the trained ones, the output maps are
+refitted to what each token uses; one expert is the original.
 """
 
 from __future__ import annotations
@@ -21,10 +19,18 @@ from layersmith.refitting.methods.replace.neuron_experts import fit_down, neuron
 class ToSwitchMoE(Method):
     name = "switch_moe"
     kinds = ("ffn",)
-    papers = ("P222",)
+    papers = ("2101.03961",)
     builds = ("switch_moe",)
-    saves = ()
+    default = False
+    saves = ("flops",)
+    requires = "a plain or gated feed-forward without biases whose hidden channels divide into the experts"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "Rarely on a trained layer, which then keeps a half or a quarter of its neurons per token; offered when asked "
+        "for."
+    )
+    differs = "The start is a trained layer, not a random one."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return refuses_experts(view, 4)

@@ -1,9 +1,7 @@
 """Turn a feed-forward into a top-k mixture of experts: its own neurons in groups, and a router that picks k groups.
 
-Papers of the part: Shazeer et al. 2017, Mixtral. When it pays: never by itself against `carve`, which keeps often-used
-neurons always on; it is offered when asked for, as the start of a Mixtral-like layer to be distilled or trained on.
-The weights on the way in are the trained ones, the output maps are refitted to what each token uses. With all experts
-chosen it is the original.
+Papers of the part: Shazeer et al. 2017, Mixtral. The weights on the way in are the trained ones, the output maps are
+refitted to what each token uses. With all experts chosen it is the original.
 """
 
 from __future__ import annotations
@@ -22,10 +20,17 @@ EXPERTS = 8
 
 class ToTopKMoE(Method):
     name = "topk_moe"
-    builds = ("topk_moe",)
     kinds = ("ffn",)
-    saves = ()
+    builds = ("topk_moe",)
+    default = False
+    saves = ("flops",)
+    requires = "a plain or gated feed-forward without biases whose hidden channels divide into the experts"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "Never by itself against `carve`, which keeps often-used neurons always on; it is offered when asked for, as "
+        "the start of a Mixtral-like layer to be distilled or trained on."
+    )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return refuses_experts(view, EXPERTS)

@@ -1,9 +1,7 @@
 """Turn a feed-forward into a TruKAN: straight lines carry the trained input map, splines the trained activation.
 
-Paper: P079, "TruKAN". A plain MLP is matched up to the spline fit of its activation on the interval that its hidden
-layer uses; a gated feed-forward starts from the nearest plain MLP. When it pays: never in cost, as it multiplies K
-times what the plain MLP does; it gives a trained layer learnable functions in the form that is easiest to read.
-Differs from the paper: the start is a trained layer, and without the layer normalisations, which would undo its scale.
+Paper: arXiv 2602.03879, "TruKAN". A plain MLP is matched up to the spline fit of its activation on the interval that
+its hidden layer uses; a gated feed-forward starts from the nearest plain MLP.
 """
 
 from __future__ import annotations
@@ -19,11 +17,19 @@ from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 
 class ToTruKAN(Method):
     name = "tru_kan"
-    builds = ("tru_kan",)
     kinds = ("ffn",)
-    papers = ("P079",)
+    papers = ("2602.03879",)
+    builds = ("tru_kan",)
+    default = False
     saves = ()
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "Never in cost, as it multiplies K times what the plain MLP does; it gives a trained layer learnable "
+        "functions in the form that is easiest to read."
+    )
+    differs = "The start is a trained layer, and without the layer normalisations, which would undo its scale."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

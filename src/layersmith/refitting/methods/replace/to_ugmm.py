@@ -1,10 +1,9 @@
 """Turn a feed-forward into Gaussian-mixture units and a fitted read-out.
 
-Paper: P315, "uGMM-NN". Nothing trained carries over to such units: each takes the calibration values of one token as
-its means, the inputs' own spread, and shares at random; then the output map is fitted by ridge regression.
-When it pays: it does not. Before distillation it is hardly better than the mean output and worse than a linear map, and
-it is slow; it is there to try the units on a trained model, and runs only when asked for.
-Differs from the paper: the start is fitted to a trained layer, not random.
+Paper: arXiv 2509.07569, "uGMM-NN". Nothing trained carries over to such units: each takes the calibration values of
+one token as its means, the inputs' own spread, and shares at random; then the output map is fitted by ridge
+regression. Before distillation it is hardly better than the mean output and worse than a linear map, and it is slow;
+it is there to try the units on a trained model, and runs only when asked for.
 """
 
 from __future__ import annotations
@@ -21,11 +20,18 @@ from layersmith.refitting.methods.least_squares import fit_linear
 
 class ToUGMM(Method):
     name = "ugmm"
-    builds = ("ugmm",)
     kinds = ("ffn",)
-    papers = ("P315",)
-    saves = ()
+    papers = ("2509.07569",)
+    builds = ("ugmm",)
+    default = False
+    saves = ("params", "bytes", "flops")
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = (
+        "Not as it is: before distillation it is hardly better than the mean output; it is there to try the units on "
+        "a trained model."
+    )
+    differs = "The start is fitted to a trained layer, not random."
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{"units": max(1, view.site.d_model // 12)}]

@@ -1,10 +1,8 @@
 """Turn a feed-forward into an UltraMem that scores its slots as the trained hidden neurons would fire.
 
-Paper: P119, "Ultra-Sparse Memory Network". The start is that of the method `pkm`: half keys are clustered gate
-directions; row and column scores (s_i, 1) and (s_j, 1) under the core [[e, 1], [1, e]] add up to s_i + s_j and keep the
-filter's singular vectors positive. The values are fitted by ridge regression. When it pays: as a start for training
-with a memory that can grow, so it is offered only when asked for.
-Differs from the paper: the start is a trained layer; one core, no expansion, relu scores, no norms.
+Paper: arXiv 2411.12364, "Ultra-Sparse Memory Network". The start is that of the method `pkm`: half keys are clustered
+gate directions; row and column scores (s_i, 1) and (s_j, 1) under the core [[e, 1], [1, e]] add up to s_i + s_j and
+keep the filter's singular vectors positive. The values are fitted by ridge regression.
 """
 
 from __future__ import annotations
@@ -26,10 +24,15 @@ CORNER = 0.01
 class ToUltraMem(Method):
     name = "ultra_mem"
     kinds = ("ffn",)
-    papers = ("P119",)
+    papers = ("2411.12364",)
     builds = ("ultra_mem",)
-    saves = ()
+    default = False
+    saves = ("params", "bytes", "flops")
+    requires = "a plain or gated feed-forward"
+    statistics = ("inputs", "outputs")
     distils = True
+    when_it_pays = "As a start for training with a memory that can grow, so it is offered only when asked for."
+    differs = "The start is a trained layer; one core, no expansion, relu scores, no norms."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

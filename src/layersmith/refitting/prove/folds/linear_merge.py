@@ -3,7 +3,8 @@
     W_down (W_up x + b_up) + b_down  =  (W_down W_up) x + (W_down b_up + b_down)     no activation in a feed-forward
     U (V x) + c  =  (U V) x + c                                          a `low_rank` map whose rank saves nothing
 
-Paper: P343, RePaViT, whose feed-forwards have hidden channels that pass no activation; merging them is this product.
+Paper: arXiv 2505.21847, RePaViT, whose feed-forwards have hidden channels that pass no activation; merging them is
+this product.
 When it pays: always, since only the cheaper form is taken: after a search has put such parts in place.
 Differs from the paper: a feed-forward is merged as a whole or not at all. Channels that merely look linear (a ReLU
 that was on for all of the calibration text) are not merged: that is an approximation, and no fold.

@@ -9,7 +9,7 @@ A head that is tied to the embedding (GPT-2, OPT) needs the table as it was. It 
 tied: the table is stored twice, with no more work per token. (A centring step behind the embedding would keep one
 table, but costs time in every forward pass, and OPT has no module there.)
 
-Paper: P167, Pre-RMSNorm and Pre-CRMSNorm Transformers, arXiv 2305.14858. When it pays: where norms take a visible
+Paper: Pre-RMSNorm and Pre-CRMSNorm Transformers, arXiv 2305.14858. When it pays: where norms take a visible
 share of the time and RMSNorm is the faster kernel on the machine at hand. Only the clock can tell; and without a
 LayerNorm's mean, norms can be absorbed by rotations and gains folded further.
 Differs from the paper: no Pre-CRMSNorm, which drops one channel and with it every well-aligned matrix width; the

@@ -5,9 +5,9 @@
 
 for q, k, v, gate, up, ... The norm's place is then empty: nothing is computed there. A reader without a bias gets one.
 
-Paper: P053, SLAB. Confirmed in the authors' code (xinghaochen/SLAB, merge_bn): both formulas, and the new biases in
-their language model. When it pays: always, for a model whose norms are `prep_bn` with lambda = 0, trained so or put
-there by the method `prep_bn`.
+Paper: arXiv 2405.11582, SLAB. Confirmed in the authors' code (xinghaochen/SLAB, merge_bn): both formulas, and the new
+biases in their language model. When it pays: always, for a model whose norms are `prep_bn` with lambda = 0, trained
+so or put there by the method `prep_bn`.
 Differs from the paper: the fold is proved on the model at hand; norms that feed other things than linear maps stay.
 """
 

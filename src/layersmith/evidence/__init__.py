@@ -2,18 +2,24 @@
 
 The ladder: 1 contract (passes the suite), 2 oracle (equals an independent float64 oracle and its limit case),
 3 official (equals the authors' released code or a well-kept library's), 4 claim (the paper's headline claim was
-measured here, whatever came of it). `scripts/collect_evidence.py` runs the tests and writes `evidence.json`.
+measured here, whatever came of it). `scripts/collect_evidence.py` runs the tests and writes one file for each part,
+`NAME.json` beside this one. A record is about the part's file as it was then, whose hash it holds: when the file
+changes, the record is out of date until the tests have been run again (`is_current`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from layersmith.parts import source
+
 RUNGS = ("contract", "oracle", "official", "claim")
+VERDICTS = ("held", "partly", "not seen at this size", "did not hold")
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,10 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Claim:
-    """A paper's headline claim as measured here; `verdict` is "held", "partly" or "did not hold"."""
+    """A paper's headline claim as measured here; `verdict` is one of `VERDICTS`.
+
+    "not seen at this size" means that runs which differ in their seed alone differ by more than what was compared.
+    """
 
     paper: str
     claim: str
@@ -81,13 +90,24 @@ class Evidence:
 
 def of(part: str) -> Evidence:
     """The evidence on record for a part of the catalogue; empty if there is none."""
-    return _parse(record()["parts"].get(part, {}))
+    return _parse(record(part))
 
 
 @cache
-def record() -> dict[str, Any]:
-    """The whole record: {"environment": {...}, "parts": {name: {...}}}."""
-    return json.loads(files("layersmith").joinpath("evidence.json").read_text(encoding="utf-8"))
+def record(part: str) -> dict[str, Any]:
+    """The part's record as it was written, with the conditions of its tests as "environment"; {} without one."""
+    file = files("layersmith.evidence").joinpath(f"{part}.json")
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def is_current(part: str) -> bool:
+    """Whether the record on file is about the part's file as it is now."""
+    return record(part).get("sha256") == fingerprint(part)
+
+
+def fingerprint(part: str) -> str:
+    """The hash of the part's file, whatever the line ends."""
+    return hashlib.sha256(source(part).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def _parse(entry: dict[str, Any]) -> Evidence:

@@ -1,0 +1,129 @@
+"""What a method says of itself is true: what it saves, what it reads of the calibration, and whether a run tries it."""
+
+import copy
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from layersmith.anatomy import Replay, find_sites
+from layersmith.anatomy.edit import apply, restore
+from layersmith.errors import UserError
+from layersmith.measuring.calls import capture_calls
+from layersmith.refitting import methods
+from layersmith.refitting.calibrate.activations import Activations
+from layersmith.refitting.method import STATISTICS, SublayerView
+from layersmith.refitting.score.costs import FIELDS, _static_costs
+from layersmith.runs.workspace import Workspace
+from tests.refitting.conftest import tiny_batches
+from tests.refitting.test_methods import SITE_OF
+
+#: The methods that a run has tried by itself so far, for each budget.
+TRIED = {
+    "latency": "drop mean linear rank_r width width_taylor span kv_merge low_rank topk dyt idle_ffn",
+    "params": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn",
+    "bytes": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn rtn gptq",
+    "flops": "drop mean linear rank_r width width_taylor span kv_merge low_rank linear_attention topk carve idle_ffn",
+    "kv": "drop span kv_merge linear_attention",
+}
+#: Saved at one token at a time, or in long texts: not in what is counted below.
+NOT_COUNTED = {("topk", "flops"), ("linear_attention", "flops")}
+
+
+@pytest.mark.parametrize("budget", FIELDS)
+def test_a_run_tries_the_methods_it_has_tried_so_far(budget):
+    assert methods.chosen(None, [budget]) == TRIED[budget].split()
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_states_its_facts_itself(name):
+    method = methods.get(name)
+    own = vars(type(method))
+    assert own.keys() >= {"name", "kinds", "default", "saves", "when_it_pays"}
+    assert set(method.saves) <= set(FIELDS)
+    assert set(method.statistics) <= set(STATISTICS)
+    assert isinstance(method.default, bool)
+    assert method.saves or not method.default
+    for sentence in (method.when_it_pays, method.differs):
+        assert sentence == "" or (sentence.endswith(".") and sentence[0].isupper() and ".  " not in sentence)
+        assert ". " not in sentence, "one sentence"
+    assert method.when_it_pays
+
+
+@pytest.fixture(scope="module")
+def activations(tmp_path_factory):
+    """Of a Llama wide enough that what a method adds (tables, thresholds) weighs less than what it takes out."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 192, "head_dim": 16, "vocab_size": 4096, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.15}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval().requires_grad_(False)
+    anatomy = find_sites(model)
+    workspace = Workspace(tmp_path_factory.mktemp("facts") / "run", {})
+    made = Activations(Replay(model, anatomy), anatomy, tiny_batches(), workspace)
+    made.calibrate()
+    return made
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The names of what is read of a `SublayerView` from outside it."""
+    found, inside = set(), []
+    for attribute, name in {
+        "inputs": "inputs",
+        "targets": "outputs",
+        "outputs": "outputs",
+        "_moments": "grams",
+    }.items():
+        original = SublayerView.__dict__[attribute].func
+
+        def spied(view, original=original, name=name):
+            if not inside:
+                found.add(name)
+            inside.append(name)
+            try:
+                return original(view)
+            finally:
+                inside.pop()
+
+        monkeypatch.setattr(SublayerView, attribute, property(spied))
+    return found
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_it_reads_what_it_says_and_saves_what_it_says(name, activations, read):
+    method, model = methods.get(name), activations.replay.model
+    given = {"taylor": torch.linspace(-1, 1, 192)} if "taylor" in method.statistics else {}
+    saved = set()
+    for kind in method.kinds:
+        site = activations.anatomy.site(SITE_OF[kind])
+        at = activations.view(site, 0, given)
+        assert method.unsupported_reason(at) is None
+        calls = capture_calls(model, site.modules, {"input_ids": torch.arange(24)[None]})
+        before = _static_costs({path: model.get_submodule(path) for path in site.modules}, calls)
+        for settings in method.options(at):
+            after = _static_costs(_in_place(model, site.modules, method.build(at, settings)), calls)
+            saved |= {budget for budget in after if after[budget] < 0.99 * before[budget]}
+    assert read == set(method.statistics) - {"stream", "taylor"}
+    if name != "span":  # what it saves is the blocks it takes out
+        stated = {budget for budget in method.saves if (name, budget) not in NOT_COUNTED}
+        # Packed weights are no parameters; what quantizing is for is bytes.
+        assert stated & {"params", "bytes", "flops"} == saved - ({"params"} if "quantized" in method.builds else set())
+
+
+def _in_place(model, paths, replacement):
+    before = apply(model, replacement)
+    try:
+        return {path: copy.deepcopy(model.get_submodule(path)) for path in paths}
+    finally:
+        restore(model, before)
+
+
+def test_a_method_that_needs_gradients_has_them_taken():
+    assert methods.reads(["drop", "width_taylor"], "taylor")
+    assert not methods.reads([name for name in methods.METHODS if name != "width_taylor"], "taylor")
+
+
+def test_an_unknown_method_is_told_where_all_are_listed():
+    for wrong, near in (("widht", "'width'"), ("head", "'heads'")):
+        with pytest.raises(UserError, match=f"{near}.*layersmith methods"):
+            methods.get(wrong)
