@@ -8,7 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import layersmith.pocket
+from layersmith.anatomy import edit
 from layersmith.errors import UserError
+from layersmith.measuring import latency
 from layersmith.refitting.build import block_library as library
 from layersmith.refitting.config import check_budget
 from layersmith.refitting.pipeline import refit
@@ -206,3 +208,39 @@ def test_a_model_that_yields_nan(tmp_path, text, tokenizer):
 def test_bad_budgets(budget, message):
     with pytest.raises(UserError, match=message):
         check_budget(budget)
+
+
+def test_the_whole_job_at_a_decode_shape(tmp_path, text, tokenizer, monkeypatch):
+    """Every stage runs where caches are read and written, and nothing is put into a model while the clock runs."""
+    swaps, running = [], []
+    made, put = latency.Step.__init__, edit._set
+
+    def watched(self, timed, before=lambda: None):
+        def run():
+            running.append(True)
+            try:
+                return timed()
+            finally:
+                running.pop()
+
+        made(self, run, before)
+
+    def counted(*given):
+        swaps.extend(running)
+        return put(*given)
+
+    monkeypatch.setattr(latency.Step, "__init__", watched)
+    monkeypatch.setattr(edit, "_set", counted)
+    methods = ["width", "kv_merge", "drop", "linear_attention"]
+    budget = {"params": 0.97, "kv": 0.8, "latency": 1.0}
+    result = run(tmp_path / "run", text, tokenizer, budget=budget, methods=methods, at="decode=1x32", heal_tokens=0)
+    assert not swaps
+    chosen = result["chosen"]
+    for name in ("params", "bytes", "flops", "kv_bytes"):
+        assert chosen["predicted"][name] == chosen["unhealed"][name] == chosen["measured"][name], name
+    assert chosen["measured"]["kv_bytes"] <= 0.8 * result["baseline"]["kv_bytes"]
+    assert {c["id"].split("/")[1] for c in result["candidates"] if c["kv_bytes"] is not None} >= {"kv_merge", "drop"}
+    for entry in result["uniform"]:
+        assert entry["meets_budget"] == (entry["reach"] is None) == (entry["measured"] is not None)
+    assert {"width ffn", "kv_merge mixer"} <= {entry["label"] for entry in result["uniform"]}
+    assert any(entry["reach"] for entry in result["uniform"])
