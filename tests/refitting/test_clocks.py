@@ -13,7 +13,6 @@ from layersmith.anatomy.edit import Edit
 from layersmith.anatomy.twin import twin
 from layersmith.contract import Cost
 from layersmith.errors import UserError
-from layersmith.measuring import latency
 from layersmith.measuring.latency import model_step
 from layersmith.measuring.shape import Shape
 from layersmith.refitting.prove.folding import fold_where_it_pays
@@ -45,31 +44,6 @@ def work(step):
     finally:
         handle.remove()
     return called
-
-
-@pytest.fixture
-def clock_watch(monkeypatch):
-    """Counts the timed runs, and the modules that are put into any model while one lasts."""
-    seen = SimpleNamespace(runs=0, swaps=0, running=False)
-    made, put = latency.Step.__init__, edit._set
-
-    def watched(self, run, before=lambda: None):
-        def timed():
-            seen.runs, seen.running = seen.runs + 1, True
-            try:
-                return run()
-            finally:
-                seen.running = False
-
-        made(self, timed, before)
-
-    def counted(*given):
-        seen.swaps += seen.running
-        return put(*given)
-
-    monkeypatch.setattr(latency.Step, "__init__", watched)
-    monkeypatch.setattr(edit, "_set", counted)
-    return seen
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
