@@ -42,7 +42,7 @@ class Cost:
     """What one step of a part, a site or a whole model costs at a stated (batch, tokens).
 
     params         parameters stored (buffers that hold weights, e.g. packed integers, count as what they encode)
-    active_params  parameters read for one token; None where a part of somebody else's make does not say
+    active_params  parameters read for one token; all of them where modules are counted that do not say
     flops          2 per multiply-add of matrix products, convolutions and attention; element-wise work is not counted
     state_bytes    bytes kept to continue decoding after `tokens` tokens: keys and values, or a mixer's state
     weight_bytes   bytes of parameters and buffers as stored
@@ -50,7 +50,7 @@ class Cost:
     """
 
     params: int
-    active_params: int | None
+    active_params: int
     flops: int
     state_bytes: int = 0
     weight_bytes: int = 0
@@ -84,20 +84,15 @@ class Cost:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Cost:
         """The cost that `to_json` wrote, whatever else is in `data`."""
-        return Cost(
-            params=data["params"],
-            active_params=None,
-            flops=data["flops"],
-            state_bytes=data["kv_bytes"],
-            weight_bytes=data["bytes"],
-            latency_ms=data["latency_ms"],
-        )
+        params, flops = data["params"], data["flops"]
+        return Cost(params, params, flops, data["kv_bytes"], data["bytes"], data["latency_ms"])
 
     def _with(self, other: Cost, sign: int) -> Cost:
-        def both(a: Any, b: Any) -> Any:
-            return None if a is None or b is None else a + sign * b
-
-        return Cost(**{name: both(value, getattr(other, name)) for name, value in vars(self).items()})
+        summed: dict[str, Any] = {}
+        for name, mine in vars(self).items():
+            both = (mine, getattr(other, name))
+            summed[name] = None if None in both else mine + sign * both[1]
+        return Cost(**summed)
 
 
 #: The sum of no parts.

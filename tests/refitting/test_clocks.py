@@ -74,7 +74,7 @@ def test_equal_copies_do_equal_work_in_the_last_measurement_and_in_measure(shape
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_folds_are_tried_outside_the_clock_and_without_a_second_set_of_weights(shape, tmp_path, clock_watch, monkeypatch):
+def test_folds_are_tried_outside_the_clock_on_the_same_weights(shape, tmp_path, clock_watch, monkeypatch):
     model = BY_NAME["gpt2"].model().requires_grad_(False)
     before = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
     copied = []
@@ -164,7 +164,13 @@ def test_candidates_that_overlap_become_a_ladder_of_disjoint_ones():
     def span(name, first, blocks, harm):
         sites = [f"layers.{i}.ffn" for i in range(first, first + blocks)]
         return SimpleNamespace(
-            id=name, sites=sites, site=sites[0], method="span", settings={"blocks": blocks}, refused=None, kl=harm,
+            id=name,
+            sites=sites,
+            site=sites[0],
+            method="span",
+            settings={"blocks": blocks},
+            refused=None,
+            kl=harm,
             local_error=harm,
         )
 
@@ -179,7 +185,7 @@ class Run:
 
     def __init__(self, monkeypatch, factor, budget):
         def cost(latency_ms, params=10):
-            return Cost(params=params, active_params=None, flops=0, latency_ms=latency_ms)
+            return Cost(params=params, active_params=params, flops=0, latency_ms=latency_ms)
 
         def candidate(site, latency_ms, kl):
             return SimpleNamespace(id=f"{site}/low", sites=[site], kl=kl, cost=cost(latency_ms, 4), refused=None)
@@ -189,8 +195,11 @@ class Run:
         self.costs = select.SiteCosts({"a": cost(10.0), "b": cost(10.0)}, cost(100.0, 100))
         workspace = SimpleNamespace(load_json=lambda name: None, save_json=lambda name, data: None)
         self.ctx = SimpleNamespace(
-            settings=SimpleNamespace(budget=budget, refine_evaluations=4), workspace=workspace, model=None,
-            batches=SimpleNamespace(search=[]), bar=SimpleNamespace(tell=lambda *told: None),
+            settings=SimpleNamespace(budget=budget, refine_evaluations=4),
+            workspace=workspace,
+            model=None,
+            batches=SimpleNamespace(search=[]),
+            bar=SimpleNamespace(tell=lambda *told: None),
         )
 
         def joint(model, replacement, batches, expected):

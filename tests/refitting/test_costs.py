@@ -30,8 +30,13 @@ def keep(library, model, anatomy, name, replacement):
     edits, tensors = pack(replacement)
     site = anatomy.site(name)
     candidate = Candidate(
-        id=f"{name}/test", sites=decided_sites(anatomy, site, replacement), method="test", settings={}, edits=edits,
-        local_error=0.1, kl=0.1,
+        id=f"{name}/test",
+        sites=decided_sites(anatomy, site, replacement),
+        method="test",
+        settings={},
+        edits=edits,
+        local_error=0.1,
+        kl=0.1,
     )
     library.workspace.save_tensors(f"library/{candidate.id}", tensors)
     library.candidates[candidate.id] = candidate
@@ -80,7 +85,9 @@ def test_nothing_of_the_model_is_touched_and_costs_are_kept(library):
     model = tiny_llama(layers=2)
     anatomy = find_sites(model)
     before = {name: id(module) for name, module in model.named_modules()}
-    kept = keep(library, model, anatomy, "layers.1.attn", replacement_for(model, anatomy.site("layers.1.attn"), part("zero")))
+    kept = keep(
+        library, model, anatomy, "layers.1.attn", replacement_for(model, anatomy.site("layers.1.attn"), part("zero"))
+    )
     costs = measure_costs(model, anatomy, library, SHAPES[1], library.workspace, rounds=1)
     assert {name: id(module) for name, module in model.named_modules()} == before
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -106,8 +113,15 @@ def test_a_mixer_that_cannot_go_on_from_a_state_is_refused_with_the_reason(libra
 
 def test_local_and_global_attention_do_not_share_a_figure(library):
     config = Gemma3TextConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, sliding_window=8, pad_token_id=0,
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=8,
+        pad_token_id=0,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     )
     model = Gemma3ForCausalLM(config).eval()

@@ -43,18 +43,17 @@ def share_tensors(cache: Any, other: Any, seen: set[int] | None = None) -> None:
         return
     seen.add(id(cache))
     if isinstance(cache, list):
-        table, theirs = cache, dict(enumerate(other))
+        for ours, theirs in zip(cache, other, strict=False):
+            share_tensors(ours, theirs, seen)
     elif isinstance(cache, dict) or hasattr(cache, "__dict__"):
-        table, theirs = _table(cache), _table(other)
-    else:
-        return
-    for key, value in enumerate(table) if isinstance(cache, list) else list(table.items()):
-        own = theirs.get(key)
-        if isinstance(value, Tensor) and isinstance(own, Tensor):
-            if value.shape == own.shape and value.dtype == own.dtype and value.ndim > 0:
-                table[key] = own
-        elif own is not None:
-            share_tensors(value, own, seen)
+        table = _table(cache)
+        for name, theirs in _table(other).items():
+            ours = table.get(name)
+            if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
+                if (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype) and ours.ndim > 0:
+                    table[name] = theirs
+            else:
+                share_tensors(ours, theirs, seen)
 
 
 def rewinder(*roots: Any) -> Callable[[], None]:

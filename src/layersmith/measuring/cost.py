@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, Linear, kept_bytes, stored_bytes
@@ -34,9 +33,10 @@ def model_cost(model: nn.Module, shape: Shape) -> Cost:
 def cost_of(modules: Iterable[nn.Module], step: Callable[[], object], kv_bytes: int) -> Cost:
     """The cost of modules that together do `step`: shared weights counted once, the work of the step as it is done."""
     together = nn.ModuleList(dict.fromkeys(modules))
+    params = count_params(together)
     return Cost(
-        params=count_params(together),
-        active_params=None,
+        params=params,
+        active_params=params,
         flops=count_flops(step),
         state_bytes=kv_bytes,
         weight_bytes=stored_bytes(together),

@@ -55,7 +55,7 @@ def _counting() -> Iterator[FlopCounterMode]:
 def _formulas() -> dict[Any, Callable[..., int]]:
     """Operations that torch's counter does not know. Kernels of our own are registered where they are defined."""
     aten = torch.ops.aten
-    named = {
+    named: dict[tuple[Any, str], Callable[..., int]] = {
         (aten, "_scaled_dot_product_flash_attention_for_cpu"): _attention,
         (aten, "_grouped_mm"): _grouped,
         (aten, "_scaled_grouped_mm"): _grouped,

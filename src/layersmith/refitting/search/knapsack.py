@@ -93,9 +93,7 @@ def diverse(options: list[Option], limits: dict[str, float], count: int, min_cha
     return found
 
 
-def best_reachable(
-    options: list[Option], name: str, limits: dict[str, float] | None = None
-) -> Solution | None:
+def best_reachable(options: list[Option], name: str, limits: dict[str, float] | None = None) -> Solution | None:
     """The choice with the smallest cost under one budget, whatever it harms, within limits on the others."""
     scored = [Option(o.id, o.covers, o.cost[name], o.cost) for o in options]
     solution = solve(scored, limits or {})

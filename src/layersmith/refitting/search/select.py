@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layersmith.errors import UserError
-from layersmith.report.units import apart
 from layersmith.refitting.candidate import Library
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.score.costs import SiteCosts
@@ -21,6 +20,7 @@ from layersmith.refitting.search.clock import clock, rounds_for
 from layersmith.refitting.search.knapsack import Option, Solution, best_reachable, diverse, solve
 from layersmith.refitting.search.refine import refine
 from layersmith.refitting.search.variants import joint_kl, outputs
+from layersmith.report.units import apart
 
 #: The measured latency has to undercut the budget by this share, so that the final measurement still meets it.
 MARGIN = 0.02
