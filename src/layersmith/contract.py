@@ -88,10 +88,8 @@ class Cost:
         return Cost(params, params, flops, data["kv_bytes"], data["bytes"], data["latency_ms"])
 
     def _with(self, other: Cost, sign: int) -> Cost:
-        summed: dict[str, Any] = {}
-        for name, mine in vars(self).items():
-            both = (mine, getattr(other, name))
-            summed[name] = None if None in both else mine + sign * both[1]
+        pairs = [(name, mine, getattr(other, name)) for name, mine in vars(self).items()]
+        summed: dict[str, Any] = {n: None if None in (a, b) else a + sign * b for n, a, b in pairs}
         return Cost(**summed)
 
 
