@@ -2,6 +2,7 @@
 
     exit status 0  done          1  an unexpected error, or a check that failed
                 2  a mistake of the user's, explained in one paragraph
+                3  refit ended and saved its model, but in the last measurement the budget was missed
               130  interrupted
 
 Commands live in `layersmith.commands`, one file each, and import what is heavy when they run.

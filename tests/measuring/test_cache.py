@@ -1,7 +1,7 @@
 import torch
 from transformers import DynamicCache
 
-from layersmith.measuring.cache import cache_bytes, rewinder
+from layersmith.measuring.cache import cache_bytes, rewinder, share_tensors
 
 
 def _filled(tokens: int) -> DynamicCache:
@@ -39,3 +39,14 @@ def test_rewind_brings_back_contents_new_layers_and_states() -> None:
     assert all(layer.keys is keys for layer, keys in zip(cache.layers, before, strict=True))
     assert state["seen"] == 1
     assert len(state["deep"]["list"]) == 1
+
+
+def test_caches_of_variants_share_what_is_alike() -> None:
+    ours, theirs = _filled(5), _filled(5)
+    ours.layers[1].keys = torch.zeros(1, 1, 5, 8)  # another shape stays
+    kept = ours.layers[1].keys
+    share_tensors(ours, theirs)
+    assert ours.layers[0].keys is theirs.layers[0].keys
+    assert ours.layers[1].values is theirs.layers[1].values
+    assert ours.layers[1].keys is kept
+    assert ours.layers[0] is not theirs.layers[0]

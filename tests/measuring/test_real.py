@@ -22,10 +22,10 @@ def test_smollm2_costs_what_its_architecture_says(smollm2_path: Path) -> None:
     layers, d, hidden, heads, kv_heads, head, vocabulary = 30, 576, 1536, 9, 3, 64, 49152
     cost = model_cost(model, Shape("prefill", 1, 64))
     matrices = layers * (d * (2 * heads + 2 * kv_heads) * head + 3 * d * hidden)
-    assert cost["params"] == matrices + vocabulary * d + (2 * layers + 1) * d  # tied embedding, norms
+    assert cost.params == matrices + vocabulary * d + (2 * layers + 1) * d  # tied embedding, norms
     attention = layers * 2 * 2 * heads * 64 * 64 * head
-    assert cost["flops"] == 2 * 64 * (matrices + vocabulary * d) + attention
-    assert cost["kv_bytes"] == layers * 2 * kv_heads * head * 64 * 4
+    assert cost.flops == 2 * 64 * (matrices + vocabulary * d) + attention
+    assert cost.state_bytes == layers * 2 * kv_heads * head * 64 * 4
 
     inputs = model_inputs(model, Shape("decode", 1, 64))
     step = model_step(model, Shape("decode", 1, 64))

@@ -1,10 +1,13 @@
 """A tiny Llama with weights large enough to be far from linear, its calibration, and a view of each of its sites."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from layersmith.anatomy import Replay, find_sites
+from layersmith.anatomy import Replay, edit, find_sites
+from layersmith.measuring import latency
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batches
 from layersmith.runs.workspace import Workspace
@@ -63,3 +66,28 @@ def activations(llama, tmp_path_factory):
 def view(activations):
     """`view("layers.1.ffn")`: the site with its recorded calls."""
     return lambda name, **statistics: activations.view(activations.anatomy.site(name), 0, statistics)
+
+
+@pytest.fixture
+def clock_watch(monkeypatch):
+    """Counts the timed runs, and the modules that are put into any model while one lasts."""
+    seen = SimpleNamespace(runs=0, swaps=0, running=False)
+    made, put = latency.Step.__init__, edit._set
+
+    def watched(self, run, before=lambda: None):
+        def timed():
+            seen.runs, seen.running = seen.runs + 1, True
+            try:
+                return run()
+            finally:
+                seen.running = False
+
+        made(self, timed, before)
+
+    def counted(*given):
+        seen.swaps += seen.running
+        return put(*given)
+
+    monkeypatch.setattr(latency.Step, "__init__", watched)
+    monkeypatch.setattr(edit, "_set", counted)
+    return seen

@@ -206,3 +206,21 @@ def test_a_model_that_yields_nan(tmp_path, text, tokenizer):
 def test_bad_budgets(budget, message):
     with pytest.raises(UserError, match=message):
         check_budget(budget)
+
+
+def test_the_whole_job_at_a_decode_shape(tmp_path, text, tokenizer, clock_watch):
+    """Every stage runs where caches are read and written, and nothing is put into a model while the clock runs."""
+    methods = ["width", "kv_merge", "drop", "linear_attention"]
+    budget = {"params": 0.97, "kv": 0.8, "latency": 1.0}
+    result = run(tmp_path / "run", text, tokenizer, budget=budget, methods=methods, at="decode=1x32", heal_tokens=0)
+    assert clock_watch.runs > 100
+    assert clock_watch.swaps == 0
+    chosen = result["chosen"]
+    for name in ("params", "bytes", "flops", "kv_bytes"):
+        assert chosen["predicted"][name] == chosen["unhealed"][name] == chosen["measured"][name], name
+    assert chosen["measured"]["kv_bytes"] <= 0.8 * result["baseline"]["kv_bytes"]
+    assert {c["id"].split("/")[1] for c in result["candidates"] if c["kv_bytes"] is not None} >= {"kv_merge", "drop"}
+    for entry in result["uniform"]:
+        assert entry["meets_budget"] == (entry["reach"] is None) == (entry["measured"] is not None)
+    assert {"width ffn", "kv_merge mixer"} <= {entry["label"] for entry in result["uniform"]}
+    assert any(entry["reach"] for entry in result["uniform"])

@@ -11,7 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from layersmith.errors import UserError
+from layersmith.report.reading import missed
+from layersmith.report.units import apart
 
+#: Exit status of a run that ended, saved its model, and missed the budget in the last measurement.
+BUDGET_MISSED = 3
 LINES = (
     ("latency, ms", "latency_ms", "{:.2f}"),
     ("params", "params", "{:,}"),
@@ -79,8 +83,10 @@ def refit(
     ).to_json()
     if as_json:
         typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
-        return
-    _print(result, out)
+    else:
+        _print(result, out)
+    if not result["chosen"]["meets_budget"]:
+        raise typer.Exit(BUDGET_MISSED)
 
 
 def parse_budget(text: str) -> dict[str, float]:
@@ -113,7 +119,13 @@ def _print(result: dict[str, Any], out: Path) -> None:
     console = Console()
     console.print(table)
     wanted = ", ".join(f"{name} <= {share:g}" for name, share in result["settings"]["budget"].items())
-    met = "met, as measured end to end" if result["chosen"]["meets_budget"] else "NOT met, as measured end to end"
-    console.print(f"budget {wanted}: {met}", markup=False)
+    met = "met" if result["chosen"]["meets_budget"] else f"NOT met ({_missed(result)})"
+    console.print(f"budget {wanted}: {met}, as measured end to end", markup=False)
     console.print(f"reloaded in a fresh process: largest difference {result['reload_max_abs_diff']:.1e}", markup=False)
     console.print(f"{out}/model · {out}/result.json · {out}/report.html", markup=False)
+
+
+def _missed(result: dict[str, Any]) -> str:
+    """What was reached against what was asked, told apart."""
+    both = {name: apart(share, bound) for name, (share, bound) in missed(result).items()}
+    return ", ".join(f"{name} {share} against {bound}" for name, (share, bound) in both.items())

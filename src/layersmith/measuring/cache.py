@@ -11,19 +11,49 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from layersmith.contract import kept_bytes
 
-def kept(output: Any) -> tuple[str, Any]:
-    """The cache that a forward pass returned, and the argument it goes back in as; ("", None) if it returned none."""
-    for name in ("past_key_values", "cache_params", "state"):
-        if getattr(output, name, None) is not None:
-            return name, getattr(output, name)
-    return "", None
+#: What a model calls the cache it returns and takes back: attention, Mamba, RWKV, XLNet.
+NAMES = ("past_key_values", "cache_params", "state", "mems")
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes of all tensors reachable from a cache, each tensor counted once."""
-    tensors = {id(value): value for holder in _holders(cache) for value in _values(holder) if isinstance(value, Tensor)}
-    return sum(t.numel() * t.element_size() for t in tensors.values())
+    """Bytes of all tensors reachable from a cache, each tensor counted once; counters of tokens are none of it."""
+    return kept_bytes(cache_tensors(cache))
+
+
+def cache_tensors(*roots: Any) -> list[Tensor]:
+    """All tensors held by the objects, lists and dicts reachable from `roots`."""
+    return [v for root in roots for holder in _holders(root) for v in _values(holder) if isinstance(v, Tensor)]
+
+
+def cache_of(output: Any) -> dict[str, Any]:
+    """The cache a model returned, under the name by which it takes it back; empty when it returned none."""
+    found = {name: getattr(output, name, None) for name in NAMES}
+    return {name: cache for name, cache in found.items() if cache is not None}
+
+
+def share_tensors(cache: Any, other: Any, seen: set[int] | None = None) -> None:
+    """Let `cache` hold the tensors of `other` wherever it holds one of the same shape and dtype.
+
+    What a step costs depends on shapes alone, so the caches of many variants of one model need the memory of one.
+    """
+    seen = set() if seen is None else seen
+    if type(cache) is not type(other) or isinstance(cache, nn.Module) or id(cache) in seen:
+        return
+    seen.add(id(cache))
+    if isinstance(cache, list):
+        for ours, theirs in zip(cache, other, strict=False):
+            share_tensors(ours, theirs, seen)
+    elif isinstance(cache, dict) or hasattr(cache, "__dict__"):
+        table = _table(cache)
+        for name, theirs in _table(other).items():
+            ours = table.get(name)
+            if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
+                if (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype) and ours.ndim > 0:
+                    table[name] = theirs
+            else:
+                share_tensors(ours, theirs, seen)
 
 
 def rewinder(*roots: Any) -> Callable[[], None]:

@@ -37,11 +37,15 @@ def capture_call(model: nn.Module, path: str, inputs: Mapping[str, Any]) -> Call
     return capture_calls(model, [path], inputs)[path]
 
 
-def capture_calls(model: nn.Module, paths: Iterable[str], inputs: Mapping[str, Any]) -> dict[str, Call]:
+def capture_calls(
+    model: nn.Module, paths: Iterable[str], inputs: Mapping[str, Any], must_run: bool = True
+) -> dict[str, Call]:
     """Like `capture_call` for many modules, in one forward pass; `inputs` are left as they were found.
 
-    Raises UserError for a module that the forward pass never calls.
+    must_run  raise UserError for a module that the forward pass never calls; otherwise it is left out (the encoder,
+              while the decoder writes)
     """
+    paths = list(paths)
     calls: dict[str, Call] = {}
 
     def keep(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -61,7 +65,7 @@ def capture_calls(model: nn.Module, paths: Iterable[str], inputs: Mapping[str, A
             handle.remove()
         rewind()
     missing = [path for path in paths if path not in calls]
-    if missing:
+    if missing and must_run:
         raise UserError(f"A forward pass of the model does not call: {', '.join(missing)}.")
     return calls
 

@@ -134,9 +134,9 @@ def _facts(model: nn.Module, found: Quality, shapes: list[Shape], writes: bool) 
     first = next(iter(costs.values()))
     return {
         "architecture": type(model).__name__,
-        "params": first["params"],
-        "bytes": first["bytes"],
-        "at": {at: {"flops": cost["flops"], "kv_bytes": cost["kv_bytes"]} for at, cost in costs.items()},
+        "params": first.params,
+        "bytes": first.weight_bytes,
+        "at": {at: {"flops": cost.flops, "kv_bytes": cost.state_bytes} for at, cost in costs.items()},
         "perplexity": found.perplexity if writes else None,
         "bits_per_byte": found.bits_per_byte if writes else None,
         "zeroshot": None,

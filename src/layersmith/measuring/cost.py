@@ -1,88 +1,108 @@
-"""What a model costs apart from time: parameters, bytes, FLOPs and cache, counted on a real step.
+"""What a model, or some of its modules, cost apart from time: parameters, bytes, FLOPs and cache, on a real step.
 
-FLOPs are 2 per multiply-add of matrix products, convolutions and attention (all pairs of tokens, masked ones
-included), counted while the step really runs: a part that skips work is credited with it.
+Everything that states a cost counts it here: the sites of a model, what could stand there, and whole models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch import Tensor, nn
 
-from layersmith.contract import Linear, stored_bytes
-from layersmith.measuring.cache import cache_bytes, kept
-from layersmith.measuring.inputs import can_generate, example_inputs
-from layersmith.measuring.latency import model_inputs
+from layersmith.contract import Cost, Linear, kept_bytes, stored_bytes
+from layersmith.measuring.cache import cache_bytes, cache_of, cache_tensors
+from layersmith.measuring.flops import count_flops, count_flops_by_module
+from layersmith.measuring.inputs import can_generate
+from layersmith.measuring.latency import after_prompt, model_inputs, read_prompt
 from layersmith.measuring.shape import Shape
 
 
-def model_cost(model: nn.Module, shape: Shape) -> dict[str, int]:
-    """`params`, `bytes`, `flops` and `kv_bytes` of a model at a shape.
+def model_cost(model: nn.Module, shape: Shape) -> Cost:
+    """The cost of a model at a shape; nothing is timed.
 
-    params    parameters, each shared one counted once; packed weights count as what they encode
-    bytes     parameters and buffers as stored, each shared tensor counted once
-    flops     of one step: a forward over the prompt, or one token with the prompt in the cache
-    kv_bytes  of the cache after the shape's tokens; 0 for a model that keeps none
+    flops        of one step: a forward over the prompt, or one token with the prompt in the cache
+    state_bytes  of the cache after the shape's tokens; 0 for a model that keeps none
     """
-    inputs = model_inputs(model, shape)
-    return {
-        "params": count_params([model]),
-        "bytes": stored_bytes(model),
-        "flops": module_flops(model, inputs)[""],
-        "kv_bytes": _kv_bytes(model, shape, inputs),
-    }
+    prompt = read(model, shape)
+    return cost_of([model], lambda: model(**prompt.step), prompt.kv_bytes)
 
 
-def count_params(modules: Iterable[nn.Module]) -> int:
-    """Parameters of the modules together, each shared one counted once; packed weights count as what they encode."""
-    packed: dict[int, int] = {}
-    plain: dict[int, int] = {}
+def cost_of(modules: Iterable[nn.Module], step: Callable[[], object], kv_bytes: int) -> Cost:
+    """The cost of modules that together do `step`: shared weights counted once, the work of the step as it is done."""
+    together = nn.ModuleList(dict.fromkeys(modules))
+    params = count_params(together)
+    return Cost(
+        params=params,
+        active_params=params,
+        flops=count_flops(step),
+        state_bytes=kv_bytes,
+        weight_bytes=stored_bytes(together),
+    )
 
-    def visit(module: nn.Module) -> None:
-        if isinstance(module, Linear):
-            packed[id(module)] = module.cost().params
-            return
-        plain.update({id(p): p.numel() for p in module.parameters(recurse=False)})
-        for child in module.children():
-            visit(child)
 
-    for module in modules:
-        visit(module)
-    return sum(packed.values()) + sum(plain.values())
+def count_params(module: nn.Module) -> int:
+    """Parameters, each shared one counted once; packed weights count as what they encode."""
+    packed = [part for part in module.modules() if isinstance(part, Linear) and any(True for _ in part.buffers())]
+    inner = {id(part) for outer in packed for part in outer.modules() if part is not outer}
+    encoded = sum(part.cost().params - _stored(part) for part in packed if id(part) not in inner)
+    return _stored(module) + encoded
+
+
+def _stored(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def module_flops(model: nn.Module, inputs: dict[str, Any]) -> dict[str, int]:
     """FLOPs of one forward by module path; the whole model's under "". A cache among `inputs` is used up by it."""
-    # Two fused CPU paths are unknown to torch's counter: attention, which is added to its table, and
-    # nn.TransformerEncoder's, which is switched off for this pass.
-    fused = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=fused) as counter:
-            model(**inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-    root = type(model).__name__
-    counts = {
-        name.removeprefix(root).removeprefix("."): sum(by_operation.values())
-        for name, by_operation in counter.get_flop_counts().items()
-        if name == root or name.startswith(root + ".")
-    }
-    return counts | {"": counter.get_total_flops()}
+    return count_flops_by_module(model, lambda: model(**inputs))
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+@dataclass(frozen=True)
+class Prompt:
+    """A model that has read the tokens of a shape.
+
+    step      the keyword arguments of the step that is timed: the next token (decode) or the prompt itself (prefill)
+    kv_bytes  of the whole cache; 0 for a model that keeps none
+    made      module path -> bytes of it that came into being in the calls of that module
+    """
+
+    step: dict[str, Any]
+    kv_bytes: int
+    made: dict[str, int]
 
 
-def _kv_bytes(model: nn.Module, shape: Shape, inputs: dict[str, Any]) -> int:
+def read(model: nn.Module, shape: Shape, paths: Sequence[str] = (), seed: int = 0) -> Prompt:
+    """Let the model read the shape's tokens, and see which of the modules at `paths` keeps how much of them.
+
+    What a module keeps is measured, not derived: whatever tensors its calls leave in the caches they are given. So
+    sliding windows, latents, convolution states and cross-attention count as what they are. A cache that is laid out
+    beforehand for all layers (RWKV's) is nobody's in particular.
+    """
     if not can_generate(model):
-        return 0
-    with torch.no_grad():
-        out = model(**example_inputs(model, shape.batch, shape.tokens), use_cache=True)
-    return cache_bytes(kept(out)[1])
+        return Prompt(model_inputs(model, shape, seed), 0, dict.fromkeys(paths, 0))
+    made = dict.fromkeys(paths, 0)
+    before: dict[str, list[Tensor]] = {}
+
+    def enters(path: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        before[path] = cache_tensors(args, kwargs)
+
+    def leaves(path: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: Any) -> None:
+        known = {id(tensor) for tensor in before[path]}
+        made[path] += kept_bytes(t for t in cache_tensors(args, kwargs) if id(t) not in known)
+
+    handles = []
+    for path in paths:
+        module = model.get_submodule(path)
+        handles.append(module.register_forward_pre_hook(partial(enters, path), with_kwargs=True))
+        handles.append(module.register_forward_hook(partial(leaves, path), with_kwargs=True))
+    try:
+        output = read_prompt(model, shape, seed)
+    finally:
+        for handle in handles:
+            handle.remove()
+    decodes = shape.phase == "decode"
+    step = after_prompt(model, shape, output, seed) if decodes else model_inputs(model, shape, seed)
+    return Prompt(step, cache_bytes(cache_of(output)), made)

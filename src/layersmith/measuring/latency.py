@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from layersmith.errors import UserError
-from layersmith.measuring.cache import kept, rewinder
+from layersmith.measuring.cache import cache_of, rewinder
 from layersmith.measuring.inputs import can_generate, check_length, config_of, example_inputs, placement
 from layersmith.measuring.shape import Shape
 
@@ -122,25 +122,37 @@ def model_step(model: nn.Module, shape: Shape, seed: int = 0) -> Step:
 
 def model_inputs(model: nn.Module, shape: Shape, seed: int = 0) -> dict[str, Any]:
     """The keyword arguments of one step at a shape; a decode step's include the cache that holds the prompt."""
+    if shape.phase == "decode":
+        return after_prompt(model, shape, read_prompt(model, shape, seed), seed)
     inputs: dict[str, Any] = dict(example_inputs(model, shape.batch, shape.tokens, seed))
-    generates = can_generate(model)
-    if shape.phase == "prefill":
-        return inputs | ({"use_cache": False} if generates else {})
-    if not generates:
+    return inputs | ({"use_cache": False} if can_generate(model) else {})
+
+
+def read_prompt(model: nn.Module, shape: Shape, seed: int = 0) -> Any:
+    """What the model returns for the shape's tokens when it is to go on after them: its cache among other things.
+
+    Raises UserError for a model that does not write, or that has no place for one token more.
+    """
+    if not can_generate(model):
         raise UserError(
             f"{type(model).__name__} does not write tokens one by one, so it has no decode latency. Measure it at "
             f"'prefill={shape.batch}x{shape.tokens}'."
         )
-    check_length(model, shape.tokens + 1)
+    check_length(model, shape.tokens + (shape.phase == "decode"))
     with torch.no_grad():
-        prompt = model(**inputs, use_cache=True)
-    name, cache = kept(prompt)
-    if cache is None:
+        return model(**example_inputs(model, shape.batch, shape.tokens, seed), use_cache=True)
+
+
+def after_prompt(model: nn.Module, shape: Shape, prompt: Any, seed: int = 0) -> dict[str, Any]:
+    """The keyword arguments of the step after a prompt that was read (by `read_prompt` with the same seed)."""
+    inputs = example_inputs(model, shape.batch, shape.tokens, seed)
+    cache = cache_of(prompt)
+    if not cache:
         raise UserError(
-            f"{type(model).__name__} returns no cache (it keeps none, or hides it in its modules), so one token of it "
-            f"cannot be timed alone. Measure it at 'prefill={shape.batch}x{shape.tokens}'."
+            f"{type(model).__name__} returns no cache, so one token after another cannot be measured. Measure it at "
+            f"'prefill={shape.batch}x{shape.tokens}'."
         )
-    step = {name: cache, "use_cache": True}
+    step: dict[str, Any] = {**cache, "use_cache": True}
     if config_of(model).is_encoder_decoder:
         encoded = (prompt.encoder_last_hidden_state,)
         return step | {"encoder_outputs": encoded, "decoder_input_ids": inputs["decoder_input_ids"][:, -1:]}

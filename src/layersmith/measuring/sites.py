@@ -46,7 +46,7 @@ def site_costs(
                 "calls": site.calls,
                 "d_model": site.d_model,
                 "shapes": _shapes(model, site),
-                "params": count_params(modules),
+                "params": count_params(nn.ModuleList(modules)),
                 "flops": site_flops,
                 "flops_share": site_flops / flops[""] if flops[""] else 0.0,
                 "latency_ms": timings[site.name].median * 1e3,
@@ -62,17 +62,21 @@ def site_latency(
     """Seconds of every site in one step of the model at a shape, under its name; the model's own under "model".
 
     A site that runs several times in a step (a shared block) is timed once and counted `calls` times. A block's
-    time contains that of its sublayers.
+    time contains that of its sublayers. What does not run in the step (an encoder, while the decoder writes) takes 0.
     """
     inputs = model_inputs(model, shape, seed)
-    calls = capture_calls(model, [path for site in anatomy.sites for path in site.modules], inputs)
+    paths = [path for site in anatomy.sites for path in site.modules]
+    calls = capture_calls(model, paths, inputs, must_run=False)
     steps = {MODEL: Step(run=lambda: model(**inputs), before=rewinder(inputs))}
     for site in anatomy.sites:
-        steps[site.name] = _in_turn([calls[path].step(model.get_submodule(path)) for path in site.modules])
+        parts = [calls[path].step(model.get_submodule(path)) for path in site.modules if path in calls]
+        if parts:
+            steps[site.name] = _in_turn(parts)
     device, _ = placement(model)
     timings = latency(steps, rounds=rounds, warmup=warmup, seed=seed, device=device)
-    times = {site.name: site.calls for site in anatomy.sites}
-    return {name: _scaled(timing, times.get(name, 1)) for name, timing in timings.items()}
+    idle = Timing(0.0, 0.0, 0.0, rounds, (0.0,) * rounds)
+    of_sites = {site.name: _scaled(timings.get(site.name, idle), site.calls) for site in anatomy.sites}
+    return {MODEL: timings[MODEL], **of_sites}
 
 
 def _in_turn(parts: list[Step]) -> Step:

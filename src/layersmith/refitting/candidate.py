@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from layersmith.anatomy import Anatomy, Site
 from layersmith.anatomy.edit import Edit, Replacement, build_module
+from layersmith.contract import FIELDS, Cost
 from layersmith.runs.workspace import Workspace
 
 
@@ -21,7 +22,7 @@ class Candidate:
     local_error  relative squared error of the sublayer's contribution on holdout activations (1.0 = zero output)
     kl           mean token KL(original || original with this one change), nats; None while not scored
     agreement    share of tokens whose most likely next token stays the same
-    latency_ms, params, bytes, flops, kv_bytes   of the decided sites together, with the candidate in place
+    cost         of the decided sites together, with the candidate in place; None while not measured
     refused      why it is not offered to the search, in plain words; None when it is
     """
 
@@ -36,14 +37,18 @@ class Candidate:
     refused: str | None = None
     kl: float | None = None
     agreement: float | None = None
-    latency_ms: float | None = None
-    params: int = 0
-    bytes: int = 0
-    flops: int = 0
-    kv_bytes: int = 0
+    cost: Cost | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """All of it as one flat object; the figures of a cost that was not measured are null."""
+        cost = dict.fromkeys(FIELDS.values()) if self.cost is None else self.cost.to_json()
+        return {**{k: v for k, v in asdict(self).items() if k != "cost"}, **cost}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Candidate:
+        """The candidate that `to_json` wrote."""
+        own = {k: v for k, v in data.items() if k not in FIELDS.values()}
+        return Candidate(**own, cost=None if data["params"] is None else Cost.from_json(data))
 
     @property
     def site(self) -> str:

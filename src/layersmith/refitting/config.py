@@ -11,11 +11,11 @@ from pathlib import Path
 
 from torch import nn
 
+from layersmith.contract import FIELDS
 from layersmith.errors import UserError
 from layersmith.measuring.inputs import placement
 from layersmith.refitting.calibrate.batches import Sizes
 from layersmith.refitting.methods import chosen
-from layersmith.refitting.score.costs import FIELDS
 
 
 @dataclass(frozen=True)

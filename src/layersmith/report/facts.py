@@ -45,12 +45,17 @@ def refused(result: Json) -> Markup | None:
         items.append(
             tag("li", {}, tag("b", {}, words), ": their local error was too large to be worth it (prefilter).")
         )
-    missed = [label(u) for u in result.get("uniform") or [] if u.get("meets_budget") is False]
+    missed = sorted(_reached(u) for u in result.get("uniform") or [] if u.get("meets_budget") is False)
     if missed:
-        counted = ", ".join(f"{m} ({missed.count(m)})" if missed.count(m) > 1 else m for m in sorted(set(missed)))
-        words = f"{units.plural(len(missed), 'single-method model')} missed the budget"
-        items.append(tag("li", {}, tag("b", {}, words), f": {counted}."))
+        words = f"{units.plural(len(missed), 'single-method model')} cannot meet the budget"
+        items.append(tag("li", {}, tag("b", {}, words), f" at any strength, at best: {', '.join(missed)}."))
     return tag("ul", {"class": "refusals"}, *items) if items else None
+
+
+def _reached(entry: Json) -> str:
+    """A single method and the best share of the missed budgets that it reaches: "width ffn (latency 0.812×)"."""
+    reach = ", ".join(f"{name} {share:.3f}×" for name, share in (entry.get("reach") or {}).items())
+    return f"{label(entry)} ({reach})" if reach else label(entry)
 
 
 def _refusal(method: str, reason: str, sites: list[str]) -> Markup:

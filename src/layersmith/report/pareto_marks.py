@@ -104,7 +104,7 @@ def legend(frame: Frame) -> tuple[Markup, float]:
     if final_and_unhealed(result)[0]:
         entries.append(("searched", "chosen", "circle", "mark ring"))
     rows = [entries, [("", "uniform:", "", "")]]
-    for method in sorted({_method(u) for u in result.get("uniform") or []}):
+    for method in sorted({_method(u) for u in result.get("uniform") or [] if u.get("measured")}):
         style, shape = look(result, method)
         rows[1].append((method, method, shape, f"mark uniform {style}"))
     if any(u.get("healed") for u in result.get("uniform") or []):

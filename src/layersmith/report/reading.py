@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from layersmith.contract import FIELDS
 from layersmith.report import units
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Cost:
+class Quantity:
     """One budgeted quantity: the field that holds it, its name in a sentence, how to write it."""
 
     field: str
@@ -26,11 +27,11 @@ class Cost:
 
 
 COSTS = {
-    "latency": Cost("latency_ms", "latency", units.milliseconds),
-    "params": Cost("params", "parameters", units.count),
-    "bytes": Cost("bytes", "weight bytes", units.size),
-    "flops": Cost("flops", "FLOPs", units.flops),
-    "kv": Cost("kv_bytes", "KV-cache bytes", units.size),
+    "latency": Quantity(FIELDS["latency"], "latency", units.milliseconds),
+    "params": Quantity(FIELDS["params"], "parameters", units.count),
+    "bytes": Quantity(FIELDS["bytes"], "weight bytes", units.size),
+    "flops": Quantity(FIELDS["flops"], "FLOPs", units.flops),
+    "kv": Quantity(FIELDS["kv"], "KV-cache bytes", units.size),
 }
 
 
@@ -115,6 +116,14 @@ def ratio(result: Json, part: Json | None, cost: str) -> float | None:
         return float(get(part, "latency_ratio"))
     ours, original = get(part, COSTS[cost].field), get(result, "baseline", COSTS[cost].field)
     return None if ours is None or not original else ours / original
+
+
+def missed(result: Json) -> dict[str, tuple[float, float]]:
+    """Budget name -> (measured share, bound) of every budget that the final model is over; all of them if unclear."""
+    final, bounds = get(result, "chosen", "measured"), get(result, "settings", "budget") or {}
+    shares = {n: (share, b) for n, b in bounds.items() if n in COSTS and (share := ratio(result, final, n)) is not None}
+    over = {name: (share, bound) for name, (share, bound) in shares.items() if share > bound}
+    return over or shares
 
 
 def setting(settings: Json | None) -> str:

@@ -34,6 +34,13 @@ def ratio(value: float | None) -> str:
     return EMPTY if value is None else f"{value:.2f}×"
 
 
+def apart(a: float, b: float, digits: int = 2) -> tuple[str, str]:
+    """Two numbers with as many digits as it takes to tell them apart: (0.6004, 0.6) -> ("0.6004", "0.6000")."""
+    while f"{a:.{digits}f}" == f"{b:.{digits}f}" and a != b and digits < 9:
+        digits += 1
+    return f"{a:.{digits}f}", f"{b:.{digits}f}"
+
+
 def percent(value: float | None) -> str:
     """0.961 -> "96.1 %"."""
     return EMPTY if value is None else f"{100 * value:.1f}\u00a0%"

@@ -12,6 +12,7 @@ from layersmith.report.reading import (
     final_and_unhealed,
     get,
     main_cost,
+    missed,
     named,
     ratio,
     what_agrees,
@@ -94,18 +95,16 @@ def _budget(result: Json) -> tuple[str, str]:
     chosen = result.get("chosen") or {}
     if chosen.get("meets_budget") is not False:
         return "", ""
-    bounds = get(result, "settings", "budget") or {}
-    missed = [
-        f"{COSTS[name].title} {units.ratio(ratio(result, chosen.get('measured'), name))} against {units.ratio(bound)}"
-        for name, bound in bounds.items()
-        if name in COSTS
-    ]
+    over = []
+    for name, (share, bound) in missed(result).items():
+        reached, asked = units.apart(share, bound)
+        over.append(f"{COSTS[name].title} {reached}× against {asked}×")
     reachable = chosen.get("best_reachable")
     if isinstance(reachable, dict):
         reached = ", ".join(f"{n} {units.ratio(v)}" for n, v in reachable.items() if isinstance(v, (int, float)))
     else:
         reached = f"{COSTS[main_cost(result)].title} {units.ratio(reachable)}" if reachable is not None else ""
-    words = f"Measured: {'; '.join(missed)}. " if missed and chosen.get("measured") else ""
+    words = f"Measured: {'; '.join(over)}. " if over else ""
     words += f"The best that the offered methods reach on this model and machine: {reached}. " if reached else ""
     return "The budget was not met.", words + "Everything below describes the closest model."
 

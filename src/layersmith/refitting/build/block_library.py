@@ -137,4 +137,4 @@ def _load(workspace: Workspace, name: str) -> Candidate | None:
     saved = workspace.load_json(f"library/{name}")
     if saved is None or not workspace.has_tensors(f"library/{name}"):
         return None
-    return Candidate(**saved)
+    return Candidate.from_json(saved)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 from layersmith import checkpoint, report
@@ -109,8 +110,7 @@ def _side_by_side(ctx: RunContext, healed: Any) -> dict[str, Any]:
         figures[name] = {
             "kl": measured.pop("divergence"),
             **measured,
-            **model_cost(model, ctx.shape),
-            "latency_ms": timing.median * 1e3,
+            **replace(model_cost(model, ctx.shape), latency_ms=timing.median * 1e3).to_json(),
             "latency_ms_spread": [timing.p25 * 1e3, timing.p75 * 1e3],
         }
     figures["refitted"]["latency_ratio"] = ratio(timings, "refitted", "original")

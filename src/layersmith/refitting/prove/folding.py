@@ -6,11 +6,11 @@ measurably faster or smaller and makes none of parameters, bytes and FLOPs grow 
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from layersmith.anatomy import find_sites
 from layersmith.anatomy.edit import Edit
+from layersmith.anatomy.twin import twin
 from layersmith.errors import UserError
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.inputs import placement
@@ -52,13 +52,13 @@ def fold_where_it_pays(model: Any, shape: Shape, workspace: Workspace) -> tuple[
 
 
 def _tried(model: Any, fold: Fold, shape: Shape) -> dict[str, Any]:
-    """Whether the fold pays: the model beside a folded copy, at the shape of the run."""
-    folded = copy.deepcopy(model)
-    fold.apply(folded)
+    """Whether the fold pays: the model beside a folded twin, at the shape of the run."""
+    folded = twin(model)
+    fold.apply(folded)  # puts new parameters in the places of old ones, so the model keeps its own
     before, after = model_cost(model, shape), model_cost(folded, shape)
     device, _ = placement(model)
     timings = latency({"as it was": model_step(model, shape), "folded": model_step(folded, shape)}, device=device)
-    found = {name: after[name] / max(before[name], 1) for name in COSTS}
+    found = {name: after.share(name, before) for name in COSTS}
     found["latency_ratio"] = ratio(timings, "folded", "as it was")
     grown = [name for name in COSTS if found[name] > 1]
     pays = found["latency_ratio"] <= FASTER or any(found[name] < 1 for name in COSTS)

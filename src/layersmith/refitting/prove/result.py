@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from layersmith.contract import FIELDS, Cost
 from layersmith.measuring.environment import environment
 from layersmith.measuring.inputs import placement
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.heal.distillation import Healing
 from layersmith.refitting.methods import FLOORS
-from layersmith.refitting.search.found import Found
+from layersmith.refitting.search.found import Found, meets
 
 SCHEMA = "layersmith.refit/1"
 
@@ -65,6 +66,7 @@ def assemble(
 ) -> dict[str, Any]:
     refitted = final["refitted"]
     original = final["original"]
+    shares = found.shares(Cost.from_json(refitted), refitted["latency_ratio"], ctx.settings.budget)
     candidates = found.library.candidates.values()
     config = getattr(ctx.model, "config", None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -80,7 +82,7 @@ def assemble(
         "environment": environment(placement(ctx.model)[0]),
         "settings": asdict(ctx.settings),
         "data": ctx.batches.tokens(),
-        "baseline": {**original, "nonsite_latency_ms": found.costs.outside["latency"]},
+        "baseline": {**original, "nonsite_latency_ms": found.costs.outside.latency_ms},
         "sites": [_site(found, site) for site in ctx.anatomy.sites],
         "candidates": [{k: v for k, v in c.to_json().items() if k != "edits"} for c in candidates],
         "refusals": {name: r.refusals for name, r in found.reports.items() if r.refusals},
@@ -92,7 +94,7 @@ def assemble(
             "healed": None if healing is None else refitted,
             "rolled_back": bool(healing and healing.rolled_back),
             "measured": refitted,
-            "meets_budget": found.meets(refitted, ctx.settings.budget),
+            "meets_budget": meets(shares, ctx.settings.budget),
             "samples": final["samples"],
         },
         "heal": None if healing is None else healing.to_json(),
@@ -115,14 +117,12 @@ def _site(found: Found, site: Any) -> dict[str, Any]:
     """One row of the sites table: what stands there, its cost, and the four floors."""
     at = {c.method: c for c in found.library.at(site.name)}
     errors = found.reports[site.name].floors if site.name in found.reports else {}
-    cost = found.costs.of_site.get(site.name, {})
+    cost = found.costs.of_site.get(site.name)
     return {
         "name": site.name,
         "kind": site.kind,
         "modules": list(site.modules),
-        "latency_ms": cost.get("latency"),
-        "params": cost.get("params"),
-        "flops": cost.get("flops"),
+        **(dict.fromkeys(FIELDS.values()) if cost is None else cost.to_json()),
         "floors": {
             floor: {"local_error": errors[floor], "kl": at[method].kl if method in at else None}
             for floor, method in FLOORS.items()

@@ -7,146 +7,167 @@ originals and with the whole model. What belongs to no site (embedding, head, re
 
 from __future__ import annotations
 
-import copy
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
-from layersmith.anatomy import Anatomy, Site
-from layersmith.anatomy.edit import Replacement, apply, restore
-from layersmith.contract import Mixer, Operator, stored_bytes
-from layersmith.measuring.cache import rewinder
+from layersmith.anatomy import Anatomy
+from layersmith.anatomy.twin import twin
+from layersmith.contract import NOTHING, Cost, Operator
+from layersmith.errors import UserError
+from layersmith.measuring.cache import rewinder, share_tensors
 from layersmith.measuring.calls import Call, capture_calls
-from layersmith.measuring.cost import model_cost
+from layersmith.measuring.cost import Prompt, cost_of, read
 from layersmith.measuring.inputs import placement
-from layersmith.measuring.latency import Step, latency, model_inputs
+from layersmith.measuring.latency import Step, latency
 from layersmith.measuring.shape import Shape
 from layersmith.refitting.candidate import Candidate, Library
 from layersmith.runs.workspace import Workspace
 
-#: Budget name -> the field of a result that it bounds.
-FIELDS = {"latency": "latency_ms", "params": "params", "bytes": "bytes", "flops": "flops", "kv": "kv_bytes"}
-
 MODEL = "model"
+#: Attributes that number a layer and say nothing of its work.
+NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number", "idx", "training")
 
 
 @dataclass
 class SiteCosts:
-    """of_site  {site: {budget name: cost}} of the originals · total  the whole model · outside  total less sites"""
+    """of_site  {site: cost} of the originals · total  the whole model · outside  total less sites"""
 
-    of_site: dict[str, dict[str, float]] = field(default_factory=dict)
-    total: dict[str, float] = field(default_factory=dict)
+    of_site: dict[str, Cost] = field(default_factory=dict)
+    total: Cost = NOTHING
 
     @property
-    def outside(self) -> dict[str, float]:
-        return {k: v - sum(c[k] for c in self.of_site.values()) for k, v in self.total.items()}
-
-    def of_candidate(self, candidate: Candidate) -> dict[str, float]:
-        return {name: float(getattr(candidate, attribute) or 0.0) for name, attribute in FIELDS.items()}
+    def outside(self) -> Cost:
+        return self.total - sum(self.of_site.values(), NOTHING)
 
     def limits(self, budget: dict[str, float]) -> dict[str, float]:
         """Bounds on the sum over sites, from budgets given as shares of the original's whole cost."""
-        return {name: share * self.total[name] - self.outside[name] for name, share in budget.items()}
+        return {name: share * self.total.of(name) - self.outside.of(name) for name, share in budget.items()}
 
-    def predicted(self, site_costs: dict[str, float]) -> dict[str, float]:
-        """Whole-model figures ("latency_ms", "params", ...) for summed site costs."""
-        return {attribute: site_costs[name] + self.outside[name] for name, attribute in FIELDS.items()}
+    def predicted(self, chosen: Iterable[Candidate]) -> Cost:
+        """The whole model's cost with these candidates in place and all else kept."""
+        chosen = list(chosen)
+        decided = {site for candidate in chosen for site in candidate.sites}
+        kept = [cost for site, cost in self.of_site.items() if site not in decided]
+        return sum([*kept, *(measured(candidate) for candidate in chosen)], self.outside)
+
+
+def measured(candidate: Candidate) -> Cost:
+    """The cost of a candidate of which `measure_costs` has taken it."""
+    if candidate.cost is None:
+        raise RuntimeError(f"{candidate.id} is used before its cost was measured")
+    return candidate.cost
 
 
 def measure_costs(
     model: nn.Module, anatomy: Anatomy, library: Library, shape: Shape, workspace: Workspace, rounds: int = 15
 ) -> SiteCosts:
-    """Fill in the cost fields of every candidate and return those of the originals."""
+    """Fill in the cost of every candidate and return those of the originals."""
     saved = workspace.load_json("costs")
     if saved is None:
         saved = _measure(model, anatomy, library, shape, rounds)
         workspace.save_json("costs", saved)
-    for name, cost in saved["candidates"].items():
-        if name in library.candidates:
-            for budget, attribute in FIELDS.items():
-                value = cost[budget]
-                setattr(library.candidates[name], attribute, value if budget == "latency" else int(value))
-    return SiteCosts(saved["sites"], saved["total"])
+    for candidate in library.candidates.values():
+        if candidate.id in saved["candidates"]:
+            candidate.cost = Cost.from_json(saved["candidates"][candidate.id])
+        elif candidate.refused is None:
+            candidate.refused = saved["refused"].get(candidate.id, "its cost was not measured")
+    return SiteCosts({s: Cost.from_json(c) for s, c in saved["sites"].items()}, Cost.from_json(saved["total"]))
 
 
 def _measure(
     model: nn.Module, anatomy: Anatomy, library: Library, shape: Shape, rounds: int
 ) -> dict[str, dict[str, Any]]:
     sites = [s for s in anatomy.sites if s.kind != "block"]
-    inputs = model_inputs(model, shape)
-    paths = [p for s in anatomy.sites for p in s.modules]
-    calls = capture_calls(model, paths, inputs)
-    whole = model_cost(model, shape)
-    kv_each = whole["kv_bytes"] / max(1, sum(s.calls for s in sites if s.kind == "mixer" and not s.cross))
-
-    steps: dict[str, Step] = {MODEL: Step(run=lambda: model(**inputs), before=rewinder(inputs))}
-    static: dict[str, dict[str, float]] = {}
-    key_of: dict[str, str] = {}
-    kv: dict[str, float] = {}
-
-    def add(name: str, parts: dict[str, nn.Module]) -> None:
-        """Parts that look alike are run, timed and counted once."""
-        key = key_of[name] = _signature(parts)
-        if key not in steps:
-            steps[key] = _step(parts, calls)
-            static[key] = _static_costs(parts, calls)
-
+    bench = _Bench(model, anatomy, shape)
     for site in sites:
-        add(site.name, {p: model.get_submodule(p) for p in site.modules})
-        kv[site.name] = kv_each * (site.kind == "mixer" and not site.cross)
+        bench.add_original(site.name)
+    refused: dict[str, str] = {}
     for candidate in library.candidates.values():
-        replacement = library.replacement(candidate)
-        add(candidate.id, _parts_in_place(model, anatomy, candidate, replacement))
-        kv[candidate.id] = _candidate_kv(anatomy, candidate, replacement, shape, kv_each)
-
+        try:
+            bench.add_candidate(candidate, library)
+        except UserError as reason:  # a mixer that cannot go on from a state, say
+            refused[candidate.id] = str(reason)
     device, _ = placement(model)
-    timings = latency(steps, rounds=rounds, warmup=2, min_seconds=2e-3, device=device)
-    times = {s.name: s.calls for s in anatomy.sites}
+    timings = latency(bench.steps, rounds=rounds, warmup=2, min_seconds=2e-3, device=device)
+    milliseconds = {key: timing.median * 1e3 for key, timing in timings.items()}
 
-    def cost(name: str, site: str) -> dict[str, float]:
-        # A block that a model runs several times costs its time and work each time, its weights once.
-        factor = times[site]
-        once = static[key_of[name]]
-        return {
-            "latency": timings[key_of[name]].median * 1e3 * factor,
-            "params": once["params"],
-            "bytes": once["bytes"],
-            "flops": once["flops"] * factor,
-            "kv": kv[name] * factor,
-        }
+    def cost(name: str, site: str) -> dict[str, Any]:
+        # A block that a model runs several times costs its time and work each time, its weights once. What it keeps
+        # was measured over all its runs.
+        once, times = bench.counted[bench.key_of[name]], anatomy.site(site).calls
+        time = milliseconds.get(bench.key_of[name], 0.0) * times
+        return replace(once, flops=once.flops * times, latency_ms=time).to_json()
 
-    total = {"latency": timings[MODEL].median * 1e3, "kv": whole["kv_bytes"]}
-    total |= {name: float(whole[name]) for name in ("params", "bytes", "flops")}
     return {
         "sites": {s.name: cost(s.name, s.name) for s in sites},
-        "candidates": {c.id: cost(c.id, c.site) for c in library.candidates.values()},
-        "total": total,
+        "candidates": {c.id: cost(c.id, c.site) for c in library.candidates.values() if c.id not in refused},
+        "refused": refused,
+        "total": replace(bench.counted[MODEL], latency_ms=milliseconds[MODEL]).to_json(),
     }
 
 
-def _parts_in_place(
-    model: nn.Module, anatomy: Anatomy, candidate: Candidate, replacement: Replacement
-) -> dict[str, nn.Module]:
-    """The modules that run for the decided sites with the candidate in place, by path."""
-    edited = {edit.path for edit, _ in replacement}
-    block_paths = [p for stack in anatomy.blocks.values() for p in stack if p in edited]
-    paths = [p for name in candidate.sites for p in anatomy.site(name).modules]
-    paths = block_paths + [p for p in paths if not any(p.startswith(b + ".") for b in block_paths)]
-    before = apply(model, replacement)
-    try:
-        parts = {}
-        for path in paths:
-            module = model.get_submodule(path)
-            # An edit of a matrix inside a sublayer is undone below; a copy keeps it for timing.
-            inner = any(e.startswith(path + ".") for e in edited)
-            parts[path] = copy.deepcopy(module) if inner else module
-    finally:
-        restore(model, before)
-    return parts
+class _Bench:
+    """Everything that is to be timed in turns; what looks alike stands on it once.
+
+    steps    key -> the step that is timed; none for what does not run at this shape (an encoder in decode)
+    counted  key -> what it costs apart from time
+    key_of   site or candidate -> its key
+    """
+
+    def __init__(self, model: nn.Module, anatomy: Anatomy, shape: Shape):
+        self.model, self.anatomy, self.shape = model, anatomy, shape
+        paths = [path for site in anatomy.sites for path in site.modules]
+        self.prompt = read(model, shape, paths)
+        self.calls = capture_calls(model, paths, self.prompt.step, must_run=False)
+        whole = Step(lambda: model(**self.prompt.step), rewinder(self.prompt.step))
+        self.steps = {MODEL: whole}
+        self.counted = {MODEL: cost_of([model], whole, self.prompt.kv_bytes)}
+        self.key_of: dict[str, str] = {}
+
+    def add_original(self, site: str) -> None:
+        parts = {path: self.model.get_submodule(path) for path in self.anatomy.site(site).modules}
+        key = self.key_of[site] = _signature(parts, self.calls)
+        if key not in self.counted:
+            self._add(key, parts, self.calls, self.prompt)
+
+    def add_candidate(self, candidate: Candidate, library: Library) -> None:
+        replacement = library.replacement(candidate)
+        edited = twin(self.model, replacement)
+        paths = _paths(self.anatomy, candidate, [edit.path for edit, _ in replacement])
+        parts = {path: edited.get_submodule(path) for path in paths}
+        key = self.key_of[candidate.id] = _signature(parts, self.calls)
+        if key in self.counted:
+            return
+        if not self._keeps_something(candidate):
+            self._add(key, parts, self.calls, Prompt(self.prompt.step, 0, dict.fromkeys(paths, 0)))
+            return
+        # What a mixer finds in the cache, and leaves there, is its own: the changed model has to read the prompt.
+        prompt = read(edited, self.shape, paths)
+        share_tensors(prompt.step, self.prompt.step)
+        decodes = self.shape.phase == "decode"
+        calls = capture_calls(edited, paths, prompt.step, must_run=False) if decodes else self.calls
+        self._add(key, parts, calls, prompt)
+
+    def _keeps_something(self, candidate: Candidate) -> bool:
+        sites = [self.anatomy.site(name) for name in candidate.sites]
+        return any(s.kind == "mixer" or any(self.prompt.made[path] for path in s.modules) for s in sites)
+
+    def _add(self, key: str, parts: dict[str, nn.Module], calls: dict[str, Call], prompt: Prompt) -> None:
+        step = _step({path: module for path, module in parts.items() if path in calls}, calls)
+        if parts.keys() & calls.keys():
+            self.steps[key] = step
+        self.counted[key] = cost_of(parts.values(), step, sum(prompt.made[path] for path in parts))
+
+
+def _paths(anatomy: Anatomy, candidate: Candidate, edited: list[str]) -> list[str]:
+    """The modules that run for the decided sites with the candidate in place."""
+    blocks = [path for stack in anatomy.blocks.values() for path in stack if path in edited]
+    paths = [path for name in candidate.sites for path in anatomy.site(name).modules]
+    return blocks + [path for path in paths if not any(path.startswith(f"{block}.") for block in blocks)]
 
 
 def _step(parts: dict[str, nn.Module], calls: dict[str, Call]) -> Step:
@@ -163,45 +184,38 @@ def _step(parts: dict[str, nn.Module], calls: dict[str, Call]) -> Step:
     return Step(run, before)
 
 
-def _signature(parts: dict[str, nn.Module]) -> str:
-    """Equal for modules that do the same amount of work: class names, shapes and specs, but no layer numbers."""
+def _signature(parts: dict[str, nn.Module], calls: dict[str, Call]) -> str:
+    """Equal for modules that do the same amount of work: classes, shapes, specs, settings and what they are given.
+
+    Settings are plain attributes. Those that differ from layer to layer (a window, a kind of layer) change the work;
+    the number of the layer does not.
+    """
     described = []
-    for module in parts.values():
-        shapes = [(n, list(p.shape), str(p.dtype)) for n, p in [*module.named_parameters(), *module.named_buffers()]]
+    for path, module in parts.items():
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        shapes = [(name, list(tensor.shape), str(tensor.dtype)) for name, tensor in tensors]
         specs = [m.spec() for m in module.modules() if isinstance(m, Operator)]
-        described.append([type(module).__name__, shapes, specs])
+        settings = [[type(m).__name__, _settings(m)] for m in module.modules()]
+        given = _shapes([calls[path].args, calls[path].kwargs]) if path in calls else None
+        described.append([type(module).__name__, shapes, specs, settings, given])
     return json.dumps(described)
 
 
-def _static_costs(parts: dict[str, nn.Module], calls: dict[str, Call]) -> dict[str, float]:
-    modules = nn.ModuleList(dict.fromkeys(parts.values()))
-    flops = 0
-    for path, module in parts.items():
-        step = calls[path].step(module)
-        step.before()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            step.run()
-        flops += counter.get_total_flops()
+def _settings(module: nn.Module) -> dict[str, str]:
+    plain = (bool, int, float, str, type(None), tuple)
     return {
-        "params": float(sum(p.numel() for p in modules.parameters())),
-        "bytes": float(stored_bytes(modules)),
-        "flops": float(flops),
+        name: repr(value)
+        for name, value in sorted(vars(module).items())
+        if isinstance(value, plain) and not name.startswith("_") and name not in NUMBERS
     }
 
 
-def _candidate_kv(
-    anatomy: Anatomy, candidate: Candidate, replacement: Replacement, shape: Shape, kv_each: float
-) -> float:
-    """Cache bytes of the decided mixers: the operator's own state, nothing for token-wise parts, else unchanged."""
-    total = 0.0
-    for name in candidate.sites:
-        site: Site = anatomy.site(name)
-        if site.kind != "mixer" or site.cross:
-            continue
-        standing = [m for edit, m in replacement if site.modules[0] == edit.path]
-        dropped_block = any(site.modules[0].startswith(edit.path + ".") for edit, _ in replacement)
-        if standing and isinstance(standing[0], Mixer):
-            total += standing[0].state_bytes(shape.tokens, shape.batch)
-        elif not standing and not dropped_block:
-            total += kv_each
-    return total
+def _shapes(value: Any) -> Any:
+    """The shapes of all tensors among a call's arguments; caches and other objects are left out."""
+    if isinstance(value, Tensor):
+        return list(value.shape)
+    if isinstance(value, list | tuple):
+        return [_shapes(v) for v in value]
+    if isinstance(value, dict):
+        return {name: _shapes(v) for name, v in value.items()}
+    return type(value).__name__

@@ -17,7 +17,6 @@ from layersmith.measuring.divergence import Divergence
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.candidate import Candidate, Library
 from layersmith.refitting.methods import FLOORS
-from layersmith.refitting.score.costs import FIELDS
 from layersmith.runs.workspace import Workspace
 
 CLEARLY = 0.8
@@ -68,7 +67,10 @@ def worth_scoring(library: Library, budgets: list[str]) -> list[Candidate]:
 
 
 def _beats(rival: Candidate, candidate: Candidate, budgets: list[str]) -> bool:
-    costs = [(getattr(rival, FIELDS[b]) or 0.0, getattr(candidate, FIELDS[b]) or 0.0) for b in budgets]
+    ours, theirs = candidate.cost, rival.cost
+    if ours is None or theirs is None:
+        return False
+    costs = [(theirs.of(b), ours.of(b)) for b in budgets]
     return rival.local_error <= CLEARLY * candidate.local_error and all(a <= b * (1 + NOISE) for a, b in costs)
 
 

@@ -2,79 +2,151 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from layersmith.contract import Cost
+from layersmith.refitting.candidate import Candidate
 from layersmith.refitting.context import RunContext
-from layersmith.refitting.score.costs import FIELDS
 from layersmith.refitting.search.choice import KEEP
-from layersmith.refitting.search.found import Found
-from layersmith.refitting.search.uniform import uniform_baselines
-from layersmith.refitting.search.variants import measure_variants, outputs
+from layersmith.refitting.search.clock import clock, rounds_for
+from layersmith.refitting.search.found import Found, meets
+from layersmith.refitting.search.uniform import Ladder, Rung, ladders
+from layersmith.refitting.search.variants import Clocked, measure_variant, outputs
 
-SLOW_MS = 300.0
+#: Seconds that one clocking may take here, within bounds on its rounds, and how many each baseline gets.
+CLOCK_SECONDS, CLOCK_ROUNDS, CLOCKINGS = 1.0, (5, 15), 3
+
+
+@dataclass(frozen=True)
+class Climb:
+    """Where a ladder was left: the mildest rung that meets the budget, or else the strongest, and what that reaches.
+
+    reach  the best share of each missed budget that the method reaches; None when it meets all
+    """
+
+    rung: Rung
+    reach: dict[str, float] | None
 
 
 def measure_baselines(ctx: RunContext, found: Found) -> dict[str, Any]:
     """The unhealed mix, the front and the uniform baselines, one after the other against the original."""
-    limits = found.costs.limits(found.selection.effective_budget)
-    uniform = uniform_baselines(found.library, found.costs, ctx.anatomy, limits)
+    rounds = rounds_for(found.costs.total.of("latency"), CLOCK_SECONDS, *CLOCK_ROUNDS)
+
+    def clocked(ids: list[str]) -> Clocked:
+        return clock(ctx, found.library, ids, rounds)
+
+    budget, told = ctx.settings.budget, found.selection.effective_budget
+    correction = budget.get("latency", 1.0) / told.get("latency", 1.0)
+    climbs: dict[str, tuple[Ladder, Climb]] = {}
+    all_ladders = ladders(found.library, ctx.anatomy)
+    for done, ladder in enumerate(all_ladders):
+        costs = [found.costs.predicted(rung.candidates) for rung in ladder.rungs]
+        shares = [found.shares(cost, None, budget) for cost in costs]
+        climbs[ladder.label] = ladder, climb(ladder.rungs, shares, budget, correction, clocked)
+        ctx.bar.tell("timing baselines", done + 1, len(all_ladders))
+
     jobs: dict[str, list[str]] = {"chosen": found.selection.chosen}
     jobs |= {f"front {share}": ids for share, ids in found.selection.front.items()}
-    jobs |= {f"uniform {u.label}": u.chosen for u in uniform}
+    jobs |= {f"uniform {label}": c.rung.ids for label, (_, c) in climbs.items() if c.reach is None}
     measured: dict[str, Any] = ctx.workspace.load_json("variants") or {}
     expected = outputs(ctx.model, ctx.batches.report) if jobs.keys() - measured.keys() else []
-    # What takes long is timed steadily enough with fewer rounds.
-    rounds = 10 if found.costs.total["latency"] < SLOW_MS else 5
     for done, (name, ids) in enumerate(jobs.items()):
         if name not in measured:
-            variant = {name: found.replacement(ids)}
-            timed = measure_variants(ctx.model, variant, ctx.shape, ctx.batches.report, rounds, expected)
-            measured[name] = timed[name].to_json()
+            replacement = found.replacement(ids)
+            variant = measure_variant(
+                ctx.model, replacement, ctx.shape, clocked(ids), batches=ctx.batches.report, expected=expected
+            )
+            measured[name] = variant.to_json()
             ctx.workspace.save_json("variants", measured)
         ctx.bar.tell("measuring baselines", done + 1, len(jobs))
-
-    def predicted(ids: list[str]) -> dict[str, float | None]:
-        candidates = [found.library.candidates[i] for i in ids]
-        kls = [c.kl for c in candidates]
-        decided = {s for c in candidates for s in c.sites}
-        parts = [found.costs.of_candidate(c) for c in candidates]
-        parts += [cost for site, cost in found.costs.of_site.items() if site not in decided]
-        total = {name: sum(p[name] for p in parts) for name in FIELDS}
-        return {"kl": None if None in kls else sum(k or 0.0 for k in kls), **found.costs.predicted(total)}
-
-    def choice(ids: list[str]) -> dict[str, str]:
-        chosen = dict.fromkeys(found.costs.of_site, KEEP)
-        for i in ids:
-            chosen.update(dict.fromkeys(found.library.candidates[i].sites, i))
-        return chosen
-
-    name = next(iter(ctx.settings.budget))
     return {
         "chosen": {
-            "predicted": predicted(jobs["chosen"]),
+            "predicted": _predicted(found, jobs["chosen"]),
             "unhealed": measured["chosen"],
-            "choice": choice(jobs["chosen"]),
+            "choice": _choice(found, jobs["chosen"]),
         },
         "front": [
             {
-                "budget": {**ctx.settings.budget, name: float(share)},
-                "choice": choice(ids),
-                "predicted": predicted(ids),
+                "budget": {**budget, next(iter(budget)): float(share)},
+                "choice": _choice(found, ids),
+                "predicted": _predicted(found, ids),
                 "measured": measured[f"front {share}"],
             }
             for share, ids in found.selection.front.items()
         ],
         "uniform": [
             {
-                "method": u.method,
-                "label": u.label,
-                "settings": u.settings,
-                "predicted": predicted(jobs[f"uniform {u.label}"]),
-                "measured": measured[f"uniform {u.label}"],
-                "candidates": u.chosen,
+                "method": ladder.method,
+                "label": label,
+                "settings": climbed.rung.settings,
+                "predicted": _predicted(found, climbed.rung.ids),
+                "measured": measured.get(f"uniform {label}") if climbed.reach is None else None,
+                "candidates": climbed.rung.ids,
                 "healed": None,
-                "meets_budget": found.meets(measured[f"uniform {u.label}"], ctx.settings.budget),
+                "meets_budget": climbed.reach is None,
+                "reach": climbed.reach,
             }
-            for u in uniform
+            for label, (ladder, climbed) in climbs.items()
         ],
     }
+
+
+def climb(
+    rungs: list[Rung],
+    shares: list[dict[str, float]],
+    budget: dict[str, float],
+    correction: float,
+    clocked: Callable[[list[str]], Clocked],
+) -> Climb:
+    """The mildest rung that meets the budget, latency by the clock, which is read at most CLOCKINGS times.
+
+    shares      of every rung, as predicted: exact but for latency
+    correction  measured latency over predicted, as a first guess; each clocking gives a better one
+    """
+    exact = {name: share for name, share in budget.items() if name != "latency"}
+    fitting = [i for i in range(len(rungs)) if meets(shares[i], exact)]
+    if not fitting:
+        strongest = min(range(len(rungs)), key=lambda i: max(shares[i][name] / exact[name] for name in exact))
+        missed = {n: s for n in exact if (s := min(each[n] for each in shares)) > exact[n]}
+        # Each budget alone may be within reach, and all of them together on no rung.
+        return Climb(rungs[strongest], missed or {n: s for n, s in shares[strongest].items() if n in exact})
+    if "latency" not in budget:
+        return Climb(rungs[fitting[0]], None)
+    bound, strongest = budget["latency"], min(fitting, key=lambda i: shares[i]["latency"])
+    ratios: dict[int, float] = {}
+    for left in reversed(range(CLOCKINGS)):
+        met = [i for i in ratios if ratios[i] <= bound]
+        milder = [i for i in fitting if i not in ratios and not any(m < i for m in met)]
+        promising = [i for i in milder if correction * shares[i]["latency"] <= bound]
+        if met and not promising:
+            break
+        # The last look, and the only one that can say that nothing meets the budget, is at the strongest.
+        index = promising[0] if promising and (met or left) else strongest
+        if index in ratios:
+            break
+        ratios[index] = clocked(rungs[index].ids).latency_ratio
+        correction = ratios[index] / max(shares[index]["latency"], 1e-30)
+    met = [i for i in ratios if ratios[i] <= bound]
+    if met:
+        return Climb(rungs[min(met)], None)
+    best = min(ratios, key=lambda i: ratios[i])
+    return Climb(rungs[best], {"latency": ratios[best]})
+
+
+def _candidates(found: Found, ids: list[str]) -> list[Candidate]:
+    return [found.library.candidates[i] for i in ids]
+
+
+def _predicted(found: Found, ids: list[str]) -> dict[str, Any]:
+    kls = [c.kl for c in _candidates(found, ids)]
+    cost: Cost = found.costs.predicted(_candidates(found, ids))
+    return {"kl": None if None in kls else sum(kl or 0.0 for kl in kls), **cost.to_json()}
+
+
+def _choice(found: Found, ids: list[str]) -> dict[str, str]:
+    chosen = dict.fromkeys(found.costs.of_site, KEEP)
+    for candidate in _candidates(found, ids):
+        chosen.update(dict.fromkeys(candidate.sites, candidate.id))
+    return chosen

@@ -6,8 +6,9 @@ import copy
 from typing import Any
 
 from layersmith.anatomy.edit import Replacement, apply
+from layersmith.contract import FIELDS, Cost
 from layersmith.refitting.candidate import Candidate, Library
-from layersmith.refitting.score.costs import SiteCosts
+from layersmith.refitting.score.costs import SiteCosts, measured
 from layersmith.refitting.search.knapsack import Option, Solution
 
 KEEP = "keep"
@@ -15,11 +16,15 @@ KEEP = "keep"
 
 def options(library: Library, costs: SiteCosts) -> list[Option]:
     """Everything the solver may choose from: each site kept, and every offered candidate."""
-    kept = [Option(f"{site}/{KEEP}", (site,), 0.0, cost) for site, cost in costs.of_site.items()]
+    kept = [Option(f"{site}/{KEEP}", (site,), 0.0, _figures(cost)) for site, cost in costs.of_site.items()]
     offered = [
-        Option(c.id, tuple(c.sites), max(0.0, c.kl or 0.0), costs.of_candidate(c)) for c in library.offered() if c.sites
+        Option(c.id, tuple(c.sites), max(0.0, c.kl or 0.0), _figures(measured(c))) for c in library.offered() if c.sites
     ]
     return kept + offered
+
+
+def _figures(cost: Cost) -> dict[str, float]:
+    return {name: cost.of(name) for name in FIELDS}
 
 
 def candidates_of(solution: Solution, library: Library) -> list[Candidate]:

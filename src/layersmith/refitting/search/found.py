@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from layersmith.anatomy.edit import Replacement
+from layersmith.contract import Cost
 from layersmith.refitting.build.block_library import SiteReport
 from layersmith.refitting.candidate import Library
 from layersmith.refitting.score.costs import SiteCosts
@@ -26,14 +26,12 @@ class Found:
         """The edits and modules of these candidates together."""
         return replacement_of([self.library.candidates[i] for i in ids], self.library)
 
-    def meets(self, measured: dict[str, Any], budget: dict[str, float]) -> bool:
-        """Whether measured figures stay within shares of the original's."""
-        original = self.costs.total
-        shares = {
-            "latency": measured["latency_ratio"],
-            "params": measured["params"] / original["params"],
-            "bytes": measured["bytes"] / original["bytes"],
-            "flops": measured["flops"] / max(original["flops"], 1),
-            "kv": measured["kv_bytes"] / max(original["kv"], 1),
-        }
-        return all(shares[name] <= share * (1 + 1e-6) for name, share in budget.items())
+    def shares(self, cost: Cost, latency_ratio: float | None, budget: dict[str, float]) -> dict[str, float]:
+        """Each budgeted figure as a share of the original's. Of latency the ratio, which was formed within rounds."""
+        shares = {name: cost.share(name, self.costs.total) for name in budget}
+        return shares if latency_ratio is None or "latency" not in budget else {**shares, "latency": latency_ratio}
+
+
+def meets(shares: dict[str, float], budget: dict[str, float]) -> bool:
+    """Whether measured shares stay within the budget, but for the last digits of a division."""
+    return all(shares[name] <= share * (1 + 1e-6) for name, share in budget.items())

@@ -18,8 +18,6 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from layersmith.errors import UserError
-
 
 @dataclass(frozen=True)
 class Option:
@@ -95,12 +93,12 @@ def diverse(options: list[Option], limits: dict[str, float], count: int, min_cha
     return found
 
 
-def best_reachable(options: list[Option], name: str) -> Solution:
-    """The choice with the smallest cost under one budget, whatever it harms."""
-    cheapest = [Option(o.id, o.covers, o.cost[name], o.cost) for o in options]
-    solution = solve(cheapest, {})
+def best_reachable(options: list[Option], name: str, limits: dict[str, float] | None = None) -> Solution | None:
+    """The choice with the smallest cost under one budget, whatever it harms, within limits on the others."""
+    scored = [Option(o.id, o.covers, o.cost[name], o.cost) for o in options]
+    solution = solve(scored, limits or {})
     if solution is None:
-        raise UserError("No combination of candidates covers every site; the library is incomplete.")
+        return None
     chosen = set(solution.chosen)
     return summed([o for o in options if o.id in chosen])
 

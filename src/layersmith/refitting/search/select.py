@@ -8,7 +8,6 @@ search windows; final figures are not.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +16,11 @@ from layersmith.refitting.candidate import Library
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.score.costs import SiteCosts
 from layersmith.refitting.search.choice import candidates_of, options, replacement_of
+from layersmith.refitting.search.clock import clock, rounds_for
 from layersmith.refitting.search.knapsack import Option, Solution, best_reachable, diverse, solve
 from layersmith.refitting.search.refine import refine
-from layersmith.refitting.search.variants import joint_kl, outputs, time_variants
+from layersmith.refitting.search.variants import joint_kl, outputs
+from layersmith.report.units import apart
 
 #: The measured latency has to undercut the budget by this share, so that the final measurement still meets it.
 MARGIN = 0.02
@@ -28,7 +29,8 @@ SLACK = 0.015
 #: Seconds that timing one mix may take, within bounds on its rounds: noise here is lost quality or a missed budget.
 CLOCK_SECONDS, CLOCK_ROUNDS = 5.0, (15, 60)
 DIVERSE = 4
-ATTEMPTS = 4
+#: Searches with a corrected limit, and further ones, each with a tighter limit, while no mix meets the budget.
+ATTEMPTS, MORE_ATTEMPTS = 4, 3
 
 
 @dataclass
@@ -52,62 +54,116 @@ def select(ctx: RunContext, library: Library, costs: SiteCosts) -> Selection:
     saved = ctx.workspace.load_json("selection")
     if saved is not None:
         return Selection(**saved)
-    model, budget, tell = ctx.model, ctx.settings.budget, ctx.bar.tell
-    heldout = ctx.batches.search
-    menu = options(library, costs)
-    expected = outputs(model, heldout)
-    seen: dict[frozenset[str], float] = {}
-
-    def joint(solution: Solution) -> float:
-        key = frozenset(solution.chosen)
-        if key not in seen:
-            replacement = replacement_of(candidates_of(solution, library), library)
-            seen[key] = joint_kl(model, replacement, heldout, expected).value
-        return seen[key]
-
-    def clocked(solution: Solution) -> float:
-        return _clocked(ctx, library, solution, rounds)
-
-    least, most = CLOCK_ROUNDS
-    rounds = round(min(most, max(least, CLOCK_SECONDS / (2e-3 * costs.total["latency"]))))
-    told = dict(budget)
-    target = budget.get("latency", 1.0) * (1 - MARGIN)
-    best: Selection | None = None
-    for attempt in range(ATTEMPTS):
-        first = solve(menu, costs.limits(told))
-        if first is None:
-            break
-        if attempt == 0 and "latency" in budget:
-            # Sublayers timed alone and a whole model timed at once disagree by a few per cent, either way.
-            told["latency"] *= target / clocked(first)
-        solutions = diverse(menu, costs.limits(told), DIVERSE, max(1, len(costs.of_site) // 10))
-        if not solutions:
-            break
-        for done, solution in enumerate(solutions):
-            joint(solution)
-            tell("measuring mixes", done + 1, len(solutions))
-        start = min(solutions, key=joint)
-        refined = refine(start, joint(start), menu, costs.limits(told), joint, ctx.settings.refine_evaluations, tell)
-        ratio = clocked(refined.solution) if "latency" in budget else None
-        found = Selection(
-            chosen=[c for c in refined.solution.chosen if c in library.candidates],
-            predicted_kl=refined.solution.score,
-            joint_kl=refined.kl,
-            latency_ratio=ratio,
-            meets_budget=ratio is None or ratio <= budget["latency"],
-            effective_budget=dict(told),
-            solutions_measured=len(seen),
-            refinement=refined.moves,
-        )
-        best = found if best is None else _better(best, found)
-        if ratio is None or (ratio <= budget["latency"] and ratio >= target * (1 - SLACK)):
-            break
-        told["latency"] *= target / ratio
-    if best is None:
-        raise UserError(cannot_meet(menu, costs, budget))
-    best.front = _front(menu, costs, budget, best.effective_budget, library)
+    search = _Search(ctx, library, costs)
+    best = search.by_clock() if "latency" in ctx.settings.budget else search.by_count()
+    best.front = _front(search.menu, costs, ctx.settings.budget, best.effective_budget, library)
     ctx.workspace.save_json("selection", vars(best))
     return best
+
+
+class _Search:
+    """One search: what may be chosen, and what was measured of it so far."""
+
+    def __init__(self, ctx: RunContext, library: Library, costs: SiteCosts):
+        self.ctx, self.library, self.costs = ctx, library, costs
+        self.budget = ctx.settings.budget
+        self.menu = options(library, costs)
+        self.expected = outputs(ctx.model, ctx.batches.search)
+        self.rounds = rounds_for(costs.total.of("latency"), CLOCK_SECONDS, *CLOCK_ROUNDS)
+        self.seen: dict[frozenset[str], float] = {}
+
+    def by_count(self) -> Selection:
+        """Parameters, bytes, FLOPs and cache add up exactly, so one search settles it."""
+        found = self.within(self.budget)
+        if found is None:
+            raise UserError(cannot_meet(self.menu, self.costs, self.budget))
+        return found
+
+    def by_clock(self) -> Selection:
+        """Correct the limit until the whole model meets the budget, without giving quality away."""
+        bound = self.budget["latency"]
+        target = bound * (1 - MARGIN)
+        fastest = best_reachable(self.menu, "latency", self.limits_but_latency())
+        if fastest is None:
+            raise UserError(cannot_meet(self.menu, self.costs, self.budget))
+        # No correction may ask for less than the fastest mix is predicted to take: margins are ours, not the user's.
+        least = self.predicted_latency(fastest) * (1 + 1e-6)
+        first = solve(self.menu, self.costs.limits(self.budget)) or fastest
+        # Sublayers timed alone and a whole model timed at once disagree by a few per cent, either way.
+        told = max(least, target * self.predicted_latency(first) / self.clocked(first))
+        best: Selection | None = None
+        for attempt in range(ATTEMPTS + MORE_ATTEMPTS):
+            if attempt >= ATTEMPTS and best is not None and best.meets_budget:
+                break
+            found = self.within({**self.budget, "latency": told})
+            if found is None or found.latency_ratio is None:
+                break
+            best = found if best is None else _better(best, found)
+            if target * (1 - SLACK) <= found.latency_ratio <= bound:
+                break
+            before, tighter = told, 1.0 if attempt + 1 < ATTEMPTS else 1 - MARGIN
+            told = max(least, tighter * target * self.predicted_share(found) / found.latency_ratio)
+            if abs(told - before) < 1e-6:
+                break
+        if best is None or not best.meets_budget:
+            ratio = self.clocked(fastest)
+            if ratio > bound:
+                raise UserError(cannot_meet(self.menu, self.costs, self.budget, ratio))
+            best = self.selection(fastest, self.joint(fastest), {**self.budget, "latency": least}, [])
+        return best
+
+    def within(self, told: dict[str, float]) -> Selection | None:
+        """The best mix within these limits, all of it measured as a whole; None when no mix is within them."""
+        limits, tell = self.costs.limits(told), self.ctx.bar.tell
+        solutions = diverse(self.menu, limits, DIVERSE, max(1, len(self.costs.of_site) // 10))
+        if not solutions:
+            return None
+        for done, solution in enumerate(solutions):
+            self.joint(solution)
+            tell("measuring mixes", done + 1, len(solutions))
+        start = min(solutions, key=self.joint)
+        evaluations = self.ctx.settings.refine_evaluations
+        refined = refine(start, self.joint(start), self.menu, limits, self.joint, evaluations, tell)
+        return self.selection(refined.solution, refined.kl, told, refined.moves)
+
+    def selection(
+        self, solution: Solution, kl: float, told: dict[str, float], moves: list[dict[str, Any]]
+    ) -> Selection:
+        ratio = self.clocked(solution) if "latency" in self.budget else None
+        return Selection(
+            chosen=[c.id for c in candidates_of(solution, self.library)],
+            predicted_kl=solution.score,
+            joint_kl=kl,
+            latency_ratio=ratio,
+            meets_budget=ratio is None or ratio <= self.budget["latency"],
+            effective_budget=dict(told),
+            solutions_measured=len(self.seen),
+            refinement=moves,
+        )
+
+    def joint(self, solution: Solution) -> float:
+        """Measured divergence of the whole mix."""
+        key = frozenset(solution.chosen)
+        if key not in self.seen:
+            replacement = replacement_of(candidates_of(solution, self.library), self.library)
+            self.seen[key] = joint_kl(self.ctx.model, replacement, self.ctx.batches.search, self.expected).value
+        return self.seen[key]
+
+    def clocked(self, solution: Solution) -> float:
+        """Measured latency of the whole mix, as a share of the original's."""
+        ids = [c.id for c in candidates_of(solution, self.library)]
+        return clock(self.ctx, self.library, ids, self.rounds).latency_ratio
+
+    def predicted_latency(self, solution: Solution) -> float:
+        """The latency that the sum of separately timed parts comes to, as a share of the original's."""
+        return (solution.cost["latency"] + self.costs.outside.of("latency")) / self.costs.total.of("latency")
+
+    def predicted_share(self, found: Selection) -> float:
+        chosen = [self.library.candidates[i] for i in found.chosen]
+        return self.costs.predicted(chosen).share("latency", self.costs.total)
+
+    def limits_but_latency(self) -> dict[str, float]:
+        return self.costs.limits({name: share for name, share in self.budget.items() if name != "latency"})
 
 
 def _better(a: Selection, b: Selection) -> Selection:
@@ -119,30 +175,34 @@ def _better(a: Selection, b: Selection) -> Selection:
     return min(a, b, key=lambda s: s.latency_ratio or 0.0)
 
 
-def cannot_meet(menu: list[Option], costs: SiteCosts, budget: dict[str, float]) -> str:
-    """Which budget fails, and the smallest share each one could reach on its own."""
-    reachable = []
-    for name in budget:
-        least = best_reachable(menu, name)
-        share = (least.cost[name] + costs.outside[name]) / max(costs.total[name], 1e-30)
-        reachable.append(f"{name}={share:.3f}")
+def cannot_meet(
+    menu: list[Option], costs: SiteCosts, budget: dict[str, float], latency_ratio: float | None = None
+) -> str:
+    """Which budgets fail, and the smallest share that each of them reaches.
+
+    latency_ratio  of the fastest mix within the other budgets, as measured; predicted where it was not
+    """
+    alone = {name: _least(menu, costs, name, {}) for name in budget}
+    together = {name: _least(menu, costs, name, {n: s for n, s in budget.items() if n != name}) for name in budget}
+    if latency_ratio is not None:
+        reachable, how = {"latency": latency_ratio}, "as measured"
+    elif any(share is not None and share > budget[name] for name, share in alone.items()):
+        missed = {name: share for name, share in alone.items() if share is not None and share > budget[name]}
+        reachable, how = missed, "each alone"
+    else:
+        reachable = {name: share for name, share in together.items() if share is not None}
+        how = "within the other budgets; each alone can be met"
+    named = ", ".join(f"{name}={apart(share, budget[name], 3)[0]}" for name, share in reachable.items())
     asked = ",".join(f"{k}={v:g}" for k, v in budget.items())
     return (
-        f"The budget {asked} cannot be met with these methods. The best reachable, each alone, is "
-        f"{', '.join(reachable)} of the original. Ask for no less than that, or offer more methods (--methods)."
+        f"The budget {asked} cannot be met with these methods. The best reachable ({how}) is {named or 'none'} of the "
+        f"original. Ask for no less than that, or offer more methods (--methods)."
     )
 
 
-def _clocked(ctx: RunContext, library: Library, solution: Solution, rounds: int) -> float:
-    """Measured latency ratio of a mix to the original. Kept, so that a resumed run decides on the same numbers."""
-    digest = hashlib.sha256("\n".join(sorted(solution.chosen)).encode()).hexdigest()[:16]
-    saved = ctx.workspace.load_json(f"clocked/{digest}")
-    if saved is None:
-        replacement = replacement_of(candidates_of(solution, library), library)
-        _, ratios = time_variants(ctx.model, {"mix": replacement}, ctx.shape, rounds)
-        saved = ratios["mix"]
-        ctx.workspace.save_json(f"clocked/{digest}", saved)
-    return saved
+def _least(menu: list[Option], costs: SiteCosts, name: str, others: dict[str, float]) -> float | None:
+    found = best_reachable(menu, name, costs.limits(others))
+    return None if found is None else (found.cost[name] + costs.outside.of(name)) / max(costs.total.of(name), 1e-30)
 
 
 def _front(

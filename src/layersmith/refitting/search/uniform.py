@@ -1,8 +1,9 @@
 """The baselines a searched mix has to beat: one method, the same everywhere, at the same budget.
 
-A method with a strength (width, rank) is applied at every site with the mildest setting that meets the budget. A
-method without one (drop, linear) is applied to as many sites as the budget needs, least harmful first: the usual
-recipe of its paper. All limits are the solver's own, so both sides play by the same predicted costs.
+A method with a strength (width, rank) is applied at every site, and its rungs are its settings. A method without one
+(drop, linear), or one whose candidates overlap (a span of blocks), is applied at more and more sites, least harmful
+first: the usual recipe of its paper. Each ladder goes from the mildest rung to the strongest; `baselines` climbs it
+until the clock says that the budget is met.
 """
 
 from __future__ import annotations
@@ -13,65 +14,64 @@ from typing import Any
 
 from layersmith.anatomy import Anatomy
 from layersmith.refitting.candidate import Candidate, Library
-from layersmith.refitting.score.costs import SiteCosts
 
 
 @dataclass(frozen=True)
-class Uniform:
-    """`label` names the method and its site kind; `chosen` are the ids of its candidates."""
+class Rung:
+    """One strength of a method, and the candidates it means."""
+
+    settings: dict[str, Any]
+    candidates: list[Candidate]
+
+    @property
+    def ids(self) -> list[str]:
+        return [c.id for c in self.candidates]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A method at one kind of site: its rungs, mildest first."""
 
     label: str
     method: str
-    settings: dict[str, Any]
-    chosen: list[str]
+    rungs: list[Rung]
 
 
-def uniform_baselines(library: Library, costs: SiteCosts, anatomy: Anatomy, limits: dict[str, float]) -> list[Uniform]:
-    """One baseline per method and site kind that can meet the limits on its own."""
+def ladders(library: Library, anatomy: Anatomy) -> list[Ladder]:
+    """One ladder per method and kind of site."""
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in library.candidates.values():
         if candidate.refused is None:
             kind = anatomy.site(candidate.site).kind
             groups.setdefault((candidate.method, kind), []).append(candidate)
+    return [Ladder(f"{method} {kind}", method, _rungs(found)) for (method, kind), found in sorted(groups.items())]
+
+
+def _rungs(candidates: list[Candidate]) -> list[Rung]:
+    strengths: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        strengths.setdefault(json.dumps(candidate.settings, sort_keys=True), []).append(candidate)
+    apart = all(len(_disjoint(same)) == len(same) for same in strengths.values())
+    if len(strengths) > 1 and apart:
+        mildest_first = sorted(strengths.values(), key=lambda same: sum(c.local_error for c in same))
+        return [Rung(same[0].settings, same) for same in mildest_first]
+    ordered = _disjoint(sorted(candidates, key=_harm_per_site))
+    # Where settings differ from site to site, the number of sites says it all.
+    settings = candidates[0].settings if len(strengths) == 1 else {}
+    return [Rung({**settings, "sites": n}, ordered[:n]) for n in range(1, len(ordered) + 1)]
+
+
+def _harm_per_site(candidate: Candidate) -> float:
+    harm = candidate.local_error if candidate.kl is None else candidate.kl
+    return harm / max(1, len(candidate.sites))
+
+
+def _disjoint(candidates: list[Candidate]) -> list[Candidate]:
+    """Those of them, in this order, that decide no site which an earlier one decides."""
+    taken: set[str] = set()
     found = []
-    for (method, kind), candidates in sorted(groups.items()):
-        strengths: dict[str, list[Candidate]] = {}
-        for candidate in candidates:
-            strengths.setdefault(json.dumps(candidate.settings, sort_keys=True), []).append(candidate)
-        if len(strengths) > 1:
-            baseline = _mildest(list(strengths.values()), costs, limits)
-        else:
-            baseline = _as_many_as_needed(candidates, costs, limits)
-        if baseline is not None:
-            found.append(Uniform(f"{method} {kind}", method, *baseline))
+    for candidate in candidates:
+        if not taken & set(candidate.sites):
+            taken |= set(candidate.sites)
+            found.append(candidate)
     return found
-
-
-def _mildest(
-    strengths: list[list[Candidate]], costs: SiteCosts, limits: dict[str, float]
-) -> tuple[dict[str, Any], list[str]] | None:
-    meeting = [same for same in strengths if _meets(same, costs, limits)]
-    if not meeting:
-        return None
-    mildest = min(meeting, key=lambda same: sum(c.local_error for c in same))
-    return mildest[0].settings, [c.id for c in mildest]
-
-
-def _as_many_as_needed(
-    candidates: list[Candidate], costs: SiteCosts, limits: dict[str, float]
-) -> tuple[dict[str, Any], list[str]] | None:
-    ordered = sorted(candidates, key=lambda c: c.kl if c.kl is not None else c.local_error)
-    for count in range(1, len(ordered) + 1):
-        if _meets(ordered[:count], costs, limits):
-            return {**ordered[0].settings, "sites": count}, [c.id for c in ordered[:count]]
-    return None
-
-
-def _meets(candidates: list[Candidate], costs: SiteCosts, limits: dict[str, float]) -> bool:
-    """Whether these candidates, everything else kept, stay within the limits. Overlapping ones do not."""
-    decided = [site for c in candidates for site in c.sites]
-    if len(set(decided)) < len(decided):
-        return False
-    kept = [cost for site, cost in costs.of_site.items() if site not in set(decided)]
-    taken = [costs.of_candidate(c) for c in candidates]
-    return all(sum(cost[name] for cost in kept + taken) <= limit for name, limit in limits.items())

@@ -1,18 +1,20 @@
-"""Compare the original with edited versions of it, in one run and without copying the model.
+"""Compare the original with changed versions of it, in one run and in the memory of one model.
 
-A variant is the same model with a replacement put in while it runs. Timing interleaves the variants with the
-original; putting a replacement in happens outside the timed part.
+A variant is a twin of the model: it has a structure of its own and shares all tensors that are not replaced. So
+nothing is put in or taken out while a clock runs, and the original stays as it is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from layersmith.anatomy.edit import Replacement, apply, restore
+from layersmith.anatomy.edit import Replacement
+from layersmith.anatomy.twin import twin
+from layersmith.contract import Cost
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import Divergence
 from layersmith.measuring.inputs import placement
@@ -24,20 +26,27 @@ ORIGINAL = "original"
 
 
 @dataclass(frozen=True)
+class Clocked:
+    """One variant timed in turns with the original."""
+
+    latency_ms: float
+    latency_ratio: float
+
+    def to_json(self) -> dict[str, float]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
 class Measured:
-    """One variant beside the original, all in the same run."""
+    """One variant beside the original: what it keeps and what it costs."""
 
     kl: float
     agreement: float | None
-    latency_ms: float
     latency_ratio: float
-    params: int
-    bytes: int
-    flops: int
-    kv_bytes: int
+    cost: Cost
 
     def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return {"kl": self.kl, "agreement": self.agreement, "latency_ratio": self.latency_ratio, **self.cost.to_json()}
 
 
 @torch.no_grad()
@@ -48,14 +57,10 @@ def joint_kl(
 
     expected  the original's `outputs` on the batches when they are at hand; computed batch by batch otherwise
     """
-    total = Divergence()
+    total, edited = Divergence(), twin(model, replacement)
     for index, batch in enumerate(batches):
         target = model(**batch) if expected is None else expected[index]
-        before = apply(model, replacement)
-        try:
-            total.add(target, model(**batch), batch.get("attention_mask"))
-        finally:
-            restore(model, before)
+        total.add(target, edited(**batch), batch.get("attention_mask"))
     return total
 
 
@@ -65,62 +70,36 @@ def outputs(model: nn.Module, batches: list[Batch]) -> list[Any]:
     return [model(**batch) for batch in batches]
 
 
+def variant_steps(model: nn.Module, variants: dict[str, Replacement], shape: Shape) -> dict[str, Step]:
+    """What is timed: a step of the original and of each variant. Each makes its inputs, and its cache, itself."""
+    steps = {ORIGINAL: model_step(model, shape)}
+    return steps | {name: model_step(twin(model, replacement), shape) for name, replacement in variants.items()}
+
+
 def time_variants(
     model: nn.Module, variants: dict[str, Replacement], shape: Shape, rounds: int = 15
 ) -> tuple[dict[str, Timing], dict[str, float]]:
     """Timings of the original and all variants at a shape, and each variant's ratio to the original."""
-    steps = {ORIGINAL: model_step(model, shape)}
-    for name, replacement in variants.items():
-        steps[name] = _variant_step(model, replacement, shape)
     device, _ = placement(model)
-    timings = latency(steps, rounds=rounds, warmup=2, device=device)
+    timings = latency(variant_steps(model, variants, shape), rounds=rounds, warmup=2, device=device)
     return timings, {name: ratio(timings, name, ORIGINAL) for name in variants}
 
 
-def measure_variants(
+def clock_variant(model: nn.Module, replacement: Replacement, shape: Shape, rounds: int) -> Clocked:
+    """The latency of the model with the replacement."""
+    timings, ratios = time_variants(model, {"variant": replacement}, shape, rounds)
+    return Clocked(timings["variant"].median * 1e3, ratios["variant"])
+
+
+def measure_variant(
     model: nn.Module,
-    variants: dict[str, Replacement],
+    replacement: Replacement,
     shape: Shape,
+    clocked: Clocked,
     batches: list[Batch],
-    rounds: int = 15,
     expected: list[Any] | None = None,
-) -> dict[str, Measured]:
-    """Quality on `batches` and cost at `shape` of every variant. `expected`: as for `joint_kl`."""
-    timings, ratios = time_variants(model, variants, shape, rounds)
-    measured = {}
-    for name, replacement in variants.items():
-        quality = joint_kl(model, replacement, batches, expected)
-        before = apply(model, replacement)
-        try:
-            cost = model_cost(model, shape)
-        finally:
-            restore(model, before)
-        measured[name] = Measured(
-            kl=quality.value,
-            agreement=quality.agreement,
-            latency_ms=timings[name].median * 1e3,
-            latency_ratio=ratios[name],
-            params=cost["params"],
-            bytes=cost["bytes"],
-            flops=cost["flops"],
-            kv_bytes=cost["kv_bytes"],
-        )
-    return measured
-
-
-def _variant_step(model: nn.Module, replacement: Replacement, shape: Shape) -> Step:
-    """A step of the edited model. Its inputs (and a decode step's cache) are made by the edited model itself."""
-    before = apply(model, replacement)
-    try:
-        step = model_step(model, shape)
-    finally:
-        restore(model, before)
-
-    def run() -> object:
-        standing = apply(model, replacement)
-        try:
-            return step.run()
-        finally:
-            restore(model, standing)
-
-    return Step(run, step.before)
+) -> Measured:
+    """Quality on `batches` and cost at `shape` of a variant that was timed. `expected`: as for `joint_kl`."""
+    quality = joint_kl(model, replacement, batches, expected)
+    cost = replace(model_cost(twin(model, replacement), shape), latency_ms=clocked.latency_ms)
+    return Measured(quality.value, quality.agreement, clocked.latency_ratio, cost)

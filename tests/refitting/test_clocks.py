@@ -1,0 +1,243 @@
+"""What is timed is the model and nothing else: equal parts do equal work on every path that reads a clock."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_hook
+
+import layersmith
+from layersmith.anatomy import edit, find_sites
+from layersmith.anatomy.edit import Edit
+from layersmith.anatomy.twin import twin
+from layersmith.contract import Cost
+from layersmith.errors import UserError
+from layersmith.measuring.latency import model_step
+from layersmith.measuring.shape import Shape
+from layersmith.refitting.prove.folding import fold_where_it_pays
+from layersmith.refitting.search import select
+from layersmith.refitting.search.baselines import CLOCKINGS, climb
+from layersmith.refitting.search.found import meets
+from layersmith.refitting.search.uniform import Rung, ladders
+from layersmith.refitting.search.variants import Clocked, clock_variant, variant_steps
+from layersmith.runs.workspace import Workspace
+from tests.anatomy.families import BY_NAME
+from tests.refitting.conftest import tiny_llama
+
+SHAPES = [Shape("prefill", 1, 12), Shape("decode", 1, 12)]
+
+
+def copies(model):
+    """An equal copy of the original at every sublayer."""
+    sites = [site for site in find_sites(model).sites if site.kind != "block"]
+    return [(Edit(s.modules[0], {}, {}), copy.deepcopy(model.get_submodule(s.modules[0]))) for s in sites]
+
+
+def work(step):
+    """The modules that one timed run calls, by class, in order."""
+    called = []
+    step.before()
+    handle = register_module_forward_hook(lambda module, args, output: called.append(type(module).__name__))
+    try:
+        step.run()
+    finally:
+        handle.remove()
+    return called
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@torch.no_grad()
+def test_equal_copies_do_equal_work_in_search_and_baselines(shape, clock_watch):
+    model = tiny_llama(layers=3)
+    before = {name: id(module) for name, module in model.named_modules()}
+    steps = variant_steps(model, {"copies": copies(model)}, shape)
+    assert work(steps["copies"]) == work(steps["original"])
+    assert (clock_watch.runs, clock_watch.swaps) == (2, 0)
+    torch.testing.assert_close(steps["copies"]().logits, steps["original"]().logits, rtol=0, atol=0)
+    clock_variant(model, copies(model), shape, rounds=2)
+    assert clock_watch.runs > 8
+    assert clock_watch.swaps == 0
+    assert {name: id(module) for name, module in model.named_modules()} == before
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@torch.no_grad()
+def test_equal_copies_do_equal_work_in_the_last_measurement_and_in_measure(shape, clock_watch):
+    model = tiny_llama(layers=3)
+    healed = copy.deepcopy(model)  # what `finish` times: a model of its own, with its parts in place
+    edit.apply(healed, copies(model))
+    assert work(model_step(healed, shape)) == work(model_step(model, shape))
+    layersmith.measure(healed, model, data="random", at=str(shape), count=1, length=8, rounds=2)
+    assert clock_watch.runs > 8
+    assert clock_watch.swaps == 0
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_folds_are_tried_outside_the_clock_on_the_same_weights(shape, tmp_path, clock_watch, monkeypatch):
+    model = BY_NAME["gpt2"].model().requires_grad_(False)
+    before = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    copied = []
+    monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", lambda self, memo: copied.append(self))
+    tried = []
+    from layersmith.refitting.prove import folding
+
+    monkeypatch.setitem(folding.FOLDS, "pre_rms_norm", lambda m, anatomy: tried.append(m) or _no_change())
+    monkeypatch.delitem(folding.FOLDS, "linear_merge")
+    workspace = Workspace(tmp_path / "run", {})
+    fold_where_it_pays(model, shape, workspace)
+    workspace.close()
+    assert tried
+    assert not copied
+    assert clock_watch.runs > 8
+    assert clock_watch.swaps == 0
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == before
+
+
+def _no_change():
+    from layersmith.refitting.prove.folds.fold import Fold
+
+    return Fold({})
+
+
+def test_a_twin_shares_every_tensor_and_leaves_the_model_alone():
+    model = tiny_llama(layers=2)
+    before = {name: id(module) for name, module in model.named_modules()}
+    other = twin(model, [(Edit("model.layers.0.mlp", {}, {}), torch.nn.Identity())])
+    theirs = {name: tensor.data_ptr() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    ours = {name: tensor.data_ptr() for name, tensor in [*other.named_parameters(), *other.named_buffers()]}
+    assert ours.items() <= theirs.items()
+    assert not any("layers.0.mlp" in name for name in ours)
+    assert {name: id(module) for name, module in model.named_modules()} == before
+    assert other.lm_head.weight is other.model.embed_tokens.weight is model.lm_head.weight
+    other.train()
+    assert not model.training
+
+
+def rungs(count):
+    return [Rung({"strength": i}, [SimpleNamespace(id=f"r{i}")]) for i in range(count)]
+
+
+def at(ratios, read):
+    """A clock that says `ratios[i]` of rung i and writes down what it was asked."""
+
+    def clocked(ids):
+        index = int(ids[0][1:])
+        read.append(index)
+        return Clocked(1.0, ratios[index])
+
+    return clocked
+
+
+def test_a_baseline_is_clocked_to_the_budget_itself():
+    """Predicted latencies are 20% too low here, whatever the mix's own correction was."""
+    predicted = [{"latency": share} for share in (0.95, 0.85, 0.75, 0.65, 0.55)]
+    real = [1.2 * share["latency"] for share in predicted]
+    read = []
+    found = climb(rungs(5), predicted, {"latency": 0.8}, 1.0, at(real, read))
+    assert found.rung.settings == {"strength": 3}  # 0.78; the milder 2 is 0.90
+    assert found.reach is None
+    assert len(read) <= CLOCKINGS
+
+
+def test_a_baseline_is_not_left_stronger_than_it_need_be():
+    predicted = [{"latency": share} for share in (0.95, 0.85, 0.75, 0.65)]
+    read = []
+    found = climb(rungs(4), predicted, {"latency": 0.8}, 1.2, at([0.9, 0.78, 0.7, 0.6], read))
+    assert found.rung.settings == {"strength": 1}
+    assert len(read) <= CLOCKINGS
+
+
+def test_a_baseline_that_cannot_reach_the_budget_says_how_far_it_gets():
+    predicted = [{"latency": share} for share in (0.9, 0.85, 0.79)]
+    read = []
+    found = climb(rungs(3), predicted, {"latency": 0.8}, 1.0, at([0.95, 0.9, 0.84], read))
+    assert found.reach == {"latency": 0.84}
+    assert found.rung.settings == {"strength": 2}
+    exact = climb(rungs(2), [{"params": 0.9}, {"params": 0.7}], {"params": 0.5}, 1.0, at([], read))
+    assert exact.reach == {"params": 0.7}
+    met = climb(rungs(2), [{"params": 0.9}, {"params": 0.4}], {"params": 0.5}, 1.0, at([], read))
+    assert (met.reach, met.rung.settings) == (None, {"strength": 1})
+
+
+def test_candidates_that_overlap_become_a_ladder_of_disjoint_ones():
+    def span(name, first, blocks, harm):
+        sites = [f"layers.{i}.ffn" for i in range(first, first + blocks)]
+        return SimpleNamespace(
+            id=name,
+            sites=sites,
+            site=sites[0],
+            method="span",
+            settings={"blocks": blocks},
+            refused=None,
+            kl=harm,
+            local_error=harm,
+        )
+
+    found = [span("a", 0, 2, 0.4), span("b", 1, 2, 0.2), span("c", 3, 1, 0.3), span("d", 0, 1, 0.5)]
+    anatomy = SimpleNamespace(site=lambda name: SimpleNamespace(kind="ffn"))
+    (ladder,) = ladders(SimpleNamespace(candidates={c.id: c for c in found}), anatomy)
+    assert [rung.ids for rung in ladder.rungs] == [["b"], ["b", "c"], ["b", "c", "d"]]
+
+
+class Run:
+    """A search over two sites whose fastest mix is predicted at 0.928, with a clock that is off by a factor."""
+
+    def __init__(self, monkeypatch, factor, budget):
+        def cost(latency_ms, params=10):
+            return Cost(params=params, active_params=params, flops=0, latency_ms=latency_ms)
+
+        def candidate(site, latency_ms, kl):
+            return SimpleNamespace(id=f"{site}/low", sites=[site], kl=kl, cost=cost(latency_ms, 4), refused=None)
+
+        found = [candidate("a", 6.4, 0.1), candidate("b", 6.4, 0.2)]
+        self.library = SimpleNamespace(candidates={c.id: c for c in found}, offered=lambda: found)
+        self.costs = select.SiteCosts({"a": cost(10.0), "b": cost(10.0)}, cost(100.0, 100))
+        workspace = SimpleNamespace(load_json=lambda name: None, save_json=lambda name, data: None)
+        self.ctx = SimpleNamespace(
+            settings=SimpleNamespace(budget=budget, refine_evaluations=4),
+            workspace=workspace,
+            model=None,
+            batches=SimpleNamespace(search=[]),
+            bar=SimpleNamespace(tell=lambda *told: None),
+        )
+
+        def joint(model, replacement, batches, expected):
+            return SimpleNamespace(value=sum(c.kl for c in replacement))
+
+        def clocked(ctx, library, ids, rounds):
+            saved = sum(3.6 for _ in ids)
+            return Clocked(0.0, factor * (100 - saved) / 100)
+
+        monkeypatch.setattr(select, "outputs", lambda model, batches: [])
+        monkeypatch.setattr(select, "replacement_of", lambda candidates, library: candidates)
+        monkeypatch.setattr(select, "joint_kl", joint)
+        monkeypatch.setattr(select, "clock", clocked)
+
+    def __call__(self):
+        return select.select(self.ctx, self.library, self.costs)
+
+
+@pytest.mark.parametrize(("factor", "bound"), [(1.0, 0.95), (1.02, 0.95), (1.023, 0.95), (1.0, 0.93), (0.9, 0.85)])
+def test_no_margin_makes_a_reachable_budget_unreachable(monkeypatch, factor, bound):
+    """The fastest mix is predicted at 0.928 and measures within the budget; what we add for safety is our affair."""
+    found = Run(monkeypatch, factor, {"latency": bound})()
+    assert found.meets_budget
+    assert found.latency_ratio <= bound
+
+
+def test_a_budget_out_of_reach_names_what_was_measured(monkeypatch):
+    with pytest.raises(UserError, match=r"cannot be met.*best reachable \(as measured\) is latency=0\.956 "):
+        Run(monkeypatch, 1.03, {"latency": 0.95})()
+    with pytest.raises(UserError, match=r"latency=0\.92800 "):  # 0.928 would say nothing against 0.928
+        Run(monkeypatch, 1.0, {"latency": 0.92796})()
+
+
+def test_budgets_out_of_reach_together_are_told_from_each_alone(monkeypatch):
+    with pytest.raises(UserError, match=r"each alone\) is params=0\.880 "):
+        Run(monkeypatch, 1.0, {"latency": 0.95, "params": 0.5})()
+
+
+def test_a_budget_is_met_but_for_the_last_digits():
+    assert meets({"params": 0.5 * (1 + 1e-9)}, {"params": 0.5})
+    assert not meets({"params": 0.50001}, {"params": 0.5})
