@@ -94,6 +94,7 @@ def test_text_without_a_tokenizer_is_refused(tiny: nn.Module, text: str) -> None
         measure(tiny, data=text)
 
 
-def test_the_package_offers_the_function(tiny: nn.Module) -> None:
+def test_the_room_is_the_function_too(tiny: nn.Module) -> None:
     found = layersmith.measure(tiny, data="random", at="prefill=1x16", count=1, rounds=1)
     assert found["schema"] == "layersmith.measure/1"
+    assert layersmith.measuring.shape.parse_shape("prefill=1x2").tokens == 2
