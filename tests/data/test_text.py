@@ -95,7 +95,9 @@ def repeated(unit: str) -> str:
 @pytest.mark.parametrize("unit", ["one paragraph again and again\n\n", "one line again\n", "One sentence again. ", "x"])
 def test_text_that_repeats_is_read_once_and_then_too_little(tmp_path, unit):
     (tmp_path / "a.txt").write_text(repeated(unit))
-    with pytest.raises(UserError, match=r"too little text: [\d,]+ characters \(of [12]\d\d,\d\d\d in all: the rest repeats"):
+    with pytest.raises(
+        UserError, match=r"too little text: [\d,]+ characters \(of [12]\d\d,\d\d\d in all: the rest repeats"
+    ):
         text.read(str(tmp_path / "a.txt"), "train")
 
 

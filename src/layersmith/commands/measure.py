@@ -13,7 +13,9 @@ from rich.table import Table
 def measure(
     model: Annotated[str, typer.Argument(help="a folder, a Hub id, or pocket")],
     against: Annotated[str | None, typer.Option(help="the original to compare with")] = None,
-    data: Annotated[str, typer.Option(help="stdlib, a file or folder of text, pictures or sound, hub:owner/name, or random")] = "stdlib",
+    data: Annotated[
+        str, typer.Option(help="stdlib, a file or folder of text, pictures or sound, hub:owner/name, or random")
+    ] = "stdlib",
     text_column: Annotated[
         str | None, typer.Option(help="of a table (.jsonl, .json, .csv, .tsv); source,target for pairs of texts")
     ] = None,

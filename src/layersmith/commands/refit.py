@@ -33,7 +33,9 @@ def refit(
     sites: Annotated[
         str | None, typer.Option(help="only these sites, separated by commas: layers.3.ffn or layers.*.attn")
     ] = None,
-    data: Annotated[str, typer.Option(help="stdlib, a file or folder of text, pictures or sound, or hub:owner/name")] = "stdlib",
+    data: Annotated[
+        str, typer.Option(help="stdlib, a file or folder of text, pictures or sound, or hub:owner/name")
+    ] = "stdlib",
     text_column: Annotated[
         str | None, typer.Option(help="of a table (.jsonl, .json, .csv, .tsv); source,target for pairs of texts")
     ] = None,

@@ -29,6 +29,8 @@ Batch = dict[str, Tensor]
 WRITTEN = 32
 #: Characters of text read for each token wanted, at first; four times as many when they do not do.
 CHARACTERS = 8
+#: Pictures or clips held at once: 512 pictures of 224 x 224 are 300 MB.
+MOST_EXAMPLES = 512
 IDS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask"}
 
 
@@ -85,13 +87,13 @@ class Reader:
             return self._texts(split, tokens)
         if self.main == "pixel_values":
             size = pictures.patches(self.model)
-            found, self.facts["pictures"] = pictures.pictures(
-                self.model, self.data, split, -(-tokens // size), self.seed
-            )
+            count = min(MOST_EXAMPLES, -(-tokens // size))
+            found, self.facts["pictures"] = pictures.pictures(self.model, self.data, split, count, self.seed)
             return [Example({self.main: picture}, size) for picture in found]
         if self.main in ("input_features", "input_values"):
             size = sound.frames(self.model, sound.ear_of(self.model).hear(_silence(self.model)))
-            found, self.facts["sound"] = sound.clips(self.model, self.data, split, -(-tokens // size), self.seed)
+            count = min(MOST_EXAMPLES, -(-tokens // size))
+            found, self.facts["sound"] = sound.clips(self.model, self.data, split, count, self.seed)
             return [Example({self.main: clip}, size) for clip in found]
         raise UserError(
             f"{type(self.model).__name__} takes {self.main!r}, which is neither text, pictures nor sound, so it cannot "
@@ -163,7 +165,8 @@ class Reader:
 
     def _with_pictures(self, examples: list[Example], split: str) -> list[Example]:
         """A picture beside every text, for models that compare the two; pictures come from the embedded set."""
-        found, self.facts["pictures"] = pictures.pictures(self.model, "stdlib", split, len(examples), self.seed)
+        count = min(MOST_EXAMPLES, len(examples))
+        found, self.facts["pictures"] = pictures.pictures(self.model, "stdlib", split, count, self.seed)
         return [
             Example(example.tensors | {"pixel_values": found[index % len(found)]}, example.tokens)
             for index, example in enumerate(examples)
@@ -195,13 +198,13 @@ class Reader:
     @property
     def _writes_apart(self) -> bool:
         """Whether the model reads one text and writes another."""
-        return self._decodes and "decoder_input_ids" in inspect.signature(self.model.forward).parameters
+        return self._decodes and _accepts(self.model, "decoder_input_ids")
 
     @property
     def _sees_too(self) -> bool:
         """Whether every text needs a picture beside it (CLIP): not so where pictures are optional (LLaVA)."""
-        takes = inspect.signature(self.model.forward).parameters
-        return "pixel_values" in takes and not _generates(self.model) and hasattr(self.config, "vision_config")
+        two_towers = hasattr(self.config, "vision_config") and not _generates(self.model)
+        return two_towers and _accepts(self.model, "pixel_values")
 
     @property
     def _padding(self) -> int:
@@ -234,6 +237,12 @@ def longest(model: nn.Module) -> int:
 
 def _generates(model: nn.Module) -> bool:
     return bool(getattr(model, "can_generate", lambda: False)())
+
+
+def _accepts(model: nn.Module, name: str) -> bool:
+    """Whether `forward` takes this keyword: by name, or as a wrapper that hands all of its arguments on."""
+    parameters = inspect.signature(model.forward).parameters
+    return name in parameters or any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters.values())
 
 
 def _placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -22,7 +22,7 @@ from layersmith.data.windows import shuffled
 from layersmith.errors import MissingExtra, UserError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
-DRAWN = 2048  # pictures in the embedded set
+DRAWN = 8192  # pictures in the embedded set
 MOST_TOKENS = 64  # a classifier gives one answer per picture, so enough of them must be seen, however large they are
 DEFAULT_SIZE, DEFAULT_PATCH = 224, 16
 
@@ -55,8 +55,6 @@ def picture_size(model: nn.Module) -> tuple[int, int, int]:
     """(channels, height, width) as the config states them; 224 x 224 where it does not."""
     config = _vision(model)
     size = getattr(config, "image_size", None) or DEFAULT_SIZE
-    if isinstance(size, dict):
-        size = (size["height"], size["width"]) if "height" in size else next(iter(size.values()))
     height, width = (size, size) if isinstance(size, int) else size
     return int(getattr(config, "num_channels", None) or 3), int(height), int(width)
 
@@ -77,7 +75,7 @@ def draw(index: int, height: int, width: int) -> np.ndarray:
     noise = np.fft.ifft2(np.fft.fft2(random.standard_normal((3, height, width))) / frequency).real
     noise = noise / (np.abs(noise).max() + 1e-9)
     picture = np.clip(random.uniform(0.2, 0.8, (3, 1, 1)) + 0.4 * noise, 0, 1)
-    down, across = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
+    down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     for _ in range(3):
         y, x, r = random.uniform(0, 1, 3) * (1, 1, 0.3)
         disc = (down - y) ** 2 + (across - x) ** 2 < r**2
@@ -133,7 +131,9 @@ def _view(model: nn.Module) -> tuple[View, str]:
     try:
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise UserError(f"The image processor in {folder!r} cannot be loaded: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"The image processor in {folder!r} cannot be loaded: {' '.join(str(error).split())}"
+        ) from error
     name = type(processor).__name__
 
     def view(found: list[np.ndarray]) -> Tensor:

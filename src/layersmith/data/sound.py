@@ -91,7 +91,9 @@ def ear_of(model: nn.Module) -> Ear:
     try:
         extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise UserError(f"The feature extractor in {folder!r} cannot be loaded: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"The feature extractor in {folder!r} cannot be loaded: {' '.join(str(error).split())}"
+        ) from error
     rate = int(getattr(extractor, "sampling_rate", RATE))
 
     def hear(clip: np.ndarray) -> Tensor:

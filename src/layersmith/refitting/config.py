@@ -30,7 +30,9 @@ class RefitConfig:
     sites: list[str] | None = field(
         default=None, metadata={"help": "only these sites, separated by commas: layers.3.ffn or layers.*.attn"}
     )
-    data: str = field(default="stdlib", metadata={"help": "stdlib, a file or folder of text, pictures or sound, or hub:owner/name"})
+    data: str = field(
+        default="stdlib", metadata={"help": "stdlib, a file or folder of text, pictures or sound, or hub:owner/name"}
+    )
     text_column: str | None = field(
         default=None, metadata={"help": "of a table (.jsonl, .json, .csv, .tsv); source,target for pairs of texts"}
     )

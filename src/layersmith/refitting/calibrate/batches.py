@@ -86,16 +86,21 @@ def prepare(
     # The held-out text first: where text repeats across files, training does without it, not the final figures.
     for split, first, second in (("heldout", "search", "report"), ("calibration", "holdout", "fit")):
         both = wanted[first] + wanted[second]
-        found[first], found[second] = _divided(reader.read(split, both), wanted[first] / both)
+        found[first], found[second] = _divided(reader.read(split, both), wanted[first], both)
     found["heal"] = reader.read("train", wanted["heal"]) if wanted["heal"] else []
     notes = _check(found, wanted, data)
     batches = {purpose: reader.batched(found[purpose], sizes.per_batch * sizes.length) for purpose in PURPOSES}
+    if reader.main != "input_ids" and batches["heal"]:
+        # Fewer pictures or clips than asked for are seen again: a step is one batch, and the steps were asked for.
+        steps = max(1, sizes.heal // sizes.per_batch)
+        batches["heal"] = [batches["heal"][step % len(batches["heal"])] for step in range(steps)]
     return Batches(**batches, facts=reader.facts | ({"note": notes} if notes else {}))
 
 
-def _divided(examples: list[Example], share: float) -> tuple[list[Example], list[Example]]:
-    """Two parts, the first with about that share of the tokens, and at least one example in each where there are two."""
-    wanted, held = share * sum(example.tokens for example in examples), 0
+def _divided(examples: list[Example], first: int, both: int) -> tuple[list[Example], list[Example]]:
+    """Two parts, the first with `first` of `both` tokens, or its share of fewer; each with an example, if there are two."""
+    wanted = first / both * min(both, sum(example.tokens for example in examples))
+    wanted, held = max(wanted, min(LEAST, first)), 0
     for index, example in enumerate(examples):
         held += example.tokens
         if held >= wanted or index == len(examples) - 2:
@@ -117,11 +122,15 @@ def _check(found: dict[str, list[Example]], wanted: dict[str, int], data: str) -
                 f"{_listed(held)}. Passages that repeat are used once, and none for two purposes.) Give more text, or "
                 "'stdlib'."
             )
+    if not text:
+        held.pop("heal")  # seen as often as asked for
     scarce = {purpose: tokens for purpose, tokens in held.items() if tokens < NOTED_BELOW * wanted[purpose]}
     if not scarce:
         return ""
     asked = {purpose: wanted[purpose] for purpose in scarce}
-    return f"little distinct data: {_listed(scarce)} {unit}, where {_listed(asked)} were asked for; give more with --data"
+    return (
+        f"little distinct data: {_listed(scarce)} {unit}, where {_listed(asked)} were asked for; give more with --data"
+    )
 
 
 def _listed(counts: dict[str, int]) -> str:
