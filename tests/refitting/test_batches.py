@@ -1,7 +1,8 @@
-"""What a run is fed with: as many real tokens for every kind of model, nothing twice, and too little said in numbers."""
+"""What a run is fed with: real tokens for every kind of model, nothing twice, and too little said in numbers."""
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -188,7 +189,7 @@ def test_a_classifier_without_padding_reads_one_row_at_a_time(tokenizer, text):
 def test_an_encoder_decoder_goes_on_with_its_own_text(tokenizer, text, make):
     model = make()
     batches = prepare(model, tokenizer, text, SIZES, seed=0)
-    whole = "".join(tokenizer.decode(tokenizer(open(text).read())["input_ids"]).split())
+    whole = "".join(tokenizer.decode(tokenizer(Path(text).read_text())["input_ids"]).split())
     for batch in batches.report:
         decoder = batch["decoder_input_ids"]
         assert (decoder[:, 0] == model.config.decoder_start_token_id).all()

@@ -74,8 +74,8 @@ class Reader:
         self._seen: Seen = set()
         if text_column is not None and (data == "stdlib" or self.main != "input_ids"):
             raise UserError(
-                f"The text column {text_column!r} is for tables (.jsonl, .json, .csv, .tsv) and Hub data sets given with "
-                "--data, and for models that read text."
+                f"The text column {text_column!r} is for tables (.jsonl, .json, .csv, .tsv) and Hub data sets given "
+                "with --data, and for models that read text."
             )
 
     def read(self, split: str, tokens: int) -> list[Example]:

@@ -37,7 +37,7 @@ def content_key(path: Path) -> str:
 
 
 def folder_of(model: nn.Module, *names: str) -> str | None:
-    """The folder (or Hub id) a model was loaded from, if one of these files is there; None for a model made in memory."""
+    """The folder that a model was loaded from, if one of these files is there; None for a model made in memory."""
     source: Any = getattr(model, "name_or_path", "") or getattr(getattr(model, "config", None), "_name_or_path", "")
     if not source or not isinstance(source, str):
         return None

@@ -32,7 +32,7 @@ Hear = Callable[[np.ndarray], Tensor]
 
 
 class Ear:
-    """How one model hears: `hear(clip)` makes its input, without the batch, from `rate * seconds` samples in [-1, 1]."""
+    """How one model hears: `hear(clip)` makes its input, without a batch, from `samples` values in [-1, 1]."""
 
     def __init__(self, rate: int, seconds: float, hear: Hear, how: str):
         self.rate, self.samples, self.hear, self.how = rate, round(rate * seconds), hear, how

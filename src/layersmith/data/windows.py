@@ -46,7 +46,7 @@ def windows(
     text = _running(documents, tokenizer)
     starts = _starts(text, room, first)
     seen = set() if seen is None else seen
-    found = []
+    found: list[Tensor] = []
     for index in shuffled(len(starts), seed):
         piece = text[starts[index] : starts[index] + room]
         if len(found) == count:
@@ -129,7 +129,8 @@ def _running(documents: list[str], tokenizer: PreTrainedTokenizerBase) -> Tensor
 def _starts(text: Tensor, room: int, first: list[int]) -> list[int]:
     """Where windows begin. A text that itself holds the beginning-of-text token must not begin a window with it."""
     bos = set((text == first[0]).nonzero().flatten().tolist()) if first else set()
-    starts, place = [], 0
+    starts: list[int] = []
+    place = 0
     while True:
         while place in bos:
             place += 1

@@ -176,7 +176,7 @@ def _batches(
             f"{data!r} holds too little text to measure on: not one row of {length} tokens in its held-out part. Give "
             "more text, or shorter windows (length=...)."
         )
-    return reader.batched(examples, length), dict(reader.facts)
+    return [*reader.batched(examples, length)], dict(reader.facts)
 
 
 def _required(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:

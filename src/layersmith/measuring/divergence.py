@@ -6,8 +6,11 @@ sound, a pixel of a segmentation, or the one answer of a classifier:
     KL_t = sum_v p_teacher(v) * (log p_teacher(v) - log p_student(v))        in nats, averaged over tokens
     agreement = share of tokens whose most likely next token is the same
 
-Models without (encoders), on the embeddings or the last hidden state h: sum ||h_student - h_teacher||^2 / sum ||h_teacher||^2, and the
-mean cosine distance. Padding never counts. Log-probabilities are taken in float32, sums are kept in float64.
+Models without (encoders), on the embeddings or the last hidden state h:
+
+    sum ||h_student - h_teacher||^2 / sum ||h_teacher||^2,  and the mean cosine distance
+
+Padding never counts. Log-probabilities are taken in float32, sums are kept in float64.
 """
 
 from __future__ import annotations
@@ -125,8 +128,8 @@ def rows_at_once(values: Tensor) -> int:
 def main_output(output: Any) -> Tensor:
     """What a model is judged by: logits (B, T, V), else embeddings (B, n, D), else the last hidden state (B, T, D).
 
-    A classifier's logits (B, V) become one position per row, a segmentation's (B, V, H, W) one per pixel. A plain tensor
-    stands for itself.
+    A classifier's logits (B, V) become one position per row, a segmentation's (B, V, H, W) one per pixel. A plain
+    tensor stands for itself.
 
     Raises UserError for NaN or infinity, and for an output with none of these.
     """

@@ -98,7 +98,7 @@ def prepare(
 
 
 def _divided(examples: list[Example], first: int, both: int) -> tuple[list[Example], list[Example]]:
-    """Two parts, the first with `first` of `both` tokens, or its share of fewer; each with an example, if there are two."""
+    """Two parts, the first with `first` of `both` tokens or its share of fewer; none is empty if there are two."""
     wanted = first / both * min(both, sum(example.tokens for example in examples))
     wanted, held = max(wanted, min(LEAST, first)), 0
     for index, example in enumerate(examples):
