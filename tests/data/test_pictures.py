@@ -90,8 +90,11 @@ def test_without_pillow_the_processors_mean_and_deviation_are_kept(vit, tmp_path
     mean, deviation = torch.tensor([0.25, 0.5, 0.75]).view(3, 1, 1), torch.tensor([0.5, 0.25, 0.5]).view(3, 1, 1)
     assert torch.allclose(found[0] * deviation + mean, plain[0] / 2 + 0.5, atol=1e-6)
     assert "processor's mean and deviation" in facts
-    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": "grey"}')
-    with pytest.raises(UserError, match=r"preprocessor_config\.json .* cannot be read"):
+    (tmp_path / "preprocessor_config.json").rename(tmp_path / "processor_config.json")
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": PROCESSOR}))
+    assert torch.equal(pictures(vit, "stdlib", "heldout", 2, seed=0)[0][0], found[0])
+    (tmp_path / "processor_config.json").write_text('{"image_mean": "grey"}')
+    with pytest.raises(UserError, match=r"processor_config\.json' cannot be read"):
         pictures(vit, "stdlib", "heldout", 2, seed=0)
 
 

@@ -1,5 +1,6 @@
 """Sound: what a file holds is what the model hears, through its own extractor, and no clip is in two splits."""
 
+import json
 import sys
 import types
 import wave
@@ -10,6 +11,8 @@ import torch
 from transformers import (
     ASTConfig,
     ASTModel,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertModel,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
@@ -80,7 +83,9 @@ def test_the_models_own_extractor_is_used(wav2vec2, whisper, tmp_path):
     assert float(found[0].mean()) == pytest.approx(0, abs=1e-4)
     assert float(found[0].std()) == pytest.approx(1, abs=1e-2)
     assert "Wav2Vec2FeatureExtractor" in facts
-    WhisperFeatureExtractor(chunk_length=2).save_pretrained(tmp_path / "whisper")
+    settings = WhisperFeatureExtractor(chunk_length=2).to_dict()
+    (tmp_path / "whisper").mkdir()  # as a processor of several parts is saved
+    (tmp_path / "whisper" / "processor_config.json").write_text(json.dumps({"feature_extractor": settings}))
     whisper.config._name_or_path = whisper.name_or_path = str(tmp_path / "whisper")
     found, facts = clips(whisper, "stdlib", "heldout", 3, seed=0)
     assert found[0].shape == (80, 200)
@@ -89,11 +94,20 @@ def test_the_models_own_extractor_is_used(wav2vec2, whisper, tmp_path):
 
 def test_without_its_files_inputs_have_the_size_of_the_config(wav2vec2, whisper):
     spectra = ASTModel(ASTConfig(**SIZES, max_length=64, num_mel_bins=32))
-    for model, shape in ((wav2vec2, (32_000,)), (whisper, (80, 200)), (spectra, (64, 32))):
+    fbank = Wav2Vec2BertModel(Wav2Vec2BertConfig(**SIZES, feature_projection_input_dim=24))
+    for model, shape in (
+        (wav2vec2, (32_000,)),
+        (whisper, (80, 200)),
+        (spectra, (64, 32)),
+        (fbank, (sound.DEFAULT_FRAMES, 24)),
+    ):
         found, facts = clips(model, "stdlib", "train", 2, seed=0)
         assert [tuple(clip.shape) for clip in found] == [shape] * 2
         assert float(found[0].abs().max()) == pytest.approx(1, abs=0.01)
         assert not torch.equal(found[0], found[1])
+        with torch.no_grad():
+            start = {"decoder_input_ids": torch.full((2, 1), 3)} if model is whisper else {}
+            model(**{model.main_input_name: torch.stack(found)}, **start)
         assert "no feature extractor's files" in facts
     assert frames(wav2vec2, torch.zeros(32_000)) == sound.MOST_TOKENS
     assert frames(wav2vec2, torch.zeros(6400)) == 100

@@ -71,8 +71,10 @@ def _print(found: dict[str, Any], model: str, against: str | None) -> None:
     settings = found["settings"]
     if against is not None:
         console.print(_differences(found["comparison"]), markup=False)
+    shown = settings.get("pictures") or settings.get("sound")
+    seen = f"positions of {shown}" if shown else f"held-out tokens of {settings['data']}"
     console.print(
-        f"quality on {settings['tokens']:,} held-out tokens of {settings['data']}; latency is the median of "
+        f"quality on {settings['tokens']:,} {seen}; latency is the median of "
         f"{settings['rounds']} interleaved rounds on {_where(found['environment'])}",
         markup=False,
     )

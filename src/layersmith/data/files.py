@@ -8,6 +8,7 @@ from torch import nn
 
 from layersmith.errors import UserError
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 KEY_BYTES = 2**20  # of a file, beside its size, that tell it from others
 
 

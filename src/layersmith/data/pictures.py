@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layersmith.data.files import content_key, files_of, folder_of
+from layersmith.data.files import PROCESSOR_FILES, content_key, files_of, folder_of
 from layersmith.data.splits import check_split, share_out
 from layersmith.data.windows import shuffled
 from layersmith.errors import MissingExtra, UserError
@@ -123,7 +123,7 @@ def _embedded_view(model: nn.Module) -> tuple[View, str]:
 
 def _view(model: nn.Module) -> tuple[View, str]:
     """From pictures (H, W, 3) in 0..255 to what the model takes, by its own processor where it has one."""
-    folder = folder_of(model, "preprocessor_config.json", "processor_config.json")
+    folder = folder_of(model, *PROCESSOR_FILES)
     if folder is None:
         return _plain_view(model)
     from transformers import AutoImageProcessor
@@ -161,15 +161,17 @@ def _plain_view(model: nn.Module) -> tuple[View, str]:
 
 
 def _normalisation(model: nn.Module) -> tuple[Any, Any, str]:
-    folder = folder_of(model, "preprocessor_config.json")
+    folder = folder_of(model, *PROCESSOR_FILES)
     if folder is None:
         return 0.5, 0.5, "normalised to [-1, 1] since the model has no processor files"
+    file = next(Path(folder) / name for name in PROCESSOR_FILES if (Path(folder) / name).is_file())
     try:
-        settings = json.loads((Path(folder) / "preprocessor_config.json").read_text(encoding="utf-8"))
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = settings.get("image_processor", settings)  # a processor of several parts holds them side by side
         mean, deviation = settings.get("image_mean", 0.5), settings.get("image_std", 0.5)
         torch.tensor(mean), torch.tensor(deviation)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"The preprocessor_config.json in {folder!r} cannot be read: {error}.") from error
+        raise UserError(f"{str(file)!r} cannot be read: {error}.") from error
     return mean, deviation, "normalised by its processor's mean and deviation (Pillow, which it needs, is missing)"
 
 

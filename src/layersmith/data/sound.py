@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layersmith.data.files import content_key, files_of, folder_of
+from layersmith.data.files import PROCESSOR_FILES, content_key, files_of, folder_of
 from layersmith.data.splits import check_split, share_out
 from layersmith.data.windows import shuffled
 from layersmith.errors import MissingExtra, UserError
@@ -26,6 +26,8 @@ SOUNDS = {".wav", ".flac"}
 TONES = 1024  # clips in the embedded set
 MOST_TOKENS = 256  # so that several clips are seen even where one makes 1,500 positions (Whisper)
 RATE, SECONDS = 16_000, 2.0  # of a clip, where the model does not say
+DEFAULT_FRAMES = 200  # of a spectrum, where the config does not say
+BANDS = ("num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim")
 FEW_FILES = 32  # fewer recordings than this are split by clips: whole ones would be too coarse
 
 Hear = Callable[[np.ndarray], Tensor]
@@ -83,9 +85,9 @@ def tone(index: int, samples: int, rate: int) -> np.ndarray:
 def ear_of(model: nn.Module) -> Ear:
     """The model's own feature extractor where it has one; else inputs of the size its config states, in [-1, 1]."""
     main = str(getattr(model, "main_input_name", "input_values"))
-    folder = folder_of(model, "preprocessor_config.json", "processor_config.json")
+    folder = folder_of(model, *PROCESSOR_FILES)
     if folder is None:
-        return _plain_ear(model, main)
+        return _plain_ear(model)
     from transformers import AutoFeatureExtractor
 
     try:
@@ -104,24 +106,24 @@ def ear_of(model: nn.Module) -> Ear:
     return Ear(rate, seconds, hear, f"through the model's own feature extractor ({type(extractor).__name__})")
 
 
-def _plain_ear(model: nn.Module, main: str) -> Ear:
+def _plain_ear(model: nn.Module) -> Ear:
     config: Any = model.config
-    bins = getattr(config, "num_mel_bins", None) or getattr(config, "input_feat_per_channel", None)
-    if bins is None:
+    bins = next((value for name in BANDS if isinstance(value := getattr(config, name, None), int)), None)
+    if bins is None or getattr(config, "conv_stride", None):
         return Ear(RATE, SECONDS, torch.from_numpy, "in [-1, 1] since the model has no feature extractor's files")
-    sources = getattr(config, "max_source_positions", None)
-    length = getattr(config, "max_length", None) if main == "input_values" else None  # spectrogram transformers
-    across = int(length or 2 * (sources or 100))
+    # Whisper reads (bands, time), twice its positions for a convolution of stride 2; all others read (time, bands).
+    bands_first = hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions")
+    length = 2 * config.max_source_positions if bands_first else getattr(config, "max_length", None) or DEFAULT_FRAMES
 
     def hear(clip: np.ndarray) -> Tensor:
-        window = torch.hann_window(400)
+        window = torch.hann_window(400, device="cpu")
         spectrum = torch.stft(torch.from_numpy(clip), 400, 160, window=window, return_complex=True).abs()
-        scaled = F.interpolate(spectrum.clamp_min(1e-5).log()[None, None], (int(bins), across), mode="bilinear")[0, 0]
+        scaled = F.interpolate(spectrum.clamp_min(1e-5).log()[None, None], (bins, length), mode="bilinear")[0, 0]
         scaled = 2 * (scaled - scaled.min()) / (scaled.max() - scaled.min() + 1e-9) - 1
-        return scaled.T.contiguous() if main == "input_values" else scaled
+        return scaled if bands_first else scaled.T.contiguous()
 
-    how = f"as {bins} x {across} spectra in [-1, 1] since the model has no feature extractor's files"
-    return Ear(RATE, across / 100, hear, how)
+    how = f"as spectra of {length} x {bins} in [-1, 1] since the model has no feature extractor's files"
+    return Ear(RATE, length / 100, hear, how)
 
 
 def _from_files(ear: Ear, source: str, split: str, count: int, seed: int) -> tuple[list[Tensor], str]:
