@@ -160,7 +160,8 @@ class Reader:
         return [Example({"input_ids": row}, len(row)) for row in rows]
 
     def _pairs(self, make: Any, texts: list[Any], tokens: int) -> list[Example]:
-        rows = make(texts, self._tokenizer, self.config, self.length, tokens, self.seed, self._seen)
+        sizes = {"length": self.length, "tokens": tokens, "seed": self.seed}
+        rows = make(texts, self._tokenizer, self.config, **sizes, seen=self._seen)
         return [Example({"input_ids": a, "decoder_input_ids": b}, len(a) + len(b)) for a, b in rows]
 
     def _with_pictures(self, examples: list[Example], split: str) -> list[Example]:

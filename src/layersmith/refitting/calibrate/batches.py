@@ -51,11 +51,14 @@ class Batches:
     heal: list[Batch]
     facts: dict[str, str] = field(default_factory=dict)
 
+    def purposes(self) -> dict[str, list[Batch]]:
+        """{purpose: its batches}."""
+        return {purpose: getattr(self, purpose) for purpose in PURPOSES}
+
     def tokens(self) -> dict[str, int | str]:
         """Real tokens per purpose (pictures or clips, where there are no tokens) and the facts, for the result file."""
         counts: dict[str, int | str] = {}
-        for purpose in PURPOSES:
-            batches: list[Batch] = getattr(self, purpose)
+        for purpose, batches in self.purposes().items():
             unit = "tokens" if all("input_ids" in batch for batch in batches) else "examples"
             counts[f"{purpose}_{unit}"] = sum(_real_tokens(batch) for batch in batches)
         return counts | self.facts
