@@ -205,6 +205,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
         *("--methods", "width,drop", "--at", "decode=1x64", "--seed", "3", "--heal-tokens", "0", "--quiet"),
         *("--heal-lr", "0.0005", "--heal-baseline", "--workers", "2", "--device", "cuda:1"),
         *("--sites", "layers.3.ffn,layers.*.attn", "--distill-steps", "7", "--reuse", str(tmp_path / "y")),
+        *("--data", "book.csv", "--text-column", "body"),
     )
     assert status == 0
     assert refits == {
@@ -213,7 +214,8 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
         "out": out_folder,
         "methods": ["width", "drop"],
         "sites": ["layers.3.ffn", "layers.*.attn"],
-        "data": "stdlib",
+        "data": "book.csv",
+        "text_column": "body",
         "at": "decode=1x64",
         "seed": 3,
         "distill_steps": 7,

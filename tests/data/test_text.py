@@ -1,6 +1,7 @@
 """Text sources: the splits are disjoint, fixed and of the stated sizes, and what is not text is refused with words."""
 
 import json
+import string
 import sys
 import types
 
@@ -56,7 +57,7 @@ def test_a_file_gives_every_split_blocks_that_put_together_are_the_file(tmp_path
 
 @pytest.mark.parametrize("count", [3, 4, 7, 20])
 def test_few_blocks_still_give_every_split_something(tmp_path, count):
-    (tmp_path / "a.txt").write_text("x" * (count * text.BLOCK))
+    (tmp_path / "a.txt").write_text("".join(letter * text.BLOCK for letter in string.ascii_lowercase[:count]))
     blocks = {split: text.read(str(tmp_path / "a.txt"), split) for split in text.SPLITS}
     assert all(blocks.values())
     assert sum(map(len, blocks.values())) == count
@@ -87,13 +88,47 @@ def test_a_folder_of_few_files_splits_by_blocks(tmp_path):
     assert all(text.read(str(tmp_path), split) for split in text.SPLITS)
 
 
+def repeated(unit: str) -> str:
+    return unit * (200_000 // len(unit))
+
+
+@pytest.mark.parametrize("unit", ["one paragraph again and again\n\n", "one line again\n", "One sentence again. ", "x"])
+def test_text_that_repeats_is_read_once_and_then_too_little(tmp_path, unit):
+    (tmp_path / "a.txt").write_text(repeated(unit))
+    with pytest.raises(
+        UserError, match=r"too little text: [\d,]+ characters \(of [12]\d\d,\d\d\d in all: the rest repeats"
+    ):
+        text.read(str(tmp_path / "a.txt"), "train")
+
+
+@pytest.mark.parametrize("files", [1, 5, 60])
+def test_no_passage_is_in_two_splits(tmp_path, files):
+    """Half of all paragraphs stand in the text many times, in every file: as licences and headers do."""
+    common = [f"common {index} " + "word " * 100 for index in range(20)]
+    for number in range(files):
+        own = [f"own {number} {index} " + "word " * 100 for index in range(240 // files)]
+        (tmp_path / f"{number}.txt").write_text("\n\n".join(own + common * 3))
+    parts = {split: "".join(text.read(str(tmp_path), split)).split("\n\n") for split in text.SPLITS}
+    found = [paragraph.strip() for paragraphs in parts.values() for paragraph in paragraphs if paragraph.strip()]
+    assert all(parts.values())
+    assert sum(1 for p in found if p.startswith("common 3 ")) == 1
+    assert len(found) == len(set(found)) >= 240
+
+
+def test_copies_of_a_file_are_one(tmp_path):
+    for number in range(80):
+        (tmp_path / f"{number}.txt").write_text(f"what stands in file {number % 40}")
+    found = [t for split in text.SPLITS for t in text.read(str(tmp_path), split)]
+    assert sorted(found) == sorted(f"what stands in file {number}" for number in range(40))
+
+
 def test_jsonl_records(tmp_path):
     lines = [json.dumps({"text": f"record {index} " + "word " * 200}) for index in range(40)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     found = "".join(block for split in text.SPLITS for block in text.read(str(tmp_path / "a.jsonl"), split))
     assert all(f"record {index} " in found for index in range(40))
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"txt": "not"}\n')
-    with pytest.raises(UserError, match=r"Line 2 .* 'text'"):
+    with pytest.raises(UserError, match=r"Record 2 .* 'text'"):
         text.read(str(tmp_path / "a.jsonl"), "train")
 
 
@@ -131,5 +166,6 @@ def test_hub_rows_are_streamed_and_split(monkeypatch):
     assert asked[0] == (("owner/name", "small"), {"split": "train", "streaming": True})
     assert "row 100 " in found
     assert 90_000 < len(found) <= 101_000
+    assert text.read("hub:owner/name", "train", "body")
     with pytest.raises(UserError, match=r"no text in a column 'text'; its columns are body"):
         text.read("hub:owner/name", "train")

@@ -1,24 +1,31 @@
-"""Token windows: what is in them, that they repeat under a seed, and that too little text is an error."""
+"""Rows of token ids: what is in them, that they repeat under a seed and never among themselves."""
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from layersmith.data.windows import padded_windows, windows
+from layersmith.data.windows import beginning, check_vocabulary, paragraphs, windows
 from layersmith.errors import UserError
 
 EOS, PAD, CLS = 0, 1, 2  # the ids of the special tokens
 
 
+def make(opens: str = "cls", eos: str = "<eos>") -> PreTrainedTokenizerFast:
+    """A word is its number plus 3; `<cls>` opens every row, as the `cls` or the `bos` token, or (None) nothing does."""
+    vocabulary = {"<eos>": EOS, "<pad>": PAD, "<cls>": CLS} | {f"w{index}": index + 3 for index in range(500)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {f"{opens}_token": "<cls>"} if opens else {"bos_token": "<cls>"}
+    if opens:
+        backend.post_processor = processors.TemplateProcessing(single="<cls> $A", special_tokens=[("<cls>", CLS)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=eos, pad_token="<pad>", **special)
+
+
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A word is its number plus 3; `<cls>` opens every row that asks for special tokens."""
-    vocabulary = {"<eos>": EOS, "<pad>": PAD, "<cls>": CLS} | {f"w{index}": index + 3 for index in range(500)}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.post_processor = processors.TemplateProcessing(single="<cls> $A", special_tokens=[("<cls>", CLS)])
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<pad>", cls_token="<cls>")
+    return make()
 
 
 def words(start: int, stop: int) -> str:
@@ -28,55 +35,86 @@ def words(start: int, stop: int) -> str:
 def test_windows_cut_the_running_text_with_end_of_text_between_documents(tokenizer):
     got = windows([words(0, 10), words(10, 15), words(15, 30)], tokenizer, length=8, count=4)
     running = [*range(3, 13), EOS, *range(13, 18), EOS, *range(18, 33)]
-    expected = {tuple(running[start : start + 8]) for start in range(0, 32, 8)}
-    assert {tuple(row) for row in got.input_ids.tolist()} == expected
-    assert got.input_ids.dtype == torch.long
-    assert got.attention_mask is None
-    assert len(got) == 4
+    assert {tuple(row) for row in got.tolist()} == {tuple(running[start : start + 8]) for start in range(0, 32, 8)}
+    assert got.dtype == torch.long
 
 
 def test_a_sample_is_without_replacement_and_follows_its_seed(tokenizer):
     documents = [words(0, 400)]
-    first = windows(documents, tokenizer, 8, 20, seed=1).input_ids
+    first = windows(documents, tokenizer, 8, 20, seed=1)
     assert len({tuple(row) for row in first.tolist()}) == 20
-    assert torch.equal(first, windows(documents, tokenizer, 8, 20, seed=1).input_ids)
-    assert not torch.equal(first, windows(documents, tokenizer, 8, 20, seed=2).input_ids)
+    assert torch.equal(first, windows(documents, tokenizer, 8, 20, seed=1))
+    assert not torch.equal(first, windows(documents, tokenizer, 8, 20, seed=2))
 
 
-def test_text_shorter_than_a_window_is_an_error(tokenizer):
-    with pytest.raises(UserError, match=r"7 tokens, which is 0 window\(s\) of 8, and 1 are needed \(8 tokens\)"):
-        windows([words(0, 7)], tokenizer, 8, 1)
-    with pytest.raises(UserError, match="0 tokens"):
-        windows([], tokenizer, 8, 1)
+def test_a_shorter_text_gives_what_it_has(tokenizer):
+    assert windows([words(0, 30)], tokenizer, 8, 10).shape == (3, 8)
+    assert windows([words(0, 7)], tokenizer, 8, 1).shape == (0, 8)
+    assert windows([], tokenizer, 8, 1).shape == (0, 8)
     with pytest.raises(UserError, match="length=0"):
         windows([words(0, 7)], tokenizer, 0, 1)
 
 
-def test_at_least_takes_what_a_shorter_text_has(tokenizer):
-    assert len(windows([words(0, 30)], tokenizer, 8, 10, at_least=3)) == 3
-    assert len(windows([words(0, 30)], tokenizer, 8, 2, at_least=3)) == 2
-    with pytest.raises(UserError, match=r"3 window\(s\) of 8, and 4 are needed"):
-        windows([words(0, 30)], tokenizer, 8, 10, at_least=4)
-    assert len(padded_windows([words(0, 3) + "\n\n" + words(3, 6)], tokenizer, 6, 5, at_least=1)) == 2
-    with pytest.raises(UserError, match=r"hold 2 paragraph\(s\), and 3 are needed"):
-        padded_windows([words(0, 3) + "\n\n" + words(3, 6)], tokenizer, 6, 5, at_least=3)
+def test_windows_begin_as_texts_did_in_training():
+    """With the beginning-of-text token where the tokenizer puts it first, once; not where it merely knows one."""
+    assert beginning(make("bos")) == [CLS]
+    assert beginning(make("cls")) == []
+    assert beginning(make("")) == []
+    got = windows([words(0, 30)], make("bos"), length=8, count=4)
+    assert sorted(got.tolist()) == [[CLS, *range(start, start + 7)] for start in (3, 10, 17, 24)]
+    with pytest.raises(UserError, match="length=1"):
+        windows([words(0, 30)], make("bos"), length=1, count=4)
 
 
-def test_padded_rows_are_paragraphs_with_special_tokens(tokenizer):
-    got = padded_windows([words(0, 3) + "\n\n" + words(3, 20), "\n \n" + words(20, 22)], tokenizer, 6, 3)
-    rows = {
-        tuple(row): tuple(mask) for row, mask in zip(got.input_ids.tolist(), got.attention_mask.tolist(), strict=True)
-    }
-    assert rows == {
-        (CLS, 3, 4, 5, PAD, PAD): (1, 1, 1, 1, 0, 0),
-        (CLS, 6, 7, 8, 9, 10): (1, 1, 1, 1, 1, 1),
-        (CLS, 23, 24, PAD, PAD, PAD): (1, 1, 1, 0, 0, 0),
-    }
+def test_the_beginning_of_text_is_never_there_twice():
+    """Where it also ends a text, or a text spells it out, it would come to stand at the start of a window again."""
+    ends_with_it = make("bos", eos="<cls>")
+    got = windows([words(0, 7), words(7, 14), "<cls> <cls> " + words(14, 21)], ends_with_it, length=8, count=9)
+    assert sorted(got.tolist()) == [[CLS, *range(start, start + 7)] for start in (3, 10, 17)]
 
 
-def test_padded_windows_refuse_too_few_paragraphs_and_a_tokenizer_that_cannot_pad(tokenizer):
-    with pytest.raises(UserError, match=r"hold 1 paragraph\(s\), and 2 are needed"):
-        padded_windows([words(0, 3)], tokenizer, 6, 2)
-    tokenizer.pad_token = None
-    with pytest.raises(UserError, match="no padding token"):
-        padded_windows([words(0, 3)], tokenizer, 6, 1)
+def test_windows_that_repeat_are_used_once_and_never_for_a_second_purpose(tokenizer):
+    documents = [words(0, 8)] * 50 + [words(8, 16)]
+    tokenizer.eos_token = None
+    assert sorted(windows(documents, tokenizer, 8, 50).tolist()) == [[*range(3, 11)], [*range(11, 19)]]
+    seen = set()
+    assert len(windows(documents, tokenizer, 8, 1, seen=seen)) == 1
+    assert len(windows(documents, tokenizer, 8, 50, seen=seen)) == 1
+    assert len(windows(documents, tokenizer, 8, 50, seen=seen)) == 0
+
+
+def test_rows_are_paragraphs_with_special_tokens_and_a_long_one_goes_on_in_the_next(tokenizer):
+    documents = [words(0, 3) + "\n\n" + words(3, 11), "\n \n" + words(20, 22)]
+    got = {tuple(row.tolist()) for row in paragraphs(documents, tokenizer, 6, tokens=100)}
+    assert got == {(CLS, 3, 4, 5), (CLS, 6, 7, 8, 9, 10), (CLS, 11, 12, 13), (CLS, 23, 24)}
+
+
+def test_as_many_paragraphs_as_hold_the_tokens_asked_for(tokenizer):
+    documents = ["\n\n".join(words(start, start + 1 + start % 3) for start in range(0, 400))]
+    got = paragraphs(documents, tokenizer, 6, tokens=200)
+    assert 200 <= sum(len(row) for row in got) < 206
+    again = paragraphs(documents, tokenizer, 6, tokens=200)
+    assert [row.tolist() for row in got] == [row.tolist() for row in again]
+    seen = {b""}
+    first = {tuple(row.tolist()) for row in paragraphs(documents, tokenizer, 6, 200, seen=seen)}
+    assert not first & {tuple(row.tolist()) for row in paragraphs(documents, tokenizer, 6, 200, seen=seen)}
+    assert len(paragraphs([words(0, 3) + "\n\n" + words(0, 3)], tokenizer, 6, 100)) == 1
+    with pytest.raises(UserError, match="beside 1 special ones; got length=1"):
+        paragraphs(documents, tokenizer, 1, 100)
+
+
+class Embedded(nn.Module):
+    def __init__(self, size: int):
+        super().__init__()
+        self.table = nn.Embedding(size, 4)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.table
+
+
+def test_an_id_beyond_the_embedding_is_named(tokenizer):
+    rows = [torch.tensor([3, 4]), torch.tensor([102])]
+    check_vocabulary(Embedded(103), tokenizer, rows)
+    check_vocabulary(nn.Linear(2, 2), tokenizer, rows)
+    with pytest.raises(UserError, match=r"token id 102 \('w99'\).*102 rows, for ids up to 101"):
+        check_vocabulary(Embedded(102), tokenizer, rows)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, SequenceClassifierOutput
+from transformers.models.clip.modeling_clip import CLIPOutput
 
 from layersmith.errors import UserError
 from layersmith.measuring.divergence import BLOCK, Divergence, divergence, token_kl
@@ -111,3 +112,23 @@ def test_what_cannot_be_compared_is_refused() -> None:
         Divergence().add(BaseModelOutput(hidden_states=(logits,)), BaseModelOutput(hidden_states=(logits,)))
     with pytest.raises(UserError, match="no batch holds a real token"):
         _ = Divergence().value
+
+
+def test_a_segmentation_has_one_position_per_pixel() -> None:
+    """(B, classes, H, W): the softmax is over the classes, not over a row of pixels."""
+    draw = torch.Generator().manual_seed(0)
+    theirs, ours = (torch.randn(2, 5, 3, 4, generator=draw) for _ in range(2))
+    total = Divergence()
+    total.add(CausalLMOutput(logits=theirs), CausalLMOutput(logits=ours))
+    p, q = theirs.double().log_softmax(1), ours.double().log_softmax(1)
+    assert total.tokens == 2 * 3 * 4
+    assert total.value == pytest.approx(float((p.exp() * (p - q)).sum(1).mean()), rel=1e-5)
+
+
+def test_a_pair_of_embeddings_counts_both() -> None:
+    texts, images = torch.eye(4)[:2], torch.eye(4)[2:]
+    total = Divergence()
+    theirs = CLIPOutput(text_embeds=texts, image_embeds=images, logits_per_image=texts @ images.T)
+    total.add(theirs, CLIPOutput(text_embeds=texts, image_embeds=images.flip(0)))
+    assert total.kind == "relative_squared_error"
+    assert total.cosine_distance == pytest.approx(0.5)

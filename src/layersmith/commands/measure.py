@@ -13,7 +13,12 @@ from rich.table import Table
 def measure(
     model: Annotated[str, typer.Argument(help="a folder, a Hub id, or pocket")],
     against: Annotated[str | None, typer.Option(help="the original to compare with")] = None,
-    data: Annotated[str, typer.Option(help="stdlib, a text file or folder, hub:owner/name, or random")] = "stdlib",
+    data: Annotated[
+        str, typer.Option(help="stdlib, a file or folder of text, pictures or sound, hub:owner/name, or random")
+    ] = "stdlib",
+    text_column: Annotated[
+        str | None, typer.Option(help="of a table (.jsonl, .json, .csv, .tsv); source,target for pairs of texts")
+    ] = None,
     at: Annotated[str, typer.Option(help="shapes, separated by commas")] = "prefill=1x512,decode=1x128",
     windows: Annotated[int, typer.Option(help="windows of text that quality is measured on", min=1)] = 16,
     rounds: Annotated[int, typer.Option(help="rounds of interleaved timing", min=1)] = 20,
@@ -34,6 +39,7 @@ def measure(
         original,
         tokenizer=tokenizer,
         data=data,
+        text_column=text_column,
         at=at.split(","),
         count=windows,
         rounds=rounds,
@@ -65,8 +71,10 @@ def _print(found: dict[str, Any], model: str, against: str | None) -> None:
     settings = found["settings"]
     if against is not None:
         console.print(_differences(found["comparison"]), markup=False)
+    shown = settings.get("pictures") or settings.get("sound")
+    seen = f"positions of {shown}" if shown else f"held-out tokens of {settings['data']}"
     console.print(
-        f"quality on {settings['tokens']:,} held-out tokens of {settings['data']}; latency is the median of "
+        f"quality on {settings['tokens']:,} {seen}; latency is the median of "
         f"{settings['rounds']} interleaved rounds on {_where(found['environment'])}",
         markup=False,
     )

@@ -37,7 +37,12 @@ def refit(
     sites: Annotated[
         str | None, typer.Option(help="only these sites, separated by commas: layers.3.ffn or layers.*.attn")
     ] = None,
-    data: Annotated[str, typer.Option(help="stdlib, a text file or folder, or hub:owner/name")] = "stdlib",
+    data: Annotated[
+        str, typer.Option(help="stdlib, a file or folder of text, pictures or sound, or hub:owner/name")
+    ] = "stdlib",
+    text_column: Annotated[
+        str | None, typer.Option(help="of a table (.jsonl, .json, .csv, .tsv); source,target for pairs of texts")
+    ] = None,
     at: Annotated[str, typer.Option(help="the shape latency is measured at")] = "prefill=1x512",
     seed: Annotated[int, typer.Option(help="of everything random")] = 0,
     distill_steps: Annotated[
@@ -66,6 +71,7 @@ def refit(
         budget=parse_budget(budget),
         out=out,
         data=data,
+        text_column=text_column,
         at=at,
         methods=methods.split(",") if methods is not None else None,
         sites=sites.split(",") if sites is not None else None,

@@ -1,35 +1,33 @@
 """Text from the Python standard library, a file, a folder or a Hub data set, in three fixed splits.
 
-``read("stdlib", "train")`` returns documents (plain strings). Every source is a list of named *units*; a unit
-belongs to exactly one of ``train``, ``calibration`` and ``heldout``, decided by a SHA-256 hash of its name, so the
-same source always splits the same way, on every machine, and adding a file never moves another one.
+``read("stdlib", "train")`` returns documents (plain strings). Every source is a list of *units*; a unit belongs to
+exactly one of ``train``, ``calibration`` and ``heldout`` (see `splits`), decided by what it says, so that a passage
+that occurs twice is never in two splits. Passages that repeat are read once.
 
 ========================================  ===============================================================
 source                                    unit (its documents never straddle two splits)
 ========================================  ===============================================================
-``stdlib``                                one top-level module or package: ``json``, ``argparse``
-a folder                                  one file, named by its relative path; one record of a ``.jsonl``
-a file, or a folder of a few files        a block of paragraphs, about 4 kB, named by place and content
-``hub:owner/name[:config][:text_column]`` a block of rows, about 4 kB, named by place and content
+``stdlib``                                one top-level module or package, by name: ``json``, ``argparse``
+a folder                                  one file; one record of a ``.jsonl``
+a file, or a folder of a few files        a block of paragraphs or of a table's records, about 4 kB
+``hub:owner/name[:config][:text_column]`` a block of rows, about 4 kB
 ========================================  ===============================================================
+
+Tables (``.jsonl``, ``.json``, ``.csv``, ``.tsv``) are read by their text column: see `tables`.
 """
 
-import hashlib
-import json
 import re
 import sysconfig
 import tokenize
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 
+from layersmith.data.splits import SPLITS, check_split, share_out, split_of
+from layersmith.data.tables import DEFAULT_COLUMN, TABLES, texts
 from layersmith.errors import MissingExtra, UserError
 
-SPLITS = ("train", "calibration", "heldout")
-
-# Shares of the hash range. With SALT they give 85.4 / 7.0 / 7.7 % of the standard library's bytes on Python 3.11;
-# the salt was chosen once, for those shares alone, and changing it would leak held-out text into a trained pocket.
-CALIBRATION_FROM, HELDOUT_FROM = 0.85, 0.92
-SALT = "layersmith-6"
+__all__ = ["SPLITS", "read", "split_of", "units"]
 
 # Not source text a person wrote for reading, or not the same on every machine.
 STDLIB_SKIP = {
@@ -66,70 +64,58 @@ HUB_CHARACTERS = 64_000_000  # a Hub data set is streamed, and no more than this
 Unit = tuple[str, str]  # (name, text)
 
 
-def read(source: str, split: str) -> list[str]:
+def read(source: str, split: str, text_column: str | None = None) -> list[str]:
     """The documents of one split of a text source, in a fixed order.
 
     Args:
-        source: ``"stdlib"``, the path of a text file or folder, or ``"hub:owner/name[:config][:text_column]"``.
+        source: ``"stdlib"``, the path of a text file, table or folder, or
+            ``"hub:owner/name[:config][:text_column]"``.
         split: ``"train"`` (about 85 %), ``"calibration"`` (7 %) or ``"heldout"`` (8 %).
+        text_column: of a table or Hub data set; None takes ``text``, or the only column of text.
 
     Raises:
-        UserError: an unknown split; a source that is not there, is not text, or is too short to give every split
-            something.
+        UserError: an unknown split; a source that is not there, is not text, or has too little distinct text to give
+            every split something.
     """
-    if split not in SPLITS:
-        raise UserError(f"There is no split {split!r}; the splits are {', '.join(SPLITS)}.")
-    return [text for name, text in units(source, split)]
+    return [text for name, text in units(source, split, text_column)]
 
 
-def units(source: str, split: str) -> list[tuple[str, str]]:
+def units(source: str, split: str, text_column: str | None = None) -> list[Unit]:
     """Like `read`, as pairs of (unit or file name, document)."""
+    check_split(split)
     if source == "stdlib":
-        return [(name, text) for name, text in _stdlib() if split_of(_module(name)) == split]
+        return list(_stdlib(split))
     if source.startswith("hub:"):
-        found = _blocks(_hub_rows(source))
+        pieces = list(_hub_rows(source, text_column))
+        whole, found = sum(map(len, pieces)), _blocks(_distinct(pieces, set()))
     elif Path(source).is_dir():
-        found = _folder(Path(source))
+        whole, found = _folder(Path(source), text_column)
     elif Path(source).is_file():
-        found = _blocks(_pieces(Path(source)))
+        pieces = _pieces(Path(source), text_column)
+        whole, found = sum(map(len, pieces)), _blocks(_distinct(pieces, set()))
     else:
         raise UserError(
             f"There is no text at {source!r}. Give 'stdlib', the path of a text file or of a folder, or a Hub data "
             "set as 'hub:owner/name[:config][:text_column]'."
         )
-    return _share_out(source, found)[split]
+    shares = share_out([text for _, text in found])
+    if shares is None:
+        raise UserError(_too_little(source, found, whole))
+    return [found[index] for index in shares[split]]
 
 
-def split_of(name: str) -> str:
-    """The split a unit of this name belongs to."""
-    place = _hash(name) / 2**64
-    return "train" if place < CALIBRATION_FROM else "calibration" if place < HELDOUT_FROM else "heldout"
+def _too_little(source: str, found: list[Unit], whole: int) -> str:
+    distinct = sum(len(text) for _, text in found)
+    repeats = f" (of {whole:,} in all: the rest repeats and is read once)" if distinct < whole else ""
+    return (
+        f"{source!r} holds too little text: {distinct:,} characters{repeats} in {len(found)} block(s), and each of the "
+        f"splits {', '.join(SPLITS)} needs at least one block of about {BLOCK:,} characters. Give a longer text, or "
+        "'stdlib'."
+    )
 
 
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{SALT}/{name}".encode()).digest()[:8], "big")
-
-
-def _share_out(source: str, found: list[Unit]) -> dict[str, list[Unit]]:
-    """Split units by hash; where that leaves a split empty (few units), by the rank of their hashes instead."""
-    if len(found) < len(SPLITS):
-        raise UserError(
-            f"{source!r} holds too little text: {sum(len(text) for _, text in found)} characters in {len(found)} "
-            f"block(s), and each of the splits {', '.join(SPLITS)} needs at least one block of about {BLOCK} "
-            "characters. Give a longer text, or 'stdlib'."
-        )
-    split = {name: split_of(name) for name, _ in found}
-    if len(set(split.values())) < len(SPLITS):
-        ranked = sorted(split, key=_hash)
-        few = max(1, round(len(ranked) * (1 - HELDOUT_FROM)))
-        split = {name: "train" for name in ranked[: -2 * few]}
-        split |= {name: "calibration" for name in ranked[-2 * few : -few]}
-        split |= {name: "heldout" for name in ranked[-few:]}
-    return {part: [unit for unit in found if split[unit[0]] == part] for part in SPLITS}
-
-
-def _stdlib() -> Iterator[Unit]:
-    """Every source file of the running Python's standard library, as (relative path, text)."""
+def _stdlib(split: str) -> Iterator[Unit]:
+    """The source files of one split of the running Python's standard library, as (relative path, text)."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = sorted(path.relative_to(root) for path in root.rglob("*.py"))
     if not paths:
@@ -137,6 +123,8 @@ def _stdlib() -> Iterator[Unit]:
     for path in paths:
         # _sysconfigdata*.py and config-*/ are written at build time and differ between machines.
         if not STDLIB_SKIP.isdisjoint(path.parts) or path.parts[0].startswith(("_sysconfigdata", "config-")):
+            continue
+        if split_of(_module(path.as_posix())) != split:
             continue
         with tokenize.open(root / path) as file:  # honours the file's own coding line
             text = file.read()
@@ -149,42 +137,59 @@ def _module(path: str) -> str:
     return path.split("/")[0].removesuffix(".py")
 
 
-def _folder(root: Path) -> list[Unit]:
-    """A folder's files as units, or its blocks when the files are few."""
-    paths = sorted(path for path in root.rglob("*") if path.suffix in TEXT_SUFFIXES | {".jsonl"} and path.is_file())
+def _folder(root: Path, text_column: str | None) -> tuple[int, list[Unit]]:
+    """Characters in all, and a folder's files as units, or its blocks when the files are few."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    # Tables beside plain text are data of a program more often than text: they are read where there is nothing else.
+    paths = [path for path in files if path.suffix in TEXT_SUFFIXES | {".jsonl"}]
+    paths = paths or [path for path in files if path.suffix.lower() in TABLES]
     if not paths:
         raise UserError(
             f"There is no text in the folder {str(root)!r}: looked in it and below it for files ending in "
-            f"{', '.join(sorted(TEXT_SUFFIXES | {'.jsonl'}))}."
+            f"{', '.join(sorted(TEXT_SUFFIXES | TABLES))}."
         )
-    if len(paths) < FEW_UNITS:
-        return [(f"{p.relative_to(root).as_posix()}:{n}", t) for p in paths for n, t in _blocks(_pieces(p))]
-    found = []
+    seen: set[bytes] = set()
+    whole, found = 0, []
     for path in paths:
         name = path.relative_to(root).as_posix()
-        if path.suffix == ".jsonl":
-            found += [(f"{name}:{index}", record) for index, record in enumerate(_pieces(path))]
+        pieces = _pieces(path, text_column)
+        whole += sum(map(len, pieces))
+        fresh = _distinct(pieces, seen)
+        if len(paths) < FEW_UNITS:
+            found += [(f"{name}:{number}", text) for number, text in _blocks(fresh)]
+        elif path.suffix.lower() in TABLES:
+            found += [(f"{name}:{index}", record) for index, record in enumerate(fresh)]
         else:
-            found.append((name, _decode(path)))
-    return [(name, text) for name, text in found if text.strip()]
+            found.append((name, "".join(fresh)))
+    return whole, [(name, text) for name, text in found if text.strip()]
 
 
-def _pieces(path: Path) -> Iterable[str]:
-    """The paragraphs of a text file (separators kept), or the records of a `.jsonl` file."""
-    text = _decode(path)
-    if path.suffix != ".jsonl":
-        return re.findall(r"(?s).+?(?:\n\s*\n|\Z)", text)
-    records = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line)["text"] + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(
-                f"Line {number} of {str(path)!r} is not a JSON object with a string under 'text' ({error!r})."
-            ) from error
-    return records
+def _pieces(path: Path, text_column: str | None) -> list[str]:
+    """The paragraphs of a text file (separators kept), or the records of a table, each a paragraph.
+
+    A paragraph longer than a block is cut at its lines and sentences, so that repeats are found within it too.
+    """
+    if path.suffix.lower() in TABLES:
+        return [record.strip() + "\n\n" for record in texts(path, text_column)]
+    pieces: list[str] = []
+    for paragraph in re.findall(r"(?s).+?(?:\n\s*\n|\Z)", _decode(path)):
+        pieces += re.findall(r"(?s).+?(?:\n|[.!?]\s|\Z)", paragraph) if len(paragraph) > BLOCK else [paragraph]
+    return [part for piece in pieces for part in _cut(piece)]
+
+
+def _cut(piece: str) -> list[str]:
+    return [piece[start : start + BLOCK] for start in range(0, len(piece), BLOCK)]
+
+
+def _distinct(pieces: Iterable[str], seen: set[bytes]) -> list[str]:
+    """The pieces that were not seen before, spaces at their ends aside."""
+    fresh = []
+    for piece in pieces:
+        key = blake2b(piece.strip().encode(), digest_size=16).digest()
+        if key not in seen:
+            seen.add(key)
+            fresh.append(piece)
+    return fresh
 
 
 def _decode(path: Path) -> str:
@@ -201,19 +206,19 @@ def _blocks(pieces: Iterable[str]) -> list[Unit]:
     """Pack consecutive pieces into blocks of about `BLOCK` characters; a longer piece is cut."""
     blocks, block = [], ""
     for piece in pieces:
-        for start in range(0, len(piece), BLOCK):
-            block += piece[start : start + BLOCK]
+        for part in _cut(piece):
+            block += part
             if len(block) >= BLOCK:
                 blocks.append(block)
                 block = ""
     blocks.append(block)
-    return [(f"{index}:{text}", text) for index, text in enumerate(blocks) if text.strip()]
+    return [(str(index), text) for index, text in enumerate(blocks) if text.strip()]
 
 
-def _hub_rows(source: str) -> Iterator[str]:
+def _hub_rows(source: str, text_column: str | None) -> Iterator[str]:
     """The rows of a Hub data set's `train` split, streamed: `hub:owner/name[:config][:text_column]`."""
     name, config, column = ([*source.removeprefix("hub:").split(":"), "", ""])[:3]
-    column = column or "text"
+    column = column or text_column or DEFAULT_COLUMN
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -232,4 +237,4 @@ def _hub_rows(source: str) -> Iterator[str]:
         taken += len(row[column])
         if taken > HUB_CHARACTERS:
             return
-        yield row[column] + "\n"
+        yield row[column].rstrip() + "\n\n"

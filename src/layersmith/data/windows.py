@@ -1,35 +1,23 @@
-"""Token windows: documents in, one rectangular batch of token ids out, the same for the same seed.
+"""Tokens of text: documents in, rows of token ids out, the same for the same seed, and no row twice.
 
-`windows` serves causal language models (a running text cut into equal windows, nothing padded); `padded_windows`
-serves encoders (one paragraph per row, with the tokenizer's special tokens, padded and masked).
+`windows` serves causal language models (a running text cut into equal windows, each with the beginning-of-text token
+where the tokenizer puts one first); `paragraphs` serves encoders (one paragraph per row, with the tokenizer's special
+tokens). Both leave out rows that are in `seen` and add their own to it, so that text that repeats is used once.
 """
 
+import hashlib
 import re
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from layersmith.errors import UserError
 
-DOCUMENTS_AT_ONCE = 256  # a tokenizer's own records take ~100 bytes a token: never hold them for the whole text
+TEXTS_AT_ONCE = 256  # a tokenizer's own records take ~100 bytes a token: never hold them for the whole text
 
-
-@dataclass(frozen=True)
-class Windows:
-    """A sample of text as token ids.
-
-    Attributes:
-        input_ids: (count, length), int64.
-        attention_mask: (count, length), int64, 1 on text and 0 on padding; None where nothing is padded.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
+Seen = set[bytes]
 
 
 def windows(
@@ -38,74 +26,127 @@ def windows(
     length: int,
     count: int,
     seed: int = 0,
-    at_least: int | None = None,
-) -> Windows:
-    """A random sample, without replacement, of `count` windows of `length` tokens of running text.
+    seen: Seen | None = None,
+) -> Tensor:
+    """A random sample, without replacement, of up to `count` distinct windows of running text: (found, length), int64.
 
     The documents are joined with the tokenizer's end-of-text token between them (with nothing, where it has none)
-    and cut into windows that do not overlap; a last piece shorter than a window is left out. A text with fewer
-    windows gives what it has, down to `at_least` (default: `count`).
+    and cut into windows that do not overlap; a last piece shorter than a window is left out. Where the tokenizer
+    begins a text with its beginning-of-text token, so does every window, once.
 
     Raises:
-        UserError: the text holds fewer windows than asked for.
+        UserError: no window can have this length, or none is wanted.
     """
-    _check_sizes(length, count)
-    between = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    parts: list[Tensor] = []
-    for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
-        some = documents[start : start + DOCUMENTS_AT_ONCE]
-        for ids in tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]:
-            parts.append(torch.tensor(between + ids if parts else ids, dtype=torch.long))
-    tokens = torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
-    whole = len(tokens) // length
-    needed = min(count, count if at_least is None else at_least)
-    if whole < needed:
+    first = beginning(tokenizer)
+    room = length - len(first)
+    if room < 1 or count < 1:
         raise UserError(
-            f"The text is too short: {len(documents)} document(s) make {len(tokens):,} tokens, which is {whole} "
-            f"window(s) of {length}, and {needed} are needed ({needed * length:,} tokens). Give more text, shorter "
-            "windows or fewer of them."
+            f"A window needs at least one token of text and a sample one window; got length={length}, count={count}."
         )
-    return Windows(tokens[: whole * length].view(whole, length)[_sample(whole, min(count, whole), seed)])
+    text = _running(documents, tokenizer)
+    starts = _starts(text, room, first)
+    seen = set() if seen is None else seen
+    found: list[Tensor] = []
+    for index in shuffled(len(starts), seed):
+        piece = text[starts[index] : starts[index] + room]
+        if len(found) == count:
+            break
+        if is_new(piece, seen):
+            found.append(torch.cat([torch.tensor(first, dtype=torch.long), piece]))
+    return torch.stack(found) if found else torch.empty(0, length, dtype=torch.long)
 
 
-def padded_windows(
+def paragraphs(
     documents: list[str],
     tokenizer: PreTrainedTokenizerBase,
     length: int,
-    count: int,
+    tokens: int,
     seed: int = 0,
-    at_least: int | None = None,
-) -> Windows:
-    """A random sample, without replacement, of `count` paragraphs, each a row of `length` tokens.
+    seen: Seen | None = None,
+) -> list[Tensor]:
+    """Distinct paragraphs in random order, as many as hold `tokens` tokens: rows of at most `length` ids, int64.
 
-    A paragraph ends at a blank line. Every row carries the tokenizer's special tokens, is cut at `length` and
-    padded up to it. A text with fewer paragraphs gives what it has, down to `at_least` (default: `count`).
-
-    Raises:
-        UserError: fewer paragraphs than asked for, or a tokenizer that cannot pad.
+    A paragraph ends at a blank line; no row mixes two. Every row carries the tokenizer's special tokens. A paragraph
+    longer than a row goes on in the next one (with a tokenizer written in Python: is cut).
     """
-    _check_sizes(length, count)
-    if tokenizer.pad_token_id is None:
-        raise UserError("The tokenizer has no padding token, so rows of different lengths cannot stand in one batch.")
-    paragraphs = [part.strip() for document in documents for part in re.split(r"\n\s*\n", document) if part.strip()]
-    needed = min(count, count if at_least is None else at_least)
-    if len(paragraphs) < needed:
+    around = tokenizer.num_special_tokens_to_add()
+    if length <= around or tokens < 1:
         raise UserError(
-            f"The text is too short: {len(documents)} document(s) hold {len(paragraphs)} paragraph(s), and {needed} "
-            "are needed. Give more text or ask for fewer rows."
+            f"A row needs room for a token of text beside {around} special ones; got length={length}, tokens={tokens}."
         )
-    rows = [paragraphs[index] for index in _sample(len(paragraphs), min(count, len(paragraphs)), seed).tolist()]
-    batch = tokenizer(rows, truncation=True, max_length=length, padding="max_length", return_tensors="pt")
-    return Windows(batch["input_ids"], batch["attention_mask"])
+    texts = [part.strip() for document in documents for part in re.split(r"\n\s*\n", document) if part.strip()]
+    order = shuffled(len(texts), seed)
+    seen = set() if seen is None else seen
+    found: list[Tensor] = []
+    taken = 0
+    for start in range(0, len(order), TEXTS_AT_ONCE):
+        some = [texts[index] for index in order[start : start + TEXTS_AT_ONCE]]
+        goes_on = bool(getattr(tokenizer, "is_fast", False))
+        rows = tokenizer(some, truncation=True, max_length=length, return_overflowing_tokens=goes_on, verbose=False)
+        for ids in rows["input_ids"]:
+            row = torch.tensor(ids, dtype=torch.long)
+            if taken < tokens and is_new(row, seen):
+                found.append(row)
+                taken += len(row)
+        if taken >= tokens:
+            break
+    return found
 
 
-def _check_sizes(length: int, count: int) -> None:
-    if length < 1 or count < 1:
+def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The beginning-of-text token, where the tokenizer puts it first: what a model saw at the start of every text."""
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
+
+
+def check_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: list[Tensor]) -> None:
+    """A UserError when a token id lies beyond the model's embedding: the tokenizer is another model's."""
+    try:
+        embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+        size = len(embedding.weight)
+    except (AttributeError, NotImplementedError, TypeError):
+        return  # no table to look ids up in
+    highest = max((int(row.max()) for row in rows if row.numel()), default=-1)
+    if highest >= size:
         raise UserError(
-            f"A window needs at least one token and a sample one window; got length={length}, count={count}."
+            f"The tokenizer gives this text the token id {highest} ({tokenizer.convert_ids_to_tokens(highest)!r}), but "
+            f"the model's embedding has {size:,} rows, for ids up to {size - 1}. The tokenizer (of {len(tokenizer):,} "
+            "tokens) is not this model's, or tokens were added to it and the model was never resized. Use the model's "
+            "own tokenizer, or call model.resize_token_embeddings(len(tokenizer)), train it, and save it again."
         )
 
 
-def _sample(population: int, count: int, seed: int) -> Tensor:
-    """`count` distinct indices below `population`, in random order."""
-    return torch.randperm(population, generator=torch.Generator().manual_seed(seed), device="cpu")[:count]
+def _running(documents: list[str], tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    between = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    parts: list[Tensor] = []
+    for start in range(0, len(documents), TEXTS_AT_ONCE):
+        some = documents[start : start + TEXTS_AT_ONCE]
+        for ids in tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]:
+            parts.append(torch.tensor(between + ids if parts else ids, dtype=torch.long))
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+
+
+def _starts(text: Tensor, room: int, first: list[int]) -> list[int]:
+    """Where windows begin. A text that itself holds the beginning-of-text token must not begin a window with it."""
+    bos = set((text == first[0]).nonzero().flatten().tolist()) if first else set()
+    starts: list[int] = []
+    place = 0
+    while True:
+        while place in bos:
+            place += 1
+        if place + room > len(text):
+            return starts
+        starts.append(place)
+        place += room
+
+
+def is_new(row: Tensor, seen: Seen) -> bool:
+    key = hashlib.blake2b(row.numpy().tobytes(), digest_size=16).digest()
+    if key in seen:
+        return False
+    seen.add(key)
+    return True
+
+
+def shuffled(population: int, seed: int) -> list[int]:
+    return torch.randperm(population, generator=torch.Generator().manual_seed(seed), device="cpu").tolist()

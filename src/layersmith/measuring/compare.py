@@ -14,14 +14,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from layersmith.data.text import read
-from layersmith.data.windows import padded_windows, windows
+from layersmith.data.examples import Reader, longest
 from layersmith.errors import UserError
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import Batch
 from layersmith.measuring.environment import environment
 from layersmith.measuring.generation import agreement, continuations
-from layersmith.measuring.inputs import config_of, example_inputs, is_causal_lm, placement, reads_text
+from layersmith.measuring.inputs import config_of, example_inputs, is_causal_lm, placement
 from layersmith.measuring.latency import model_latency, ratio
 from layersmith.measuring.quality import Quality, quality
 from layersmith.measuring.shape import Shape, parse_shape
@@ -66,6 +65,7 @@ def measure(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     data: str = "stdlib",
+    text_column: str | None = None,
     at: str | Sequence[str] = "prefill=1x512",
     count: int = 16,
     length: int = 512,
@@ -76,9 +76,11 @@ def measure(
     """Measure `model`, and how it differs from `against` (the original) when given.
 
     tokenizer  needed by models of text, unless `data` is "random"
-    data       "stdlib", a text file or folder, "hub:owner/name" (the held-out split is read), or "random"
+    data       "stdlib", a text file, table or folder, "hub:owner/name" (the held-out split is read), or "random"; a
+               folder of pictures or sound for models of these ("stdlib": a small embedded set)
+    text_column  of a table or Hub data set, "source,target" for pairs; None takes "text" or the only column of text
     at         one shape or several: "prefill=1x512", ["prefill=1x512", "decode=1x128"]
-    count      windows of text that quality is measured on
+    count      windows of text, or as many tokens in other rows, that quality is measured on
     length     tokens per window; fewer where the model's context is shorter
     rounds     of interleaved timing
     questions  a JSONL file of multiple-choice questions (see `measure.zeroshot`)
@@ -92,9 +94,9 @@ def measure(
     """
     shapes = [parse_shape(text) for text in ([at] if isinstance(at, str) else at)]
     models = {"model": model.eval()} | ({"against": against.eval()} if against is not None else {})
-    data = data if reads_text(model) else RANDOM
-    length = min(length, getattr(config_of(model), "max_position_embeddings", None) or length)
-    batches = _batches(model, tokenizer, data, count, length, seed)
+    data = data if config_of(model) is not None else RANDOM
+    length = min(length, longest(model))
+    batches, told = _batches(model, tokenizer, data, (count, length), text_column, seed)
     writes = data != RANDOM and is_causal_lm(model)
     sizes = token_bytes(_required(tokenizer)) if writes else None
     found = {"model": quality(model, batches, against, sizes)}
@@ -121,6 +123,7 @@ def measure(
             "length": length,
             "rounds": rounds,
             "seed": seed,
+            **told,
         },
         model=facts["model"],
         against=facts.get("against"),
@@ -178,24 +181,25 @@ def _write(
 
 
 def _batches(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, data: str, count: int, length: int, seed: int
-) -> list[Batch]:
-    """One window per batch, so that memory does not depend on `count`."""
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase | None,
+    data: str,
+    size: tuple[int, int],
+    text_column: str | None,
+    seed: int,
+) -> tuple[list[Batch], dict[str, str]]:
+    """About one window's tokens per batch, so that memory does not depend on how many; and in words what they are."""
+    count, length = size
     if data == RANDOM:
-        return [example_inputs(model, 1, length, seed + index) for index in range(count)]
-    needed = _required(tokenizer)  # before the text is read, which takes a while
-    cut = windows if is_causal_lm(model) else padded_windows
-    found = cut(read(data, "heldout"), needed, length, count, seed, at_least=1)
-    masks = found.attention_mask
-    batches: list[Batch] = []
-    for row in range(len(found)):
-        batch = {"input_ids": found.input_ids[row : row + 1]}
-        if masks is not None:
-            batch["attention_mask"] = masks[row : row + 1]
-        if config_of(model).is_encoder_decoder:
-            batch["decoder_input_ids"] = batch["input_ids"]
-        batches.append(batch)
-    return batches
+        return [example_inputs(model, 1, length, seed + index) for index in range(count)], {}
+    reader = Reader(model, tokenizer, data, length=length, text_column=text_column, seed=seed)
+    examples = reader.read("heldout", count * length)
+    if not examples:
+        raise UserError(
+            f"{data!r} holds too little text to measure on: not one row of {length} tokens in its held-out part. Give "
+            "more text, or shorter windows (length=...)."
+        )
+    return [*reader.batched(examples, length)], dict(reader.facts)
 
 
 def _required(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:

@@ -1,12 +1,16 @@
 """How far one model's outputs are from another's, summed up batch by batch.
 
-Models with logits (teacher = the original, student = the changed one), per real token t:
+Models with logits (teacher = the original, student = the changed one), per position t: a real token, a frame of
+sound, a pixel of a segmentation, or the one answer of a classifier:
 
     KL_t = sum_v p_teacher(v) * (log p_teacher(v) - log p_student(v))        in nats, averaged over tokens
     agreement = share of tokens whose most likely next token is the same
 
-Models without (encoders), on the last hidden state h: sum ||h_student - h_teacher||^2 / sum ||h_teacher||^2, and the
-mean cosine distance. Padding never counts. Log-probabilities are taken in float32, sums are kept in float64.
+Models without (encoders), on the embeddings or the last hidden state h:
+
+    sum ||h_student - h_teacher||^2 / sum ||h_teacher||^2,  and the mean cosine distance
+
+Padding never counts. Log-probabilities are taken in float32, sums are kept in float64.
 """
 
 from __future__ import annotations
@@ -24,6 +28,9 @@ from layersmith.measuring.inputs import can_generate, placement
 #: Values compared at once. Few enough to stay in a processor's cache over the several passes of a comparison: with a
 #: vocabulary of 49,152, ten times as fast as 256 rows at once.
 BLOCK = 2**19
+
+#: Vectors that stand for a whole text, picture or recording, one per row (CLIP returns two).
+EMBEDDINGS = ("text_embeds", "image_embeds", "audio_embeds")
 
 KL, RELATIVE_SQUARED_ERROR = "kl", "relative_squared_error"
 
@@ -119,23 +126,14 @@ def rows_at_once(values: Tensor) -> int:
 
 
 def main_output(output: Any) -> Tensor:
-    """Logits (B, T, V) of a model's output, else its last hidden state (B, T, D), else the tensor itself.
+    """What a model is judged by: logits (B, T, V), else embeddings (B, n, D), else the last hidden state (B, T, D).
 
-    A classifier's logits (B, V) become one position per sequence.
+    A classifier's logits (B, V) become one position per row, a segmentation's (B, V, H, W) one per pixel. A plain
+    tensor stands for itself.
 
     Raises UserError for NaN or infinity, and for an output with none of these.
     """
-    if isinstance(output, Tensor):
-        found = output
-    elif "logits" in output:
-        found = output["logits"] if output["logits"].dim() > 2 else output["logits"].unsqueeze(1)
-    elif "last_hidden_state" in output:
-        found = output["last_hidden_state"]
-    else:
-        raise UserError(
-            f"The model returns neither 'logits' nor 'last_hidden_state' but {', '.join(output)}, so there is nothing "
-            f"to compare."
-        )
+    found = output if isinstance(output, Tensor) else _chosen(output)
     # One pass settles it nearly always: a sum is finite only if every value is (or a finite one overflowed).
     if not torch.isfinite(found.sum(dtype=torch.float32)) and not torch.isfinite(found).all():
         raise UserError(
@@ -145,9 +143,29 @@ def main_output(output: Any) -> Tensor:
     return found
 
 
+def _chosen(output: Any) -> Tensor:
+    if "logits" in output:
+        logits = output["logits"]
+        if logits.dim() == 4:
+            return logits.flatten(2).transpose(1, 2)
+        return logits if logits.dim() == 3 else logits.unsqueeze(1)
+    embeddings = [output[name] for name in EMBEDDINGS if name in output and output[name].dim() == 2]
+    if embeddings and len({each.shape for each in embeddings}) == 1:
+        return torch.stack(embeddings, dim=1)
+    if "last_hidden_state" in output:
+        found = output["last_hidden_state"]
+        return found.flatten(2).transpose(1, 2) if found.dim() == 4 else found
+    raise UserError(
+        f"The model returns neither 'logits' nor 'last_hidden_state' nor embeddings but {', '.join(output)}, so there "
+        "is nothing to compare."
+    )
+
+
 def is_distribution(output: Any) -> bool:
     """Whether an output is logits over several classes (one logit alone is a regression)."""
-    return not isinstance(output, Tensor) and "logits" in output and output["logits"].shape[-1] > 1
+    if isinstance(output, Tensor) or "logits" not in output:
+        return False
+    return output["logits"].shape[1 if output["logits"].dim() == 4 else -1] > 1
 
 
 def real_positions(inputs: Batch) -> Tensor | None:

@@ -20,11 +20,11 @@ from layersmith.measuring.inputs import is_causal_lm, placement
 class Quality:
     """What one pass found. A measure that does not exist for the model or was not asked for is None.
 
-    tokens           real tokens seen
+    tokens           real tokens seen (or frames, pixels, classified pictures: positions of the output)
     divergence       of the model from the original
-    divergence_kind  "kl" (nats per token) or "relative_squared_error" (encoders)
+    divergence_kind  "kl" (nats per token) or "relative_squared_error" (without classes or tokens)
     agreement        share of tokens with the same most likely next token
-    cosine_distance  of the last hidden state (encoders)
+    cosine_distance  of the embeddings or the last hidden state (without classes or tokens)
     perplexity       of the model on the text (models that predict the next token; not encoder-decoders)
     bits_per_byte    the same as code length per byte of text
     """
@@ -50,7 +50,8 @@ def quality(
 ) -> Quality:
     """Measure a model on batches, and its divergence from `against` (the original) when given.
 
-    batches      keyword arguments of the models: "input_ids" (B, T) and, with padding, "attention_mask" (B, T), ...
+    batches      keyword arguments of the models: "input_ids" (B, T) and, with padding, "attention_mask" (B, T);
+                 "pixel_values" (B, C, H, W); "input_features" (B, bins, frames); ... (see `data.examples.Reader`)
     token_bytes  (vocabulary,) bytes of text each token stands for (see `measure.token_bytes`), for bits per byte
 
     Raises UserError for a model that yields NaN or infinity, and when no batch holds a real token.

@@ -30,7 +30,12 @@ class RefitConfig:
     sites: list[str] | None = field(
         default=None, metadata={"help": "only these sites, separated by commas: layers.3.ffn or layers.*.attn"}
     )
-    data: str = field(default="stdlib", metadata={"help": "stdlib, a text file or folder, or hub:owner/name"})
+    data: str = field(
+        default="stdlib", metadata={"help": "stdlib, a file or folder of text, pictures or sound, or hub:owner/name"}
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "of a table (.jsonl, .json, .csv, .tsv); source,target for pairs of texts"}
+    )
     at: str = field(
         default="prefill=1x512", metadata={"help": "the shape latency is measured at: prefill=1x512 or decode=1x128"}
     )
@@ -62,6 +67,7 @@ class Settings:
     at: str
     device: str
     data: str
+    text_column: str | None
     methods: list[str]
     sites: list[str]
     seed: int
@@ -94,6 +100,7 @@ def settings_for(model: nn.Module, config: RefitConfig) -> Settings:
         at=config.at,
         device=placement(model)[0].type,
         data=config.data,
+        text_column=config.text_column,
         methods=chosen(config.methods, list(config.budget)),
         sites=["*"] if config.sites is None else config.sites,
         seed=config.seed,

@@ -54,6 +54,7 @@ def refit(
     budget: dict[str, float],
     out: str | Path,
     data: str = "stdlib",
+    text_column: str | None = None,
     at: str = "prefill=1x512",
     methods: list[str] | None = None,
     sites: list[str] | None = None,
@@ -75,7 +76,10 @@ def refit(
     model    a loaded Hugging Face model (then pass its tokenizer too), a folder, a Hub id, or "pocket"
     budget   shares of the original's cost, e.g. {"latency": 0.75} or {"bytes": 0.5, "latency": 0.9}; latency is
              measured on this machine at the shape `at`
-    data     "stdlib", a text file or folder, or "hub:owner/name"
+    data     "stdlib", a text file, table or folder, or "hub:owner/name"; for models that see or listen a folder of
+             pictures or sound ("stdlib" is a small embedded set for them)
+    text_column  of a table or Hub data set, "source,target" for an encoder-decoder's pairs; None takes "text" or the
+             only column of text
     at       "prefill=1x512" (batch x tokens at once) or "decode=1x128" (one token after 128 are cached)
     methods  names from `layersmith.refitting.methods.METHODS`; None takes all that can help with the budget
     sites    names or patterns ("layers.3.ffn", "layers.*.attn") of the sites that may change; None means all. A span of
@@ -100,6 +104,7 @@ def refit(
         budget=budget,
         out=Path(out),
         data=data,
+        text_column=text_column,
         at=at,
         methods=methods,
         sites=sites,
@@ -135,7 +140,15 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, shape: Sh
     try:
         if config.reuse is not None:
             take_over(config.reuse, workspace, identity)
-        source = Source(name, config.trust_remote_code, config.device, config.data, settings.sizes, config.seed)
+        source = Source(
+            model=name,
+            trust_remote_code=config.trust_remote_code,
+            device=config.device,
+            data=config.data,
+            text_column=config.text_column,
+            sizes=settings.sizes,
+            seed=config.seed,
+        )
         ctx = _calibrate(model, tokenizer, source, shape, settings, (workspace, bar))
         library, reports = _build(ctx, config.workers)
         with ctx.clock.stage("cost"):
@@ -156,7 +169,10 @@ def _calibrate(
     workspace, bar = kept
     clock = Stopwatch(workspace)
     with clock.stage("calibrate"):
-        batches = prepare(model, tokenizer, settings.data, Sizes(**settings.sizes), settings.seed)
+        sizes = Sizes(**settings.sizes)
+        batches = prepare(model, tokenizer, settings.data, sizes, settings.seed, settings.text_column)
+        if "note" in batches.facts:
+            bar.note(batches.facts["note"])
         check_finite(model, batches.fit[0])
         anatomy = find_sites(model)
         sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))

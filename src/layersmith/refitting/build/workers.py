@@ -35,6 +35,7 @@ class Source:
     trust_remote_code: bool
     device: str | None
     data: str
+    text_column: str | None
     sizes: dict[str, int]
     seed: int
 

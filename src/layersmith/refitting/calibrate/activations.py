@@ -130,8 +130,12 @@ class Activations:
             hidden = self._block[1][key]
         with torch.no_grad():
             _, records = self.replay.capture(index, hidden, batch, site.modules)
-        mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
+        of_decoder = site.name.startswith("decoder") and "decoder_input_ids" in batch
+        mask = batch.get("decoder_attention_mask" if of_decoder else "attention_mask")
+        mask = None if mask is None else mask.bool()
         calls = []
         for first, last in zip(records[site.modules[0]], records[site.modules[-1]], strict=True):
-            calls.append(Call(first.args, first.kwargs, first.input, last.hidden, mask, key))
+            # A tower of pictures beside text has positions of its own, all of them real.
+            of_these = mask if mask is not None and mask.shape == last.hidden.shape[:2] else None
+            calls.append(Call(first.args, first.kwargs, first.input, last.hidden, of_these, key))
         return calls

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from layersmith.anatomy import Anatomy
 from layersmith.errors import UserError
-from layersmith.measuring.divergence import main_output, token_kl
+from layersmith.measuring.divergence import is_distribution, main_output, real_positions, real_rows, token_kl
 
 Batch = dict[str, Tensor]
 
@@ -45,7 +45,7 @@ def add_gradients(
         with torch.no_grad():
             expected = teacher(**piece)
         try:
-            loss = _loss(student(**piece), expected, of_student, of_teacher, piece.get("attention_mask"))
+            loss = _loss(student(**piece), expected, of_student, of_teacher, piece)
         except UserError:  # what comparing outputs raises when they are not finite
             return math.nan
         loss = loss * (tokens_of(piece) / tokens)
@@ -57,21 +57,19 @@ def add_gradients(
 
 
 def _loss(
-    out: Any, expected: Any, of_student: dict[str, Tensor], of_teacher: dict[str, Tensor], mask: Tensor | None
+    out: Any, expected: Any, of_student: dict[str, Tensor], of_teacher: dict[str, Tensor], piece: Batch
 ) -> Tensor:
-    """KL of the logits (or the relative error of the last hidden state of a headless model) + hidden cosines."""
-    real = None if mask is None else mask.bool()
-
-    def rows(x: Tensor) -> Tensor:
-        return x.flatten(0, -2) if real is None or x.shape[:2] != real.shape else x[real]
-
-    target, found = rows(main_output(expected)).float(), rows(main_output(out)).float()
-    if getattr(expected, "logits", None) is not None:
+    """KL of the logits (or the relative error of what a model without classes yields) + hidden cosines."""
+    mask = real_positions(piece)
+    target, found = real_rows(main_output(expected), mask).float(), real_rows(main_output(out), mask).float()
+    if is_distribution(expected):
         loss = token_kl(target, found).mean()
     else:
         loss = (found - target).square().sum() / target.square().sum()
     for path, theirs in of_teacher.items():
-        loss = loss + (1 - F.cosine_similarity(rows(of_student[path]).float(), rows(theirs).float(), dim=-1)).mean()
+        real = mask if "decoder" in path else piece.get("attention_mask")
+        ours, theirs = real_rows(of_student[path], real).float(), real_rows(theirs, real).float()
+        loss = loss + (1 - F.cosine_similarity(ours, theirs, dim=-1)).mean()
     return loss
 
 

@@ -121,7 +121,8 @@ def _side_by_side(ctx: RunContext, healed: Any) -> dict[str, Any]:
 
 def _samples(ctx: RunContext, healed: Any) -> list[dict[str, str]]:
     """Greedy continuations of the original and the result, side by side; nothing for models that do not write."""
-    if ctx.tokenizer is None or not ctx.model.can_generate():
+    reads = "input_ids" in ctx.batches.report[0]
+    if ctx.tokenizer is None or not reads or not ctx.model.can_generate():
         return []
     prompts = [b["input_ids"][0, :PROMPT_TOKENS] for b in ctx.batches.report[:SAMPLES]]
     return [
