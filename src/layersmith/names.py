@@ -58,7 +58,7 @@ def _gguf_in(name: str, path: Path) -> str | None:
         return None
     if (path / "model" / "config.json").is_file():
         raise UserError(
-            f"{name!r} holds the result of a refit; its model is one folder further: {name.rstrip('/')}/model"
+            f"{name!r} holds the result of a refit. Its model is in {str(Path(name) / 'model')!r}: give that."
         )
     if (path / "workspace").is_dir():
         raise UserError(f"{name!r} holds a refit that has not finished, and no model yet. Run that refit again first.")
@@ -114,10 +114,10 @@ def check_data(name: str, *others: str) -> None:
     known = ("stdlib", *others)
     if name in known or _HUB_DATA.fullmatch(name) or os.path.exists(name):
         return
-    near = get_close_matches(name, known, n=1, cutoff=0.7)
+    near = next(iter(get_close_matches(name, known, n=1, cutoff=0.7)), None)
     raise UserError(
-        f"There is no text at {name!r}.{_did_you_mean(near[0] if near else None)} Give {' or '.join(map(repr, known))}, "
-        f"the path of a text file or of a folder, or a Hub data set as 'hub:owner/name[:config][:text_column]'."
+        f"There is no text at {name!r}.{_did_you_mean(near)} Give {' or '.join(map(repr, known))}, the path of a text "
+        f"file or of a folder, or a Hub data set as 'hub:owner/name[:config][:text_column]'."
     )
 
 
@@ -205,10 +205,10 @@ def _one_slip(wrong: str, known: list[str]) -> list[str]:
 
 
 def _is_slip(a: str, b: str) -> bool:
-    start = len(os.path.commonprefix([a, b]))
-    a, b = a[start:], b[start:]
-    end = len(os.path.commonprefix([a[::-1], b[::-1]]))
-    a, b = a[: len(a) - end], b[: len(b) - end]
+    while a and b and a[0] == b[0]:
+        a, b = a[1:], b[1:]
+    while a and b and a[-1] == b[-1]:
+        a, b = a[:-1], b[:-1]
     if any(letter.isdigit() for letter in a + b):
         return False
     return (len(a) <= 1 and len(b) <= 1) or (len(a) == 2 and a == b[::-1])
