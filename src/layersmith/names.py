@@ -46,7 +46,8 @@ def model_source(name: str) -> tuple[str, str | None]:
             return os.path.dirname(path) or ".", os.path.basename(path)
         raise UserError(f"{name!r} is a file. Give the folder that holds the model's config.json, or a .gguf file.")
     if not _HUB_ID.fullmatch(name) or name.endswith(_FILES):
-        raise UserError(f"There is no folder or file {name!r}.{_did_you_mean(_near_folder(path, _alike))}")
+        kind = "file" if name.endswith(_FILES) else "folder"
+        raise UserError(f"There is no {kind} {name!r}.{_did_you_mean(_near_folder(path, _alike))}")
     _check_hub_id(name)
     return name, None
 
@@ -93,8 +94,8 @@ def _check_hub_id(name: str) -> None:
         )
     if constants.HF_HUB_OFFLINE:
         raise UserError(
-            f"There is no folder {name!r}, no model of that name was downloaded before, and HF_HUB_OFFLINE forbids "
-            f"asking the Hub. Give the folder of a model, or pocket."
+            f"{name!r} is neither a folder here nor a model that can be reached: none of that name was downloaded "
+            f"before, and HF_HUB_OFFLINE forbids asking the Hub. Give the folder of a model, or pocket."
         )
 
 
