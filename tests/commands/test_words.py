@@ -16,7 +16,7 @@ def test_quartiles_of_a_latency() -> None:
 def test_texts_are_shown_as_texts_and_cannot_steer_the_terminal() -> None:
     assert readable("def f():\n\treturn 'é'") == "def f():\n\treturn 'é'"
     assert readable("a\x1b[2Jb\r") == "a�[2Jb�"
-    shown = samples("Once upon", {"old": "a time\nthere was", "new": "a mouse"})
+    shown = samples("Once upon", [("same", "a time\nthere was"), ("same", "a mouse")])
     assert shown.splitlines() == [
-        *("", "prompt", "    … Once upon", "old", "    a time", "    there was", "new", "    a mouse")
+        *("", "prompt", "    … Once upon", "same", "    a time", "    there was", "same", "    a mouse")
     ]

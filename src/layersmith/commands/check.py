@@ -56,7 +56,7 @@ def _check(names: list[str], config: dict[str, Any] | None, inductor: bool, cons
     """Check the parts and print what was found: every check of a single part, a line for each of several."""
     from layersmith.check import default_config
 
-    record = []
+    record: list[dict[str, Any]] = []
     for number, name in enumerate(names, start=1):
         settings = default_config(name) if config is None else config
         results = _run(name, settings, inductor, console, f"{number}/{len(names)}" if len(names) > 1 else "")

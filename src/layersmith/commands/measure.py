@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from layersmith.commands.words import few_rounds, prediction, quartiles, samples
@@ -52,7 +53,7 @@ def measure(
     if as_json:
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
-    names = [shown_name(model)] if against is None else [shown_name(against), shown_name(model)]
+    names = [shown_name(model)] if against is None else [f"{shown_name(against)} (original)", shown_name(model)]
     _print(found, names, is_causal_lm(loaded))
 
 
@@ -76,7 +77,7 @@ def _print(found: dict[str, Any], names: list[str], writes: bool) -> None:
     columns = [found["against"], found["model"]] if compared else [found["model"]]
     table = Table("")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     if compared:
         table.add_column("ratio", justify="right")
     for label, values, show in _rows(columns):
@@ -92,14 +93,14 @@ def _print(found: dict[str, Any], names: list[str], writes: bool) -> None:
         console.print(_differences(found["comparison"], writes), markup=False)
     console.print(
         f"quality on {settings['tokens']:,} held-out tokens of {settings['data']}; latency is the median of "
-        f"{settings['rounds']} interleaved rounds on {_where(found['environment'])}, half of which lay within the "
-        f"middle half",
+        f"{settings['rounds']} interleaved rounds, the middle half their quartiles, on "
+        f"{_where(found['environment'])}",
         markup=False,
     )
     if warning := few_rounds(settings["rounds"]):
         console.print(warning, markup=False)
     for number, sample in enumerate(columns[0]["samples"] or []):
-        texts = {name: each["samples"][number]["text"] for name, each in zip(names, columns, strict=True)}
+        texts = [(name, each["samples"][number]["text"]) for name, each in zip(names, columns, strict=True)]
         console.print(samples(sample["prompt"], texts), markup=False, highlight=False)
 
 
@@ -110,7 +111,9 @@ def _cell(value: Any, show: str) -> str:
 
 
 def _where(machine: dict[str, Any]) -> str:
-    return f"{machine['cpu']}, {machine['threads']} threads" if machine["device"] == "cpu" else machine["device"]
+    if machine["device"] != "cpu":
+        return str(machine["device"])
+    return f"{machine['cpu']}, {machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
 
 
 def _rows(columns: list[dict[str, Any]]) -> list[tuple[str, list[Any], str]]:

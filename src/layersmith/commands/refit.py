@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from layersmith.commands.options import takes
@@ -46,7 +47,7 @@ def refit(
 
 def _print(result: dict[str, Any], out: Path) -> None:
     original, refitted = result["baseline"], result["chosen"]["measured"]
-    title = f"{shown_name(result['model']['name'])} at {result['settings']['at']}"
+    title = escape(f"{shown_name(result['model']['name'])} at {result['settings']['at']}")
     table = Table("", title=title, title_justify="left")
     for column in ("original", "refitted", "ratio"):
         table.add_column(column, justify="right")

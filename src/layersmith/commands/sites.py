@@ -85,8 +85,8 @@ def _print(rows: list[dict[str, Any]], anatomy: Anatomy, title: str, rounds: int
     for note in anatomy.notes:
         console.print(f"note: {note}", markup=False)
     console.print(
-        "A block's row contains its sublayers. Shares are of the whole model, measured in the same rounds; half of the "
-        "rounds lay within the middle half."
+        "A block's row contains its sublayers. Shares are of the whole model, measured in the same rounds; the middle "
+        "half are their quartiles."
     )
     if warning := few_rounds(rounds):
         console.print(warning, markup=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 #: Fewer rounds than this say which of two sites is slower only when they differ much.
 ENOUGH_ROUNDS = 10
 
@@ -34,10 +32,10 @@ def readable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
 
 
-def samples(prompt: str, texts: dict[str, Any]) -> str:
+def samples(prompt: str, texts: list[tuple[str, str]]) -> str:
     """One prompt and how each model goes on, as indented text under the model's name."""
     lines = ["", "prompt", _indented("… " + prompt[-200:])]
-    for name, text in texts.items():
+    for name, text in texts:
         lines += [name, _indented(text)]
     return "\n".join(lines)
 
