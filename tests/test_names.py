@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from layersmith import names, pocket
-from layersmith.errors import UserError
+from layersmith.errors import MissingExtra, UserError
 
 
 @pytest.fixture(autouse=True)
@@ -94,9 +95,17 @@ def test_a_model_is_shown_by_its_folders_name(place: Path, name: str, shown: str
 
 
 @pytest.mark.parametrize("name", ["stdlib", "hub:owner/name", "hub:name:config", "hub:owner/name::text", "book.txt"])
-def test_texts_that_may_be_there(place: Path, name: str) -> None:
+def test_texts_that_may_be_there(place: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     (place / "book.txt").touch()
+    monkeypatch.setattr(names, "find_spec", lambda package: object())
     names.check_data(name)
+
+
+def test_a_hub_data_set_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "find_spec", lambda package: None)
+    monkeypatch.delitem(sys.modules, "datasets", raising=False)
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[hub\]'"):
+        names.check_data("hub:owner/name")
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1", "mps"])

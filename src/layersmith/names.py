@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub import constants
 
 from layersmith import pocket
-from layersmith.errors import UserError
+from layersmith.errors import MissingExtra, UserError
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
@@ -113,7 +115,11 @@ def shown_name(name: str) -> str:
 def check_data(name: str, *others: str) -> None:
     """Refuse a text source that is no path here, no `hub:` name and neither "stdlib" nor one of the others."""
     known = ("stdlib", *others)
-    if name in known or _HUB_DATA.fullmatch(name) or os.path.exists(name):
+    if name in known or os.path.exists(name):
+        return
+    if _HUB_DATA.fullmatch(name):
+        if "datasets" not in sys.modules and find_spec("datasets") is None:
+            raise MissingExtra("datasets", "hub", f"Reading {name!r}")
         return
     near = next(iter(get_close_matches(name, known, n=1, cutoff=0.7)), None)
     raise UserError(
