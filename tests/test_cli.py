@@ -1,9 +1,12 @@
 """The program's interface: commands, exit statuses and messages. What the commands compute is tested in their rooms."""
 
 import json
+import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,8 +14,9 @@ from typing import Any
 import pytest
 
 from layersmith.cli import main
-from layersmith.commands.refit import parse_budget
+from layersmith.commands.options import parse_budget
 from layersmith.errors import UserError
+from layersmith.refitting.options import RefitConfig
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -85,12 +89,13 @@ def test_a_users_mistake_is_one_paragraph_and_status_2(run: Run, loads: Any) -> 
         raise UserError(f"There is no model at {name!r}. " + "Give a folder, a Hub id or 'pocket'. " * 4)
 
     loads(load)
-    status, out, err = run("sites", "nowhere")
+    status, out, err = run("sites", "pocket")
     assert status == 2
     assert out == ""
-    assert err.startswith("There is no model at 'nowhere'.")
+    assert err.startswith("There is no model at 'pocket'.")
     assert "Traceback" not in err
-    assert max(len(line) for line in err.splitlines()) <= 100
+    longest = max(len(line) for line in err.splitlines())
+    assert 150 < longest <= 200, "the text fills the terminal's width"
 
 
 def test_an_unexpected_error_is_one_line_a_hint_and_status_1(run: Run, loads: Any) -> None:
@@ -130,6 +135,27 @@ def test_an_interruption_says_how_to_go_on(run: Run, loads: Any) -> None:
     assert err == "interrupted; run the same command again to go on\n"
 
 
+@pytest.mark.parametrize("command", ["sites", "refit", "measure", "check", "catalogue", "show"])
+def test_the_help_of_every_command_names_debug_and_json(run: Run, command: str) -> None:
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    assert "--debug" in out
+    if command != "show":
+        assert re.search(r"--json +<?bool|--json +[a-z]", out, re.IGNORECASE), "--json is a flag and takes no value"
+
+
+@pytest.mark.parametrize("module", ["layersmith", "layersmith.cli"])
+def test_the_program_runs_as_a_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [module, "--version"])
+    monkeypatch.delitem(sys.modules, module if module != "layersmith" else "layersmith.__main__", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module(module, run_name="__main__")
+    assert not stopped.value.code
+    assert capsys.readouterr().out.startswith("layersmith ")
+
+
 def test_an_unknown_option_is_status_2(run: Run) -> None:
     status, _, err = run("sites", "pocket", "--colour")
     assert status == 2
@@ -138,12 +164,12 @@ def test_an_unknown_option_is_status_2(run: Run) -> None:
 
 def test_sites_as_a_table_and_as_json(run: Run, loads: Any) -> None:
     loads(_tiny)
-    status, out, _ = run("sites", "somewhere", "--at", "prefill=1x16", "--rounds", "2")
+    status, out, _ = run("sites", "pocket", "--at", "prefill=1x16", "--rounds", "2")
     assert status == 0
     assert "layers.1.ffn" in out
     assert "2 x 48x32, 32x48" in out
 
-    status, out, _ = run("sites", "somewhere", "--at", "prefill=1x16", "--rounds", "2", "--json")
+    status, out, _ = run("sites", "pocket", "--at", "prefill=1x16", "--rounds", "2", "--json")
     found = json.loads(out)
     assert status == 0
     assert found["schema"] == "layersmith.sites/1"
@@ -151,17 +177,35 @@ def test_sites_as_a_table_and_as_json(run: Run, loads: Any) -> None:
     ffn = next(site for site in found["sites"] if site["name"] == "layers.0.ffn")
     assert (ffn["kind"], ffn["params"]) == ("ffn", 3 * 32 * 48)
     assert 0 < ffn["flops_share"] < 1
+    assert 0 < ffn["latency_ms_spread"][0] <= ffn["latency_ms"] <= ffn["latency_ms_spread"][1]
+    assert found["totals"]["ffn"]["sites"] == 2
+    assert found["totals"]["ffn"]["params"] == 2 * 3 * 32 * 48
+    both = [site["latency_share"] for site in found["sites"] if site["kind"] == "ffn"]
+    assert found["totals"]["ffn"]["latency_share"] == sum(both)
+
+
+def test_sites_shows_spreads_and_totals_and_warns_of_few_rounds(run: Run, loads: Any) -> None:
+    loads(_tiny)
+    _, few, _ = run("sites", "pocket", "--at", "prefill=1x16", "--rounds", "2")
+    assert "warning: 2 rounds of timing" in few
+    assert re.search(r"all 2 +│ ffn .* 9,216 ", few)
+    row = next(line for line in few.splitlines() if "layers.1.ffn " in line)
+    assert re.search(r"\d\.\d{3}–\d+\.\d{3}", row)
+    _, enough, _ = run("sites", "pocket", "--at", "prefill=1x16", "--rounds", "10")
+    assert "warning" not in enough
 
 
 def test_measure_as_a_table_and_as_json(run: Run, loads: Any) -> None:
     loads(_tiny)
     shapes = ["--at", "prefill=1x16,decode=1x16", "--windows", "2", "--rounds", "2", "--data", "random"]
-    status, out, _ = run("measure", "new", "--against", "old", *shapes)
+    status, out, _ = run("measure", "pocket", "--against", "pocket", *shapes)
     assert status == 0
     assert "decode=1x16 latency, ms" in out
-    assert "KL to the original, nats per token: 0.00000 · same next token: 100.0%" in out
+    assert "decode=1x16 middle half, ms" in out
+    assert "warning: 2 rounds of timing" in out
+    assert "divergence from the original, nats per token: 0.00000 · same next token: 100.0%" in out
 
-    status, out, _ = run("measure", "new", *shapes, "--json")
+    status, out, _ = run("measure", "pocket", *shapes, "--json")
     found = json.loads(out)
     assert status == 0
     assert found["comparison"] is None
@@ -170,7 +214,7 @@ def test_measure_as_a_table_and_as_json(run: Run, loads: Any) -> None:
 
 def test_measure_of_text_without_a_tokenizer_is_refused(run: Run, loads: Any) -> None:
     loads(_tiny)
-    status, _, err = run("measure", "somewhere", "--at", "prefill=1x16")
+    status, _, err = run("measure", "pocket", "--at", "prefill=1x16")
     assert status == 2
     assert "tokenizer" in err
 
@@ -185,7 +229,8 @@ def refits(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         baseline = {"latency_ms": 40.0, "params": 100, "bytes": 400, "flops": 9, "kv_bytes": 0, "perplexity": 8.0}
         chosen = baseline | {"latency_ms": 30.0, "latency_ratio": 0.74, "kl": 0.0123, "perplexity": 8.4}
         return {
-            "model": {"name": model},
+            "model": {"name": model, "architecture": "LlamaForCausalLM"},
+            "export": "stock",
             "settings": {"budget": settings["budget"], "at": settings["at"]},
             "baseline": baseline,
             "chosen": {"measured": chosen, "meets_budget": True},
@@ -200,12 +245,12 @@ def refits(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: dict[str, Any], tmp_path: Path) -> None:
     out_folder = tmp_path / "x"
+    (tmp_path / "y" / "workspace").mkdir(parents=True)
     status, out, _ = run(
         *("refit", "pocket", "--budget", "latency=0.75, bytes=0.5", "--out", str(out_folder)),
         *("--methods", "width,drop", "--at", "decode=1x64", "--seed", "3", "--heal-tokens", "0", "--quiet"),
         *("--heal-lr", "0.0005", "--heal-baseline", "--workers", "2", "--device", "cuda:1"),
-        *("--sites", "layers.3.ffn,layers.*.attn", "--distill-steps", "7", "--reuse", str(tmp_path / "y")),
-        *("--data", "book.csv", "--text-column", "body"),
+        *("--sites", "layers.3.ffn, layers.*.attn", "--distill-steps", "7", "--reuse", str(tmp_path / "y")),
     )
     assert status == 0
     assert refits == {
@@ -229,12 +274,13 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
         "reuse": tmp_path / "y",
         "progress": False,
     }
+    assert refits.keys() - {"model", "progress"} == {field.name for field in fields(RefitConfig)}
     for shown in ("40.00", "30.00", "0.740", "0.0123", "8.400", "latency <= 0.75", "met, as measured", "report.html"):
         assert shown in out
 
 
 def test_refit_can_print_the_whole_result_as_json(run: Run, refits: dict[str, Any], tmp_path: Path) -> None:
-    status, out, _ = run("refit", "pocket", "--budget", "latency=0.75", "--out", str(tmp_path), "--json")
+    status, out, _ = run("refit", "pocket", "--budget", "latency=0.75", "--out", str(tmp_path / "x"), "--json")
     assert status == 0
     assert json.loads(out)["chosen"]["measured"]["latency_ratio"] == 0.74
 

@@ -4,11 +4,14 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+import layersmith.cli
 from layersmith.cli import main
+from layersmith.refitting.options import RefitConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,6 +68,24 @@ def test_long_commands_of_the_pages_run(command: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     for written in ("model/config.json", "result.json", "report.html"):
         assert (tmp_path / "out/demo" / written).is_file()
+
+
+def test_the_page_of_refit_lists_every_option() -> None:
+    table = (ROOT / "docs/refit.md").read_text(encoding="utf-8").partition("## What happens")[0]
+    for field in fields(RefitConfig):
+        assert f"`--{field.name.replace('_', '-')}`" in table
+
+
+def test_exit_statuses_are_the_same_in_the_program_and_on_the_page() -> None:
+    page = (ROOT / "docs/index.md").read_text(encoding="utf-8").partition("## Exit status")[2]
+    told = re.findall(r"^\| (\d+) \|", page, re.MULTILINE)
+    assert told == ["0", "1", "2", "3", "130", "143"]
+    assert sorted(re.findall(r"(?:^| )(\d+)  ?[a-z]", layersmith.cli.__doc__ or ""), key=int) == told
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_is_advised_that_no_index_has(page: Path) -> None:
+    assert not re.search(r"pip install '?layersmith", page.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

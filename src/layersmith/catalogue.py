@@ -12,7 +12,6 @@ import re
 from typing import Any
 
 from layersmith import evidence
-from layersmith.contract import Configured
 from layersmith.errors import UserError, suggest
 from layersmith.papers import named
 from layersmith.parts import ENTRIES, Entry, source
@@ -52,6 +51,8 @@ def resolve(name: str, trust_remote_code: bool = False) -> type[Any]:
     except ModuleNotFoundError as error:
         raise UserError(f"Cannot import {module_name!r} for the part {name!r}: {error}.") from error
     found = getattr(module, class_name, None)
+    from layersmith.contract import Configured  # brings torch, which a search or a misspelt name does not need
+
     if not (isinstance(found, type) and issubclass(found, Configured)):
         raise UserError(f"{target!r} is not an operator class (a subclass of a layersmith.contract family).")
     return found

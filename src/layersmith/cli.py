@@ -3,16 +3,19 @@
     exit status 0  done          1  an unexpected error, or a check that failed
                 2  a mistake of the user's, explained in one paragraph
                 3  refit ended and saved its model, but in the last measurement the budget was missed
-              130  interrupted
+              130  interrupted   143  terminated; the same command goes on
 
 Commands live in `layersmith.commands`, one file each, and import what is heavy when they run.
 """
 
 from __future__ import annotations
 
-import sys
+import functools
+import inspect
+import shutil
 import textwrap
 import traceback
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +33,15 @@ from layersmith.errors import UserError
 DEBUG = "--debug"
 
 
+def _note_debug(ctx: typer.Context, wanted: bool) -> None:
+    """Remember the flag for the whole line, wherever on it it stands: before the command's name or after."""
+    ctx.meta[DEBUG] = wanted or ctx.meta.get(DEBUG, False)
+
+
+#: The program and every command of it take this option.
+Debug = Annotated[bool, typer.Option(DEBUG, help="show the traceback of a failure", callback=_note_debug)]
+
+
 class Command(TyperCommand):
     """A command whose failures are told in words; with --debug the traceback comes first."""
 
@@ -39,7 +51,7 @@ class Command(TyperCommand):
         except typer.Exit:
             raise
         except (Exception, KeyboardInterrupt) as error:
-            if ctx.obj["debug"]:
+            if ctx.meta.get(DEBUG):
                 traceback.print_exc()
             status, message = _told(error)
             typer.echo(message, err=True)
@@ -51,7 +63,8 @@ def _told(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted; run the same command again to go on"
     if isinstance(error, UserError):
-        return 2, textwrap.fill(str(error), width=100, break_long_words=False, break_on_hyphens=False)
+        width = shutil.get_terminal_size().columns
+        return 2, textwrap.fill(str(error), width=width, break_long_words=False, break_on_hyphens=False)
     first_line = (str(error).splitlines() or [""])[0]
     return 1, f"unexpected {type(error).__name__}: {first_line}\nRun it again with {DEBUG} to see where."
 
@@ -59,14 +72,28 @@ def _told(error: BaseException) -> tuple[int, str]:
 app = typer.Typer(
     name="layersmith",
     help="Take a transformer apart at its sublayers, swap any of them, and prove what it costs and gains.",
-    epilog=f"Every command takes {DEBUG}, which shows the traceback of a failure.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _with_debug(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with `--debug` among its options."""
+
+    @functools.wraps(command)
+    def run(debug: bool, **options: Any) -> None:
+        command(**options)
+
+    own = inspect.signature(command, eval_str=True)
+    debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), debug])  # type: ignore[attr-defined]
+    return run
+
+
 for command in (sites, refit, measure, check, catalogue, show, methods):
-    app.command(cls=Command)(command)
-app.command("compile", cls=Command)(compile_kernels)
+    app.command(cls=Command)(_with_debug(command))
+app.command("compile", cls=Command)(_with_debug(compile_kernels))
 
 
 def _print_version(wanted: bool) -> None:
@@ -80,13 +107,17 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="show the version", callback=_print_version, is_eager=True)
     ] = False,
+    debug: Debug = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Entry point. `--debug` is accepted anywhere on the line."""
-    arguments = sys.argv[1:]
-    app(args=[a for a in arguments if a != DEBUG], obj={"debug": DEBUG in arguments})
+    """Entry point."""
+    app(prog_name="layersmith")
+
+
+if __name__ == "__main__":
+    main()

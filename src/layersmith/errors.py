@@ -15,7 +15,7 @@ class MissingExtra(UserError, ImportError):
     def __init__(self, package: str, extra: str, purpose: str):
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed. "
-            f"Install it with: pip install 'layersmith[{extra}]'"
+            f"Install it from layersmith's repository: pip install '.[{extra}]'"
         )
 
 

@@ -62,7 +62,7 @@ def test_pocket():
         ("/no/such/folder", "no folder"),
         ("a/b/c", "no folder"),
         ("nobody/nothing-2b", "neither a folder here nor a model that can be reached"),
-        ("pockte", "neither a folder here nor a model that can be reached"),
+        ("pockte", "Did you mean 'pocket'"),
     ],
 )
 def test_names_that_lead_nowhere(name, message):
@@ -111,7 +111,7 @@ def test_code_that_comes_with_a_model_is_not_run_without_trust(tmp_path):
 def test_gguf_needs_its_extra(tmp_path, monkeypatch):
     (tmp_path / "model.gguf").write_bytes(b"")
     monkeypatch.setattr("transformers.utils.is_gguf_available", lambda: False)
-    with pytest.raises(MissingExtra, match=r"layersmith\[gguf\]"):
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[gguf\]'"):
         load(tmp_path)
 
 

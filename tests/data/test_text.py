@@ -149,7 +149,7 @@ def test_what_is_not_text_is_refused(tmp_path):
 
 def test_hub_without_the_extra_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'layersmith\[hub\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[hub\]'"):
         text.read("hub:owner/name", "train")
 
 

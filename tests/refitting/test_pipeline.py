@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import layersmith.pocket
 from layersmith.errors import UserError
 from layersmith.refitting.build import block_library as library
-from layersmith.refitting.config import check_budget
+from layersmith.refitting.options import check_budget
 from layersmith.refitting.pipeline import refit
 from layersmith.runs.workspace import Workspace
 from tests.refitting.conftest import tiny_llama

@@ -13,7 +13,7 @@ from layersmith import report
 
 from .results import make_result
 
-selenium = pytest.importorskip("selenium", reason="selenium is not installed (pip install 'layersmith[dev]')")
+selenium = pytest.importorskip("selenium", reason="selenium is not installed (pip install '.[dev]')")
 
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402

@@ -40,7 +40,10 @@ _AUTO_MAP = {
     "AutoConfig": f"{_FILE}.LayersmithConfig",
     **{name: f"{_FILE}.LayersmithModel" for name in AUTO_CLASSES},
 }
-_FILE_TEXT = '''"""This model has parts that transformers does not know. They come with: pip install layersmith"""
+_FILE_TEXT = '''"""This model has parts that transformers does not know. They come with layersmith:
+
+install it from its repository (`pip install .` there).
+"""
 
 from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from pathlib import Path
@@ -13,9 +12,9 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from layersmith import pocket
 from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel
 from layersmith.errors import MissingExtra, UserError
+from layersmith.names import model_source
 
 #: Asked in this order for a config that does not say which class its weights are of. (Encoders, too, have a class for
 #: causal language models, so that comes late.)
@@ -50,7 +49,7 @@ def load(
     """
     if device is not None and device_map is not None:
         raise UserError("Give device (the whole model there) or device_map (spread over several), not both.")
-    source, gguf = _source(os.fspath(name))
+    source, gguf = model_source(os.fspath(name))
     options: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
     if gguf and not transformers.utils.is_gguf_available():
         raise MissingExtra("gguf", "gguf", "Reading a .gguf file")
@@ -78,41 +77,6 @@ def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
             f"The model cannot be put on the device {device!r}: {' '.join(str(error).split())[:300]} Devices here: cpu"
             f"{f', {found.type}' if found else ''}."
         ) from error
-
-
-def _source(name: str) -> tuple[str, str | None]:
-    """What to hand to `from_pretrained`, and the .gguf file inside it if that is where the weights are."""
-    if name == "pocket":
-        return str(pocket.path()), None
-    if not name.strip():
-        raise UserError("No model was named. Give a folder, a .gguf file, a Hub id, or pocket.")
-    path = Path(name).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return str(path.parent), path.name
-    if path.is_file():
-        raise UserError(f"{name!r} is a file. Give the folder that holds the model's config.json, or a .gguf file.")
-    if path.is_dir():
-        ggufs = sorted(file.name for file in path.glob("*.gguf"))
-        if (path / "config.json").is_file():
-            _check_json(path / "config.json")
-            return str(path), None
-        if len(ggufs) == 1:
-            return str(path), ggufs[0]
-        if ggufs:
-            raise UserError(f"{name!r} holds {len(ggufs)} .gguf files ({', '.join(ggufs[:4])}, ...); name one of them.")
-        raise UserError(f"{name!r} is not a model folder: it has neither a config.json nor a .gguf file.")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
-        raise UserError(f"There is no folder {name!r}.")
-    return name, None
-
-
-def _check_json(file: Path) -> None:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{str(file)!r} cannot be loaded: it is not JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{str(file)!r} cannot be loaded: it holds a {type(content).__name__}, not a config.")
 
 
 def _config(source: str, options: dict[str, Any], trust: bool) -> PreTrainedConfig:

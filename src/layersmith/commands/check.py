@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,36 +28,47 @@ def check(
     inductor: Annotated[
         bool, typer.Option("--inductor", help="compile with inductor as well (slower, needs a C++ compiler)")
     ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="also write the results")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Run the contract suite: exit status 0 only if every check passed."""
     from layersmith import catalogue
-    from layersmith.check import default_config
 
     if all_parts == (part is not None):
         raise UserError("Say what to check: the name of one part, or a class 'package.module:Class', or --all.")
     if all_parts and config is not None:
         raise UserError("--config goes with one part; --all checks every part with its example configuration.")
+    given = None if config is None else parse_config(config)
+    if part is not None and ":" not in part:
+        catalogue.entry(part)
     if part is not None and ":" in part:
         sys.path.insert(0, os.getcwd())  # the user's own module, as `python -m` would find it
     names = list(catalogue.ENTRIES) if part is None else [part]
-    console = Console()
-    record, failed = [], []
+    record = _check(names, given, inductor, Console(quiet=as_json))
+    if as_json:
+        from layersmith.measuring.environment import environment
+
+        found = {"schema": "layersmith.check/1", "environment": environment(), "parts": record}
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    raise typer.Exit(0 if all(each["passed"] for each in record) else 1)
+
+
+def _check(names: list[str], config: dict[str, Any] | None, inductor: bool, console: Console) -> list[dict[str, Any]]:
+    """Check the parts and print what was found: every check of a single part, a line for each of several."""
+    from layersmith.check import default_config
+
+    record: list[dict[str, Any]] = []
     for number, name in enumerate(names, start=1):
-        settings = default_config(name) if config is None else parse_config(config)
-        results = _run(name, settings, inductor, console, f"{number}/{len(names)}" if all_parts else "")
-        if all_parts:
+        settings = default_config(name) if config is None else config
+        results = _run(name, settings, inductor, console, f"{number}/{len(names)}" if len(names) > 1 else "")
+        if len(names) > 1:
             _print_line(console, name, results)
         else:
             _print_table(console, name, settings, results)
         passed = all(r.passed for r in results)
-        failed += [] if passed else [name]
         record.append({"name": name, "config": settings, "passed": passed, "checks": [vars(r) for r in results]})
-    if json_file is not None:
-        _write(json_file, record)
-    if all_parts:
-        console.print(f"{len(names) - len(failed)} of {len(names)} parts pass every check that applies")
-    raise typer.Exit(1 if failed else 0)
+    if len(names) > 1:
+        console.print(f"{sum(r['passed'] for r in record)} of {len(names)} parts pass every check that applies")
+    return record
 
 
 def _run(part: str, config: dict[str, Any], inductor: bool, console: Console, count: str) -> list[Result]:
@@ -100,15 +110,3 @@ def _counts(results: list[Result]) -> str:
     skipped = sum(r.skipped_reason is not None for r in results)
     failed = sum(not r.passed for r in results)
     return f"{len(results) - skipped - failed} passed, {failed} failed, {skipped} do not apply"
-
-
-def _write(path: Path, record: list[dict[str, Any]]) -> None:
-    from layersmith.measuring.environment import environment
-
-    text = json.dumps({"schema": "layersmith.check/1", "environment": environment(), "parts": record}, indent=1)
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(f"Cannot write the results to {path}: {error.strerror}.") from error

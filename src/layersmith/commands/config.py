@@ -13,7 +13,7 @@ def parse_config(text: str) -> dict[str, Any]:
     form = 'Write it like \'{"d_model": 32, "d_hidden": 64}\'.'
     try:
         config = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--config is not JSON ({error}). {form}") from error
     if not isinstance(config, dict):
         raise UserError(f"--config must be a JSON object of constructor arguments, not {text!r}. {form}")

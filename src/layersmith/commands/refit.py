@@ -8,114 +8,56 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from layersmith.errors import UserError
+from layersmith.commands.options import takes
+from layersmith.commands.words import prediction
+from layersmith.names import model_source, shown_name
+from layersmith.refitting.options import RefitConfig, check
 from layersmith.report.reading import missed
 from layersmith.report.units import apart
 
 #: Exit status of a run that ended, saved its model, and missed the budget in the last measurement.
 BUDGET_MISSED = 3
-LINES = (
+#: What the table tells of both models: label, key in the result, format.
+COSTS = (
     ("latency, ms", "latency_ms", "{:.2f}"),
     ("params", "params", "{:,}"),
     ("bytes", "bytes", "{:,}"),
     ("FLOPs", "flops", "{:,}"),
     ("KV cache, bytes", "kv_bytes", "{:,}"),
-    ("divergence from the original", "kl", "{:.4f}"),
-    ("same next token", "agreement", "{:.1%}"),
-    ("perplexity", "perplexity", "{:.3f}"),
-    ("bits per byte", "bits_per_byte", "{:.4f}"),
 )
 
 
+@takes(RefitConfig)
 def refit(
-    model: Annotated[str, typer.Argument(help="a folder, a Hub id, or pocket")],
-    budget: Annotated[str, typer.Option(help="shares of the original: latency=0.75,bytes=0.5 (or params, flops, kv)")],
-    out: Annotated[Path, typer.Option(help="folder for model/, result.json, report.html and the workspace")],
-    methods: Annotated[str | None, typer.Option(help="only these methods, separated by commas")] = None,
-    sites: Annotated[
-        str | None, typer.Option(help="only these sites, separated by commas: layers.3.ffn or layers.*.attn")
-    ] = None,
-    data: Annotated[
-        str, typer.Option(help="stdlib, a file or folder of text, pictures or sound, or hub:owner/name")
-    ] = "stdlib",
-    text_column: Annotated[
-        str | None, typer.Option(help="of a table (.jsonl, .json, .csv, .tsv); source,target for pairs of texts")
-    ] = None,
-    at: Annotated[str, typer.Option(help="the shape latency is measured at")] = "prefill=1x512",
-    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
-    distill_steps: Annotated[
-        int | None, typer.Option(help="steps of local distillation of each candidate; 0 does not distil", min=0)
-    ] = None,
-    heal_tokens: Annotated[int | None, typer.Option(help="tokens to heal on; 0 does not heal", min=0)] = None,
-    heal_lr: Annotated[float | None, typer.Option(help="peak learning rate of healing")] = None,
-    heal_baseline: Annotated[
-        bool, typer.Option("--heal-baseline", help="heal the best uniform baseline too, for a fair comparison")
-    ] = False,
-    effort: Annotated[float, typer.Option(help="scales text and steps: 0.1 a quick look, 4 thorough")] = 1.0,
-    workers: Annotated[int, typer.Option(help="processes that build candidates at the same time", min=1)] = 1,
-    device: Annotated[str, typer.Option(help="where the model runs and is measured: cpu, cuda, cuda:1, mps")] = "cpu",
-    reuse: Annotated[
-        Path | None, typer.Option(help="folder of an earlier run that differs in budget and healing alone")
-    ] = None,
-    trust_code: Annotated[bool, typer.Option("--trust-remote-code", help="import the model's own Python code")] = False,
+    model: Annotated[str, typer.Argument(help="a folder, a Hub id, a .gguf file, or pocket")],
+    config: RefitConfig,
     quiet: Annotated[bool, typer.Option("--quiet", help="no progress bars")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Find the best mix of alternatives under a budget, heal it, measure it, save it and report on it."""
+    model_source(model)
+    check(config)
     from layersmith.refitting.pipeline import refit as run
 
-    result = run(
-        model,
-        budget=parse_budget(budget),
-        out=out,
-        data=data,
-        text_column=text_column,
-        at=at,
-        methods=methods.split(",") if methods is not None else None,
-        sites=sites.split(",") if sites is not None else None,
-        seed=seed,
-        distill_steps=distill_steps,
-        heal_tokens=heal_tokens,
-        heal_lr=heal_lr,
-        heal_baseline=heal_baseline,
-        effort=effort,
-        trust_remote_code=trust_code,
-        workers=workers,
-        device=device,
-        reuse=reuse,
-        progress=not quiet,
-    ).to_json()
+    result = run(model, progress=not quiet, **vars(config)).to_json()
     if as_json:
         typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
     else:
-        _print(result, out)
+        _print(result, config.out)
     if not result["chosen"]["meets_budget"]:
         raise typer.Exit(BUDGET_MISSED)
 
 
-def parse_budget(text: str) -> dict[str, float]:
-    """`"latency=0.75,bytes=0.5"` -> `{"latency": 0.75, "bytes": 0.5}`."""
-    budget = {}
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        try:
-            budget[name.strip()] = float(value)
-        except ValueError as error:
-            raise UserError(
-                f"The budget {text!r} is not of the form NAME=SHARE[,NAME=SHARE]: {part!r} has no number after an "
-                f"equals sign. Write, for example, latency=0.75,bytes=0.5."
-            ) from error
-    return budget
-
-
 def _print(result: dict[str, Any], out: Path) -> None:
     original, refitted = result["baseline"], result["chosen"]["measured"]
-    table = Table("", title=f"{result['model']['name']} at {result['settings']['at']}", title_justify="left")
+    title = escape(f"{shown_name(result['model']['name'])} at {result['settings']['at']}")
+    table = Table("", title=title, title_justify="left")
     for column in ("original", "refitted", "ratio"):
         table.add_column(column, justify="right")
-    for label, key, show in LINES:
+    for label, key, show in (*COSTS, *_qualities(refitted)):
         before, after = original.get(key), refitted.get(key)
         if after is None:
             continue
@@ -126,12 +68,47 @@ def _print(result: dict[str, Any], out: Path) -> None:
     console.print(table)
     wanted = ", ".join(f"{name} <= {share:g}" for name, share in result["settings"]["budget"].items())
     met = "met" if result["chosen"]["meets_budget"] else f"NOT met ({_missed(result)})"
-    console.print(f"budget {wanted}: {met}, as measured end to end", markup=False)
-    console.print(f"reloaded in a fresh process: largest difference {result['reload_max_abs_diff']:.1e}", markup=False)
-    console.print(f"{out}/model · {out}/result.json · {out}/report.html", markup=False)
+    told = [
+        f"budget {wanted}: {met}, as measured end to end",
+        f"reloaded in a fresh process: largest difference {result['reload_max_abs_diff']:.1e}",
+        f"{out}/model · {out}/result.json · {out}/report.html",
+        "",
+        how_to_load(result, out),
+    ]
+    console.print("\n".join(told), markup=False, highlight=False, soft_wrap=True)
 
 
 def _missed(result: dict[str, Any]) -> str:
     """What was reached against what was asked, told apart."""
     both = {name: apart(share, bound) for name, (share, bound) in missed(result).items()}
     return ", ".join(f"{name} {share} against {bound}" for name, (share, bound) in both.items())
+
+
+def _qualities(measured: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """The lines about quality, in the words that are true for the kind of model."""
+    writes = measured.get("perplexity") is not None
+    tokens = measured.get("divergence_kind", "kl") == "kl"
+    return (
+        ("divergence, nats per token" if tokens else "divergence, relative squared error", "kl", "{:.4f}"),
+        (prediction(writes), "agreement", "{:.1%}"),
+        ("perplexity", "perplexity", "{:.3f}"),
+        ("bits per byte", "bits_per_byte", "{:.4f}"),
+    )
+
+
+def how_to_load(result: dict[str, Any], out: Path) -> str:
+    """Lines of Python, to be pasted, that load the result with transformers."""
+    folder = str(out / "model")
+    if result["export"] == "stock":
+        name = result["model"]["architecture"]
+        return (
+            f"# the model is an ordinary one of transformers; nothing else is needed to load it\n"
+            f"from transformers import {name}\n"
+            f"model = {name}.from_pretrained({folder!r})"
+        )
+    name = "AutoModelForCausalLM" if result["chosen"]["measured"].get("perplexity") is not None else "AutoModel"
+    return (
+        f"# the model has parts of layersmith, which must be installed where it is loaded\n"
+        f"from transformers import {name}\n"
+        f"model = {name}.from_pretrained({folder!r}, trust_remote_code=True)"
+    )

@@ -28,6 +28,7 @@ def site_costs(
     params           parameters, shared ones counted once
     flops            in one step of the model at the shape, over all `calls`; `flops_share` of the model's
     latency_ms       median over rounds, over all `calls`; `latency_share` of the model's own time in the same rounds
+    latency_ms_spread  lower and upper quartile over rounds
 
     A block's row contains its sublayers, so shares of one kind may be added up, those of all rows may not.
     """
@@ -50,6 +51,7 @@ def site_costs(
                 "flops": site_flops,
                 "flops_share": site_flops / flops[""] if flops[""] else 0.0,
                 "latency_ms": timings[site.name].median * 1e3,
+                "latency_ms_spread": [timings[site.name].p25 * 1e3, timings[site.name].p75 * 1e3],
                 "latency_share": ratio(timings, site.name, MODEL),
             }
         )

@@ -35,8 +35,9 @@ from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batch, Sizes, prepare
 from layersmith.refitting.calibrate.taylor import taylor_scores
 from layersmith.refitting.candidate import Library
-from layersmith.refitting.config import RefitConfig, Settings, check, settings_for
+from layersmith.refitting.config import Settings, settings_for
 from layersmith.refitting.context import RunContext
+from layersmith.refitting.options import RefitConfig, check
 from layersmith.refitting.prove.finish import finish
 from layersmith.refitting.prove.result import RefitResult
 from layersmith.refitting.reuse import take_over

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from layersmith.errors import UserError, suggest
-from layersmith.refitting.method import Method
+
+if TYPE_CHECKING:
+    from layersmith.refitting.method import Method
 
 #: The four floors every candidate is measured against. They are candidates like any other, and always built.
 FLOORS = {"zero": "drop", "mean": "mean", "ridge_linear": "linear", "rank_r": "rank_r"}
@@ -69,11 +72,17 @@ METHODS: dict[str, str] = {
 }
 
 
+def check_methods(names: list[str]) -> None:
+    """Raise a UserError with the closest names for a name that is no method's. Imports nothing."""
+    for name in names:
+        if name not in METHODS:
+            near = suggest(name, list(METHODS))
+            raise UserError(f"Unknown method {name!r}. {near} `layersmith methods` lists all {len(METHODS)}.")
+
+
 def get(name: str) -> Method:
     """The method of that name; a UserError with the closest names otherwise."""
-    if name not in METHODS:
-        told = suggest(name, list(METHODS))
-        raise UserError(f"Unknown method {name!r}. {told} `layersmith methods` lists all {len(METHODS)}.")
+    check_methods([name])
     module_name, _, class_name = METHODS[name].partition(":")
     method: type[Method] = getattr(importlib.import_module(module_name), class_name)
     return method()
@@ -88,8 +97,7 @@ def chosen(wanted: list[str] | None, budgets: list[str]) -> list[str]:
     """The methods of a run: the named ones (checked), or every default one that can help with one of the budgets."""
     if wanted is None:
         return [name for name in METHODS if get(name).default and set(get(name).saves) & set(budgets)]
-    for name in wanted:
-        get(name)
+    check_methods(wanted)
     return list(dict.fromkeys(wanted))
 
 

@@ -1,0 +1,105 @@
+"""A command's options, made from the dataclass it is called with: one field, one option, nothing said twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from layersmith.errors import UserError
+
+
+def takes(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the fields of a dataclass as options; it is called with the whole as `config`.
+
+    A field's name is the option's, its `metadata["help"]` the help, its default the default. Lists are written with
+    commas, dicts as NAME=SHARE with commas, and a bool is a flag.
+    """
+    hints = get_type_hints(config)
+    fields = dataclasses.fields(config)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            options = {field.name: _read(hints[field.name], given.pop(field.name)) for field in fields}
+            command(config=config(**options), **given)
+
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "config"]
+        made = [_parameter(field, hints[field.name]) for field in fields]
+        both = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*made, *own)]
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
+        run.__annotations__ = {}
+        return run
+
+    return decorate
+
+
+def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
+    """The field as typer understands it."""
+    optional = type(None) in get_args(hint)
+    plain = _plain(hint)
+    metavar, _ = _READ.get(plain, (None, None))
+    written = plain if metavar is None else str
+    flag = "--" + field.name.replace("_", "-")
+    option = typer.Option(flag, help=field.metadata["help"], metavar=metavar)
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
+        annotation=Annotated[written | None if optional else written, option],
+    )
+
+
+def _read(hint: Any, text: Any) -> Any:
+    """The field's value for what typer read."""
+    _, read = _READ.get(_plain(hint), (None, None))
+    return text if read is None or text is None else read(text)
+
+
+def _plain(hint: Any) -> Any:
+    """`int | None` -> int."""
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    return kinds[0] if type(None) in get_args(hint) else hint
+
+
+def parse_budget(text: str) -> dict[str, float]:
+    """`"latency=0.75,bytes=0.5"` -> `{"latency": 0.75, "bytes": 0.5}`."""
+    budget: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        try:
+            share = float(value)
+        except ValueError as error:
+            raise UserError(
+                f"The budget {text!r} is not of the form NAME=SHARE[,NAME=SHARE]: {part!r} has no number after an "
+                f"equals sign. Write, for example, latency=0.75,bytes=0.5."
+            ) from error
+        if name in budget:
+            raise UserError(f"The budget {text!r} names {name} twice ({budget[name]:g} and {share:g}). Give it once.")
+        budget[name] = share
+    return budget
+
+
+def parse_names(text: str) -> list[str]:
+    """`"width, drop"` -> `["width", "drop"]`."""
+    return [name.strip() for name in text.split(",")]
+
+
+def parse_folder(text: str) -> Path:
+    """A path, with `~` for the home folder."""
+    if not text.strip():
+        raise UserError("A folder was given with an empty name. Give one, such as out/demo.")
+    return Path(os.path.expanduser(text))
+
+
+#: How a field is written on the command line, and read from there; what is not here typer reads itself.
+_READ: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    dict[str, float]: ("NAME=SHARE,...", parse_budget),
+    list[str]: ("NAME,...", parse_names),
+    Path: ("FOLDER", parse_folder),
+}

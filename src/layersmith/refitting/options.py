@@ -1,0 +1,103 @@
+"""What a user may ask of `refit`: one field an option, with the words that `layersmith refit --help` shows.
+
+Nothing heavy is imported here, so the command line is made from this class and refuses a slip at once. What the
+options come to for one model is `config.settings_for`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from layersmith.errors import UserError, suggest
+from layersmith.measuring.shape import parse_shape
+from layersmith.names import check_data, check_device, check_out, check_reusable
+from layersmith.refitting.methods import check_methods
+
+#: What may be bounded, as a share of the original's.
+BUDGETS = ("latency", "params", "bytes", "flops", "kv")
+
+
+@dataclass(frozen=True)
+class RefitConfig:
+    """The options of `refit`. None takes a default that follows the model's size."""
+
+    budget: dict[str, float] = field(
+        metadata={"help": "shares of the original: latency=0.75,bytes=0.5 (or params, flops, kv)"}
+    )
+    out: Path = field(metadata={"help": "folder for model/, result.json, report.html and the workspace"})
+    methods: list[str] | None = field(default=None, metadata={"help": "only these methods, separated by commas"})
+    sites: list[str] | None = field(
+        default=None, metadata={"help": "only these sites, separated by commas: layers.3.ffn or layers.*.attn"}
+    )
+    data: str = field(
+        default="stdlib", metadata={"help": "stdlib, a file or folder of text, pictures or sound, or hub:owner/name"}
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "of a table (.jsonl, .json, .csv, .tsv); source,target for pairs of texts"}
+    )
+    at: str = field(
+        default="prefill=1x512", metadata={"help": "the shape latency is measured at: prefill=1x512 or decode=1x128"}
+    )
+    seed: int = field(default=0, metadata={"help": "of everything random"})
+    distill_steps: int | None = field(
+        default=None, metadata={"help": "steps of local distillation of each candidate; 0 does not distil"}
+    )
+    heal_tokens: int | None = field(default=None, metadata={"help": "tokens to heal on; 0 does not heal"})
+    heal_lr: float | None = field(default=None, metadata={"help": "peak learning rate of healing"})
+    heal_baseline: bool = field(
+        default=False, metadata={"help": "heal the best uniform baseline too, for a fair comparison"}
+    )
+    effort: float = field(default=1.0, metadata={"help": "scales text and steps: 0.1 a quick look, 4 thorough"})
+    workers: int = field(default=1, metadata={"help": "processes that build candidates at the same time"})
+    device: str | None = field(
+        default=None, metadata={"help": "where the model runs and is measured: cpu (if not given), cuda, cuda:1, mps"}
+    )
+    reuse: Path | None = field(
+        default=None, metadata={"help": "folder of an earlier run that differs in budget and healing alone"}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "import the Python code that the model brings"})
+
+
+def check(config: RefitConfig) -> None:
+    """Raise a UserError for options that no run could mean; nothing is loaded, and nothing written, for it."""
+    check_budget(config.budget)
+    _check_numbers(config)
+    for name, given in (("methods", config.methods), ("sites", config.sites)):
+        if given is not None and (isinstance(given, str) or not given or not all(given)):
+            raise UserError(f"{name} must be a list of at least one name, not {given!r}; leave it out to take all.")
+    check_methods(config.methods or [])
+    parse_shape(config.at)
+    check_data(config.data)
+    if config.device is not None:
+        check_device(config.device)
+    if config.reuse is not None:
+        check_reusable(config.reuse)
+    check_out(config.out)
+
+
+def check_budget(budget: dict[str, float]) -> None:
+    """Raise a UserError unless the budget is a non-empty dict of known names and shares in (0, 1]."""
+    if not budget:
+        raise UserError(f"A budget is needed, e.g. latency=0.75. Names: {', '.join(BUDGETS)}.")
+    for name, share in budget.items():
+        if name not in BUDGETS:
+            raise UserError(f"Unknown budget {name!r}. {suggest(name, list(BUDGETS))}")
+        if not 0.0 < share <= 1.0:
+            raise UserError(f"The budget {name}={share:g} must be a share of the original's, above 0 and at most 1.")
+
+
+def _check_numbers(config: RefitConfig) -> None:
+    if not 0.01 <= config.effort <= 100:
+        raise UserError(f"The effort must lie between 0.01 and 100, not {config.effort:g}.")
+    if config.heal_lr is not None and not 0 < config.heal_lr < 1:
+        raise UserError(
+            f"The healing rate must lie above 0 and below 1, not {config.heal_lr:g}. To heal nothing: 0 tokens."
+        )
+    for name, value in (("distill_steps", config.distill_steps), ("heal_tokens", config.heal_tokens)):
+        if value is not None and value < 0:
+            raise UserError(f"{name} must be 0 or more, not {value}; 0 leaves that step out.")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"The seed must be a whole number from 0 to {2**32 - 1}, not {config.seed}.")
+    if config.workers < 1:
+        raise UserError(f"The number of workers must be at least 1, not {config.workers}.")
