@@ -25,7 +25,8 @@ NAME = "statistics/taylor"
 def taylor_scores(
     model: nn.Module, anatomy: Anatomy, batches: list[Batch], workspace: Workspace
 ) -> dict[str, dict[str, Tensor]]:
-    """{site: {"taylor": (d_hidden,)}} for every recognised feed-forward; empty for a model without logits.
+    """{site: {"taylor": (d_hidden,)}} in float32 for every recognised feed-forward; empty where there is none, and for
+    a model without logits.
 
     Memory: the activations of one batch through the whole model, as in training.
     """
@@ -46,6 +47,8 @@ def _compute(model: nn.Module, anatomy: Anatomy, batches: list[Batch]) -> dict[s
         found = as_ffn(model, site)
         if found is not None and "down" in found.parts:
             downs[site.name] = model.get_submodule(found.parts["down"])
+    if not downs:
+        return {}
     seen: dict[str, list[Tensor]] = {}
 
     def keeper(name: str) -> Callable[..., Any]:
@@ -71,7 +74,9 @@ def _compute(model: nn.Module, anatomy: Anatomy, batches: list[Batch]) -> dict[s
             (-(log_p.exp() * log_p).sum()).backward()
             for name, hiddens in seen.items():
                 for hidden in hiddens:
-                    score = (hidden.detach() * hidden.grad).flatten(0, -2).sum(0)  # type: ignore[operator]
+                    if hidden.grad is None:  # what the output does not depend on scores nothing
+                        continue
+                    score = (hidden.detach().float() * hidden.grad.float()).flatten(0, -2).sum(0)
                     sums[name] = sums.get(name, torch.zeros_like(score)) + score
             tokens += logits.shape[0] * logits.shape[1]
     finally:

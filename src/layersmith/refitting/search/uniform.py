@@ -29,10 +29,9 @@ class Uniform:
 def uniform_baselines(library: Library, costs: SiteCosts, anatomy: Anatomy, limits: dict[str, float]) -> list[Uniform]:
     """One baseline per method and site kind that can meet the limits on its own."""
     groups: dict[tuple[str, str], list[Candidate]] = {}
-    for candidate in library.candidates.values():
-        if candidate.refused is None:
-            kind = anatomy.site(candidate.site).kind
-            groups.setdefault((candidate.method, kind), []).append(candidate)
+    for candidate in library.usable():
+        kind = anatomy.site(candidate.site).kind
+        groups.setdefault((candidate.method, kind), []).append(candidate)
     found = []
     for (method, kind), candidates in sorted(groups.items()):
         strengths: dict[str, list[Candidate]] = {}
