@@ -16,9 +16,10 @@ from torch import Tensor
 
 from layersmith.anatomy import Site
 from layersmith.refitting import methods
+from layersmith.refitting.build.changeable import check_library
+from layersmith.refitting.build.distill import distill
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.candidate import Candidate, Library, decided_sites, pack
-from layersmith.refitting.build.distill import distill
 from layersmith.refitting.method import Method, SublayerView, candidate_id
 from layersmith.runs.workspace import Workspace
 
@@ -48,7 +49,10 @@ def build_library(
     statistics: dict[str, dict[str, Tensor]],
     tell: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> tuple[Library, dict[str, SiteReport]]:
-    """All candidates of all sites, and a report per site. `statistics`: what whole-model passes found, per site."""
+    """All candidates of all sites, and a report per site. `statistics`: what whole-model passes found, per site.
+
+    Raises UserError when the methods of the run have nothing to offer anywhere.
+    """
     library, reports = Library(workspace, settings.methods, device=activations.device), {}
     blocks = activations.anatomy.of_kind("block")
     for done, block in enumerate(blocks):
@@ -56,6 +60,7 @@ def build_library(
             reports[site] = report
             library.candidates.update({c.id: c for c in candidates})
         tell("building the library", done + 1, len(blocks))
+    check_library(library, {name: report.refusals for name, report in reports.items()})
     return library, reports
 
 

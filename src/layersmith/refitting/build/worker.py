@@ -21,9 +21,9 @@ import torch
 
 from layersmith import checkpoint
 from layersmith.anatomy import Replay, find_sites
-from layersmith.refitting.calibrate.batches import Sizes, prepare
-from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.build.block_library import LibrarySettings, build_block
+from layersmith.refitting.calibrate.activations import Activations
+from layersmith.refitting.calibrate.batches import Sizes, prepare
 from layersmith.refitting.calibrate.taylor import stored_scores
 from layersmith.runs.workspace import Workspace
 
