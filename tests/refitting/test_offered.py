@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
+import layersmith.pocket
 from layersmith.anatomy import Replay, find_sites
 from layersmith.errors import UserError
 from layersmith.refitting.build.block_library import LibrarySettings, build_library
@@ -13,35 +14,51 @@ from layersmith.refitting.calibrate.taylor import taylor_scores
 from layersmith.refitting.candidate import Candidate, Library
 from layersmith.refitting.methods.fits.low_rank import LowRankWeights
 from layersmith.refitting.methods.prune.width import Width
+from layersmith.refitting.pipeline import refit
 from layersmith.refitting.score import replace_one
-from layersmith.refitting.score.costs import SiteCosts
 from layersmith.refitting.score.replace_one import score, worth_scoring
-from layersmith.refitting.search.choice import options
-from layersmith.refitting.search.uniform import uniform_baselines
 from layersmith.runs.workspace import Workspace
 from tests.refitting.conftest import VOCABULARY, tiny_batches, tiny_llama
 
 SITE = "layers.1.ffn"
 
 
-def of(method, error=0.5, kl=0.1, params=100, refused=None):
-    found = Candidate(f"{SITE}/{method}/default", [SITE], method, {}, [], local_error=error, kl=kl, refused=refused)
-    found.params = params
-    return found
+def of(method, error=0.5, kl=0.1):
+    return Candidate(f"{SITE}/{method}/default", [SITE], method, {}, [], local_error=error, kl=kl)
 
 
 def library_of(*candidates, named):
     return Library(None, list(named), {c.id: c for c in candidates})
 
 
-def test_floors_that_were_not_named_are_scored_and_never_chosen(llama):
-    """The linear floor is better and smaller than what was asked for; it still is no candidate, and no rival."""
-    library = library_of(of("linear", error=0.1, kl=0.01, params=1), of("mean"), of("rtn"), named=["rtn"])
-    costs = SiteCosts({SITE: dict.fromkeys(("latency", "params", "bytes", "flops", "kv"), 1000.0)})
-    assert {c.method for c in worth_scoring(library, ["params"])} == {"linear", "mean", "rtn"}
-    assert {o.id for o in options(library, costs)} == {f"{SITE}/keep", f"{SITE}/rtn/default"}
-    limits = {"params": 500.0}
-    assert [u.method for u in uniform_baselines(library, costs, find_sites(llama), limits)] == ["rtn"]
+def test_floors_that_were_not_named_are_scored_and_are_neither_candidates_nor_rivals():
+    library = library_of(of("linear", error=0.1, kl=0.01), of("mean"), of("rtn"), named=["rtn"])
+    assert {c.method for c in worth_scoring(library, [])} == {"linear", "mean", "rtn"}
+    assert {c.method for c in library.usable()} == {c.method for c in library.offered()} == {"rtn"}
+
+
+@pytest.mark.parametrize("method", ["rtn", "drop"])
+def test_a_run_uses_nothing_but_what_was_named(tmp_path, method):
+    (tmp_path / "book.txt").write_text("\n\n".join(f"Paragraph {i} of {i * i} about {i % 7}." * 6 for i in range(400)))
+    result = refit(
+        tiny_llama(layers=2),
+        budget={"bytes": 0.98},
+        out=tmp_path / "run",
+        data=str(tmp_path / "book.txt"),
+        tokenizer=AutoTokenizer.from_pretrained(layersmith.pocket.path()),
+        methods=[method],
+        at="prefill=1x16",
+        heal_tokens=0,
+        effort=0.02,
+        progress=False,
+    )
+    assert {name.split("/")[1] for name in result["chosen"]["candidates"]} == {method}
+    fronts = [taken for front in result["front"] for taken in front["choice"].values() if taken != "keep"]
+    assert {name.split("/")[1] for name in fronts} <= {method}
+    assert {uniform["method"] for uniform in result["uniform"]} == {method}
+    floors = {c["method"]: c["kl"] for c in result["candidates"] if c["method"] != method}
+    assert {"linear", "mean", "rank_r"} <= {*floors}
+    assert None not in floors.values()
 
 
 def test_floors_that_were_named_are_candidates_like_any_other():
@@ -74,15 +91,14 @@ def test_a_mistake_in_a_method_is_not_taken_for_a_failed_fit(activations, tmp_pa
 
 
 def test_nothing_to_offer_at_all_is_said_with_the_reasons(activations, tmp_path):
+    odd = tiny_llama(layers=1)
+    odd.model.layers[0].mlp.act_fn = torch.nn.Softmax(-1)  # no activation we know, so no feed-forward we know
+    anatomy, workspace = find_sites(odd), Workspace(tmp_path / "odd", {})
+    made = Activations(Replay(odd, anatomy), anatomy, tiny_batches(), workspace)
+    made.calibrate()
     with pytest.raises(UserError, match=r"None of the methods bilinear can change.*bilinear: it is not a gated"):
-        plain = tiny_llama(layers=1)
-        for parameter in plain.model.layers[0].mlp.parameters():
-            parameter.zero_()  # whatever this is, it is no feed-forward that could be recognised
-        plain.model.layers[0].mlp.act_fn = torch.nn.Softmax(-1)
-        anatomy, workspace = find_sites(plain), Workspace(tmp_path / "plain", {})
-        made = Activations(Replay(plain, anatomy), anatomy, tiny_batches(), workspace)
-        made.calibrate()
         built(made, tmp_path, ["bilinear"], ["layers.0.ffn"])
+    workspace.close()
 
 
 def test_a_pattern_at_which_no_method_works_is_refused(llama):

@@ -27,10 +27,9 @@ def check_library(library: Library, refusals: dict[str, dict[str, str]]) -> None
     """Raise a UserError when no candidate may be used. `refusals`: {site: {method: reason}} of what was not built."""
     if library.usable():
         return
-    reasons = {
-        f"{n}: {why}": None for of_site in refusals.values() for n, why in of_site.items() if n in library.methods
-    }
-    reasons |= {f"{c.method}: {c.refused}": None for c in library.candidates.values() if c.method in library.methods}
+    found = [pair for at_site in refusals.values() for pair in at_site.items()]
+    found += [(c.method, str(c.refused)) for c in library.candidates.values()]
+    reasons = dict.fromkeys(f"{name}: {why}" for name, why in found if name in library.methods)
     raise UserError(
         f"None of the methods {_listed(library.methods)} can change anything in this model: "
         f"{_listed(list(reasons)) or 'none of them works on the chosen sites'}. Name other methods, or other sites."
