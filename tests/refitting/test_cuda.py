@@ -57,7 +57,7 @@ def test_a_method_builds_where_the_model_is(name: str, calibrated, tmp_path: Pat
     built = build_block(anatomy.site(BLOCK), activations, workspace, settings, statistics)
     found = [c for _, candidates in built.values() for c in candidates if c.method == name]
     assert found or any(name in report.refusals for report, _ in built.values())
-    library = Library(workspace, device=activations.device)
+    library = Library(workspace, [], device=activations.device)
     for candidate in found:
         assert math.isfinite(candidate.local_error)
         modules = [module for _, module in library.replacement(candidate)]

@@ -65,7 +65,7 @@ def test_it_can_be_put_into_one_layer(finished, name):
         assert reasons, "a method that builds nothing has to say why"
         pytest.skip(reasons[0])
     assert all(c["refused"] is None and math.isfinite(c["local_error"]) for c in found)
-    library = Library(workspace)
+    library = Library(workspace, [])
     replacement = library.replacement(Candidate(**workspace.load_json(f"library/{found[0]['id']}")))
     before = apply(model, replacement)
     try:

@@ -139,12 +139,12 @@ def observe(model: nn.Module, site: Site) -> Observed:
         for hook in hooks:
             hook.remove()
     half_tables = any(t.itemsize < 4 for t in tables_of(calls[0][1]))
-    args, kwargs = (_float(c) for c in calls[0])
+    args, kwargs = (in_float32(c) for c in calls[0])
     matrices = {path: matrix for path, module in used.items() if (matrix := _matrix(module)) is not None}
     if site.kind == "ffn" and args and matrices:
         args = (_several_sizes(args[0], next(iter(matrices.values()))), *args[1:])
     sublayer = original(model, site)
-    if any(p.dtype != torch.float32 for p in sublayer.parameters()):
+    if any(p.is_floating_point() and p.dtype != torch.float32 for p in sublayer.parameters()):
         sublayer = copy.deepcopy(sublayer).float()
     seen = Observed(args, kwargs, torch.empty(0), half_tables, used, matrices, sublayer)
     return replace(seen, output=seen.run(1.0))
@@ -170,12 +170,12 @@ def _matrix(module: Any) -> Matrix | None:
     return Matrix(weight.detach().float(), None if module.bias is None else module.bias.detach().float())
 
 
-def _float(value: Any) -> Any:
+def in_float32(value: Any) -> Any:
     """Floating-point tensors in float32, inside tuples, lists and dicts too."""
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if type(value) in (tuple, list):
-        return type(value)(_float(v) for v in value)
+        return type(value)(in_float32(v) for v in value)
     if type(value) is dict:
-        return {k: _float(v) for k, v in value.items()}
+        return {k: in_float32(v) for k, v in value.items()}
     return value

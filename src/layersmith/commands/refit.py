@@ -15,8 +15,6 @@ from layersmith.commands.options import takes
 from layersmith.commands.words import prediction
 from layersmith.names import model_source, shown_name
 from layersmith.refitting.options import RefitConfig, check
-from layersmith.report.reading import missed
-from layersmith.report.units import apart
 
 #: Exit status of a run that ended, saved its model, and missed the budget in the last measurement.
 BUDGET_MISSED = 3
@@ -80,6 +78,9 @@ def _print(result: dict[str, Any], out: Path) -> None:
 
 def _missed(result: dict[str, Any]) -> str:
     """What was reached against what was asked, told apart."""
+    from layersmith.report.reading import missed
+    from layersmith.report.units import apart
+
     both = {name: apart(share, bound) for name, (share, bound) in missed(result).items()}
     return ", ".join(f"{name} {share} against {bound}" for name, (share, bound) in both.items())
 

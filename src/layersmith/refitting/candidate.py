@@ -58,9 +58,13 @@ class Candidate:
 
 @dataclass
 class Library:
-    """All candidates of a run and where their weights are kept; `device` is where their modules are put."""
+    """All candidates of a run and where their weights are kept; `device` is where their modules are put.
+
+    methods  whose candidates may be used. The floors are built and reported in any case, to compare with.
+    """
 
     workspace: Workspace
+    methods: list[str]
     candidates: dict[str, Candidate] = field(default_factory=dict)
     device: torch.device | str = "cpu"
 
@@ -73,9 +77,13 @@ class Library:
         """Candidates built at this site."""
         return [c for c in self.candidates.values() if c.site == site]
 
+    def usable(self) -> list[Candidate]:
+        """Candidates that a model may be made of: by a method that was asked for, and not refused."""
+        return [c for c in self.candidates.values() if c.refused is None and c.method in self.methods]
+
     def offered(self) -> list[Candidate]:
-        """Candidates the search may choose from: scored and not refused."""
-        return [c for c in self.candidates.values() if c.refused is None and c.kl is not None]
+        """Candidates the search may choose from: the usable ones that were scored."""
+        return [c for c in self.usable() if c.kl is not None]
 
 
 def pack(replacement: Replacement) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

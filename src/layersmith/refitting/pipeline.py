@@ -30,6 +30,7 @@ from layersmith.measuring.divergence import main_output
 from layersmith.measuring.shape import Shape, parse_shape
 from layersmith.refitting import methods
 from layersmith.refitting.build.block_library import LibrarySettings, SiteReport, build_library
+from layersmith.refitting.build.changeable import check_patterns
 from layersmith.refitting.build.workers import Source, build_in_processes, check_workers
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batch, Sizes, prepare
@@ -177,6 +178,7 @@ def _calibrate(
         check_finite(model, batches.fit[0])
         anatomy = find_sites(model)
         sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
+        check_patterns(settings.sites, anatomy, settings.methods)
         replay = Replay(model, anatomy)
         activations = Activations(replay, anatomy, batches, workspace)
         activations.calibrate(bar.tell)

@@ -9,7 +9,7 @@ from layersmith.refitting.methods.replace.to_smart_mixed import ToSmartMixed, co
 def test_more_activations_follow_the_trained_layer_better_than_the_mean(view):
     at, mean = view("layers.1.ffn"), methods.get("mean")
     at.holdout = at.fit
-    for settings in ToSmartMixed().grid(at):
+    for settings in ToSmartMixed().options(at):
         assert at.local_error(ToSmartMixed().build(at, settings)) < at.local_error(mean.build(at, {}))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from layersmith.anatomy import Site
 from layersmith.refitting import methods
+from layersmith.refitting.build.changeable import check_library
 from layersmith.refitting.build.distill import distill
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.candidate import Candidate, Library, decided_sites, pack
@@ -48,14 +49,18 @@ def build_library(
     statistics: dict[str, dict[str, Tensor]],
     tell: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> tuple[Library, dict[str, SiteReport]]:
-    """All candidates of all sites, and a report per site. `statistics`: what whole-model passes found, per site."""
-    library, reports = Library(workspace, device=activations.device), {}
+    """All candidates of all sites, and a report per site. `statistics`: what whole-model passes found, per site.
+
+    Raises UserError when the methods of the run have nothing to offer anywhere.
+    """
+    library, reports = Library(workspace, settings.methods, device=activations.device), {}
     blocks = activations.anatomy.of_kind("block")
     for done, block in enumerate(blocks):
         for site, (report, candidates) in build_block(block, activations, workspace, settings, statistics).items():
             reports[site] = report
             library.candidates.update({c.id: c for c in candidates})
         tell("building the library", done + 1, len(blocks))
+    check_library(library, {name: report.refusals for name, report in reports.items()})
     return library, reports
 
 
@@ -93,13 +98,17 @@ def _site_jobs(
         method = methods.get(name)
         if site.kind not in method.kinds:
             continue
-        reason = site.locked or method.unsupported_reason(view)
-        if reason is not None:
-            report.refusals[name] = reason
-            continue
-        for chosen in method.options(view):
-            candidate = _load(workspace, candidate_id(site.name, name, chosen))
-            candidates.append(candidate or _build(view, method, chosen, workspace, settings))
+        try:
+            reason = site.locked or method.unsupported_reason(view)
+            if reason is not None:
+                report.refusals[name] = reason
+                continue
+            for chosen in method.options(view):
+                candidate = _load(workspace, candidate_id(site.name, name, chosen))
+                candidates.append(candidate or _build(view, method, chosen, workspace, settings))
+        except torch.linalg.LinAlgError as error:
+            # The numbers of this site, not a fault of the program: everything else goes on.
+            report.refusals[name] = f"its fit has no solution here: {' '.join(str(error).split())}"
     for floor, name in methods.FLOORS.items():
         errors = [c.local_error for c in candidates if c.method == name]
         if errors:
@@ -115,19 +124,23 @@ def _build(
     torch.manual_seed(settings.seed)
     replacement = [(edit, module.eval()) for edit, module in method.build(view, chosen)]
     steps = distill(view, replacement, settings.distill_steps) if method.distils else 0
-    edits, tensors = pack(replacement)
+    error = method.error(view, chosen, replacement)
+    stored = view.as_stored(replacement)
+    edits, tensors = pack(stored)
     candidate = Candidate(
         id=candidate_id(view.site.name, method.name, chosen),
-        sites=decided_sites(view.anatomy, view.site, replacement),
+        sites=decided_sites(view.anatomy, view.site, stored),
         method=method.name,
         settings=chosen,
         edits=edits,
-        local_error=method.error(view, chosen, replacement),
+        local_error=error,
         distilled_steps=steps,
         seconds=time.perf_counter() - start,
     )
     if not torch.isfinite(torch.tensor(candidate.local_error)):
         candidate.refused = "its output is not finite on held-out activations"
+    elif not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
+        candidate.refused = f"some of its weights are too large for {view.dtype}"
     workspace.save_tensors(f"library/{candidate.id}", tensors)
     workspace.save_json(f"library/{candidate.id}", candidate.to_json())
     return candidate

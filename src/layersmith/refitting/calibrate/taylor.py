@@ -26,7 +26,8 @@ NAME = "statistics/taylor"
 def taylor_scores(
     model: nn.Module, anatomy: Anatomy, batches: list[Batch], workspace: Workspace
 ) -> dict[str, dict[str, Tensor]]:
-    """{site: {"taylor": (d_hidden,)}} for every recognised feed-forward; empty for a model without logits.
+    """{site: {"taylor": (d_hidden,)}} in float32 for every recognised feed-forward; empty where there is none, and for
+    a model without logits.
 
     Memory: the activations of one batch through the whole model, as in training.
     """
@@ -75,9 +76,10 @@ def _compute(model: nn.Module, anatomy: Anatomy, batches: list[Batch]) -> dict[s
                 (-(log_p.exp() * log_p).sum()).backward()
             for name, hiddens in seen.items():
                 for hidden in hiddens:
-                    if hidden.grad is not None:  # it reaches the logits
-                        score = (hidden.detach() * hidden.grad).flatten(0, -2).sum(0)
-                        sums[name] = sums.get(name, torch.zeros_like(score)) + score
+                    if hidden.grad is None:  # what the output does not depend on scores nothing
+                        continue
+                    score = (hidden.detach().float() * hidden.grad.float()).flatten(0, -2).sum(0)
+                    sums[name] = sums.get(name, torch.zeros_like(score)) + score
             tokens += logits.shape[0] * logits.shape[1]
     finally:
         for hook in hooks:

@@ -3,10 +3,14 @@
 Loss, as in Puzzle (arXiv 2411.19146): sum over blocks of 1 - cos(h_student, h_teacher), plus KL(teacher || student)
 of the next-token distributions. No language-model loss: matching the teacher is the aim. Held-out KL is watched all
 along; the best state wins, and if no state beats the unhealed student, the student is rolled back to it.
+
+Steps of healing are smaller than half precision can hold. So a student in half precision is trained as a float32 copy,
+and what is watched, kept and returned is that copy's state rounded to the student's own dtypes.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -63,27 +67,28 @@ def heal(
 
     Raises UserError when the loss is not finite (the student is left rolled back).
     """
-    parameters = [p for p in student.parameters() if p.requires_grad and p.is_floating_point()]
+    trained = copy.deepcopy(student).float() if _has_half_precision(student) else student
+    parameters = [p for p in trained.parameters() if p.requires_grad and p.is_floating_point()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.0, betas=(0.9, 0.98))
     start_error = divergence(teacher, student, heldout).value
     healing = Healing(0, 0, [{"step": 0, "train_loss": float("nan"), "heldout_kl": start_error}])
     healing.curve[0].pop("train_loss")
     best_error, best_state, bad_checks = start_error, _state(student), 0
 
-    if workspace and (saved := _load(workspace, name, student, optimizer, parameters)):
+    if workspace and (saved := _load(workspace, name, optimizer, parameters)):
         healing, best_error, best_state, bad_checks = saved
     # Both in eval mode throughout: dropout would only add noise to a target that is known exactly.
-    teacher.eval()
-    student.eval()
+    for model in (teacher, student, trained):
+        model.eval()
     running: list[float] = []
     rows = rows_at_once(teacher, batches[0])
-    with hidden_states(teacher, anatomy) as of_teacher, hidden_states(student, anatomy) as of_student:
+    with hidden_states(teacher, anatomy) as of_teacher, hidden_states(trained, anatomy) as of_student:
         while healing.steps < settings.steps and bad_checks < settings.patience:
             step = healing.steps
             batch = batches[_shuffled(len(batches), step, settings.seed)]
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * _schedule(step, settings.steps)
-            loss = add_gradients(student, teacher, batch, rows, of_student, of_teacher)
+            loss = add_gradients(trained, teacher, batch, rows, of_student, of_teacher)
             if not math.isfinite(loss):
                 student.load_state_dict(best_state)
                 raise UserError(
@@ -98,6 +103,8 @@ def heal(
             healing.tokens += tokens_of(batch)
             tell("healing", healing.steps, settings.steps)
             if healing.steps % settings.check_every == 0 or healing.steps == settings.steps:
+                if trained is not student:
+                    student.load_state_dict(trained.state_dict())  # rounds to the student's dtypes
                 error = _heldout_error(teacher, student, heldout)
                 point = {"step": healing.steps, "train_loss": sum(running) / len(running), "heldout_kl": error}
                 healing.curve.append(point)
@@ -106,11 +113,15 @@ def heal(
                 if error < best_error:
                     best_error, best_state = error, _state(student)
                 if workspace:
-                    _save(workspace, name, healing, student, optimizer, parameters, best_error, best_state, bad_checks)
+                    _save(workspace, name, healing, optimizer, parameters, best_error, best_state, bad_checks)
     healing.stopped_early = healing.steps < settings.steps
     healing.rolled_back = best_error >= start_error
     student.load_state_dict(best_state)
     return healing
+
+
+def _has_half_precision(model: nn.Module) -> bool:
+    return any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
 
 
 def _heldout_error(teacher: nn.Module, student: nn.Module, heldout: list[Batch]) -> float:
@@ -144,7 +155,6 @@ def _save(
     workspace: Workspace,
     name: str,
     healing: Healing,
-    student: nn.Module,
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
     best_error: float,
@@ -167,7 +177,6 @@ def _save(
 def _load(
     workspace: Workspace,
     name: str,
-    student: nn.Module,
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
 ) -> tuple[Healing, float, dict[str, Tensor], int] | None:

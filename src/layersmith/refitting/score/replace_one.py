@@ -13,7 +13,8 @@ import torch
 
 from layersmith.anatomy import Replay
 from layersmith.anatomy.edit import apply, restore
-from layersmith.measuring.divergence import Divergence
+from layersmith.errors import UserError
+from layersmith.measuring.divergence import Divergence, main_output
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.candidate import Candidate, Library
 from layersmith.refitting.methods import FLOORS
@@ -38,32 +39,36 @@ def score(
         if saved is None:
             waiting.append(candidate)
         else:
-            candidate.kl, candidate.agreement = saved["kl"], saved["agreement"]
+            _set(candidate, saved)
     # A chunk of candidates is scored to the end before the next begins, so that a killed run keeps whole chunks.
     chunk = 16
     for start in range(0, len(waiting), chunk):
         part = waiting[start : start + chunk]
         for candidate, result in zip(part, _score_together(part, library, replay, activations), strict=True):
-            candidate.kl, candidate.agreement = result["kl"], result["agreement"]
+            _set(candidate, result)
             workspace.save_json(f"scores/{candidate.id}", result)
         tell("scoring", start + len(part), len(waiting))
 
 
+def _set(candidate: Candidate, result: dict[str, Any]) -> None:
+    candidate.kl, candidate.agreement = result["kl"], result["agreement"]
+    candidate.refused = result["refused"]
+
+
 def worth_scoring(library: Library, budgets: list[str]) -> list[Candidate]:
-    """The floors, and every candidate that no other one at the same sites clearly beats.
+    """The floors, and every usable candidate that no other one at the same sites clearly beats.
 
     Clearly: a local error at most CLEARLY times as large, and no budgeted cost more than noise above. Local errors
     are cheap and scores are not; this keeps the number of scores per site small and the total linear in depth.
     """
-    kept = []
-    for candidate in library.candidates.values():
-        if candidate.refused is not None:
-            continue
-        rivals = [c for c in library.at(candidate.site) if c.sites == candidate.sites and c.refused is None]
-        beaten = any(_beats(rival, candidate, budgets) for rival in rivals if rival is not candidate)
-        if candidate.method in FLOORS.values() or not beaten:
-            kept.append(candidate)
-    return kept
+    usable = library.usable()
+    floors = [c for c in library.candidates.values() if c.method in FLOORS.values() and c.refused is None]
+    unbeaten = []
+    for candidate in usable:
+        rivals = [c for c in usable if c.site == candidate.site and c.sites == candidate.sites]
+        if not any(_beats(rival, candidate, budgets) for rival in rivals if rival is not candidate):
+            unbeaten.append(candidate)
+    return floors + [c for c in unbeaten if c.method not in FLOORS.values()]
 
 
 def _beats(rival: Candidate, candidate: Candidate, budgets: list[str]) -> bool:
@@ -80,14 +85,24 @@ def _score_together(
 ) -> list[dict[str, Any]]:
     replacements = [library.replacement(c) for c in candidates]
     sums = [Divergence() for _ in candidates]
+    refused: list[str | None] = [None for _ in candidates]
     for index, batch in enumerate(activations.search):
         expected = replay.run_from(replay.n_blocks, activations.search_hidden(replay.n_blocks, index), batch)
-        for candidate, replacement, total in zip(candidates, replacements, sums, strict=True):
+        main_output(expected)  # the original's own outputs are finite, or nothing can be scored
+        for place, (candidate, replacement, total) in enumerate(zip(candidates, replacements, sums, strict=True)):
+            if refused[place]:
+                continue
             start = activations.block_of(candidate.site)
             before = apply(replay.model, replacement)
             try:
                 out = replay.run_from(start, activations.search_hidden(start, index), batch)
             finally:
                 restore(replay.model, before)
-            total.add(expected, out, batch.get("attention_mask"))
-    return [{"kl": s.value, "agreement": s.agreement} for s in sums]
+            try:
+                total.add(expected, out, batch.get("attention_mask"))
+            except UserError:  # what it raises for outputs that are not finite: half precision overflows
+                refused[place] = "with it, the model's outputs are not finite"
+    return [
+        {"kl": None if why else s.value, "agreement": None if why else s.agreement, "refused": why}
+        for s, why in zip(sums, refused, strict=True)
+    ]

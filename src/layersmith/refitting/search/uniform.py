@@ -40,10 +40,9 @@ class Ladder:
 def ladders(library: Library, anatomy: Anatomy) -> list[Ladder]:
     """One ladder per method and kind of site."""
     groups: dict[tuple[str, str], list[Candidate]] = {}
-    for candidate in library.candidates.values():
-        if candidate.refused is None:
-            kind = anatomy.site(candidate.site).kind
-            groups.setdefault((candidate.method, kind), []).append(candidate)
+    for candidate in library.usable():
+        kind = anatomy.site(candidate.site).kind
+        groups.setdefault((candidate.method, kind), []).append(candidate)
     return [Ladder(f"{method} {kind}", method, _rungs(found)) for (method, kind), found in sorted(groups.items())]
 
 

@@ -48,7 +48,7 @@ class Span(Method):
         before, target = self._pairs(view, view.fit, settings["blocks"])
         transform, _ = ridge(before, target, strength=1e-3, bias=False)
         path = view.ffn.parts["down"]
-        weight, bias = weight_and_bias(view.model.get_submodule(path))
+        weight, bias = weight_and_bias(view.linears()[path])
         fold = transform.to(weight.dtype)
         down = Dense.from_weight(fold @ weight, None if bias is None else fold @ bias)
         replacement: Replacement = [(Edit(path, down.spec(), {}), down)]

@@ -1,0 +1,73 @@
+"""Figures that candidates are compared by, each in a case where the formula next to it gives another number."""
+
+import pytest
+import torch
+
+from layersmith.measuring.cost import model_cost
+from layersmith.measuring.latency import Timing, ratio
+from layersmith.measuring.shape import Shape
+from layersmith.mixer.softmax import SoftmaxAttention
+from layersmith.refitting import methods
+from layersmith.refitting.build.distill import relative_error
+from layersmith.refitting.candidate import pack, unpack
+from tests.refitting.conftest import tiny_llama
+
+
+def timing(*samples):
+    return Timing(median=sorted(samples)[1], p25=0.0, p75=0.0, n=3, samples=samples)
+
+
+def test_a_latency_ratio_is_the_median_of_the_rounds_ratios():
+    """4, 1 and 2 times as long within the rounds; the ratio of the medians would be 1."""
+    timings = {"mix": timing(4.0, 10.0, 20.0), "original": timing(1.0, 10.0, 10.0)}
+    assert ratio(timings, "mix", "original") == 2.0
+
+
+def squares(x):
+    return sum(v * v for v in x.double().flatten().tolist())
+
+
+def test_the_error_of_a_block_is_relative_to_what_the_block_adds(view):
+    """Its own input passes through it; next to that, no error would look large."""
+    at = view("layers.1")
+    replacement = methods.get("rank_r").build(at, {"rank": 4})
+    wrong = added = stream = 0.0
+    for call, found in zip(at.holdout, at.run(replacement, at.holdout), strict=True):
+        wrong += squares(found - call.output)
+        added += squares(call.output - call.input)
+        stream += squares(call.output)
+    assert at.local_error(replacement) == pytest.approx(wrong / added, rel=1e-4)
+    assert wrong / stream < 0.9 * wrong / added
+    call = at.holdout[0]
+    found = at.run(replacement, [call])[0]
+    expected = squares(found - call.output) / squares(call.output - call.input)
+    assert relative_error(at, call, found).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_error_of_a_sublayer_is_relative_to_its_output(view):
+    at = view("layers.1.attn")
+    replacement = methods.get("rank_r").build(at, {"rank": 4})
+    outputs = at.run(replacement, at.holdout)
+    wrong = sum(squares(found - call.output) for call, found in zip(at.holdout, outputs, strict=True))
+    assert at.local_error(replacement) == pytest.approx(wrong / sum(squares(c.output) for c in at.holdout), rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_cache_counts_by_the_size_of_its_elements(dtype):
+    size = torch.empty((), dtype=dtype).element_size()
+    model = tiny_llama(layers=2).to(dtype)
+    cost = model_cost(model, Shape("prefill", 2, 16))
+    kv = cost["kv_bytes"] if isinstance(cost, dict) else cost.kv_bytes
+    assert kv == 2 * 16 * 2 * 2 * 2 * 8 * size  # batch, tokens, layers, keys and values, heads, width
+    attention = SoftmaxAttention(32, 4, 2, 8).to(dtype)
+    assert attention.state_bytes(16, batch=2) == 2 * 16 * 2 * 2 * 8 * size
+
+
+def test_a_candidate_with_weights_of_another_is_not_loaded(view):
+    at = view("layers.1.ffn")
+    edits, tensors = pack(methods.get("width").build(at, {"keep": 0.5}))
+    assert unpack(edits, tensors)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        unpack(edits, {**tensors, "0.up.bias": torch.zeros(32)})
+    with pytest.raises(RuntimeError, match="Missing key"):
+        unpack(edits, {k: v for k, v in tensors.items() if k != "0.up.weight"})
