@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,3 +106,28 @@ def test_aux_losses_are_read_by_path_in_training_only() -> None:
 def test_require_positive(value: object) -> None:
     with pytest.raises(ValueError, match="Own: d_model must be a positive integer"):
         require_positive(Own, d_model=value)  # type: ignore[arg-type]
+
+
+WITH_LOSSES = [
+    {"name": "topk_moe", "d_model": 8, "d_expert": 4, "n_experts": 4, "k": 2},
+    {"name": "switch_moe", "d_model": 8, "d_expert": 4, "n_experts": 4},
+    {"name": "sigma_moe", "d_model": 8, "d_expert": 4, "n_experts": 4, "k": 2},
+    {"name": "ultra_mem", "d_model": 8, "n_keys": 8, "k": 4, "d_key": 4},
+]
+
+
+@pytest.mark.parametrize("spec", WITH_LOSSES, ids=lambda spec: spec["name"])
+def test_a_part_is_copied_costed_and_saved_after_a_training_forward(spec: dict[str, Any], tmp_path: Path) -> None:
+    """Its auxiliary losses hang on a graph: a copy comes without them, the part itself keeps them."""
+    part = catalogue.build(spec).train()
+    before = part.cost(1, 4)
+    part(torch.randn(2, 4, part.d_in))
+    losses = aux_losses(part)
+    assert losses
+    assert all(loss.requires_grad for loss in losses.values())
+    copied = copy.deepcopy(nn.Sequential(part))
+    assert aux_losses(copied) == {}
+    assert part.cost(1, 4) == before
+    torch.save(part, tmp_path / "part.pt")
+    assert aux_losses(part) == losses
+    sum(losses.values()).backward()

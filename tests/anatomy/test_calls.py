@@ -252,6 +252,17 @@ def test_cross_attention_refuses_a_mixer():
         model(input_ids=torch.tensor([[3, 4]]), decoder_input_ids=torch.tensor([[0]]))
 
 
+def test_a_list_is_returned_as_a_list_and_a_single_entry_grows_by_the_weights():
+    arguments = {"style": "attention", "arguments": ["x", "output_attentions"], "layer_idx": 0}
+    for listed in ({}, {"list": True}):
+        call = wrap(Zero(D), {**arguments, "outputs": 1, **listed})
+        kind = list if listed else tuple
+        for asked, length in ((False, 1), (True, 2)):
+            returned = call(torch.zeros(1, 2, D), output_attentions=asked)
+            assert type(returned) is kind
+            assert len(returned) == length
+
+
 def test_a_bidirectional_mixer_refuses_a_cache(llama):
     attention = llama.model.layers[0].self_attn
     put(llama, "model.layers.0.self_attn", same_attention(attention, causal=False), "attention", 0, 2)
@@ -268,7 +279,7 @@ def test_an_unknown_convention_is_refused(call):
 
 
 def test_masks_in_every_form():
-    """2-D, 4-D bool and additive, with cached keys before and unused columns after the chunk."""
+    """2-D, 3-D, 4-D, bool and additive, with cached keys before and unused columns after the chunk."""
     x, pad = torch.zeros(2, 3, D), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool()
     causal = torch.ones(5, 5).tril().bool()
     four = (causal & pad[:, None, :])[:, None]
@@ -276,8 +287,10 @@ def test_masks_in_every_form():
     for mask in (pad[:, :4], four[:, :, 1:4, :4], four[:, :, 1:4, :5], four[:, :, 1:4, 1:4]):
         assert torch.equal(real_tokens(mask, x, seen=1), expected)
         additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
-        if mask.ndim == 4:
-            assert torch.equal(real_tokens(additive, x, seen=1), expected)
+        assert torch.equal(real_tokens(additive, x, seen=1), expected)
+        assert torch.equal(real_tokens(mask.float() if mask.ndim == 2 else mask[:, 0], x, seen=1), expected)
     assert real_tokens(torch.ones(2, 3), x, seen=0) is None
+    assert real_tokens(torch.zeros(2, 3), x, seen=0) is None, "additive, and nothing is hidden"
+    assert real_tokens(pad[:, None, None, 1:4], x, seen=0).tolist() == expected.tolist(), "one row for all queries"
     with pytest.raises(UserError, match="sdpa"):
         real_tokens("a block mask", x, seen=0)

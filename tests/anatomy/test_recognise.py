@@ -10,6 +10,7 @@ from layersmith.anatomy.recognise import NotRecognised, as_attention, as_ffn, re
 from layersmith.anatomy.sites import find_sites
 from layersmith.anatomy.swap import swap
 from tests.anatomy.families import BY_NAME, FAMILIES
+from tests.architectures.every import EVERY
 
 #: What is not recognised, and why: routed experts; a position bias in the scores; projections that are no modules.
 NO_FFN = {"mixtral"}
@@ -173,3 +174,65 @@ def test_a_window_shows_on_a_probe_long_enough():
     site = find_sites(model).site("layers.0.attn")
     assert as_attention(model, site).operator.spec()["window"] == 20
     assert observe(model, site).output.shape[1] > 20
+
+
+def _gemma2(attention, **changes):
+    torch.manual_seed(0)
+    config = EVERY["gemma2"].settings | changes
+    return tf.Gemma2ForCausalLM(tf.Gemma2Config(**config, attn_implementation=attention)).eval()
+
+
+@pytest.mark.parametrize("cap", [20.0, 50.0, 200.0])
+def test_soft_capping_is_not_taken_for_softmax(cap):
+    """At the usual start scores are far too small for a cap of 50 to show."""
+    model = _gemma2("eager", attn_logit_softcapping=cap)
+    for site in find_sites(model).of_kind("mixer"):
+        with pytest.raises(NotRecognised, match="soft-capping"):
+            recognise(model, site)
+
+
+def test_the_same_model_without_capping_is_softmax():
+    """What is computed counts, not the name of the class: its window of 6 tokens included."""
+    model = _gemma2("eager", attn_logit_softcapping=None)
+    found = [as_attention(model, site) for site in find_sites(model).of_kind("mixer")]
+    assert [f.operator.spec()["window"] for f in found] == [6, None]
+
+
+def test_chunks_and_hidden_windows_are_not_taken_for_full_attention():
+    """A window that neither the module nor the config speaks of shows on the probe."""
+    model = BY_NAME["llama"].model()
+    attention = model.model.layers[0].self_attn
+    whole = attention.forward
+
+    def windowed(hidden_states, **rest):
+        tokens = hidden_states.shape[1]
+        near = torch.ones(tokens, tokens).tril().triu(-30).bool()
+        return whole(hidden_states, **{**rest, "attention_mask": near[None, None]})
+
+    attention.forward = windowed
+    anatomy = find_sites(model)
+    assert as_attention(model, anatomy.site("layers.0.attn")) is None
+    assert as_attention(model, anatomy.site("layers.1.attn")) is not None
+    chunked = EVERY["llama4"].model()
+    for site in find_sites(chunked).of_kind("mixer"):
+        assert as_attention(chunked, site) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_every_dtype_is_recognised(name, dtype):
+    family = BY_NAME[name]
+    model = family.model().to(dtype)
+    anatomy = find_sites(model)
+    found = {s.name: as_ffn(model, s) or as_attention(model, s) for s in anatomy.sites if s.kind in ("ffn", "mixer")}
+    assert all(found.values())
+    assert all(p.dtype == dtype for f in found.values() for p in f.operator.parameters())
+    with torch.no_grad():
+        before = model(**family.inputs()).logits
+        with swap(model, {n: f.operator for n, f in found.items()}, anatomy):
+            after = model(**family.inputs()).logits
+    assert after.dtype == before.dtype
+    if (mask := family.inputs().get("attention_mask")) is not None:
+        before, after = before[mask.bool()], after[mask.bool()]
+    wrong = float((after - before).double().norm() / before.double().norm())
+    assert wrong < {torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-5}[dtype]

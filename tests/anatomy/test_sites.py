@@ -66,9 +66,11 @@ def test_the_model_is_left_as_it_was(family: Family) -> None:
     model.train()
     model.get_submodule(next(name for name, _ in model.named_children())).eval()
     modes = {name: m.training for name, m in model.named_modules()}
+    hooks = [dict(m._forward_hooks) for m in model.modules()]
     find_sites(model)
     assert modes == {name: m.training for name, m in model.named_modules()}
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert [dict(m._forward_hooks) for m in model.modules()] == hooks
+    assert not any(m._forward_pre_hooks for m in model.modules())
     assert all(p.grad is None for p in model.parameters())
 
 

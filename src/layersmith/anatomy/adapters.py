@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layersmith.anatomy.stand_in import install_recorders, take_over
 from layersmith.errors import UserError
 
 #: name inside BertAttention -> name inside AlbertAttention
@@ -54,7 +55,10 @@ def open_up(model: nn.Module, keep_names: bool = True) -> tuple[str, ...]:
         elif isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
         elif type(module).__name__ == "AlbertAttention":
-            _put(model, path, _opened_albert(module, keep_names))
+            install_recorders(model)  # transformers looks for ALBERT's own class
+            opened = _opened_albert(module, keep_names)
+            take_over(opened, module)
+            _put(model, path, opened)
             notes["albert"] = (
                 "ALBERT's attention modules were split into attention, projection and norm (the same weights under "
                 "the same names in the state dict)."

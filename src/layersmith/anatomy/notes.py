@@ -19,7 +19,8 @@ def lock(model: nn.Module, trace: Trace, chain: Sequence[Call]) -> str:
     extra = {a.value for a in first.outputs if a.key != 0}
     extra -= {a.value for a in first.inputs}  # handed on, which our adapters do as well
     extra = extra & learned(trace) if extra else extra
-    if extra and any(not extra.isdisjoint(op.inputs) for op in trace.ops[end:]):
+    later = [a.value for call in trace.calls if call.start >= end for a in call.inputs]
+    if extra and (not extra.isdisjoint(later) or any(not extra.isdisjoint(op.inputs) for op in trace.ops[end:])):
         return (
             f"besides its output, {first.path} computes something that later blocks use (T5's relative position bias "
             f"is such a thing)"

@@ -62,6 +62,12 @@ class evaluating:
             module.training = True
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The model inside a `torch.compile` wrapper, whose module paths are those of its checkpoint; any other as is."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
 def _configs(model: nn.Module) -> list[Any]:
     """Every config object of the model and of the models inside it, each once."""
     found = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "__dict__")}

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import output_capturing
 
@@ -27,8 +27,9 @@ def install_recorders(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and not getattr(module, "_output_capturing_hooks_installed", False):
             output_capturing.install_all_output_capturing_hooks(module)
-    for module in model.modules():
-        _adopt(module)
+    for owner in reversed([m for m in model.modules() if isinstance(m, PreTrainedModel)]):  # inner ones first
+        for module in owner.modules():
+            _adopt(module, owner.config)
 
 
 def take_over(new: nn.Module, old: nn.Module) -> None:
@@ -38,6 +39,8 @@ def take_over(new: nn.Module, old: nn.Module) -> None:
         for name, value in (children | _plain(old)).items():
             if not hasattr(new, name):
                 new.__dict__[name] = value
+    elif isinstance(weight := getattr(old, "weight", None), Tensor) and not hasattr(new, "weight"):
+        new.__dict__["weight"] = weight.detach()[:0]  # Mamba's blocks ask their norm's weight for its dtype
     twins = dict(new.named_modules())
     for path, module in old.named_modules():
         twin = twins.get(path)
@@ -70,7 +73,7 @@ class Recorder:
             entries.append(None)
 
 
-def _adopt(module: nn.Module) -> None:
+def _adopt(module: nn.Module, config: Any) -> None:
     """Make transformers' hooks on a module `Recorder`s; one for each thing recorded."""
     known = {recorder.key for recorder in _recorders(module)}
     for number, hook in list(module._forward_hooks.items()):
@@ -79,7 +82,7 @@ def _adopt(module: nn.Module) -> None:
             if key in known:
                 del module._forward_hooks[number]
             else:
-                module._forward_hooks[number] = Recorder(key, hook, getattr(module, "config", None))
+                module._forward_hooks[number] = Recorder(key, hook, config)
             known.add(key)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from layersmith.anatomy import probe
 from layersmith.anatomy.limits import longest_input
@@ -45,7 +44,8 @@ def config_of(model: nn.Module) -> Any:
 
 def can_generate(model: nn.Module) -> bool:
     """Whether the model writes tokens one by one, with a cache."""
-    return isinstance(model, PreTrainedModel) and model.can_generate()
+    asked = getattr(model, "can_generate", None)  # of a wrapper too (PeftModel), which is no PreTrainedModel
+    return callable(asked) and bool(asked())
 
 
 def is_causal_lm(model: nn.Module) -> bool:

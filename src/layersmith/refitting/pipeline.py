@@ -25,6 +25,7 @@ from torch import nn
 
 from layersmith import checkpoint
 from layersmith.anatomy import Replay, find_sites
+from layersmith.anatomy.running import uncompiled
 from layersmith.errors import UserError
 from layersmith.measuring.divergence import main_output
 from layersmith.measuring.shape import Shape, parse_shape
@@ -131,6 +132,7 @@ def refit(
         if isinstance(model, str):
             bar.note(f"loading {model}")
             model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device)
+        model = uncompiled(model)
         with _borrowed(model):
             return _refit(model, tokenizer, name, config, shape, bar)
 
