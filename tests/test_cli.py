@@ -135,12 +135,12 @@ def test_an_interruption_says_how_to_go_on(run: Run, loads: Any) -> None:
     assert err == "interrupted; run the same command again to go on\n"
 
 
-@pytest.mark.parametrize("command", ["sites", "refit", "measure", "check", "catalogue", "show"])
+@pytest.mark.parametrize("command", ["sites", "refit", "measure", "check", "catalogue", "show", "compile"])
 def test_the_help_of_every_command_names_debug_and_json(run: Run, command: str) -> None:
     status, out, _ = run(command, "--help")
     assert status == 0
     assert "--debug" in out
-    if command != "show":
+    if command not in ("show", "compile"):
         assert re.search(r"--json +<?bool|--json +[a-z]", out, re.IGNORECASE), "--json is a flag and takes no value"
 
 
