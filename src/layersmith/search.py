@@ -103,14 +103,14 @@ def item_named(words: str) -> Item:
     whole = [item for item in titled if len(_words(item.title)) == len(_words(name))]
     if len(titled) == 1 or len(whole) == 1:
         return (whole or titled)[0]
-    near = list(dict.fromkeys(item.name for item in find(name) if item.runs))[:3]
+    runs = list(dict.fromkeys(item.name for item in find(name) if item.runs))[:3]
     if titled:
         some = "; ".join(f"{item.name} ({item.title})" for item in titled[:5])
         raise UserError(
             f"{len(titled)} papers have {name!r} in their title. Name one by its id: {some}."
-            + (f" Of what can be run, the nearest: {', '.join(near)}." if near else "")
+            + (f" Of what can be run, the nearest: {', '.join(runs)}." if runs else "")
         )
-    told = f"The nearest are {', '.join(near)}." if near else suggest(name, list(by_name))
+    told = f"The runsest are {', '.join(runs)}." if runs else suggest(name, list(by_name))
     raise UserError(f"Nothing is called {name!r}. {told} `layersmith catalogue WORDS` searches.")
 
 

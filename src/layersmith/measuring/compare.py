@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from layersmith.data.examples import Reader, longest
+from layersmith.anatomy.limits import longest_input
+from layersmith.data.examples import Reader
 from layersmith.errors import UserError
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import Batch
@@ -95,7 +96,7 @@ def measure(
     shapes = [parse_shape(text) for text in ([at] if isinstance(at, str) else at)]
     models = {"model": model.eval()} | ({"against": against.eval()} if against is not None else {})
     data = data if config_of(model) is not None else RANDOM
-    length = min(length, longest(model))
+    length = min(length, longest_input(model) or length)
     batches, told = _batches(model, tokenizer, data, (count, length), text_column, seed)
     writes = data != RANDOM and is_causal_lm(model)
     sizes = token_bytes(_required(tokenizer)) if writes else None

@@ -1,0 +1,36 @@
+"""Every architecture refits and reloads exactly, or is refused at once with the reason."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from tests.architectures.every import SWEPT
+from tests.architectures.sweep import sweep
+
+TABLE = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "architectures.csv"
+AT_LEAST, REFUSED_AT_MOST, MINUTES = 80, 10, 15
+
+
+def recorded() -> dict[str, str]:
+    with TABLE.open(encoding="utf-8") as lines:
+        return {row["architecture"]: row["outcome"] for row in csv.DictReader(lines)}
+
+
+def test_the_table_names_every_architecture_and_no_fault() -> None:
+    found = recorded()
+    assert set(found) == set(SWEPT)
+    assert len(found) >= AT_LEAST
+    assert set(found.values()) <= {"works", "refused"}
+    assert list(found.values()).count("refused") <= REFUSED_AT_MOST
+
+
+@pytest.mark.real
+def test_every_architecture_does_what_the_table_says(tmp_path: Path) -> None:
+    outcomes = sweep(SWEPT.values(), tmp_path)
+    faults = [f"{o.architecture}: {o.why}" for o in outcomes if o.outcome == "fault"]
+    assert not faults, "\n".join(faults)
+    assert {o.architecture: o.outcome for o in outcomes} == recorded()
+    assert sum(o.seconds for o in outcomes) < MINUTES * 60
