@@ -2,7 +2,7 @@
 
     python benchmarks/architecture_sweep.py [NAME ...]
 
-Every tiny model of `tests/architectures` goes through a whole default refit in this process; `tests.architectures.sweep`
+Every tiny model of `tests/architectures` goes through a whole default refit in this process; its `sweep` module
 says what counts as what. Without names, writes results/architectures.csv, from which the page of the docs is made.
 """
 

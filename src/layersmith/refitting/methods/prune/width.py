@@ -6,7 +6,7 @@ tokens; as in Puzzle (arXiv 2411.19146) it is multiplied by the norm of the chan
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
