@@ -47,6 +47,7 @@ def refit(
     effort: Annotated[float, typer.Option(help="scales text and steps: 0.1 a quick look, 4 thorough")] = 1.0,
     workers: Annotated[int, typer.Option(help="processes that build candidates at the same time", min=1)] = 1,
     device: Annotated[str, typer.Option(help="where the model runs and is measured: cpu, cuda, cuda:1, mps")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="what the result is stored in: auto, float32, bfloat16, float16")] = "auto",
     reuse: Annotated[
         Path | None, typer.Option(help="folder of an earlier run that differs in budget and healing alone")
     ] = None,
@@ -74,6 +75,7 @@ def refit(
         trust_remote_code=trust_code,
         workers=workers,
         device=device,
+        dtype=dtype,
         reuse=reuse,
         progress=not quiet,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from layersmith.checkpoint.dtypes import CHOICES
 from layersmith.errors import UserError
 from layersmith.measuring.inputs import placement
 from layersmith.refitting.calibrate.batches import Sizes
@@ -48,6 +49,9 @@ class RefitConfig:
     device: str | None = field(
         default=None, metadata={"help": "where the model runs and is measured: cpu, cuda, cuda:1, mps"}
     )
+    dtype: str = field(
+        default="auto", metadata={"help": "what the result is stored in: auto, float32, bfloat16, float16"}
+    )
     reuse: Path | None = field(
         default=None, metadata={"help": "folder of an earlier run that differs in budget and healing alone"}
     )
@@ -61,6 +65,7 @@ class Settings:
     budget: dict[str, float]
     at: str
     device: str
+    dtype: str
     data: str
     methods: list[str]
     sites: list[str]
@@ -93,6 +98,7 @@ def settings_for(model: nn.Module, config: RefitConfig) -> Settings:
         budget=config.budget,
         at=config.at,
         device=placement(model)[0].type,
+        dtype=config.dtype,
         data=config.data,
         methods=chosen(config.methods, list(config.budget)),
         sites=["*"] if config.sites is None else config.sites,
@@ -125,6 +131,8 @@ def check(config: RefitConfig) -> None:
     for name, value in (("distill_steps", config.distill_steps), ("heal_tokens", config.heal_tokens)):
         if value is not None and value < 0:
             raise UserError(f"{name} must be 0 or more, not {value}; 0 leaves that step out.")
+    if config.dtype not in CHOICES:
+        raise UserError(f"There is no dtype {config.dtype!r} to store a model in. Choose among {', '.join(CHOICES)}.")
     if config.workers < 1:
         raise UserError(f"The number of workers must be at least 1, not {config.workers}.")
     for name, given in (("methods", config.methods), ("sites", config.sites)):

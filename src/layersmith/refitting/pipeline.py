@@ -65,6 +65,7 @@ def refit(
     trust_remote_code: bool = False,
     workers: int = 1,
     device: str | None = None,
+    dtype: str = "auto",
     reuse: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -88,6 +89,8 @@ def refit(
              a model given by name
     device   where a model given by name is put: "cpu" (the default), "cuda", "cuda:1", "mps". All work is done, and
              latency measured, there. A loaded model stays where it is
+    dtype    what the result is stored in: "auto" (each tensor as its source has it), "float32", "bfloat16", "float16".
+             Work is done in float32 in any case
     reuse    the `out` of an earlier run that differs in budget and healing alone: its candidates and scores are taken
 
     Returns what is in result.json. Run it again with the same arguments after an interruption: it goes on. A loaded
@@ -110,6 +113,7 @@ def refit(
         trust_remote_code=trust_remote_code,
         workers=workers,
         device=device,
+        dtype=dtype,
         reuse=None if reuse is None else Path(reuse),
     )
     check(config)
@@ -121,8 +125,10 @@ def refit(
         name = model if isinstance(model, str) else type(model).__name__
         if isinstance(model, str):
             bar.note(f"loading {model}")
-            model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device)
-        with _borrowed(model):
+            model, tokenizer = checkpoint.load(
+                model, trust_remote_code=trust_remote_code, device=device, tell=bar.note
+            )
+        with checkpoint.stored_as(model, dtype), _borrowed(model):
             return _refit(model, tokenizer, name, config, shape, bar)
 
 
@@ -156,6 +162,10 @@ def _calibrate(
     with clock.stage("calibrate"):
         batches = prepare(model, tokenizer, settings.data, Sizes(**settings.sizes), settings.seed)
         check_finite(model, batches.fit[0])
+        if workspace.load_json("rehearsal") is None:
+            scratch = workspace.root / "rehearsal-of-saving"
+            found = checkpoint.rehearse(model, batches.fit[0], scratch, tokenizer, source.trust_remote_code)
+            workspace.save_json("rehearsal", found)
         anatomy = find_sites(model)
         sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
         replay = Replay(model, anatomy)

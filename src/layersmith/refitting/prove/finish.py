@@ -40,6 +40,7 @@ def finish(ctx: RunContext, found: Found) -> dict[str, Any]:
             _heal_best_uniform(ctx, found, variants)
     with ctx.clock.stage("fold"):
         folds, folded = fold_where_it_pays(healed, ctx.shape, ctx.workspace)
+    checkpoint.round_to_stored(healed, checkpoint.stored_dtypes(ctx.model))
     with ctx.clock.stage("measure"):
         final = _side_by_side(ctx, healed)
     with ctx.clock.stage("save"):
@@ -138,7 +139,8 @@ def _save(ctx: RunContext, found: Found, healed: Any, folded: list[Edit]) -> dic
     """`out/model`, then a fresh process loads it and must give the logits that were measured."""
     folder = ctx.workspace.out / "model"
     edits = combined([edit for edit, _ in found.replacement(found.selection.chosen)], folded)
-    kind = checkpoint.save_result(healed, ctx.model, edits, folder, ctx.tokenizer)
+    stock = not ctx.workspace.load_json("rehearsal")["stock"]
+    kind = checkpoint.save_result(healed, ctx.model, edits, folder, ctx.tokenizer, try_stock=stock)
     batch = ctx.batches.report[0]
-    difference = checkpoint.verify_reload(folder, healed, batch)
+    difference = checkpoint.verify_reload(folder, healed, batch, ctx.source.trust_remote_code)
     return {"export": kind, "reload_max_abs_diff": difference}
