@@ -65,7 +65,7 @@ def stored_dtypes(model: Any) -> StoredDtypes:
 
 @contextmanager
 def stored_as(model: nn.Module, choice: str) -> Iterator[None]:
-    """Inside it, `model` and copies of it are saved in "auto" (as the model's source) or in one dtype for everything."""
+    """Inside it, the model and copies of it are saved in "auto" (as its source is stored) or in one dtype."""
     before = model.__dict__.get(_REMEMBERED)
     dtypes = stored_dtypes(model)
     if choice != "auto":

@@ -7,6 +7,7 @@ paragraph here.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import snapshot_download
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from layersmith import pocket
@@ -119,7 +121,9 @@ def _from_folder(source: str, trust: bool, options: dict[str, Any], tell: Callab
         )
     _check_complete(source, model, info)
     if info["unexpected_keys"]:
-        tell(_lost(source, type(model).__name__, sorted(info["unexpected_keys"])))
+        unused = sorted(info["unexpected_keys"])
+        _check_no_block_lost(source, model, unused)
+        tell(_lost(source, type(model).__name__, unused))
     return model, tokenizer, stored
 
 
@@ -160,6 +164,18 @@ def _check_complete(source: str, model: PreTrainedModel, info: dict[str, Any]) -
             f"head is missing, name the class without it under architectures in the config.json; otherwise fetch or "
             f"save the model again."
         )
+
+
+def _check_no_block_lost(source: str, model: PreTrainedModel, unused: list[str]) -> None:
+    """UserError when stored tensors belong to further entries of a list that the model has: it was cut short."""
+    for name in unused:
+        numbered = re.match(r"(.+?)\.(\d+)\.", name)
+        module = dict(model.named_modules()).get(numbered[1]) if numbered else None
+        if numbered and isinstance(module, nn.ModuleList) and int(numbered[2]) >= len(module):
+            raise UserError(
+                f"{source!r} stores {name}, but by its config.json {numbered[1]} has {len(module)} entries. The config "
+                f"has been changed or damaged; the model it describes is only a part of the one stored."
+            )
 
 
 def _lost(source: str, name: str, unused: list[str]) -> str:

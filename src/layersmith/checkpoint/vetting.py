@@ -51,6 +51,8 @@ def vet(folder: Path, config: dict[str, Any]) -> dict[str, Stored]:
             f"{str(folder)!r} holds an adapter, which is not applied when a model is loaded here. Load base model and "
             f"adapter with PEFT, call merge_and_unload(), save the merged model, and give that folder."
         )
+    for file in sorted(folder.glob("*_config.json")):
+        read_config(file)  # transformers goes on without a damaged one of these, with other settings
     _refuse_quantized(folder, config)
     _refuse_names(folder, config)
     stored = stored_tensors(folder)
