@@ -41,6 +41,12 @@ def copy_companions(source: str | os.PathLike[str], folder: Path) -> None:
             _copy_folder(root, name, folder)
 
 
+def is_sentence_encoder(root: Path) -> bool:
+    """Whether sentence-transformers opens this folder. Raises UserError for a damaged modules.json."""
+    sentence_modules(root)
+    return (root / "modules.json").is_file()
+
+
 def sentence_modules(root: Path) -> list[str]:
     """Folders of the modules that sentence-transformers runs after the model ("1_Pooling"); [] for other models.
 
@@ -53,6 +59,8 @@ def sentence_modules(root: Path) -> list[str]:
         paths = [module["path"] for module in modules]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{str(root / 'modules.json')!r} is damaged: it does not list modules and paths.") from error
+    if not isinstance(modules, list):
+        raise UserError(f"{str(root / 'modules.json')!r} is damaged: it is no list of modules.")
     for path in paths:
         if not isinstance(path, str) or (path and Path(path).name != path) or path == "..":
             raise UserError(
@@ -94,6 +102,7 @@ def _is_companion(file: Path) -> bool:
 
 
 def _copy_folder(root: Path, name: str, folder: Path) -> None:
+    (folder / name).mkdir()  # that of a module without settings is empty
     for file in sorted((root / name).rglob("*")):
         relative = str(file.relative_to(root))
         if file.is_file() and file.suffix not in (".py", ".pyc") and inside(root, relative):

@@ -85,6 +85,14 @@ class LayersmithConfig(PreTrainedConfig):
         base = self.__dict__.get("base_config")
         return self if base is None else base.get_text_config(decoder=decoder, encoder=encoder)
 
+    def validate(self) -> None:
+        """The stock config's checks of itself: those of the base class would read its attributes by other rules."""
+        base = self.__dict__.get("base_config")
+        if base is None:
+            super().validate()
+        else:
+            base.validate()
+
     def _get_generation_parameters(self) -> dict[str, Any]:
         # transformers refuses to save configs that have any. What is found here are fields of the stock config.
         return {}

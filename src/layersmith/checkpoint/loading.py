@@ -21,7 +21,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from layersmith import pocket
-from layersmith.checkpoint.companions import sentence_modules
+from layersmith.checkpoint.companions import is_sentence_encoder
 from layersmith.checkpoint.dtypes import remember
 from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel
 from layersmith.checkpoint.stored import Stored
@@ -82,6 +82,8 @@ def load(
     if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise UserError(f"There is no dtype {dtype!r}; give float32, bfloat16, float16 or auto.")
     source, gguf = _source(os.fspath(name))
+    if not Path(source).is_dir():
+        source = _fetched(source)
     options: dict[str, Any] = {"dtype": torch.float32 if dtype is None else dtype, "device_map": device_map}
     if gguf:
         model, tokenizer, stored = _from_gguf(source, gguf, options)
@@ -89,6 +91,7 @@ def load(
         model, tokenizer, stored = _from_folder(source, trust_remote_code, options, tell)
         remember(model, stored)
     model.config._name_or_path = model.name_or_path = source
+    model.config.return_dict = True  # with False, many classes of transformers cannot read their own body's outputs
     return (model if device is None else _placed(model, device)).eval(), tokenizer
 
 
@@ -240,7 +243,7 @@ def _source(name: str) -> tuple[str, str | None]:
         raise UserError(f"{name!r} is not a model folder: it has neither a config.json nor a .gguf file.")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise UserError(f"There is no folder {name!r}.")
-    return _fetched(name), None
+    return name, None
 
 
 def _fetched(name: str) -> str:
@@ -266,7 +269,7 @@ def _config(source: str, plain: dict[str, Any], trust: bool) -> PreTrainedConfig
 def _model_class(source: str, config: PreTrainedConfig, trust: bool) -> tuple[Any, bool]:
     """The class the weights were saved from, and whether it is code of the folder."""
     body = transformers.MODEL_MAPPING.get(type(config), None)
-    if sentence_modules(Path(source)) and isinstance(body, type):
+    if is_sentence_encoder(Path(source)) and isinstance(body, type):
         return body, False  # sentence-transformers opens the body, whatever class it was saved from
     names = config.architectures
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""

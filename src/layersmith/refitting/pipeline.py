@@ -2,6 +2,7 @@
 
 The stages, each kept in the workspace so that a killed run goes on where it was:
 
+    rehearse    save and reload the untouched model on the path that the result will take
     calibrate   store what enters every block on real text
     build       every method's candidates at every site
     cost        what each of them, and the original, takes at the shape of the run
@@ -37,6 +38,7 @@ from layersmith.refitting.candidate import Library
 from layersmith.refitting.config import RefitConfig, Settings, check, settings_for
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.prove.finish import finish
+from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.reuse import take_over
 from layersmith.refitting.score.costs import measure_costs
 from layersmith.refitting.score.replace_one import score
@@ -125,9 +127,7 @@ def refit(
         name = model if isinstance(model, str) else type(model).__name__
         if isinstance(model, str):
             bar.note(f"loading {model}")
-            model, tokenizer = checkpoint.load(
-                model, trust_remote_code=trust_remote_code, device=device, tell=bar.note
-            )
+            model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device, tell=bar.note)
         with checkpoint.stored_as(model, dtype), _borrowed(model):
             return _refit(model, tokenizer, name, config, shape, bar)
 
@@ -162,10 +162,7 @@ def _calibrate(
     with clock.stage("calibrate"):
         batches = prepare(model, tokenizer, settings.data, Sizes(**settings.sizes), settings.seed)
         check_finite(model, batches.fit[0])
-        if workspace.load_json("rehearsal") is None:
-            scratch = workspace.root / "rehearsal-of-saving"
-            found = checkpoint.rehearse(model, batches.fit[0], scratch, tokenizer, source.trust_remote_code)
-            workspace.save_json("rehearsal", found)
+        rehearsal(model, tokenizer, batches.fit[0], workspace, source.trust_remote_code)
         anatomy = find_sites(model)
         sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
         replay = Replay(model, anatomy)
@@ -206,10 +203,16 @@ def _borrowed(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode and without gradients, and afterwards as the caller had it."""
     modes = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    config = getattr(model, "config", None)
+    as_dict = getattr(config, "return_dict", True)
+    if not as_dict:
+        config.return_dict = True  # many classes of transformers fail with False, whoever calls them
     model.eval().requires_grad_(False)
     try:
         yield
     finally:
+        if not as_dict:
+            config.return_dict = as_dict
         for parameter, requires_grad in wanted.items():
             parameter.requires_grad_(requires_grad)
         for module, training in modes.items():

@@ -22,6 +22,7 @@ from layersmith.measuring.token_bytes import token_bytes
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.heal.distillation import Healing, HealSettings, heal
 from layersmith.refitting.prove.folding import fold_where_it_pays
+from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import assemble
 from layersmith.refitting.search.baselines import measure_baselines
 from layersmith.refitting.search.choice import student
@@ -135,12 +136,13 @@ def _samples(ctx: RunContext, healed: Any) -> list[dict[str, str]]:
     ]
 
 
-def _save(ctx: RunContext, found: Found, healed: Any, folded: list[Edit]) -> dict[str, Any]:
+def _save(ctx: RunContext, chosen: Found, healed: Any, folded: list[Edit]) -> dict[str, Any]:
     """`out/model`, then a fresh process loads it and must give the logits that were measured."""
     folder = ctx.workspace.out / "model"
-    edits = combined([edit for edit, _ in found.replacement(found.selection.chosen)], folded)
-    stock = not ctx.workspace.load_json("rehearsal")["stock"]
-    kind = checkpoint.save_result(healed, ctx.model, edits, folder, ctx.tokenizer, try_stock=stock)
+    edits = combined([edit for edit, _ in chosen.replacement(chosen.selection.chosen)], folded)
+    trust = ctx.source.trust_remote_code
+    found = rehearsal(ctx.model, ctx.tokenizer, ctx.batches.fit[0], ctx.workspace, trust)
+    kind = checkpoint.save_result(healed, ctx.model, edits, folder, ctx.tokenizer, try_stock=not found["stock"])
     batch = ctx.batches.report[0]
-    difference = checkpoint.verify_reload(folder, healed, batch, ctx.source.trust_remote_code)
+    difference = checkpoint.verify_reload(folder, healed, batch, trust)
     return {"export": kind, "reload_max_abs_diff": difference}
