@@ -59,6 +59,11 @@ def _gguf_in(name: str, path: Path) -> str | None:
     if (path / "config.json").is_file():
         _check_json(path / "config.json")
         return None
+    if (path / "adapter_config.json").is_file():
+        raise UserError(
+            f"{name!r} holds an adapter without its base model. Load both with PEFT, call merge_and_unload(), save the "
+            f"merged model, and give that folder."
+        )
     if (path / "model" / "config.json").is_file():
         raise UserError(
             f"{name!r} holds the result of a refit. Its model is in {str(Path(name) / 'model')!r}: give that."

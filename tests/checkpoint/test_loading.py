@@ -13,6 +13,14 @@ from layersmith.errors import MissingExtra, UserError
 from tests.anatomy.families import BY_NAME
 from tests.checkpoint.edited import output
 
+
+def changed(folder, change):
+    """Apply `change` to the dict in the folder's config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 KINDS = ["llama", "bert", "distilbert", "albert", "vit", "dinov2", "whisper", "t5"]
 
 
@@ -33,18 +41,24 @@ def test_the_class_the_weights_were_saved_from(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_config_that_names_no_class(name, tmp_path):
-    model = BY_NAME[name].model()
-    model.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["architectures"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert type(load(tmp_path)[0]) is type(model)
+@pytest.mark.parametrize("said", [None, [], ["NoSuchModel"], "LlamaForCausalLM", [7]])
+def test_a_config_that_names_no_class_of_transformers(name, said, tmp_path):
+    """Which class it is cannot be told from the tensors alone: a head that is not there would be random."""
+    if name != "llama" and said not in (None, ["NoSuchModel"]):
+        return
+    BY_NAME[name].model().save_pretrained(tmp_path)
+    changed(tmp_path, lambda config: config.update(architectures=said) if said else config.pop("architectures"))
+    with pytest.raises(UserError, match="architectures" if said != ["NoSuchModel"] else "'NoSuchModel'"):
+        load(tmp_path)
 
 
 def test_a_body_without_a_head(tmp_path):
-    BY_NAME["bert"].model().bert.save_pretrained(tmp_path)
-    assert type(load(tmp_path)[0]) is tf.BertModel
+    torch.manual_seed(0)
+    tf.BertModel(BY_NAME["bert"].model().config).save_pretrained(tmp_path / "whole")
+    assert type(load(tmp_path / "whole")[0]) is tf.BertModel
+    BY_NAME["bert"].model().bert.save_pretrained(tmp_path / "bare")  # a BertModel without its pooler
+    with pytest.raises(UserError, match=r"2 of its tensors are missing.*pooler\.dense\.bias"):
+        load(tmp_path / "bare")
 
 
 def test_pocket():

@@ -4,12 +4,29 @@ Importing this package makes the Auto classes of transformers know layersmith ch
 import it loads them with `trust_remote_code=True`; the folder carries the two lines of code needed.
 """
 
+from layersmith.checkpoint.dtypes import round_to_stored, stored_as, stored_dtypes
 from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel, register
 from layersmith.checkpoint.loading import load
+from layersmith.checkpoint.rehearsal import rehearse
 from layersmith.checkpoint.saving import save, save_result
 from layersmith.checkpoint.stock import export_stock
+from layersmith.checkpoint.stored import stored_bytes_on_disk, stored_dtype
 from layersmith.checkpoint.verify import verify_reload
 
 register()
 
-__all__ = ["LayersmithConfig", "LayersmithModel", "export_stock", "load", "save", "save_result", "verify_reload"]
+__all__ = [
+    "LayersmithConfig",
+    "LayersmithModel",
+    "export_stock",
+    "load",
+    "rehearse",
+    "round_to_stored",
+    "save",
+    "save_result",
+    "stored_as",
+    "stored_bytes_on_disk",
+    "stored_dtype",
+    "stored_dtypes",
+    "verify_reload",
+]

@@ -11,7 +11,9 @@ What a config may name is limited: classes that transformers itself exports, and
 
 from __future__ import annotations
 
+import inspect
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +25,22 @@ from transformers import AutoConfig, GenerationConfig, GenerationMixin, PreTrain
 from layersmith.anatomy.adapters import open_up
 from layersmith.anatomy.calls import AttentionCall
 from layersmith.anatomy.edit import Edit, apply, build_module
+from layersmith.checkpoint.companions import strip_code
+from layersmith.checkpoint.stored import stored_tensors as stored_on_disk
+from layersmith.checkpoint.vetting import check_counts, check_size, skeleton
 from layersmith.errors import UserError
 
-#: The Auto classes that return a `LayersmithModel`. Whichever is asked, the model is the one that was saved.
-AUTO_CLASSES = (
-    "AutoModel",
-    "AutoModelForCausalLM",
-    "AutoModelForMaskedLM",
-    "AutoModelForSeq2SeqLM",
-    "AutoModelForSpeechSeq2Seq",
-    "AutoModelForImageClassification",
-    "AutoModelForSequenceClassification",
-)
+#: The Auto classes that open a layersmith checkpoint: all there are, so that each opens what it opens of stock models.
+AUTO_CLASSES = tuple(sorted(name for name in dir(transformers) if name.startswith("AutoModel")))
 _FILE = "modeling_layersmith"
-_AUTO_MAP = {
-    "AutoConfig": f"{_FILE}.LayersmithConfig",
-    **{name: f"{_FILE}.LayersmithModel" for name in AUTO_CLASSES},
-}
 _FILE_TEXT = '''"""This model has parts that transformers does not know. They come with layersmith:
 
 install it from its repository (`pip install .` there).
 """
 
-from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel
+from layersmith.checkpoint.hf import OPENED_BY, LayersmithConfig, LayersmithModel
 
-__all__ = ["LayersmithConfig", "LayersmithModel"]
+globals().update({model.__name__: model for model in OPENED_BY.values()})
 '''
 
 
@@ -57,6 +50,7 @@ class LayersmithConfig(PreTrainedConfig):
     base_config  the stock config, or its dict with its "model_type"
     base_class   name of the stock class, e.g. "LlamaForCausalLM"
     edits        `Edit`s as JSON, applied in order; paths are relative to the stock model
+    shared       pairs [path, other path]: at the first stands the very module that stands at the other
     """
 
     model_type = "layersmith"
@@ -68,6 +62,7 @@ class LayersmithConfig(PreTrainedConfig):
         base_config: PreTrainedConfig | dict[str, Any] | None = None,
         base_class: str = "",
         edits: list[dict[str, Any]] | None = None,
+        shared: list[list[str]] | None = None,
         **common: Any,
     ):
         base = _stock_config(base_config) if isinstance(base_config, dict) else base_config
@@ -80,6 +75,7 @@ class LayersmithConfig(PreTrainedConfig):
             self._attn_implementation = self._attn_implementation  # set again, it reaches base_config, too
         self.base_class = base_class
         self.edits = [Edit.from_json(edit).to_json() for edit in edits or []]
+        self.shared = checked_pairs(shared or [])
 
     def __getattr__(self, name: str) -> Any:
         base = self.__dict__.get("base_config")
@@ -92,6 +88,18 @@ class LayersmithConfig(PreTrainedConfig):
         base = self.__dict__.get("base_config")
         return self if base is None else base.get_text_config(decoder=decoder, encoder=encoder)
 
+    def validate(self) -> None:
+        """The stock config's checks of itself: those of the base class would read its attributes by other rules."""
+        base = self.__dict__.get("base_config")
+        if base is None:
+            super().validate()
+        else:
+            base.validate()
+
+    def _get_generation_parameters(self) -> dict[str, Any]:
+        # transformers refuses to save configs that have any. What is found here are fields of the stock config.
+        return {}
+
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Nothing: transformers would copy this file into saved folders, but it lives in an installed package."""
@@ -100,7 +108,9 @@ class LayersmithConfig(PreTrainedConfig):
 class LayersmithModel(PreTrainedModel, GenerationMixin):
     """A stock model with edits, under `base`. Calling and generating are the stock model's own.
 
-    trust_remote_code  allow parts that are not in the catalogue ("package.module:Class"): importing them runs them
+    trust_parts  allow parts that are not in the catalogue ("package.module:Class"): importing them runs them
+                 (`trust_remote_code=True` of `from_pretrained`)
+    parts_on     device the parts are built on; "meta" builds them without memory
     """
 
     config_class = LayersmithConfig
@@ -108,24 +118,29 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     # What is really supported is for the stock class to say, which gets the same request.
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    #: The Auto class this class is opened by. `AutoModel` opens every checkpoint as what it is.
+    opened_by = "AutoModel"
 
-    def __init__(self, config: LayersmithConfig, trust_remote_code: bool = False):
+    def __new__(cls, config: LayersmithConfig | None = None, *args: Any, **kwargs: Any) -> LayersmithModel:
+        return super().__new__(cls if config is None else _with_signature(cls, config.base_class))
+
+    def __init__(self, config: LayersmithConfig, trust_parts: bool = False, parts_on: str = "cpu"):
         super().__init__(config)
-        stock = stock_class(config.base_class)
-        if not isinstance(config.base_config, stock.config_class or ()):
-            raise UserError(
-                f"This checkpoint says it is a {config.base_class}, but its config is a "
-                f"{type(config.base_config).__name__}. The config.json has been changed or damaged."
-            )
+        stock = checked_stock_class(config)
         self.base: Any = stock(config.base_config)
         self.main_input_name = self.base.main_input_name
         open_up(self.base, keep_names=False)  # the weights are stored under the paths that edits use
         # transformers builds models without memory (on "meta") and fills them; parts may compute while being built.
         edits = [Edit.from_json(edit) for edit in config.edits]
-        with torch.device("cpu"):
-            replacement = [(edit, build_module(edit, trust_remote_code)) for edit in edits]
+        with torch.device(parts_on):
+            replacement = [(edit, build_module(edit, trust_parts)) for edit in edits]
         apply(self.base, replacement)
+        share_modules(self.base, config.shared)
         self.post_init()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class of an object is made for its stock class, so pickle and copy cannot find it by its name.
+        return _unfilled, (self.opened_by, self.config.base_class), self.__dict__
 
     # The signature is the stock model's, whichever that is: arguments go through as they are, here and in generate.
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -135,6 +150,17 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The stock model's `generate`."""
         return self.base.generate(*args, **kwargs)
+
+    def get_output_embeddings(self) -> Any:
+        """The head of the stock model, so that other libraries see which linear map it is."""
+        return self.base.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: Any) -> None:
+        self.base.set_output_embeddings(new_embeddings)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """The stock model's: it knows its head, and its config is the one saved with the new size."""
+        return self.base.resize_token_embeddings(*args, **kwargs)
 
     def can_generate(self) -> bool:  # type: ignore[override]
         """Whether the stock model generates. (Of an object, not of the class: it depends on the config.)"""
@@ -150,11 +176,22 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """As in transformers, but strict: UserError when a weight is missing or belongs nowhere."""
+        """As in transformers, but strict: UserError when a weight is missing or belongs nowhere, when the config asks
+        for more than what is stored, or when the Auto class that was asked opens models of another kind."""
         with_info = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        config = kwargs.pop("config", None) or cls.config_class.from_pretrained(name)
+        check_opened_by(cls.opened_by, config)
+        trust = bool(kwargs.pop("trust_remote_code", False))  # transformers keeps it from the constructor
+        if Path(name).is_dir() and not trust:
+            check_bounded(cls, str(name), config)
+        options = {**kwargs, "use_safetensors": True, "trust_parts": trust, "output_loading_info": True}
+        loaded: Any = super().from_pretrained(name, *args, config=config, **options)
         model, info = loaded
-        wrong = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+        tensors = model.state_dict(keep_vars=True)
+        # One module at two paths is stored once, so under its other path nothing is found, and nothing missing.
+        there = {id(tensor) for key, tensor in tensors.items() if key not in info["missing_keys"]}
+        missing = {key for key in info["missing_keys"] if key not in tensors or id(tensors[key]) not in there}
+        wrong = sorted({*missing, *info["unexpected_keys"]})
         if wrong:
             raise UserError(
                 f"The weights in {str(name)!r} do not fit its config.json: {len(wrong)} tensors are missing or belong "
@@ -168,17 +205,17 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
         for edit in map(Edit.from_json, self.config.edits):
             module: Any = self.base.get_submodule(edit.path)
             part: Any = module.operator if isinstance(module, AttentionCall) else module
-            tables = {name: t for name, t in part.named_buffers() if name not in stored_tensors(part)}
-            if tables and part.spec() == edit.spec:
+            stored = stored_tensors(part)
+            tables = {name: t for name, t in part.named_buffers() if name not in stored}
+            if tables:
                 fresh = dict(type(part)(**{k: v for k, v in edit.spec.items() if k != "name"}).named_buffers())
-                for name, table in tables.items():
-                    table.copy_(fresh[name])
+                for name in tables.keys() & fresh.keys():  # a part inside this one has an edit, and a turn, of its own
+                    tables[name].copy_(fresh[name])
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
         """As in transformers; the folder also loads where layersmith is installed but was never imported."""
-        self.config.auto_map = dict(_AUTO_MAP)
         super().save_pretrained(save_directory, **kwargs)
-        (Path(save_directory) / f"{_FILE}.py").write_text(_FILE_TEXT)
+        point_here(Path(save_directory))
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
@@ -194,6 +231,17 @@ def stock_class(name: str) -> type[PreTrainedModel]:
     return found
 
 
+def checked_stock_class(config: LayersmithConfig) -> type[PreTrainedModel]:
+    """The stock class of a checkpoint; a UserError when its stock config is one of another class."""
+    stock = stock_class(config.base_class)
+    if not isinstance(config.base_config, stock.config_class or ()):
+        raise UserError(
+            f"This checkpoint says it is a {config.base_class}, but its config is a "
+            f"{type(config.base_config).__name__}. The config.json has been changed or damaged."
+        )
+    return stock
+
+
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by module path (tied ones under each of their names).
 
@@ -207,11 +255,103 @@ def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+#: The class that each Auto class opens checkpoints with.
+OPENED_BY: dict[str, type[LayersmithModel]] = {
+    name: type(name.replace("Auto", "Layersmith", 1), (LayersmithModel,), {"opened_by": name}) for name in AUTO_CLASSES
+}
+_AUTO_MAP = {
+    "AutoConfig": f"{_FILE}.LayersmithConfig",
+    **{name: f"{_FILE}.{model.__name__}" for name, model in OPENED_BY.items()},
+}
+
+
 def register() -> None:
     """Make `AutoConfig` and the `AutoModel...` classes of this process know layersmith checkpoints."""
     AutoConfig.register(LayersmithConfig.model_type, LayersmithConfig, exist_ok=True)
-    for name in AUTO_CLASSES:
-        getattr(transformers, name).register(LayersmithConfig, LayersmithModel, exist_ok=True)
+    for name, model in OPENED_BY.items():
+        getattr(transformers, name).register(LayersmithConfig, model, exist_ok=True)
+
+
+def point_here(folder: Path) -> None:
+    """Of a saved checkpoint: no code but the lines that point to the installed package."""
+    strip_code(folder, _AUTO_MAP)
+    (folder / f"{_FILE}.py").write_text(_FILE_TEXT)
+
+
+@cache
+def _with_signature(cls: type[LayersmithModel], base_class: str) -> type[LayersmithModel]:
+    """`cls` with a `forward` that names the stock model's arguments: Trainer drops columns that it does not name."""
+
+    def forward(self: LayersmithModel, *args: Any, **kwargs: Any) -> Any:
+        return self.base(*args, **kwargs)
+
+    forward.__signature__ = inspect.signature(stock_class(base_class).forward)  # type: ignore[attr-defined]
+    return type("LayersmithModel", (cls,), {"forward": forward, "__module__": __name__})
+
+
+def _unfilled(opened_by: str, base_class: str) -> LayersmithModel:
+    made = _with_signature(OPENED_BY[opened_by], base_class)
+    return made.__new__(made)
+
+
+def check_opened_by(auto_class: str, config: LayersmithConfig) -> None:
+    """UserError when the Auto class would open the stock model as another kind of model than the saved one."""
+    if auto_class == "AutoModel":
+        return
+    found = getattr(transformers, auto_class)._model_mapping.get(type(config.base_config), ())
+    names = {kind.__name__ for kind in (found if isinstance(found, tuple) else (found,)) if isinstance(kind, type)}
+    if config.base_class not in names:
+        raise UserError(
+            f"This checkpoint is a {config.base_class}, which {auto_class} does not open: it has no such head, and a "
+            f"new one would be random. Open it with AutoModel, or with the Auto class of a {config.base_class}."
+        )
+
+
+def check_bounded(cls: type[LayersmithModel], folder: str, config: LayersmithConfig) -> None:
+    """UserError when config and edits ask for more than the tensors stored in the folder can fill."""
+    stored = stored_on_disk(folder)
+    stock = skeleton(checked_stock_class(config), config.base_config, stored)
+    most = len(list(stock.modules())) + len(stored)
+    if len(config.edits) + len(config.shared) > most:
+        raise UserError(
+            f"The config.json in {folder!r} has {len(config.edits)} edits, more than a model with {most} modules and "
+            f"tensors can have. It has been changed or damaged."
+        )
+    for edit in config.edits:
+        check_counts(folder, edit["spec"], stored)
+    check_size(folder, skeleton(cls, config, stored, parts_on="meta"), stored)
+
+
+def checked_pairs(pairs: Any) -> list[list[str]]:
+    """The pairs of paths as they are; a UserError when they are anything else."""
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(path, str) and path for path in pair)):
+            raise UserError(f"Shared modules are pairs of module paths; this one is {str(pair)[:200]}.")
+    return pairs
+
+
+def share_modules(model: nn.Module, pairs: list[list[str]]) -> None:
+    """At the first path of each pair, put the module that stands at the second."""
+    for path, other in pairs:
+        parent, _, child = path.rpartition(".")
+        try:
+            siblings, module = model.get_submodule(parent)._modules, model.get_submodule(other)
+        except AttributeError as error:
+            raise UserError(f"The model has no modules {path!r} and {other!r} that could be one.") from error
+        if child not in siblings:
+            raise UserError(f"The model has no module at {path!r}.")
+        siblings[child] = module
+
+
+def shared_modules(model: nn.Module) -> list[list[str]]:
+    """Pairs of paths at which one and the same module stands, without those inside of such a pair."""
+    first: dict[int, str] = {}
+    pairs: list[list[str]] = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        other = first.setdefault(id(module), path)
+        if other != path and not any(path.startswith(f"{known}.") for known, _ in pairs):
+            pairs.append([path, other])
+    return pairs
 
 
 def _stock_config(data: dict[str, Any]) -> PreTrainedConfig:

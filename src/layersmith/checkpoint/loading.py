@@ -1,32 +1,59 @@
-"""The one loader: a folder, a .gguf file, a Hub id, or "pocket" becomes a model and its tokenizer."""
+"""The one loader: a folder, a .gguf file, a Hub id, or "pocket" becomes a model and its tokenizer.
+
+It is also the one place where other libraries read what somebody else wrote: whatever they raise about it becomes one
+paragraph here.
+"""
 
 from __future__ import annotations
 
 import os
-import struct
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from huggingface_hub import snapshot_download
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from layersmith.checkpoint.companions import is_sentence_encoder
+from layersmith.checkpoint.dtypes import remember
 from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel
+from layersmith.checkpoint.stored import Stored
+from layersmith.checkpoint.vetting import check_size, read_config, skeleton, vet
 from layersmith.errors import MissingExtra, UserError
 from layersmith.names import model_source
 
-#: Asked in this order for a config that does not say which class its weights are of. (Encoders, too, have a class for
-#: causal language models, so that comes late.)
+#: Asked in this order for the class of a .gguf file, whose config names none. (Encoders, too, have a class for causal
+#: language models, so that comes late.) What is not in the file is refused afterwards.
 _BY_CONFIG = (
-    ("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING", "AutoModelForSeq2SeqLM"),
-    ("MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING", "AutoModelForSpeechSeq2Seq"),
-    ("MODEL_FOR_MASKED_LM_MAPPING", "AutoModelForMaskedLM"),
-    ("MODEL_FOR_CAUSAL_LM_MAPPING", "AutoModelForCausalLM"),
-    ("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "AutoModelForImageClassification"),
-    ("MODEL_MAPPING", "AutoModel"),
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+    "MODEL_FOR_MASKED_LM_MAPPING",
+    "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "MODEL_MAPPING",
 )
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "source.spm",
+)
+#: What is fetched of a Hub repository: weights and small files that lie beside them, not other formats of the same.
+_FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja", "LICENSE*", "NOTICE*")
+_NOT_FETCHED = ("onnx/*", "openvino/*", "original/*", "coreml/*")
+
+
+def warn(note: str) -> None:
+    """Tell a caller in Python what loading a model loses."""
+    warnings.warn(note, stacklevel=3)
 
 
 def load(
@@ -35,6 +62,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: str | None = None,
     device_map: str | dict[str, Any] | None = None,
+    tell: Callable[[str], None] = warn,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """(model in evaluation mode, tokenizer or None when there is none).
 
@@ -43,29 +71,138 @@ def load(
     dtype             None: float32, in which methods are exact and CPUs fastest; "auto": as stored; or a torch dtype
     device            where to put it: "cpu" (None does too), "cuda", "cuda:1", "mps"
     device_map        instead of device: handed to transformers ("auto" spreads a large model over devices)
+    tell              is called with one line when stored weights are not used; a Python warning by default
 
-    The class is the one the weights were saved from (`architectures` in the config). Raises UserError, saying what
-    to do, for a name that is neither a folder nor reachable, a folder without a model, and damaged files.
+    The class is the one the weights were saved from (`architectures` in the config), and its weights are exactly those
+    stored. Saved again, the model is stored in the dtypes it was read from. Raises UserError, saying what to do, for a
+    name that is neither a folder nor reachable, a folder without a model, quantized weights, and damaged files.
     """
     if device is not None and device_map is not None:
         raise UserError("Give device (the whole model there) or device_map (spread over several), not both.")
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise UserError(f"There is no dtype {dtype!r}; give float32, bfloat16, float16 or auto.")
     source, gguf = model_source(os.fspath(name))
-    options: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
-    if gguf and not transformers.utils.is_gguf_available():
-        raise MissingExtra("gguf", "gguf", "Reading a .gguf file")
-    try:
-        config = _config(source, options, trust_remote_code)
-        tokenizer = _tokenizer(source, options, trust_remote_code)
-        model = _model(source, config, trust_remote_code)(
-            source, config=config, dtype=torch.float32 if dtype is None else dtype, device_map=device_map, **options
+    if not Path(source).is_dir():
+        source = _fetched(source)
+    options: dict[str, Any] = {"dtype": torch.float32 if dtype is None else dtype, "device_map": device_map}
+    if gguf:
+        model, tokenizer, stored = _from_gguf(source, gguf, options)
+    else:
+        model, tokenizer, stored = _from_folder(source, trust_remote_code, options, tell)
+        remember(model, stored)
+    model.config._name_or_path = model.name_or_path = source
+    model.config.return_dict = True  # with False, many classes of transformers cannot read their own body's outputs
+    return (model if device is None else _placed(model, device)).eval(), tokenizer
+
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase | None, dict[str, Stored]]
+
+
+def _from_folder(source: str, trust: bool, options: dict[str, Any], tell: Callable[[str], None]) -> Loaded:
+    folder = Path(source)
+    plain = read_config(folder / "config.json")
+    if not trust and plain.get("auto_map") and plain.get("model_type") not in transformers.CONFIG_MAPPING:
+        raise UserError(
+            f"The model in {source!r} brings its own Python code, which is not run unasked. If you trust it, pass "
+            f"trust_remote_code=True (--trust-remote-code)."
         )
-    except UserError:
+    with _foreign(source):
+        stored = vet(folder, plain)
+        config = _config(source, plain, trust)
+        ours = isinstance(config, LayersmithConfig)
+        # The installed package is the code of our checkpoints; what lies in the folder only points to it.
+        tokenizer = _tokenizer(source, trust and not ours)
+        if ours:
+            model = LayersmithModel.from_pretrained(source, config=config, trust_remote_code=trust, **options)
+            return model, tokenizer, stored
+        model_class, own = _model_class(source, config, trust)
+        if not own:
+            check_size(source, skeleton(model_class, config, stored), stored)
+        code = {"trust_remote_code": True} if own else {}
+        model, info = model_class.from_pretrained(
+            source, config=config, use_safetensors=True, output_loading_info=True, **options, **code
+        )
+    _check_complete(source, model, info)
+    if info["unexpected_keys"]:
+        unused = sorted(info["unexpected_keys"])
+        _check_no_block_lost(source, model, unused)
+        tell(_lost(source, type(model).__name__, unused))
+    return model, tokenizer, stored
+
+
+def _from_gguf(source: str, file: str, options: dict[str, Any]) -> Loaded:
+    """A .gguf file as a plain model: its weights unpacked, and nothing left that says it was quantized."""
+    if not transformers.utils.is_gguf_available():
+        raise MissingExtra("gguf", "gguf", "Reading a .gguf file")
+    path = str(Path(source, file))
+    with _foreign(path):
+        size = Path(path).stat().st_size
+        held = {file: Stored((2**12, size), "U8")}  # how many numbers it holds is not known: not more than this
+        config = AutoConfig.from_pretrained(source, gguf_file=file, trust_remote_code=False)
+        mappings = [getattr(transformers, name) for name in _BY_CONFIG]
+        model_class = next((m[type(config)] for m in mappings if type(config) in m), None)
+        if model_class is None:
+            raise UserError(f"transformers {transformers.__version__} has no model class for {path!r}.")
+        check_size(path, skeleton(model_class, config, held), held)
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file, trust_remote_code=False)
+        unpacked = transformers.GgufConfig(dequantize=True)
+        model, info = model_class.from_pretrained(
+            source, config=config, gguf_file=file, quantization_config=unpacked, output_loading_info=True, **options
+        )
+    _check_complete(path, model, info)
+    for owner, name in ((model, "hf_quantizer"), (model, "quantization_method"), (model.config, "quantization_config")):
+        owner.__dict__.pop(name, None)
+    model.is_quantized = False
+    return model, tokenizer, {}
+
+
+def _check_complete(source: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """UserError unless every weight of the model was read from the files, in its shape."""
+    misshapen = [entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]]
+    wrong = sorted({*info["missing_keys"], *misshapen})
+    if wrong:
+        raise UserError(
+            f"{source!r} does not hold all of a {type(model).__name__}, which its config.json says it is: {len(wrong)} "
+            f"of its tensors are missing or have another shape ({_some(wrong)}) and would have been random. If only a "
+            f"head is missing, name the class without it under architectures in the config.json; otherwise fetch or "
+            f"save the model again."
+        )
+
+
+def _check_no_block_lost(source: str, model: PreTrainedModel, unused: list[str]) -> None:
+    """UserError when stored tensors belong to further entries of a list that the model has: it was cut short."""
+    for name in unused:
+        numbered = re.match(r"(.+?)\.(\d+)\.", name)
+        module = dict(model.named_modules()).get(numbered[1]) if numbered else None
+        if numbered and isinstance(module, nn.ModuleList) and int(numbered[2]) >= len(module):
+            raise UserError(
+                f"{source!r} stores {name}, but by its config.json {numbered[1]} has {len(module)} entries. The config "
+                f"has been changed or damaged; the model it describes is only a part of the one stored."
+            )
+
+
+def _lost(source: str, name: str, unused: list[str]) -> str:
+    return (
+        f"{len(unused)} tensors stored in {source!r} belong to nothing in {name} and will not be in what is saved: "
+        f"{_some(unused)}"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+@contextmanager
+def _foreign(source: str) -> Iterator[None]:
+    """Around calls of other libraries: whatever they raise about a folder becomes one paragraph about that folder."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except torch.OutOfMemoryError as error:
         raise UserError(f"{source!r} does not fit into memory: {error}") from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, struct.error) as error:
+    except BaseException as error:  # a tokenizer written in Rust may panic, which is no Exception
         raise UserError(_explained(source, error)) from error
-    return (model if device is None else _placed(model, device)).eval(), tokenizer
 
 
 def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
@@ -79,56 +216,68 @@ def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
         ) from error
 
 
-def _config(source: str, options: dict[str, Any], trust: bool) -> PreTrainedConfig:
-    plain, _ = PreTrainedConfig.get_config_dict(source, **options)
+def _fetched(name: str) -> str:
+    """The folder of a Hub repository in the download cache."""
+    try:
+        folder = snapshot_download(name, allow_patterns=list(_FETCHED), ignore_patterns=list(_NOT_FETCHED))
+    except Exception as error:
+        raise UserError(
+            f"{name!r} is neither a folder here nor a model that can be reached on the Hub: {_first(error)} Check the "
+            f"spelling and the network connection, or give the folder of a downloaded model."
+        ) from error
+    if not Path(folder, "config.json").is_file():
+        raise UserError(f"{name!r} on the Hub has no config.json. A .gguf file has to be downloaded and named itself.")
+    return folder
+
+
+def _config(source: str, plain: dict[str, Any], trust: bool) -> PreTrainedConfig:
     if plain.get("model_type") == LayersmithConfig.model_type:
-        # The installed package is the code of these checkpoints; what lies in the folder only points to it.
         return LayersmithConfig.from_pretrained(source)
-    return AutoConfig.from_pretrained(source, trust_remote_code=trust, **options)
+    return AutoConfig.from_pretrained(source, trust_remote_code=trust)
 
 
-def _model(source: str, config: PreTrainedConfig, trust: bool) -> Any:
-    """The `from_pretrained` of the class the weights were saved from, with what it needs to know about trust."""
-    if isinstance(config, LayersmithConfig):
-        return lambda *args, **kwargs: LayersmithModel.from_pretrained(*args, trust_remote_code=trust, **kwargs)
-    name = next(iter(config.architectures or []), "")
+def _model_class(source: str, config: PreTrainedConfig, trust: bool) -> tuple[Any, bool]:
+    """The class the weights were saved from, and whether it is code of the folder."""
+    body = transformers.MODEL_MAPPING.get(type(config), None)
+    if is_sentence_encoder(Path(source)) and isinstance(body, type):
+        return body, False  # sentence-transformers opens the body, whatever class it was saved from
+    names = config.architectures
+    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
     stock = getattr(transformers, name, None) if name.isidentifier() else None
     if isinstance(stock, type) and issubclass(stock, PreTrainedModel):
-        return stock.from_pretrained
-    remote = next((auto for auto in getattr(config, "auto_map", None) or {} if auto.startswith("AutoModel")), None)
-    if trust and remote is not None:
-        return lambda *args, **kwargs: getattr(transformers, remote).from_pretrained(
-            *args, trust_remote_code=True, **kwargs
+        return stock, False
+    auto_map = getattr(config, "auto_map", None)
+    remote = next((auto for auto in auto_map if auto.startswith("AutoModel")), "") if isinstance(auto_map, dict) else ""
+    if trust and remote:
+        return getattr(transformers, remote), True
+    said = f"names the class {name!r}, which transformers {transformers.__version__} does not have"
+    raise UserError(
+        f"The model in {source!r} cannot be loaded: its config.json "
+        f"{said if name else 'does not say which class its weights are of (architectures is missing)'}, so its weights "
+        f"could not be told from random ones. "
+        + (
+            "If the model brings its own code and you trust it, pass trust_remote_code=True (--trust-remote-code)."
+            if remote
+            else 'Add the class it was saved from, for example "architectures": ["LlamaForCausalLM"].'
         )
-    for mapping, auto in _BY_CONFIG:
-        if type(config) in getattr(transformers, mapping):
-            return getattr(transformers, auto).from_pretrained
-    raise UserError(f"transformers {transformers.__version__} has no model class for {source!r} ({name or 'unnamed'}).")
-
-
-def _tokenizer(source: str, options: dict[str, Any], trust: bool) -> PreTrainedTokenizerBase | None:
-    """The tokenizer, or None for a folder that has none (image and speech models)."""
-    folder = Path(source)
-    if folder.is_dir() and not options and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **options)
-    except (OSError, ValueError, KeyError):
-        if folder.is_dir():
-            raise
-        return None  # a Hub repository without a tokenizer: whether it holds a model shows next
-
-
-def _explained(source: str, error: Exception) -> str:
-    """One paragraph from whatever transformers raised."""
-    first = " ".join(str(error).split())[:400]
-    if Path(source).is_dir():
-        return (
-            f"The model in {source!r} cannot be loaded: {first} If the folder was copied, a file may be damaged or "
-            f"missing; if the model brings its own code and you trust "
-            f"it, pass trust_remote_code=True (--trust-remote-code)."
-        )
-    return (
-        f"{source!r} is neither a folder here nor a model that can be reached on the Hub: {first} Check the spelling "
-        f"and the network connection, or give the folder of a downloaded model."
     )
+
+
+def _tokenizer(source: str, trust: bool) -> PreTrainedTokenizerBase | None:
+    """The tokenizer, or None for a folder that has none (image and speech models)."""
+    if not any(Path(source, file).is_file() for file in _TOKENIZER_FILES):
+        return None
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
+
+
+def _explained(source: str, error: BaseException) -> str:
+    """One paragraph from whatever another library raised."""
+    return (
+        f"The model in {source!r} cannot be loaded: {_first(error)} If the folder was copied, a file may be damaged or "
+        f"missing; if the model brings its own code and you trust it, pass trust_remote_code=True "
+        f"(--trust-remote-code)."
+    )
+
+
+def _first(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"

@@ -12,9 +12,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from layersmith.anatomy.edit import Edit, combined
+from layersmith.checkpoint.companions import copy_companions
+from layersmith.checkpoint.dtypes import StoredDtypes, stored_dtypes
 from layersmith.checkpoint.folder import written_whole
-from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel, stock_class, stored_tensors
-from layersmith.checkpoint.stock import export_stock
+from layersmith.checkpoint.hf import (
+    LayersmithConfig,
+    LayersmithModel,
+    point_here,
+    shared_modules,
+    stock_class,
+    stored_tensors,
+)
+from layersmith.checkpoint.stock import export_stock, generation_settings
 from layersmith.errors import UserError
 
 
@@ -30,13 +39,14 @@ def save_result(
     edits: Sequence[Edit],
     path: str | os.PathLike[str],
     tokenizer: Tokenizer | None = None,
+    try_stock: bool = True,
 ) -> str:
     """Save the edited model; returns "stock" if it loads without layersmith, else "layersmith".
 
-    edited    a copy of `original` with the edits applied (and possibly trained further)
+    edited     a copy of `original` with the edits applied (and possibly trained further)
+    try_stock  False for a model of which `rehearse` found that its stock form does not come back
     """
-    reason = export_stock(edited, original, edits, path, tokenizer)
-    if not reason:
+    if try_stock and not export_stock(edited, original, edits, path, tokenizer):
         return "stock"
     save(edited, edits, path, tokenizer)
     return "layersmith"
@@ -50,27 +60,62 @@ def save(
     model  a transformers model with the edits applied, or a loaded `LayersmithModel` with further edits applied
     path   a folder; an earlier model in it is replaced once the new one is complete
 
-    Raises UserError when the edits do not describe the model, or when it is not made from a transformers class.
+    The weights are stored in the dtypes the model's source has (`dtypes.stored_dtypes`). What lies beside the source's
+    weights (processors, chat templates, pooling) is kept. Raises UserError when the edits do not describe the model, or
+    when it is not made from a transformers class.
     """
+    dtypes = stored_dtypes(model)
     base, edits = stock_part(model, edits)
-    name = type(base).__name__
-    if not isinstance(base, PreTrainedModel) or stock_class(name) is not type(base):
-        raise UserError(
-            f"{name} is not a model class of transformers, so nothing could load it again. Save its state_dict, and "
-            f"rebuild it with your own code."
-        )
-    config = LayersmithConfig(copy.deepcopy(base.config), name, [edit.to_json() for edit in edits])
+    _check_savable(base)
+    config = LayersmithConfig(copy.deepcopy(base.config), type(base).__name__, [edit.to_json() for edit in edits])
+    config.shared = shared_by_hand(base, config)
     # Without memory: only the structure is needed, as the proof that config and edits describe this model.
     with torch.device("meta"):
-        skeleton = LayersmithModel._from_config(config, dtype=base.dtype, trust_remote_code=True)
+        skeleton = LayersmithModel._from_config(config, dtype=dtypes.main, trust_parts=True)
     tensors = {f"base.{name}": tensor for name, tensor in stored_tensors(base).items()}
     _check_described(tensors, skeleton)
+    again = tuple(f"base.{path}." for path, _ in config.shared)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(again)}
     if skeleton.can_generate():
-        skeleton.generation_config = base.generation_config
+        skeleton.generation_config = generation_settings(base, config.base_config)
     with written_whole(path) as folder:
-        skeleton.save_pretrained(folder, state_dict=tensors, save_original_format=False)
+        skeleton.save_pretrained(folder, state_dict=_as_stored(kept, dtypes), save_original_format=False)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
+        copy_companions(model.name_or_path, folder)
+        point_here(folder)
+
+
+def shared_by_hand(base: PreTrainedModel, config: LayersmithConfig) -> list[list[str]]:
+    """Modules that stand at several paths, beyond those that the class and the edits make so."""
+    with torch.device("meta"):
+        usual = shared_modules(LayersmithModel._from_config(copy.deepcopy(config), trust_parts=True).base)
+    return [pair for pair in shared_modules(base) if pair not in usual]
+
+
+def _check_savable(base: Any) -> None:
+    """UserError for a model that nothing could load again."""
+    name = type(base).__name__
+    if hasattr(base, "merge_and_unload") or getattr(base, "_hf_peft_config_loaded", False):
+        raise UserError(
+            "The model carries an adapter of PEFT, which is not part of any model class. Merge it into the weights "
+            "first: model = model.merge_and_unload()."
+        )
+    if not isinstance(base, PreTrainedModel) or stock_class(name) is not type(base):
+        raise UserError(
+            f"{name} is not a model class of transformers, so nothing could load it again without that class's own "
+            f"Python code, and code is never put into a saved model. Save its state_dict, and rebuild it with your own "
+            f"code."
+        )
+
+
+def _as_stored(tensors: dict[str, torch.Tensor], dtypes: StoredDtypes) -> dict[str, torch.Tensor]:
+    """The tensors in the dtypes of the source; tied ones stay tied."""
+    done: dict[int, torch.Tensor] = {}
+    return {
+        name: done.setdefault(id(tensor), tensor.detach().to(dtypes.of(name.removeprefix("base."), tensor)))
+        for name, tensor in tensors.items()
+    }
 
 
 def stock_part(model: nn.Module, edits: Sequence[Edit]) -> tuple[nn.Module, list[Edit]]:

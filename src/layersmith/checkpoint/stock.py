@@ -6,13 +6,16 @@ the edits amount to is worked out here; whether the stock model built from it is
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from layersmith.anatomy import Site, find_sites
 from layersmith.anatomy.calls import AttentionCall
@@ -20,8 +23,10 @@ from layersmith.anatomy.edit import Edit
 from layersmith.anatomy.probe import example_inputs
 from layersmith.anatomy.recognise import Recognised, as_ffn
 from layersmith.anatomy.running import evaluating
+from layersmith.checkpoint.companions import copy_companions, strip_code
+from layersmith.checkpoint.dtypes import stored_dtypes
 from layersmith.checkpoint.folder import written_whole
-from layersmith.checkpoint.hf import stock_class
+from layersmith.checkpoint.hf import shared_modules, stock_class
 from layersmith.errors import UserError
 
 #: Relative difference allowed between the edited model and its stock form: the same sums in another order.
@@ -53,18 +58,51 @@ def export_stock(
     """Save `edited` to the folder `path` in the architecture of `original`; "" when done, else the reason why not.
 
     edited  a copy of `original` with the edits applied (and possibly trained further)
+
+    The weights are stored in the dtypes that the source of `original` has; what lies beside its weights is kept, except
+    Python code and what points to it.
     """
     try:
         if stock_class(type(original).__name__) is not type(original):
             return f"{type(original).__name__} only shares its name with a class of transformers"
-        stock = _Export(edited, original, edits).stock()
+        export = _Export(edited, original, edits)
+        stock = export.stock()
+        with written_whole(path) as folder:
+            _write(stock, export.dtypes.main, folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(str(folder))
+            copy_companions(original.name_or_path, folder)
+            strip_code(folder)
     except (_NotStock, UserError) as reason:
         return str(reason)
-    with written_whole(path) as folder:
-        stock.save_pretrained(folder)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(str(folder))
     return ""
+
+
+def generation_settings(model: PreTrainedModel, config: PreTrainedConfig) -> Any:
+    """The generation settings of a model, with those moved in that stand in its `config` but are no fields of it.
+
+    (transformers refuses to save a config that has some.)
+    """
+    settings = copy.deepcopy(model.generation_config)
+    for name, value in config._get_generation_parameters().items():
+        if getattr(settings, name, None) is None:
+            setattr(settings, name, value)
+        delattr(config, name)
+    return settings
+
+
+def _write(stock: PreTrainedModel, main: torch.dtype, folder: Path) -> None:
+    """What transformers cannot write of a model it can hold is one more reason, not an error."""
+    try:
+        stock.save_pretrained(folder)
+        file = folder / "config.json"
+        config = json.loads(file.read_text())
+        config["dtype"] = str(main).removeprefix("torch.")  # not that of whatever tensor comes first
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    except OSError:
+        raise
+    except Exception as error:
+        raise _NotStock(f"transformers does not save it: {' '.join(str(error).split())[:300]}") from error
 
 
 class _Export:
@@ -75,6 +113,7 @@ class _Export:
         self.names = {edit.path: str(edit.spec.get("name")) for edit in edits}
         self.anatomy = find_sites(original)
         self.settings: dict[str, Any] = original.config.to_dict()
+        self.dtypes = stored_dtypes(original)
 
     @torch.no_grad()
     def stock(self) -> PreTrainedModel:
@@ -92,14 +131,20 @@ class _Export:
             raise _NotStock(f"{path} has become {name!r}")
         config = type(self.original.config).from_dict(self.settings)
         stock = type(self.original)._from_config(config, dtype=self.edited.dtype)
+        tensors, origins = self._tensors(dropped, narrowed)
+        if len(shared_modules(stock)) != len(shared_modules(self.edited)):
+            raise _NotStock("one of its modules stands at several places")
         try:
-            stock.load_state_dict(self._tensors(dropped, narrowed))
+            stock.load_state_dict(tensors)
         except RuntimeError as error:
             raise _NotStock(" ".join(str(error).split())[:300]) from error
         stock.to(self.edited.device).eval()
         if stock.can_generate():
-            stock.generation_config = self.edited.generation_config
+            stock.generation_config = generation_settings(self.edited, stock.config)
         self._check_equal(stock)
+        for name, parameter in [*stock.named_parameters(), *stock.named_buffers()]:
+            if name in origins:
+                parameter.data = parameter.data.to(self.dtypes.of(origins[name], parameter))
         return stock
 
     def _dropped_blocks(self) -> list[Site]:
@@ -167,8 +212,13 @@ class _Export:
         module = self.edited.get_submodule(site.modules[0])
         return module.operator if isinstance(module, AttentionCall) else module
 
-    def _tensors(self, dropped: list[Site], narrowed: dict[str, Recognised]) -> dict[str, Tensor]:
-        """The stock model's state dict: what stays, under its new block number, and our weights in their places."""
+    def _tensors(
+        self, dropped: list[Site], narrowed: dict[str, Recognised]
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The stock model's state dict: what stays, under its new block number, and our weights in their places.
+
+        Beside it, the name that each tensor has in the original.
+        """
         out = [f"{site.modules[0]}." for site in dropped]
         out += [f"{path}." for name in narrowed for path in self.anatomy.site(name).modules]
         tensors = {k: t for k, t in self.edited.state_dict().items() if not k.startswith(tuple(out))}
@@ -180,6 +230,7 @@ class _Export:
                 tensors[f"{path}.weight"] = weight.T if type(target).__name__ == "Conv1D" else weight
                 if target.bias is not None and bias is not None:
                     tensors[f"{path}.bias"] = bias
+        origins = {name: name for name in tensors}
         gone = {site.modules[0] for site in dropped}
         for blocks in self.anatomy.blocks.values():
             stay = [path for path in blocks if path not in gone]
@@ -187,7 +238,8 @@ class _Export:
                 moved = [k for k in tensors if k.startswith(f"{path}.")] if new != path else []
                 for key in moved:
                     tensors[new + key.removeprefix(path)] = tensors.pop(key)
-        return tensors
+                    origins[new + key.removeprefix(path)] = origins.pop(key)
+        return tensors, origins
 
     def _check_equal(self, stock: PreTrainedModel) -> None:
         """_NotStock unless the stock model computes what the edited one does."""

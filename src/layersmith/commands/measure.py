@@ -42,8 +42,11 @@ def measure(
     from layersmith.measuring.compare import measure as run
     from layersmith.measuring.inputs import is_causal_lm
 
-    loaded, tokenizer = load(model, trust_remote_code=trust_code, device=device)
-    original = load(against, trust_remote_code=trust_code, device=device)[0] if against is not None else None
+    def opened(name: str) -> Any:
+        return load(name, trust_remote_code=trust_code, device=device, tell=lambda note: typer.echo(note, err=True))
+
+    loaded, tokenizer = opened(model)
+    original = opened(against)[0] if against is not None else None
     found = run(
         loaded,
         original,

@@ -38,7 +38,7 @@ def sites(
     from layersmith.measuring.inputs import placement
     from layersmith.measuring.sites import site_costs
 
-    loaded, _ = load(model, trust_remote_code=trust_code, device=device)
+    loaded, _ = load(model, trust_remote_code=trust_code, device=device, tell=lambda note: typer.echo(note, err=True))
     loaded.eval()
     anatomy = find_sites(loaded)
     rows = site_costs(loaded, anatomy, shape, rounds=rounds)

@@ -23,6 +23,7 @@ class Settings:
     budget: dict[str, float]
     at: str
     device: str
+    dtype: str
     data: str
     text_column: str | None
     methods: list[str]
@@ -56,6 +57,7 @@ def settings_for(model: nn.Module, config: RefitConfig) -> Settings:
         budget=config.budget,
         at=config.at,
         device=placement(model)[0].type,
+        dtype=config.dtype,
         data=config.data,
         text_column=config.text_column,
         methods=chosen(config.methods, list(config.budget)),

@@ -17,6 +17,9 @@ from layersmith.refitting.methods import check_methods
 #: What may be bounded, as a share of the original's.
 BUDGETS = ("latency", "params", "bytes", "flops", "kv")
 
+#: What a result may be stored in; "auto" is what each tensor's source has.
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
 
 @dataclass(frozen=True)
 class RefitConfig:
@@ -53,6 +56,9 @@ class RefitConfig:
     device: str | None = field(
         default=None, metadata={"help": "where the model runs and is measured: cpu (if not given), cuda, cuda:1, mps"}
     )
+    dtype: str = field(
+        default="auto", metadata={"help": "what the result is stored in: auto, float32, bfloat16, float16"}
+    )
     reuse: Path | None = field(
         default=None, metadata={"help": "folder of an earlier run that differs in budget and healing alone"}
     )
@@ -69,6 +75,8 @@ def check(config: RefitConfig) -> None:
     check_methods(config.methods or [])
     parse_shape(config.at)
     check_data(config.data)
+    if config.dtype not in DTYPES:
+        raise UserError(f"There is no dtype {config.dtype!r} to store a model in. Choose among {', '.join(DTYPES)}.")
     if config.device is not None:
         check_device(config.device)
     if config.reuse is not None:

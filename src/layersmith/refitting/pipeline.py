@@ -2,6 +2,7 @@
 
 The stages, each kept in the workspace so that a killed run goes on where it was:
 
+    rehearse    save and reload the untouched model on the path that the result will take
     calibrate   store what enters every block on real text
     build       every method's candidates at every site
     cost        what each of them, and the original, takes at the shape of the run
@@ -41,6 +42,7 @@ from layersmith.refitting.config import Settings, settings_for
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.options import RefitConfig, check
 from layersmith.refitting.prove.finish import finish
+from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult
 from layersmith.refitting.reuse import take_over
 from layersmith.refitting.score.costs import measure_costs
@@ -71,6 +73,7 @@ def refit(
     trust_remote_code: bool = False,
     workers: int = 1,
     device: str | None = None,
+    dtype: str = "auto",
     reuse: str | Path | None = None,
     progress: bool = True,
 ) -> RefitResult:
@@ -97,6 +100,8 @@ def refit(
              a model given by name
     device   where a model given by name is put: "cpu" (the default), "cuda", "cuda:1", "mps". All work is done, and
              latency measured, there. A loaded model stays where it is
+    dtype    what the result is stored in: "auto" (each tensor as its source has it), "float32", "bfloat16", "float16".
+             Work is done in float32 in any case
     reuse    the `out` of an earlier run that differs in budget and healing alone: its candidates and scores are taken
 
     Returns the result, whose document is result.json. Run it again with the same arguments after an interruption: it
@@ -120,6 +125,7 @@ def refit(
         trust_remote_code=trust_remote_code,
         workers=workers,
         device=device,
+        dtype=dtype,
         reuse=None if reuse is None else Path(reuse),
     )
     check(config)
@@ -131,9 +137,9 @@ def refit(
         name = model if isinstance(model, str) else type(model).__name__
         if isinstance(model, str):
             bar.note(f"loading {model}")
-            model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device)
+            model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device, tell=bar.note)
         model = uncompiled(model)
-        with _borrowed(model):
+        with checkpoint.stored_as(model, dtype), _borrowed(model):
             return _refit(model, tokenizer, name, config, shape, bar)
 
 
@@ -178,6 +184,7 @@ def _calibrate(
         if "note" in batches.facts:
             bar.note(batches.facts["note"])
         check_finite(model, batches.fit[0])
+        rehearsal(model, tokenizer, batches.fit[0], workspace, source.trust_remote_code)
         anatomy = find_sites(model)
         sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
         check_patterns(settings.sites, anatomy, settings.methods)
@@ -219,10 +226,16 @@ def _borrowed(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode and without gradients, and afterwards as the caller had it."""
     modes = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    config = getattr(model, "config", None)
+    as_dict = getattr(config, "return_dict", True)
+    if not as_dict:
+        config.return_dict = True  # many classes of transformers fail with False, whoever calls them
     model.eval().requires_grad_(False)
     try:
         yield
     finally:
+        if not as_dict:
+            config.return_dict = as_dict
         for parameter, requires_grad in wanted.items():
             parameter.requires_grad_(requires_grad)
         for module, training in modes.items():

@@ -15,7 +15,7 @@ from layersmith.errors import UserError
 from layersmith.runs.workspace import Workspace
 
 #: Settings that say where a run is going, not what it is made of.
-GOAL = ("budget", "heal_tokens", "heal_lr", "heal_baseline", "refine_evaluations")
+GOAL = ("budget", "heal_tokens", "heal_lr", "heal_baseline", "refine_evaluations", "dtype")
 #: Folders of the workspace that are taken over.
 TAKEN = ("calibration", "statistics", "library", "scores")
 

@@ -37,7 +37,9 @@ def main() -> None:
 def build(job: dict[str, Any]) -> Iterator[str]:
     """Build the job's blocks, one after the other; yields the name of each when it is done."""
     torch.set_num_threads(job["threads"])
-    model, tokenizer = checkpoint.load(job["model"], trust_remote_code=job["trust_remote_code"], device=job["device"])
+    trust, device = job["trust_remote_code"], job["device"]
+    # What loading loses, the run that started this worker has told.
+    model, tokenizer = checkpoint.load(job["model"], trust_remote_code=trust, device=device, tell=lambda note: None)
     model.eval().requires_grad_(False)
     sizes = Sizes(**job["sizes"])
     batches = prepare(model, tokenizer, job["data"], sizes, job["seed"], job["text_column"])

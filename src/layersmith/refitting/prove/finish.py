@@ -23,6 +23,7 @@ from layersmith.measuring.token_bytes import token_bytes
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.heal.distillation import Healing, HealSettings, heal
 from layersmith.refitting.prove.folding import fold_where_it_pays
+from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult, assemble
 from layersmith.refitting.search.baselines import measure_baselines
 from layersmith.refitting.search.choice import student
@@ -41,6 +42,7 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
             _heal_best_uniform(ctx, found, variants)
     with ctx.clock.stage("fold"):
         folds, folded = fold_where_it_pays(healed, ctx.shape, ctx.workspace)
+    checkpoint.round_to_stored(healed, checkpoint.stored_dtypes(ctx.model))
     with ctx.clock.stage("measure"):
         final = _side_by_side(ctx, healed)
     with ctx.clock.stage("save"):
@@ -135,11 +137,13 @@ def _samples(ctx: RunContext, healed: Any) -> list[dict[str, str]]:
     ]
 
 
-def _save(ctx: RunContext, found: Found, healed: Any, folded: list[Edit]) -> dict[str, Any]:
+def _save(ctx: RunContext, chosen: Found, healed: Any, folded: list[Edit]) -> dict[str, Any]:
     """`out/model`, then a fresh process loads it and must give the logits that were measured."""
     folder = ctx.workspace.out / "model"
-    edits = combined([edit for edit, _ in found.replacement(found.selection.chosen)], folded)
-    kind = checkpoint.save_result(healed, ctx.model, edits, folder, ctx.tokenizer)
+    edits = combined([edit for edit, _ in chosen.replacement(chosen.selection.chosen)], folded)
+    trust = ctx.source.trust_remote_code
+    found = rehearsal(ctx.model, ctx.tokenizer, ctx.batches.fit[0], ctx.workspace, trust)
+    kind = checkpoint.save_result(healed, ctx.model, edits, folder, ctx.tokenizer, try_stock=not found["stock"])
     batch = ctx.batches.report[0]
-    difference = checkpoint.verify_reload(folder, healed, batch)
+    difference = checkpoint.verify_reload(folder, healed, batch, trust)
     return {"export": kind, "reload_max_abs_diff": difference}
