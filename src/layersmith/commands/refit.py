@@ -11,8 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from layersmith.errors import UserError
-from layersmith.report.reading import missed
-from layersmith.report.units import apart
 
 #: Exit status of a run that ended, saved its model, and missed the budget in the last measurement.
 BUDGET_MISSED = 3
@@ -127,5 +125,8 @@ def _print(result: dict[str, Any], out: Path) -> None:
 
 def _missed(result: dict[str, Any]) -> str:
     """What was reached against what was asked, told apart."""
+    from layersmith.report.reading import missed
+    from layersmith.report.units import apart
+
     both = {name: apart(share, bound) for name, (share, bound) in missed(result).items()}
     return ", ".join(f"{name} {share} against {bound}" for name, (share, bound) in both.items())
