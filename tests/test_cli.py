@@ -285,6 +285,28 @@ def test_refit_can_print_the_whole_result_as_json(run: Run, refits: dict[str, An
     assert json.loads(out)["chosen"]["measured"]["latency_ratio"] == 0.74
 
 
+def test_a_missed_budget_has_an_exit_status_of_its_own_and_is_told_apart(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from layersmith.refitting import pipeline
+
+    figures = {"latency_ms": 40.0, "params": 100, "bytes": 400, "flops": 9, "kv_bytes": 0}
+    result = {
+        "model": {"name": "pocket"},
+        "settings": {"budget": {"latency": 0.6, "params": 1.0}, "at": "prefill=1x512"},
+        "baseline": figures,
+        "chosen": {"measured": figures | {"latency_ratio": 0.6004, "kl": 0.1}, "meets_budget": False},
+        "reload_max_abs_diff": 0.0,
+    }
+    monkeypatch.setattr(pipeline, "refit", lambda *given, **settings: result)
+    status, out, _ = run("refit", "pocket", "--budget", "latency=0.6,params=1", "--out", str(tmp_path))
+    assert status == 3
+    assert "NOT met (latency 0.6004 against 0.6000)" in out
+    status, out, _ = run("refit", "pocket", "--budget", "latency=0.6", "--out", str(tmp_path), "--json")
+    assert status == 3
+    assert json.loads(out) == result
+
+
 @pytest.mark.parametrize("text", ["latency", "0.75", "latency=", "latency=0.75;bytes=0.5", ""])
 def test_a_budget_that_cannot_be_read_is_quoted(text: str) -> None:
     with pytest.raises(UserError, match="NAME=SHARE"):

@@ -183,7 +183,7 @@ def test_candidates_that_overlap_become_a_ladder_of_disjoint_ones():
 class Run:
     """A search over two sites whose fastest mix is predicted at 0.928, with a clock that is off by a factor."""
 
-    def __init__(self, monkeypatch, factor, budget):
+    def __init__(self, monkeypatch, factor, budget, saving=3.6):
         def cost(latency_ms, params=10):
             return Cost(params=params, active_params=params, flops=0, latency_ms=latency_ms)
 
@@ -206,8 +206,7 @@ class Run:
             return SimpleNamespace(value=sum(c.kl for c in replacement))
 
         def clocked(ctx, library, ids, rounds):
-            saved = sum(3.6 for _ in ids)
-            return Clocked(0.0, factor * (100 - saved) / 100)
+            return Clocked(0.0, factor * (100 - saving * len(ids)) / 100)
 
         monkeypatch.setattr(select, "outputs", lambda model, batches: [])
         monkeypatch.setattr(select, "replacement_of", lambda candidates, library: candidates)
@@ -224,6 +223,13 @@ def test_no_margin_makes_a_reachable_budget_unreachable(monkeypatch, factor, bou
     found = Run(monkeypatch, factor, {"latency": bound})()
     assert found.meets_budget
     assert found.latency_ratio <= bound
+
+
+def test_a_whole_model_timed_too_slow_does_not_cost_quality(monkeypatch):
+    """On a busy machine what belongs to no site looks eight times too large; one site is enough all the same."""
+    found = Run(monkeypatch, 1.0, {"latency": 0.75}, saving=8 * 3.6)()
+    assert found.chosen == ["a/low"]
+    assert found.meets_budget
 
 
 def test_a_budget_out_of_reach_names_what_was_measured(monkeypatch):

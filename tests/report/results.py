@@ -277,6 +277,10 @@ def _uniform(total: float, params: float, encoder: bool, heal: bool, random: Ran
                     "measured": _part(share * total, kl, share * params, encoder, share),
                     "healed": healed,
                     "meets_budget": share <= 0.75,
+                    "reach": None if share <= 0.75 else {"latency": share},
                 }
             )
-    return entries
+    # At its strongest it gets no further, so its quality was not measured.
+    weak = {"predicted": {"kl": 0.5, "latency_ms": 0.93 * total}, "measured": None, "healed": None}
+    reach = {"meets_budget": False, "reach": {"latency": 0.9312}}
+    return [*entries, {"method": "low_rank", "label": "low_rank mixer", "settings": {"rank": 8}, **weak, **reach}]

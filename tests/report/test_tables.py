@@ -39,6 +39,7 @@ def test_refusals_are_grouped_by_method_and_reason():
     assert "8\u00a0sites" in said
     missed = sum(u["meets_budget"] is False for u in result["uniform"])
     assert f"{missed}\u00a0single-method model" in said
+    assert "low_rank mixer (latency 0.931×)" in said
     assert facts.refused({}) is None
 
 
@@ -54,8 +55,9 @@ def test_uniform_models_are_listed_best_first():
     result = make_result()
     table = rows(facts.table_of_uniform(result))
     assert len(table) == len(result["uniform"]) + 1
-    divergences = [float(row[3]) for row in table[1:]]
+    divergences = [float(row[3]) for row in table[1:-1]]
     assert divergences == sorted(divergences)
+    assert table[-1][:4] == ["low_rank mixer rank=8", "0.93×", "no", "–"]
 
 
 def test_conditions_hold_every_setting():

@@ -84,3 +84,10 @@ def test_reload_in_words():
     assert words.reloaded({}) is None
     assert "exactly those measured" in words.reloaded({"reload_max_abs_diff": 0.0, "export": "stock"})
     assert "at most 2·10⁻⁵" in words.reloaded({"reload_max_abs_diff": 2e-5, "export": "stock"})
+
+
+def test_a_missed_budget_has_digits_enough_to_tell_the_numbers_apart():
+    result = make_result(met=False)
+    result["settings"]["budget"] = {"latency": 0.6}
+    result["chosen"]["measured"]["latency_ratio"] = 0.6004
+    assert "latency 0.6004× against 0.6000×" in words.banners(result, [])

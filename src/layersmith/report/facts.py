@@ -102,9 +102,10 @@ def _value(name: str, value: object) -> str:
 
 
 def table_of_uniform(result: Json) -> Markup | None:
-    """All single-method models in numbers, best first."""
-    entries = [u for u in result.get("uniform") or [] if get(u, "measured", "kl") is not None]
-    if not entries:
+    """All single-method models in numbers, best first; then those that cannot meet the budget, with their best."""
+    everything = result.get("uniform") or []
+    entries = [u for u in everything if get(u, "measured", "kl") is not None]
+    if not everything:
         return None
     cost, short = main_cost(result), divergence_of(result).short
     rows = [
@@ -118,6 +119,11 @@ def table_of_uniform(result: Json) -> Markup | None:
             units.percent(get(u, "healed", "agreement")),
         ]
         for u in sorted(entries, key=lambda u: u["measured"]["kl"])
+    ]
+    rows += [
+        [named(u), units.ratio(get(u, "reach", cost)), "no", *[units.EMPTY] * 4]
+        for u in everything
+        if get(u, "measured", "kl") is None
     ]
     head = ["single method", cost, "in budget", short, "agreement", f"{short}, healed", "agreement, healed"]
     return tables.plain(head, rows)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from layersmith.contract import FIELDS
 from layersmith.report import units
 
 Json = dict[str, Any]
@@ -27,11 +26,11 @@ class Quantity:
 
 
 COSTS = {
-    "latency": Quantity(FIELDS["latency"], "latency", units.milliseconds),
-    "params": Quantity(FIELDS["params"], "parameters", units.count),
-    "bytes": Quantity(FIELDS["bytes"], "weight bytes", units.size),
-    "flops": Quantity(FIELDS["flops"], "FLOPs", units.flops),
-    "kv": Quantity(FIELDS["kv"], "KV-cache bytes", units.size),
+    "latency": Quantity("latency_ms", "latency", units.milliseconds),
+    "params": Quantity("params", "parameters", units.count),
+    "bytes": Quantity("bytes", "weight bytes", units.size),
+    "flops": Quantity("flops", "FLOPs", units.flops),
+    "kv": Quantity("kv_bytes", "KV-cache bytes", units.size),
 }
 
 

@@ -10,13 +10,15 @@ from layersmith.contract import Cost
 from layersmith.refitting.candidate import Candidate
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.search.choice import KEEP
-from layersmith.refitting.search.clock import clock, rounds_for
+from layersmith.refitting.search.clock import clock, gain, rounds_for, to_predict
 from layersmith.refitting.search.found import Found, meets
 from layersmith.refitting.search.uniform import Ladder, Rung, ladders
 from layersmith.refitting.search.variants import Clocked, measure_variant, outputs
 
 #: Seconds that one clocking may take here, within bounds on its rounds, and how many each baseline gets.
 CLOCK_SECONDS, CLOCK_ROUNDS, CLOCKINGS = 1.0, (5, 15), 3
+#: Once a rung meets the budget, a milder one that is expected to miss it by no more than this is looked at too.
+DOUBT = 0.03
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,13 @@ def measure_baselines(ctx: RunContext, found: Found) -> dict[str, Any]:
         return clock(ctx, found.library, ids, rounds)
 
     budget, told = ctx.settings.budget, found.selection.effective_budget
-    correction = budget.get("latency", 1.0) / told.get("latency", 1.0)
+    gained = gain(told.get("latency", 1.0), budget.get("latency", 1.0))
     climbs: dict[str, tuple[Ladder, Climb]] = {}
     all_ladders = ladders(found.library, ctx.anatomy)
     for done, ladder in enumerate(all_ladders):
         costs = [found.costs.predicted(rung.candidates) for rung in ladder.rungs]
         shares = [found.shares(cost, None, budget) for cost in costs]
-        climbs[ladder.label] = ladder, climb(ladder.rungs, shares, budget, correction, clocked)
+        climbs[ladder.label] = ladder, climb(ladder.rungs, shares, budget, gained, clocked)
         ctx.bar.tell("timing baselines", done + 1, len(all_ladders))
 
     jobs: dict[str, list[str]] = {"chosen": found.selection.chosen}
@@ -97,13 +99,13 @@ def climb(
     rungs: list[Rung],
     shares: list[dict[str, float]],
     budget: dict[str, float],
-    correction: float,
+    gained: float,
     clocked: Callable[[list[str]], Clocked],
 ) -> Climb:
     """The mildest rung that meets the budget, latency by the clock, which is read at most CLOCKINGS times.
 
-    shares      of every rung, as predicted: exact but for latency
-    correction  measured latency over predicted, as a first guess; each clocking gives a better one
+    shares  of every rung, as predicted: exact but for latency
+    gained  how many times as much is saved as predicted, as a first guess; each clocking gives a better one
     """
     exact = {name: share for name, share in budget.items() if name != "latency"}
     fitting = [i for i in range(len(rungs)) if meets(shares[i], exact)]
@@ -119,7 +121,8 @@ def climb(
     for left in reversed(range(CLOCKINGS)):
         met = [i for i in ratios if ratios[i] <= bound]
         milder = [i for i in fitting if i not in ratios and not any(m < i for m in met)]
-        promising = [i for i in milder if correction * shares[i]["latency"] <= bound]
+        hoped = bound + DOUBT if met else bound
+        promising = [i for i in milder if shares[i]["latency"] <= to_predict(hoped, gained)]
         if met and not promising:
             break
         # The last look, and the only one that can say that nothing meets the budget, is at the strongest.
@@ -127,7 +130,7 @@ def climb(
         if index in ratios:
             break
         ratios[index] = clocked(rungs[index].ids).latency_ratio
-        correction = ratios[index] / max(shares[index]["latency"], 1e-30)
+        gained = gain(shares[index]["latency"], ratios[index])
     met = [i for i in ratios if ratios[i] <= bound]
     if met:
         return Climb(rungs[min(met)], None)

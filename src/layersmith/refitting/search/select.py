@@ -1,7 +1,7 @@
 """Search the best mix: solve, measure together, refine, and correct the solver by what the clock really says.
 
 The solver adds up separately measured latencies and divergences; both are approximations. So its solutions are
-measured as whole models, and the latency limit given to the solver is corrected by the observed ratio, in both
+measured as whole models, and the latency limit given to the solver is corrected by what they really save, in both
 directions, until the whole model meets the budget without giving quality away. Everything here is chosen on the
 search windows; final figures are not.
 """
@@ -16,7 +16,7 @@ from layersmith.refitting.candidate import Library
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.score.costs import SiteCosts
 from layersmith.refitting.search.choice import candidates_of, options, replacement_of
-from layersmith.refitting.search.clock import clock, rounds_for
+from layersmith.refitting.search.clock import clock, gain, rounds_for, to_predict
 from layersmith.refitting.search.knapsack import Option, Solution, best_reachable, diverse, solve
 from layersmith.refitting.search.refine import refine
 from layersmith.refitting.search.variants import joint_kl, outputs
@@ -89,8 +89,7 @@ class _Search:
         # No correction may ask for less than the fastest mix is predicted to take: margins are ours, not the user's.
         least = self.predicted_latency(fastest) * (1 + 1e-6)
         first = solve(self.menu, self.costs.limits(self.budget)) or fastest
-        # Sublayers timed alone and a whole model timed at once disagree by a few per cent, either way.
-        told = max(least, target * self.predicted_latency(first) / self.clocked(first))
+        told = max(least, to_predict(target, gain(self.predicted_latency(first), self.clocked(first))))
         best: Selection | None = None
         for attempt in range(ATTEMPTS + MORE_ATTEMPTS):
             if attempt >= ATTEMPTS and best is not None and best.meets_budget:
@@ -102,7 +101,7 @@ class _Search:
             if target * (1 - SLACK) <= found.latency_ratio <= bound:
                 break
             before, tighter = told, 1.0 if attempt + 1 < ATTEMPTS else 1 - MARGIN
-            told = max(least, tighter * target * self.predicted_share(found) / found.latency_ratio)
+            told = max(least, to_predict(tighter * target, gain(self.predicted_share(found), found.latency_ratio)))
             if abs(told - before) < 1e-6:
                 break
         if best is None or not best.meets_budget:
@@ -210,10 +209,10 @@ def _front(
 ) -> dict[str, list[str]]:
     """The solver's mixes at neighbouring budgets of the first budget name: {"0.9": candidate ids}."""
     name = next(iter(budget))
-    correction = told[name] / budget[name]
+    gained = gain(told[name], budget[name])
     found = {}
     for share in sorted({0.9, 0.8, 0.7, 0.6, 0.5}, reverse=True):
-        solution = solve(menu, costs.limits({**told, name: share * correction}))
+        solution = solve(menu, costs.limits({**told, name: to_predict(share, gained)}))
         if solution is not None:
             found[f"{share:g}"] = [c for c in solution.chosen if c in library.candidates]
     return found
