@@ -4,6 +4,7 @@ Importing this package makes the Auto classes of transformers know layersmith ch
 import it loads them with `trust_remote_code=True`; the folder carries the two lines of code needed.
 """
 
+from layersmith.checkpoint.folder import check_replaceable
 from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel, register
 from layersmith.checkpoint.loading import load
 from layersmith.checkpoint.saving import save, save_result
@@ -12,4 +13,13 @@ from layersmith.checkpoint.verify import verify_reload
 
 register()
 
-__all__ = ["LayersmithConfig", "LayersmithModel", "export_stock", "load", "save", "save_result", "verify_reload"]
+__all__ = [
+    "LayersmithConfig",
+    "LayersmithModel",
+    "check_replaceable",
+    "export_stock",
+    "load",
+    "save",
+    "save_result",
+    "verify_reload",
+]

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from layersmith import pocket
+from layersmith.checkpoint.folder import recover
 from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel
 from layersmith.errors import MissingExtra, UserError
 
@@ -50,6 +51,7 @@ def load(
     """
     if device is not None and device_map is not None:
         raise UserError("Give device (the whole model there) or device_map (spread over several), not both.")
+    recover(name)
     source, gguf = _source(os.fspath(name))
     options: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
     if gguf and not transformers.utils.is_gguf_available():
