@@ -1,8 +1,10 @@
 """The program's interface: commands, exit statuses and messages. What the commands compute is tested in their rooms."""
 
 import json
+import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -154,6 +156,19 @@ def test_the_program_runs_as_a_module(
         runpy.run_module(module, run_name="__main__")
     assert not stopped.value.code
     assert capsys.readouterr().out.startswith("layersmith ")
+
+
+def test_sigterm_is_an_interruption_with_its_own_status(run: Run, loads: Any) -> None:
+    def load(name: str) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal came to nothing")
+
+    before = signal.getsignal(signal.SIGTERM)
+    loads(load)
+    status, _, err = run("sites", "pocket")
+    assert status == 143
+    assert err == "terminated; run the same command again to go on\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_unknown_option_is_status_2(run: Run) -> None:

@@ -13,9 +13,13 @@ from __future__ import annotations
 import functools
 import inspect
 import shutil
+import signal
 import textwrap
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +35,10 @@ from layersmith.commands.sites import sites
 from layersmith.errors import UserError
 
 DEBUG = "--debug"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as an interruption: whatever cleans up after Ctrl-C cleans up after it too."""
 
 
 def _note_debug(ctx: typer.Context, wanted: bool) -> None:
@@ -60,6 +68,8 @@ class Command(TyperCommand):
 
 def _told(error: BaseException) -> tuple[int, str]:
     """Exit status and message of a failure."""
+    if isinstance(error, Terminated):
+        return 143, "terminated; run the same command again to go on"
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted; run the same command again to go on"
     if isinstance(error, UserError):
@@ -114,9 +124,25 @@ def _options(
     pass
 
 
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only there may a handler be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main() -> None:
     """Entry point."""
-    app(prog_name="layersmith")
+    with _heeding_sigterm():
+        app(prog_name="layersmith")
 
 
 if __name__ == "__main__":

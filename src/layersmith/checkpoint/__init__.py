@@ -5,6 +5,7 @@ import it loads them with `trust_remote_code=True`; the folder carries the two l
 """
 
 from layersmith.checkpoint.dtypes import round_to_stored, stored_as, stored_dtypes
+from layersmith.checkpoint.folder import check_replaceable
 from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel, register
 from layersmith.checkpoint.loading import load
 from layersmith.checkpoint.rehearsal import rehearse
@@ -18,6 +19,7 @@ register()
 __all__ = [
     "LayersmithConfig",
     "LayersmithModel",
+    "check_replaceable",
     "export_stock",
     "load",
     "rehearse",

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from layersmith.checkpoint.companions import is_sentence_encoder
 from layersmith.checkpoint.dtypes import remember
+from layersmith.checkpoint.folder import recover
 from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel
 from layersmith.checkpoint.stored import Stored
 from layersmith.checkpoint.vetting import check_size, read_config, skeleton, vet
@@ -81,6 +82,7 @@ def load(
         raise UserError("Give device (the whole model there) or device_map (spread over several), not both.")
     if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise UserError(f"There is no dtype {dtype!r}; give float32, bfloat16, float16 or auto.")
+    recover(name)
     source, gguf = model_source(os.fspath(name))
     if not Path(source).is_dir():
         source = _fetched(source)

@@ -14,6 +14,7 @@ from layersmith.refitting.search.clock import clock, gain, rounds_for, to_predic
 from layersmith.refitting.search.found import Found, meets
 from layersmith.refitting.search.uniform import Ladder, Rung, ladders
 from layersmith.refitting.search.variants import Clocked, measure_variant, outputs
+from layersmith.runs.identity import digest_of
 
 #: Seconds that one clocking may take here, within bounds on its rounds, and how many each baseline gets.
 CLOCK_SECONDS, CLOCK_ROUNDS, CLOCKINGS = 1.0, (5, 15), 3
@@ -52,7 +53,10 @@ def measure_baselines(ctx: RunContext, found: Found) -> dict[str, Any]:
     jobs: dict[str, list[str]] = {"chosen": found.selection.chosen}
     jobs |= {f"front {share}": ids for share, ids in found.selection.front.items()}
     jobs |= {f"uniform {label}": c.rung.ids for label, (_, c) in climbs.items() if c.reach is None}
-    measured: dict[str, Any] = ctx.workspace.load_json("variants") or {}
+    # Kept under what they consist of: another choice never meets the figures of this one.
+    kept = {name: f"variants/{digest_of(ids)}" for name, ids in jobs.items()}
+    saved = {name: ctx.workspace.load_json(kept[name]) for name in jobs}
+    measured: dict[str, Any] = {name: figures for name, figures in saved.items() if figures is not None}
     expected = outputs(ctx.model, ctx.batches.report) if jobs.keys() - measured.keys() else []
     for done, (name, ids) in enumerate(jobs.items()):
         if name not in measured:
@@ -61,7 +65,7 @@ def measure_baselines(ctx: RunContext, found: Found) -> dict[str, Any]:
                 ctx.model, replacement, ctx.shape, clocked(ids), batches=ctx.batches.report, expected=expected
             )
             measured[name] = variant.to_json()
-            ctx.workspace.save_json("variants", measured)
+            ctx.workspace.save_json(kept[name], measured[name])
         ctx.bar.tell("measuring baselines", done + 1, len(jobs))
     return {
         "chosen": {
