@@ -34,7 +34,7 @@ def test_a_linear_feed_forward_is_merged_saved_and_not_decided_twice(workspace, 
     )
     apply(model, replacement)
     expected, twin = model(**inputs).logits, copy.deepcopy(model)
-    records, edits = fold_where_it_pays(model, SHAPE, workspace)
+    records, edits = fold_where_it_pays(model, SHAPE, workspace, "mix")
     by_name = {r["name"]: r for r in records}
     assert not by_name["pre_rms_norm"]["kept"]
     assert "not a LayerNorm" in by_name["pre_rms_norm"]["reason"]
@@ -45,7 +45,9 @@ def test_a_linear_feed_forward_is_merged_saved_and_not_decided_twice(workspace, 
     save(model, combined([edit for edit, _ in replacement], edits), tmp_path / "saved")
     again, _ = load(str(tmp_path / "saved"))
     torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits, rtol=0, atol=0)
-    same, same_edits = fold_where_it_pays(twin, SHAPE, workspace)  # a resumed run: decisions are read, folds made anew
+    same, same_edits = fold_where_it_pays(
+        twin, SHAPE, workspace, "mix"
+    )  # a resumed run: decisions are read, folds made anew
     assert (same, same_edits) == (records, edits)
     torch.testing.assert_close(twin(**inputs).logits, model(**inputs).logits, rtol=0, atol=0)
 
@@ -53,7 +55,7 @@ def test_a_linear_feed_forward_is_merged_saved_and_not_decided_twice(workspace, 
 def test_a_fold_that_would_store_the_embedding_twice_is_left_with_the_reason(workspace):
     model = BY_NAME["gpt2"].model().requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
-    records, edits = fold_where_it_pays(model, SHAPE, workspace)
+    records, edits = fold_where_it_pays(model, SHAPE, workspace, "mix")
     assert edits == []
     assert "params and bytes would grow" in records[0]["reason"]
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

@@ -2,18 +2,24 @@
 
 import json
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import layersmith.pocket
+from layersmith import checkpoint
 from layersmith.errors import UserError
 from layersmith.refitting.build import block_library as library
 from layersmith.refitting.config import check_budget
 from layersmith.refitting.pipeline import refit
+from layersmith.refitting.prove import finish as finishing
 from layersmith.runs.workspace import Workspace
 from tests.refitting.conftest import tiny_llama
+from tests.runs.dying import DAMAGES, Dying, Killed, damage
 
 METHODS = ["width", "kv_merge"]
 #: Latency is measured and differs from run to run; a params budget makes whole runs comparable.
@@ -96,40 +102,138 @@ def test_running_a_finished_run_again_changes_nothing(finished, text, tokenizer)
     assert comparable(run(out, text, tokenizer)) == comparable(result)
 
 
-@pytest.mark.parametrize("fraction", [0.15, 0.5, 0.93])
-def test_killed_anywhere_it_goes_on_and_ends_the_same(finished, tmp_path, text, tokenizer, monkeypatch, fraction):
-    """The run dies in the middle of its n-th file; the same call finishes it with the same result."""
-    finished_out, result = finished
-    files = sum(1 for p in (finished_out / "workspace").rglob("*.sha256"))
-    state = {"left": int(files * fraction)}
-    real = Workspace._commit
+def campaign(finished, out, monkeypatch, job, seed):
+    """Start the run again and again, each time killed after a while, until it ends.
 
-    def dying(self, path, write):
-        state["left"] -= 1
-        if state["left"] < 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name(path.name + ".new").write_bytes(b"half a fi")
-            raise KeyboardInterrupt
-        real(self, path, write)
-
-    monkeypatch.setattr(Workspace, "_commit", dying)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run", text, tokenizer)
-    monkeypatch.undo()
-    assert not (tmp_path / "run" / "result.json").exists()
-    assert comparable(run(tmp_path / "run", text, tokenizer)) == comparable(result)
+    Only the times of its stages, written again each time, take half as many file operations as the longest while.
+    """
+    rng = random.Random(seed)
+    monkeypatch.setattr(checkpoint, "verify_reload", lambda *inputs: 0.0)  # seconds in another process, each time
+    kills, result = 0, None
+    while result is None:
+        with monkeypatch.context() as patched:
+            Dying(patched, rng.randrange(120))
+            try:
+                result = run(out, *job)
+            except Killed:
+                kills += 1
+                assert not (out / "result.json").exists()
+    assert kills > 3, "it was hardly disturbed"
+    assert comparable(result) == comparable(finished[1])
 
 
-def test_damaged_files_are_built_again(finished, text, tokenizer):
-    out, result = finished
-    rng = random.Random(1)
-    files = sorted(p for p in (out / "workspace").rglob("*") if p.suffix in (".json", ".safetensors"))
-    files = [p for p in files if p.name != "run.json"]
-    for path in rng.sample(files, 12):
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.write_bytes(bytes(data[: -1 - len(data) // 3]) if rng.random() < 0.5 else bytes(data))
-    assert comparable(run(out, text, tokenizer)) == comparable(result)
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.real) for seed in range(1, 9))])
+def test_killed_anywhere_it_goes_on_and_ends_the_same(finished, tmp_path, text, tokenizer, monkeypatch, seed, relative):
+    """At any file operation, half of a file written; with the README's own relative OUT too."""
+    monkeypatch.chdir(tmp_path)
+    out = Path("run") if relative else tmp_path / "run"
+    campaign(finished, out, monkeypatch, (text, tokenizer), seed)
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    """A finished run that may be damaged; and it is not reloaded in another process every time."""
+    monkeypatch.setattr(checkpoint, "verify_reload", lambda *inputs: 0.0)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished[0], "run")
+    return Path("run")
+
+
+def kept_files(out):
+    """Every file of the workspace but run.json, whose damage is refused (tests/refitting/test_workspace.py)."""
+    files = sorted(p for p in (out / "workspace").rglob("*") if p.is_file() and p.name not in ("lock", "run.json"))
+    assert len(files) > 200
+    return files
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_damaged_files_are_built_again(finished, copied, text, tokenizer, share):
+    """Any part of them at once, checksums included."""
+    rng = random.Random(int(100 * share))
+    files = kept_files(copied)
+    for path in rng.sample(files, int(share * len(files))):
+        damage(path, rng.choice(DAMAGES))
+    assert comparable(run(copied, text, tokenizer)) == comparable(finished[1])
+
+
+@pytest.mark.real  # two minutes
+def test_each_file_damaged_alone_is_built_again(finished, copied, text, tokenizer):
+    rng = random.Random(0)
+    for path in kept_files(copied):
+        if path.exists():
+            damage(path, rng.choice(DAMAGES))
+            assert comparable(run(copied, text, tokenizer)) == comparable(finished[1]), path
+
+
+def test_another_choice_never_meets_the_figures_of_this_one(finished, copied, text, tokenizer):
+    """A search that was interrupted or damaged may choose another mix the next time."""
+    workspace = Workspace.joined(copied)
+    selection = workspace.load_json("selection")
+    other = {**selection, "chosen": selection["chosen"][1:]}
+    workspace.save_json("selection", other)
+    result = run(copied, text, tokenizer)
+    assert result["chosen"]["candidates"] == other["chosen"]
+    measured = result["chosen"]["measured"]
+    assert measured["params"] == result["chosen"]["predicted"]["params"] != finished[1]["chosen"]["measured"]["params"]
+    assert result["heal"]["curve"] != finished[1]["heal"]["curve"]
+    assert result["chosen"]["unhealed"] != finished[1]["chosen"]["unhealed"]
+    workspace.save_json("selection", selection)
+    assert comparable(run(copied, text, tokenizer)) == comparable(finished[1])
+
+
+def test_a_healed_baseline_is_kept_under_its_own_choice(finished, tmp_path, text, tokenizer, monkeypatch):
+    monkeypatch.setattr(checkpoint, "verify_reload", lambda *inputs: 0.0)
+    options = {"reuse": finished[0], "heal_baseline": True, "heal_tokens": 2048}
+    first, again = (run(tmp_path / "run", text, tokenizer, **options) for _ in range(2))
+    healed = [u for u in first["uniform"] if u["healed"]]
+    assert len(healed) == 1
+    assert healed[0]["healed"]["kl"] != healed[0]["measured"]["kl"]
+    assert again["uniform"] == first["uniform"]
+    names = {path.parent.name for path in (tmp_path / "run" / "workspace").glob("heal*/*.s*")}
+    assert names == {"heal", "healed-uniform"}, "and the baseline's checkpoint is gone"
+
+
+def test_another_model_or_text_is_another_run(finished, tmp_path, text, tokenizer):
+    """The weights alone do not make the model, nor a path the text."""
+    out = finished[0]
+    before = (out / "result.json").read_bytes()
+    model = tiny_llama(layers=2)
+    model.config.rms_norm_eps = 1e-5
+    options = {"budget": BUDGET, "methods": METHODS, "at": "prefill=1x32", "heal_tokens": 4096, "progress": False}
+    with pytest.raises(UserError, match=r"another run .*rms_norm_eps \(was 1e-06, is 1e-05\)"):
+        refit(model, out=out, data=text, tokenizer=tokenizer, **options)
+    with pytest.raises(UserError, match=r"cannot be reused.*rms_norm_eps"):
+        refit(model, out=tmp_path / "run", data=text, tokenizer=tokenizer, reuse=out, **options)
+    original = Path(text).read_text()
+    try:
+        Path(text).write_text(original.replace("tokens", "letters"))
+        with pytest.raises(UserError, match=r"another run .*the text that is read"):
+            run(out, text, tokenizer)
+        with pytest.raises(UserError, match=r"cannot be reused.*the text that is read"):
+            run(tmp_path / "run", text, tokenizer, reuse=out)
+    finally:
+        Path(text).write_text(original)
+    assert (out / "result.json").read_bytes() == before
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_same_text_elsewhere_is_the_same_run(finished, copied, tmp_path, text, tokenizer, monkeypatch):
+    shutil.copy(text, tmp_path / "again.txt")
+    built = []
+    monkeypatch.setattr(library, "_build", lambda *inputs: built.append(inputs))
+    assert comparable(run(copied, str(tmp_path / "again.txt"), tokenizer)) == comparable(finished[1])
+    assert not built
+
+
+def test_a_full_disk_is_one_sentence_whoever_meets_it(tmp_path, text, tokenizer, monkeypatch):
+    def full(*args, **kwargs):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(finishing.checkpoint, "save_result", full)
+    with pytest.raises(UserError, match=r"no space left.*finished work is kept"):
+        run(tmp_path / "run", text, tokenizer, heal_tokens=0, sites=["layers.1.ffn"])
+    assert (tmp_path / "run" / "workspace" / "selection.json").exists()
 
 
 def test_a_budget_that_cannot_be_met_names_the_best_reachable(tmp_path, text, tokenizer):
@@ -153,15 +257,17 @@ def test_another_budget_reuses_what_does_not_depend_on_it(finished, tmp_path, te
 
 
 def test_a_run_of_another_make_is_not_reused(finished, tmp_path, text, tokenizer):
-    with pytest.raises(UserError, match=r"differs in methods\."):
+    with pytest.raises(UserError, match=r"differs in methods \("):
         run(tmp_path / "run", text, tokenizer, reuse=finished[0], methods=["width"])
     with pytest.raises(UserError, match="holds no layersmith run"):
         run(tmp_path / "run", text, tokenizer, reuse=tmp_path / "nowhere")
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_the_named_sites_change(tmp_path, text, tokenizer):
     with pytest.raises(UserError, match=r"No site matches 'layers.1.fn'. Did you mean 'layers.1.ffn'"):
         run(tmp_path / "run", text, tokenizer, sites=["layers.0.ffn", "layers.1.fn"])
+    assert not (tmp_path / "run").exists()
     result = run(tmp_path / "run", text, tokenizer, sites=["layers.1.f*n"], heal_tokens=0)
     assert {c["id"].split("/")[0] for c in result["candidates"]} == {"layers.1.ffn"}
     changed = {site for site, taken in result["chosen"]["choice"].items() if taken != "keep"}
@@ -184,6 +290,7 @@ def test_text_that_is_too_short(tmp_path, tokenizer):
     (tmp_path / "short.txt").write_text("too short")
     with pytest.raises(UserError, match=r"too little text|too short"):
         run(tmp_path / "run", str(tmp_path / "short.txt"), tokenizer)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_that_yields_nan(tmp_path, text, tokenizer):
@@ -191,6 +298,7 @@ def test_a_model_that_yields_nan(tmp_path, text, tokenizer):
     model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
     with pytest.raises(UserError, match="NaN"):
         refit(model, budget=BUDGET, out=tmp_path / "run", data=text, tokenizer=tokenizer, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,8 @@ The stages, each kept in the workspace so that a killed run goes on where it was
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from torch import nn
 
 from layersmith import checkpoint
 from layersmith.anatomy import Replay, find_sites
+from layersmith.disk import writable_folder, writing
 from layersmith.errors import UserError
 from layersmith.measuring.divergence import main_output
 from layersmith.measuring.shape import Shape, parse_shape
@@ -34,16 +33,17 @@ from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batch, Sizes, prepare
 from layersmith.refitting.calibrate.taylor import taylor_scores
 from layersmith.refitting.candidate import Library
-from layersmith.refitting.config import RefitConfig, Settings, check, settings_for
+from layersmith.refitting.config import RefitConfig, check, settings_for
 from layersmith.refitting.context import RunContext
+from layersmith.refitting.identity import run_identity
 from layersmith.refitting.prove.finish import finish
-from layersmith.refitting.reuse import take_over
+from layersmith.refitting.reuse import check_reusable, take_over
 from layersmith.refitting.score.costs import measure_costs
 from layersmith.refitting.score.replace_one import score
 from layersmith.refitting.search.found import Found
 from layersmith.refitting.search.select import select
 from layersmith.runs.progress import Progress, Stopwatch
-from layersmith.runs.workspace import Workspace
+from layersmith.runs.workspace import Workspace, refuse_a_foreign_folder
 
 
 def refit(
@@ -96,7 +96,7 @@ def refit(
     """
     config = RefitConfig(
         budget=budget,
-        out=Path(out),
+        out=_checked_out(out),
         data=data,
         at=at,
         methods=methods,
@@ -110,14 +110,14 @@ def refit(
         trust_remote_code=trust_remote_code,
         workers=workers,
         device=device,
-        reuse=None if reuse is None else Path(reuse),
+        reuse=None if reuse is None else Path(reuse).expanduser(),
     )
     check(config)
     check_workers(workers, model)
     shape = parse_shape(at)
     if device is not None and not isinstance(model, str):
         raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
-    with Progress(progress) as bar:
+    with writing(config.out), Progress(progress) as bar:
         name = model if isinstance(model, str) else type(model).__name__
         if isinstance(model, str):
             bar.note(f"loading {model}")
@@ -128,67 +128,75 @@ def refit(
 
 def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, shape: Shape, bar: Progress) -> dict[str, Any]:
     settings = settings_for(model, config)
-    identity = {"model": fingerprint(model), "settings": asdict(settings)}
+    source = Source(name, config.trust_remote_code, config.device, config.data, settings.sizes, config.seed)
+    # Everything that can be refused is refused before a folder is made.
+    batches = prepare(model, tokenizer, settings.data, Sizes(**settings.sizes), settings.seed)
+    identity = run_identity(model, tokenizer, batches, settings)
+    check_finite(model, batches.fit[0])
+    anatomy = find_sites(model)
+    sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
+    if config.reuse is not None:
+        check_reusable(config.reuse, identity)
     workspace = Workspace(config.out, identity, on_rebuild=bar.rebuilding)
     try:
         if config.reuse is not None:
-            take_over(config.reuse, workspace, identity)
-        source = Source(name, config.trust_remote_code, config.device, config.data, settings.sizes, config.seed)
-        ctx = _calibrate(model, tokenizer, source, shape, settings, (workspace, bar))
-        library, reports = _build(ctx, config.workers)
-        with ctx.clock.stage("cost"):
-            costs = measure_costs(model, ctx.anatomy, library, shape, workspace)
-        with ctx.clock.stage("score"):
-            score(library, ctx.replay, ctx.activations, workspace, list(settings.budget), bar.tell)
-        with ctx.clock.stage("search"):
-            selection = select(ctx, library, costs)
-        return finish(ctx, Found(library, reports, costs, selection))
+            take_over(config.reuse, workspace)
+        replay = Replay(model, anatomy)
+        ctx = RunContext(
+            model=model,
+            tokenizer=tokenizer,
+            source=source,
+            shape=shape,
+            settings=settings,
+            workspace=workspace,
+            bar=bar,
+            clock=Stopwatch(workspace, bar),
+            batches=batches,
+            anatomy=anatomy,
+            sites=sites,
+            replay=replay,
+            activations=Activations(replay, anatomy, batches, workspace),
+        )
+        return _stages(ctx, config.workers)
     finally:
         workspace.close()
 
 
-def _calibrate(
-    model: Any, tokenizer: Any, source: Source, shape: Shape, settings: Settings, kept: tuple[Workspace, Progress]
-) -> RunContext:
-    """The model taken apart and its text run through it once: what every later stage works with."""
-    workspace, bar = kept
-    clock = Stopwatch(workspace)
-    with clock.stage("calibrate"):
-        batches = prepare(model, tokenizer, settings.data, Sizes(**settings.sizes), settings.seed)
-        check_finite(model, batches.fit[0])
-        anatomy = find_sites(model)
-        sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
-        replay = Replay(model, anatomy)
-        activations = Activations(replay, anatomy, batches, workspace)
-        activations.calibrate(bar.tell)
-    return RunContext(
-        model=model,
-        tokenizer=tokenizer,
-        source=source,
-        shape=shape,
-        settings=settings,
-        workspace=workspace,
-        bar=bar,
-        clock=clock,
-        batches=batches,
-        anatomy=anatomy,
-        sites=sites,
-        replay=replay,
-        activations=activations,
-    )
+def _stages(ctx: RunContext, workers: int) -> dict[str, Any]:
+    with ctx.clock.stage("calibrate"):
+        ctx.activations.calibrate(ctx.bar.tell)
+    with ctx.clock.stage("library"):
+        library, reports = _build(ctx, workers)
+    with ctx.clock.stage("cost"):
+        costs = measure_costs(ctx.model, ctx.anatomy, library, ctx.shape, ctx.workspace)
+    with ctx.clock.stage("score"):
+        score(library, ctx.replay, ctx.activations, ctx.workspace, list(ctx.settings.budget), ctx.bar.tell)
+    with ctx.clock.stage("search"):
+        selection = select(ctx, library, costs)
+    return finish(ctx, Found(library, reports, costs, selection))
 
 
 def _build(ctx: RunContext, workers: int) -> tuple[Library, dict[str, SiteReport]]:
     """Every candidate of the run, built here or by several processes."""
     settings = ctx.settings
-    with ctx.clock.stage("library"):
-        wants_gradients = "width_taylor" in settings.methods
-        few = ctx.batches.fit[:4]
-        statistics = taylor_scores(ctx.model, ctx.anatomy, few, ctx.workspace) if wants_gradients else {}
-        chosen = LibrarySettings(settings.methods, ctx.sites, settings.distill_steps, settings.seed)
-        if workers > 1:
-            build_in_processes(ctx, chosen, workers)
-        return build_library(ctx.activations, ctx.workspace, chosen, statistics, ctx.bar.tell)
+    wants_gradients = "width_taylor" in settings.methods
+    few = ctx.batches.fit[:4]
+    statistics = taylor_scores(ctx.model, ctx.anatomy, few, ctx.workspace) if wants_gradients else {}
+    chosen = LibrarySettings(settings.methods, ctx.sites, settings.distill_steps, settings.seed)
+    if workers > 1:
+        build_in_processes(ctx, chosen, workers)
+    return build_library(ctx.activations, ctx.workspace, chosen, statistics, ctx.bar.tell)
+
+
+def _checked_out(out: str | Path) -> Path:
+    """The folder of the run as an absolute path. UserError unless all that a run writes there can be written."""
+    folder = writable_folder(out)
+    refuse_a_foreign_folder(folder)
+    checkpoint.check_replaceable(folder / "model")
+    for name in ("result.json", "report.html", "pareto.svg"):
+        if (folder / name).is_dir():
+            raise UserError(f"{folder / name} is a folder, where a file is to be written. Give another --out.")
+    return folder
 
 
 @contextmanager
@@ -214,12 +222,3 @@ def check_finite(model: Any, batch: Batch) -> None:
             "The model yields NaN or infinity on the calibration text, so nothing can be fitted to it. Check its "
             "weights, and load it in float32 or bfloat16 rather than float16."
         )
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A digest of every weight: the same model gives the same run, whatever path it came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

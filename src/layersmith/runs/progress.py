@@ -17,6 +17,8 @@ from layersmith.runs.workspace import Workspace
 class Progress:
     """A context that shows bars on stderr, or a line for every tenth of a stage where that is a file or a pipe.
 
+    Either way with the time that the stage has left.
+
     With `shown=False` it says nothing.
     """
 
@@ -32,6 +34,8 @@ class Progress:
         )
         self._tasks: dict[str, int] = {}
         self._tenths: dict[str, int] = {}
+        #: Per stage, how many steps were done when it was first told of, and when that was.
+        self._started: dict[str, tuple[int, float]] = {}
 
     def __enter__(self) -> Progress:
         self._bars.start()
@@ -47,10 +51,14 @@ class Progress:
         if text not in self._tasks:
             self._tasks[text] = self._bars.add_task(text, total=total)
         self._bars.update(self._tasks[text], completed=done, total=total)  # type: ignore[arg-type]
+        first, since = self._started.setdefault(text, (done, time.monotonic()))
         tenth = 10 * done // max(total, 1)
         if not self._console.is_terminal and tenth > self._tenths.get(text, 0):
             self._tenths[text] = tenth
-            self.note(f"{text}: {done} of {total}")
+            # What an interrupted run had finished comes at once; the rate is that of what was done since.
+            rate = (done - first) / max(time.monotonic() - since, 1e-6)
+            left = f", {_spoken((total - done) / rate)} left" if rate and done < total else ""
+            self.note(f"{text}: {done} of {total}{left}")
 
     def note(self, text: str) -> None:
         """A line of its own."""
@@ -64,15 +72,24 @@ class Progress:
 class Stopwatch:
     """Wall seconds per stage, added up over interruptions because they are kept in the workspace."""
 
-    def __init__(self, workspace: Workspace):
+    def __init__(self, workspace: Workspace, bar: Progress):
         self._workspace = workspace
+        self._bar = bar
         self.seconds: dict[str, float] = workspace.load_json("timings") or {}
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        self._bar.note(f"stage: {name}")
         start = time.perf_counter()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
             self._workspace.save_json("timings", self.seconds)
+
+
+def _spoken(seconds: float) -> str:
+    """A time to go, as finely as it can be known: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

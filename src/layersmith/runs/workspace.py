@@ -1,13 +1,16 @@
 """The folder that makes a run resumable: every result is a file that is either whole and verified, or absent.
 
-A file is written beside its place, checksummed, moved into place, and only then vouched for by `NAME.sha256`. A kill
-at any byte therefore leaves at worst a file nobody vouches for; a truncated or bit-flipped file fails its checksum.
-Both read as "not there", so the stage that makes it makes it again.
+A file is written beside its place and so is its checksum; then the file is moved into place, then the checksum. The old
+one is vouched for by `NAME.sha256` until the new one is there, and that one at first by `NAME.sha256.new`: a kill at
+any byte leaves the old file or the new one. A damaged file fails its checksum and reads as "not there", so the stage
+that makes it makes it again.
+
+The lock is the kernel's (`flock`): it goes when its process does, however that ends. filelock would do the same
+through the same call, for one dependency more.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -20,42 +23,85 @@ from typing import IO, Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from layersmith.disk import missing, remove_empty, writing
 from layersmith.errors import UserError
+from layersmith.runs.identity import differences, digest_of
+
+#: Of the files in a workspace, and of what they are called. Raised when a file that is read changes its form.
+FORMAT = 2
 
 
 class Workspace:
     """`OUT/workspace` of one run.
 
-    identity  JSON that says which run this is (model fingerprint, settings). A folder that holds another run is
-              refused; the same identity goes on where it was.
+    identity  JSON that says which run this is (`runs/identity.py`). A folder that holds another run, or one of another
+              format, is refused; the same identity goes on where it was.
     """
 
     def __init__(self, out: Path, identity: dict[str, Any], on_rebuild: Callable[[str], None] = lambda name: None):
-        self.out = out
-        self.root = out / "workspace"
+        # Once, at the start: a later change of the working directory, or a link, cannot move the run.
+        self.out = out.resolve()
+        self.root = self.out / "workspace"
         self.on_rebuild = on_rebuild
-        _refuse_a_foreign_folder(out)
-        self._guard(lambda: self.root.mkdir(parents=True, exist_ok=True))
-        self._lock = self._take_lock()
-        found = self.load_json("run")
-        if found is None or not self._holds_work():
-            self.save_json("run", identity)
-        elif found != json.loads(json.dumps(identity)):
-            changed = sorted(k for k in {*found, *identity} if found.get(k) != identity.get(k))
-            raise UserError(
-                f"{out} holds another run (it differs in: {', '.join(changed)}). Give a different --out, or delete "
-                f"that folder to start over. Nothing was changed."
-            )
+        refuse_a_foreign_folder(self.out)
+        self._made = missing(self.root)
+        with writing(self.out):
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = self._take_lock()
+        try:
+            self._settle(json.loads(json.dumps({"format": FORMAT, **identity})))
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def joined(cls, out: Path) -> Workspace:
         """The workspace of a run that another process holds, for a worker of that run. It takes no lock."""
         workspace = cls.__new__(cls)
-        workspace.out, workspace.root, workspace.on_rebuild = out, out / "workspace", lambda name: None
+        workspace.out, workspace.on_rebuild = out.resolve(), lambda name: None
+        workspace.root = workspace.out / "workspace"
         return workspace
 
     def close(self) -> None:
+        """Let go of the lock. A run that ended before it stored anything leaves no folder of its making behind."""
+        if self._made and not self._holds_work():
+            shutil.rmtree(self.root, ignore_errors=True)
+            remove_empty(self._made)
         self._lock.close()
+
+    # -- whose it is --------------------------------------------------------------------------------------------
+
+    def identity(self) -> dict[str, Any] | None:
+        """What the run here was made from; None when nothing says so, or says so reliably. Nothing is changed."""
+        try:
+            found = json.loads((self.root / "run.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        whole = isinstance(found, dict) and found.pop("digest", None) == digest_of(found)
+        return found if whole else None
+
+    def _settle(self, wanted: dict[str, Any]) -> None:
+        """Begin here, or go on; UserError when the finished work here is not this run's."""
+        found = self.identity()
+        if not self._holds_work():
+            self._clear()
+            # With its own digest, so that it can be read before anything else here is.
+            self.save_json("run", {**wanted, "digest": digest_of(wanted)})
+            return
+        advice = "Give a different --out, or delete that folder to start over. Nothing was changed."
+        if found is None:
+            raise UserError(
+                f"{self.out} holds finished work, but its run.json is damaged or of another version of layersmith, so "
+                f"it cannot be told whose work it is. {advice}"
+            )
+        if found.get("format") != FORMAT:
+            raise UserError(
+                f"{self.out} holds a run of another version of layersmith, which keeps its files in another form "
+                f"({found.get('format')}; this version's is {FORMAT}). {advice}"
+            )
+        differing = differences(found, wanted)
+        if differing:
+            raise UserError(f"{self.out} holds another run (it differs in: {', '.join(differing)}). {advice}")
 
     # -- JSON ---------------------------------------------------------------------------------------------------
 
@@ -88,65 +134,57 @@ class Workspace:
         """Forget both kinds of files of that name."""
         for suffix in (".json", ".safetensors"):
             path = self._path(name, suffix)
-            _seal(path).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            _forget(path)
 
     def _holds_work(self) -> bool:
         # Every stage keeps its results in a folder of its own; a run that was refused for its input has made none, and
         # the corrected command may have its place.
-        return any(path.is_dir() for path in self.root.iterdir())
+        return any(seal.parent != self.root for seal in self.root.rglob("*.sha256*"))
+
+    def _clear(self) -> None:
+        """Remove what a run that stored no work left: it may be another's."""
+        for path in self.root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
 
     # -- how a file becomes true --------------------------------------------------------------------------------
 
     def _path(self, name: str, suffix: str) -> Path:
-        path = (self.root / (name + suffix)).resolve()
-        if not path.is_relative_to(self.root.resolve()):
+        path = Path(os.path.normpath(self.root / (name + suffix)))
+        if not path.is_relative_to(self.root):
             raise UserError(f"The workspace name {name!r} would leave the workspace folder; it is refused.")
         return path
 
     def _commit(self, path: Path, write: Callable[[Path], None]) -> None:
-        def steps() -> None:
+        fresh, seal = _fresh(path), _seal(path)
+        with writing(self.out):
             path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(path.name + ".new")
-            _seal(path).unlink(missing_ok=True)
             write(fresh)
-            digest = _digest(fresh)
+            _fresh(seal).write_text(_digest(fresh))
+            if path.exists():  # what stands there is given up only for something that a power cut cannot take
+                _flush(fresh)
+                _flush(_fresh(seal))
             os.replace(fresh, path)
-            seal = _seal(path)
-            fresh_seal = seal.with_name(seal.name + ".new")
-            fresh_seal.write_text(digest)
-            os.replace(fresh_seal, seal)
-
-        self._guard(steps)
+            os.replace(_fresh(seal), seal)
 
     def _vouched(self, path: Path) -> bool:
         if not path.exists():
             return False
-        seal = _seal(path)
-        if seal.exists() and seal.read_text() == _digest(path):
+        if self._is_whole(path):
             return True
         self.on_rebuild(str(path.relative_to(self.root)))
-        seal.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        _forget(path)
         return False
 
-    def _guard(self, steps: Callable[[], None]) -> None:
-        """Run file operations; a full disk or a forbidden folder becomes a clear message (and loses nothing)."""
-        try:
-            steps()
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                free = shutil.disk_usage(self.out.parent).free / 1e6
-                raise UserError(
-                    f"The disk that holds {self.out} is full ({free:.0f} MB free). Free some space and run the same "
-                    f"command again: finished work is kept."
-                ) from error
-            if isinstance(error, PermissionError):
-                raise UserError(f"Cannot write to {self.out}: {error.strerror}. Choose another --out.") from error
-            raise
+    def _is_whole(self, path: Path) -> bool:
+        seals = [seal.read_bytes() for seal in (_seal(path), _fresh(_seal(path))) if seal.exists()]
+        return bool(seals) and _digest(path).encode() in seals
 
     def _take_lock(self) -> IO[str]:
-        handle = (self.root / "lock").open("w")
+        path = self.root / "lock"
+        handle = path.open("w")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -157,7 +195,7 @@ class Workspace:
         return handle
 
 
-def _refuse_a_foreign_folder(out: Path) -> None:
+def refuse_a_foreign_folder(out: Path) -> None:
     """A non-empty folder without our workspace is somebody's data, not ours to write into."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out must be a folder.")
@@ -172,6 +210,21 @@ def _own_storage(tensor: Tensor) -> Tensor:
 
 def _seal(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
+
+
+def _fresh(path: Path) -> Path:
+    """Where a file is written before it takes its place."""
+    return path.with_name(path.name + ".new")
+
+
+def _forget(path: Path) -> None:
+    for part in (path, _seal(path), _fresh(_seal(path)), _fresh(path)):
+        part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
 
 
 def _digest(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from typing import Any
 
 from layersmith import checkpoint, report
@@ -26,6 +27,7 @@ from layersmith.refitting.prove.result import assemble
 from layersmith.refitting.search.baselines import measure_baselines
 from layersmith.refitting.search.choice import student
 from layersmith.refitting.search.found import Found
+from layersmith.runs.identity import digest_of
 
 PROMPT_TOKENS, SAMPLE_TOKENS, SAMPLES = 32, 48, 3
 
@@ -39,9 +41,10 @@ def finish(ctx: RunContext, found: Found) -> dict[str, Any]:
         if ctx.settings.heal_baseline:
             _heal_best_uniform(ctx, found, variants)
     with ctx.clock.stage("fold"):
-        folds, folded = fold_where_it_pays(healed, ctx.shape, ctx.workspace)
+        mix = digest_of(found.selection.chosen, asdict(_heal_settings(ctx)))
+        folds, folded = fold_where_it_pays(healed, ctx.shape, ctx.workspace, mix)
     with ctx.clock.stage("measure"):
-        final = _side_by_side(ctx, healed)
+        final = _side_by_side(ctx, healed, f"final/{digest_of(mix, [f['name'] for f in folds if f['kept']])}")
     with ctx.clock.stage("save"):
         saved = {"folds": folds, **_save(ctx, found, healed, folded)}
     result = assemble(ctx, found, variants, healing, final, saved)
@@ -60,8 +63,7 @@ def _heal(ctx: RunContext, found: Found, chosen: list[str], name: str) -> tuple[
     if not ctx.batches.heal:
         return changed, None
     changed.requires_grad_(True)
-    steps = len(ctx.batches.heal)
-    heal_settings = HealSettings(steps, ctx.settings.heal_lr, check_every=max(5, steps // 12), seed=ctx.settings.seed)
+    heal_settings = _heal_settings(ctx)
     healing = heal(
         changed,
         ctx.model,
@@ -70,11 +72,21 @@ def _heal(ctx: RunContext, found: Found, chosen: list[str], name: str) -> tuple[
         ctx.batches.search,
         heal_settings,
         workspace=ctx.workspace,
-        name=name,
+        name=_checkpoint(ctx, name, chosen),
         tell=ctx.bar.tell,
     )
     changed.requires_grad_(False)
     return changed, healing
+
+
+def _heal_settings(ctx: RunContext) -> HealSettings:
+    steps = len(ctx.batches.heal)
+    return HealSettings(steps, ctx.settings.heal_lr, check_every=max(5, steps // 12), seed=ctx.settings.seed)
+
+
+def _checkpoint(ctx: RunContext, name: str, chosen: list[str]) -> str:
+    """Where the workspace keeps what came of healing this choice: another choice never meets it."""
+    return f"{name}/{digest_of(chosen, asdict(_heal_settings(ctx)))}"
 
 
 def _heal_best_uniform(ctx: RunContext, found: Found, variants: dict[str, Any]) -> None:
@@ -83,19 +95,20 @@ def _heal_best_uniform(ctx: RunContext, found: Found, variants: dict[str, Any]) 
     if not meeting:
         return
     best = min(meeting, key=lambda u: u["measured"]["kl"])
-    saved = ctx.workspace.load_json("healed-uniform")
+    kept = _checkpoint(ctx, "healed-uniform", best["candidates"])
+    saved = ctx.workspace.load_json(kept)
     if saved is None:
         healed, _ = _heal(ctx, found, best["candidates"], "heal-uniform")
         moved = divergence(ctx.model, healed, ctx.batches.report)
         saved = {**best["measured"], "kl": moved.value, "agreement": moved.agreement}
-        ctx.workspace.save_json("healed-uniform", saved)
-        ctx.workspace.remove("heal-uniform")
+        ctx.workspace.save_json(kept, saved)
+        ctx.workspace.remove(_checkpoint(ctx, "heal-uniform", best["candidates"]))
     best["healed"] = saved
 
 
-def _side_by_side(ctx: RunContext, healed: Any) -> dict[str, Any]:
-    """Quality and cost of the original and the result, in one run."""
-    saved = ctx.workspace.load_json("final")
+def _side_by_side(ctx: RunContext, healed: Any, kept: str) -> dict[str, Any]:
+    """Quality and cost of the original and the result, in one run; the workspace keeps them as `kept`."""
+    saved = ctx.workspace.load_json(kept)
     if saved is not None:
         return saved
     device, _ = placement(ctx.model)
@@ -115,7 +128,7 @@ def _side_by_side(ctx: RunContext, healed: Any) -> dict[str, Any]:
         }
     figures["refitted"]["latency_ratio"] = ratio(timings, "refitted", "original")
     figures["samples"] = _samples(ctx, healed)
-    ctx.workspace.save_json("final", figures)
+    ctx.workspace.save_json(kept, figures)
     return figures
 
 

@@ -33,23 +33,26 @@ FASTER = 0.99
 COSTS = ("params", "bytes", "flops")
 
 
-def fold_where_it_pays(model: Any, shape: Shape, workspace: Workspace) -> tuple[list[dict[str, Any]], list[Edit]]:
+def fold_where_it_pays(
+    model: Any, shape: Shape, workspace: Workspace, mix: str
+) -> tuple[list[dict[str, Any]], list[Edit]]:
     """Fold the model in place. Returns what was tried and what came of it, and the edits to save the model with.
 
     Each record: `name`, `kept`, `reason` in plain words, and where it was tried `latency_ratio` and the cost ratios.
-    Decisions are kept in the workspace, so that a resumed run does not decide anew by another clock.
+    Decisions are kept in the workspace under `mix`, a name of what the model is made of, so that a resumed run does
+    not decide anew by another clock.
     """
     tried: list[dict[str, Any]] = []
     edits: list[Edit] = []
     for name, make in FOLDS.items():
-        decided = workspace.load_json(f"folds/{name}")
+        decided = workspace.load_json(f"folds/{mix}/{name}")
         if decided is None or decided["kept"]:
             try:
                 fold = make(model, find_sites(model))
                 decided = decided or {"name": name, **_tried(model, fold, shape)}
             except UserError as reason:
                 decided = {"name": name, "kept": False, "reason": str(reason)}
-            workspace.save_json(f"folds/{name}", decided)
+            workspace.save_json(f"folds/{mix}/{name}", decided)
             if decided["kept"]:
                 fold.apply(model)
                 edits += fold.written

@@ -10,6 +10,7 @@ from layersmith.refitting.search.choice import KEEP
 from layersmith.refitting.search.found import Found
 from layersmith.refitting.search.uniform import uniform_baselines
 from layersmith.refitting.search.variants import measure_variants, outputs
+from layersmith.runs.identity import digest_of
 
 SLOW_MS = 300.0
 
@@ -21,7 +22,10 @@ def measure_baselines(ctx: RunContext, found: Found) -> dict[str, Any]:
     jobs: dict[str, list[str]] = {"chosen": found.selection.chosen}
     jobs |= {f"front {share}": ids for share, ids in found.selection.front.items()}
     jobs |= {f"uniform {u.label}": u.chosen for u in uniform}
-    measured: dict[str, Any] = ctx.workspace.load_json("variants") or {}
+    # Kept under what they consist of: another choice never meets the figures of this one.
+    kept = {name: f"variants/{digest_of(ids)}" for name, ids in jobs.items()}
+    saved = {name: ctx.workspace.load_json(kept[name]) for name in jobs}
+    measured: dict[str, Any] = {name: figures for name, figures in saved.items() if figures is not None}
     expected = outputs(ctx.model, ctx.batches.report) if jobs.keys() - measured.keys() else []
     # What takes long is timed steadily enough with fewer rounds.
     rounds = 10 if found.costs.total["latency"] < SLOW_MS else 5
@@ -30,7 +34,7 @@ def measure_baselines(ctx: RunContext, found: Found) -> dict[str, Any]:
             variant = {name: found.replacement(ids)}
             timed = measure_variants(ctx.model, variant, ctx.shape, ctx.batches.report, rounds, expected)
             measured[name] = timed[name].to_json()
-            ctx.workspace.save_json("variants", measured)
+            ctx.workspace.save_json(kept[name], measured[name])
         ctx.bar.tell("measuring baselines", done + 1, len(jobs))
 
     def predicted(ids: list[str]) -> dict[str, float | None]:
