@@ -1,6 +1,8 @@
 """The program's interface: commands, exit statuses and messages. What the commands compute is tested in their rooms."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -128,6 +130,19 @@ def test_an_interruption_says_how_to_go_on(run: Run, loads: Any) -> None:
     status, _, err = run("sites", "pocket")
     assert status == 130
     assert err == "interrupted; run the same command again to go on\n"
+
+
+def test_sigterm_is_an_interruption_with_its_own_status(run: Run, loads: Any) -> None:
+    def load(name: str) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal came to nothing")
+
+    before = signal.getsignal(signal.SIGTERM)
+    loads(load)
+    status, _, err = run("sites", "pocket")
+    assert status == 143
+    assert err == "terminated; run the same command again to go on\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_unknown_option_is_status_2(run: Run) -> None:

@@ -2,16 +2,21 @@
 
     exit status 0  done          1  an unexpected error, or a check that failed
                 2  a mistake of the user's, explained in one paragraph
-              130  interrupted
+              130  interrupted         143  terminated (SIGTERM); both end like any failure, with nothing lost
 
 Commands live in `layersmith.commands`, one file each, and import what is heavy when they run.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import textwrap
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +31,10 @@ from layersmith.commands.sites import sites
 from layersmith.errors import UserError
 
 DEBUG = "--debug"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as an interruption: whatever cleans up after Ctrl-C cleans up after it too."""
 
 
 class Command(TyperCommand):
@@ -46,6 +55,8 @@ class Command(TyperCommand):
 
 def _told(error: BaseException) -> tuple[int, str]:
     """Exit status and message of a failure."""
+    if isinstance(error, Terminated):
+        return 143, "terminated; run the same command again to go on"
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted; run the same command again to go on"
     if isinstance(error, UserError):
@@ -84,7 +95,23 @@ def _options(
     pass
 
 
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only there may a handler be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main() -> None:
     """Entry point. `--debug` is accepted anywhere on the line."""
     arguments = sys.argv[1:]
-    app(args=[a for a in arguments if a != DEBUG], obj={"debug": DEBUG in arguments})
+    with _heeding_sigterm():
+        app(args=[a for a in arguments if a != DEBUG], obj={"debug": DEBUG in arguments})
