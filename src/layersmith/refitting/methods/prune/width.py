@@ -6,7 +6,7 @@ tokens; as in Puzzle (arXiv 2411.19146) it is multiplied by the norm of the chan
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ KEEPS = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 class Width(Method):
     name = "width"
     kinds = ("ffn",)
-    papers = ("2501.17771", "2411.19146")
+    papers: ClassVar[tuple[str, ...]] = ("2501.17771", "2411.19146")
     missing = (
         "the paper's second stage, which removes attention sublayers by perplexity, and its balance between the two "
         "stages"
@@ -32,7 +32,7 @@ class Width(Method):
     default = True
     saves = ("latency", "params", "bytes", "flops")
     requires = "a plain or gated feed-forward"
-    statistics = ("inputs",)
+    statistics: ClassVar[tuple[str, ...]] = ("inputs",)
     distils = True
     when_it_pays = "Nearly always the best trade on dense hardware, because the result is a smaller dense feed-forward."
     differs = "The kept channels' output weights are refitted by ridge regression to the original output."
