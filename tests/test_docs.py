@@ -53,6 +53,7 @@ def test_a_page_holds_everything_known_about_its_part(name: str, pages: dict[str
     headings = re.findall(r"^## (.*)", page, flags=re.MULTILINE)
     expected = ["Definition", "Arguments", "Cost", "Example", "Evidence"]
     expected += ["Papers"] * bool(catalogue.entry(name).papers)
+    expected += ["State"] * bool(catalogue.entry(name).missing)
     expected += ["In a trained model"] * bool(methods.building(name))
     expected += ["Worked example"] * bool(describe.worked_example(name))
     assert sorted(headings) == sorted(expected)
@@ -102,7 +103,7 @@ def test_what_markdown_would_read_as_markup_is_shown_literally(text: ModuleType)
 
 
 def test_arxiv_ids_in_text_become_links(text: ModuleType) -> None:
-    assert text.inline("arXiv 2409.10594, arXiv:2401.99999.", "../") == (
+    assert text.inline("arXiv 2409.10594, arXiv 2401.99999.", "../") == (
         "[arXiv 2409.10594](../papers.md#2409.10594), [arXiv 2401.99999](https://arxiv.org/abs/2401.99999)."
     )
 

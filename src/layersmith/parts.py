@@ -124,7 +124,7 @@ ENTRIES: dict[str, Entry] = {
     "snnk": Entry(
         "layersmith.ffn.snnk:SNNK",
         "ffn",
-        ("2310.13225",),
+        ("scalable-neural-network-kernels",),
         {"d_model": 32, "n_features": 64},
         missing=(
             "frequencies drawn from the activation's Fourier transform, the free parameter M, and features of "

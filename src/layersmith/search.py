@@ -97,8 +97,8 @@ def item_named(words: str) -> Item:
         if exact in by_name:
             return by_name[exact]
     if ARXIV.fullmatch(cited):
-        near = suggest(cited, [key for key in papers() if ARXIV.fullmatch(key)])
-        raise UserError(f"No paper of arXiv id {cited} is on record. {near} `layersmith catalogue WORDS --papers`.")
+        told = suggest(cited, [key for key in papers() if ARXIV.fullmatch(key)])
+        raise UserError(f"No paper of arXiv id {cited} is on record. {told} `layersmith catalogue WORDS --papers`.")
     titled = [item for item in find(name) if not item.runs and _all(_scores(item, _terms(name), title_only=True))]
     whole = [item for item in titled if len(_words(item.title)) == len(_words(name))]
     if len(titled) == 1 or len(whole) == 1:

@@ -58,6 +58,15 @@ def test_words_need_no_quotes_and_the_answer_fits_on_a_screen() -> None:
     assert len(run(catalogue, "feed-forward").splitlines()) <= 28
 
 
+def test_names_stay_readable_in_a_narrow_terminal() -> None:
+    app = typer.Typer()
+    app.command()(catalogue)
+    text = CliRunner().invoke(app, ["prune", "heads"], env={"COLUMNS": "80"}).output
+    assert "heads" in text.splitlines()[3]
+    assert "method" in text.splitlines()[3]
+    assert all(len(line) <= 80 for line in text.splitlines()[:5])
+
+
 def test_a_search_shows_what_can_be_run_and_papers_when_asked() -> None:
     text = run(catalogue, "delta", "rule")
     assert "deltanet" in text

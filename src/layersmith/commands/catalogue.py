@@ -67,7 +67,8 @@ def _print_answer(console: Console, run: list[Item], read: list[Item], query: st
     from layersmith import catalogue as table
     from layersmith import evidence
 
-    listing = Table("name", "kind", "evidence", Column("what it is", no_wrap=True, overflow="ellipsis"))
+    narrow = [Column(title, no_wrap=True) for title in ("name", "kind", "evidence")]
+    listing = Table(*narrow, Column("what it is", no_wrap=True, overflow="ellipsis", ratio=1), expand=True)
     for item in run[:most]:
         of_part = item.name in table.ENTRIES and item.kind in ("part", "scheme")
         kind = table.ENTRIES[item.name].family if of_part else item.kind

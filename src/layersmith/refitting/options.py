@@ -29,7 +29,9 @@ class RefitConfig:
         metadata={"help": "shares of the original: latency=0.75,bytes=0.5 (or params, flops, kv)"}
     )
     out: Path = field(metadata={"help": "folder for model/, result.json, report.html and the workspace"})
-    methods: list[str] | None = field(default=None, metadata={"help": "only these methods, separated by commas"})
+    methods: list[str] | None = field(
+        default=None, metadata={"help": "only these, separated by commas; `layersmith methods` lists all"}
+    )
     sites: list[str] | None = field(
         default=None, metadata={"help": "only these sites, separated by commas: layers.3.ffn or layers.*.attn"}
     )

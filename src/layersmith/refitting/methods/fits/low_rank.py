@@ -20,7 +20,7 @@ from layersmith.refitting.methods.least_squares import positive
 class LowRankWeights(Method):
     name = "low_rank"
     kinds = ("ffn", "mixer")
-    papers = ("2403.07378", "2109.06762")
+    papers = ("2403.07378", "2108.10808")
     builds = ("low_rank",)
     default = True
     saves = ("latency", "params", "bytes", "flops")

@@ -1,6 +1,6 @@
 """Turn a feed-forward into random features and one fitted matrix.
 
-Paper: arXiv 2310.13225, "Scalable Neural Network Kernels" (bundling). The features know nothing of the trained
+Paper: "Scalable Neural Network Kernels", ICLR 2024 (bundling). The features know nothing of the trained
 weights; the one matrix is their best linear read-out of the sublayer's output, by ridge regression. It trains less
 (one of two matrices), but it stores and multiplies by the random one too, and at equal arithmetic narrowing (`width`)
 is far closer. It runs only when asked for.
@@ -19,7 +19,7 @@ from layersmith.refitting.methods.least_squares import fit_linear
 class ToSNNK(Method):
     name = "snnk"
     kinds = ("ffn",)
-    papers = ("2310.13225",)
+    papers = ("scalable-neural-network-kernels",)
     builds = ("snnk",)
     default = False
     saves = ("latency", "params", "bytes", "flops")
