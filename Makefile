@@ -16,17 +16,21 @@ INSTALLED := $(VENV)/.installed
 DOCS      := $(VENV)/.installed-docs
 FETCHED   := $(MODELS)/.fetched
 
-.PHONY: demo test test-real lint docs browser
+.PHONY: demo test test-real lint docs browser kernels
 
 demo: $(INSTALLED)
 	$(BIN)/layersmith refit pocket --budget latency=0.75 --out out/demo
 
 # One thread per worker: two workers with one thread each beat one process with two.
-test: $(INSTALLED) browser
+test: $(INSTALLED) browser kernels
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -rs -m "not real and not gpu"
 
-test-real: $(INSTALLED) $(FETCHED)
+test-real: $(INSTALLED) $(FETCHED) kernels
 	LAYERSMITH_REAL_MODELS=$(MODELS) $(BIN)/pytest -rs -m "real and not gpu"
+
+# Where there is no compiler, the kernels' own tests are skipped and the summary says so.
+kernels: $(INSTALLED)
+	-$(BIN)/layersmith compile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

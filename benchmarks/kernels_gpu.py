@@ -24,7 +24,7 @@ from torch import Tensor
 
 from layersmith.errors import UserError
 from layersmith.ffn.poly_norm import PolyNorm
-from layersmith.ffn.rational import Rational
+from layersmith.ffn.shared.rational import Rational
 from layersmith.kernels import gpu
 from layersmith.measuring.environment import environment
 from layersmith.measuring.latency import latency, ratio

@@ -192,9 +192,9 @@ def refits(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             "reload_max_abs_diff": 0.0,
         }
 
-    fake = ModuleType("layersmith.refit")
+    fake = ModuleType("layersmith.refitting.pipeline")
     fake.refit = refit
-    monkeypatch.setitem(sys.modules, "layersmith.refit", fake)
+    monkeypatch.setitem(sys.modules, "layersmith.refitting.pipeline", fake)
     return seen
 
 

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from record import save_claim
 
 from layersmith.scheme.deep_scale_lm import DeepScaleLM
-from layersmith.scheme.flow import flow, plain_model
 from layersmith.scheme.norm_place import NormPlace
+from layersmith.scheme.shared.flow import flow, plain_model
 
 LAYERS, WIDTH, TOKENS, SEEDS = 200, 64, 32, (0, 1, 2)
 SCHEMES = {"deep_scale_lm": DeepScaleLM(1 / 256, tokens=TOKENS), "pre_ln_xavier": NormPlace("pre")}

@@ -12,10 +12,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from record import save_claim
 
-from layersmith.ffn.activations import activation
+from layersmith.ffn.shared.activations import activation
 from layersmith.scheme.edge_of_chaos import EdgeOfChaos, edge, moments
-from layersmith.scheme.edits import ffn_maps
-from layersmith.scheme.flow import flow, plain_model
+from layersmith.scheme.shared.edits import ffn_maps
+from layersmith.scheme.shared.flow import flow, plain_model
 
 NODES, LAYERS = 80, 3000
 POINTS = (("relu", 0.0, 2.0), ("tanh", 0.3, 1.0), ("silu", 0.2, 1.0), ("gelu", 0.1, 1.0))

@@ -27,7 +27,7 @@ from record import save_claim
 
 from layersmith.ffn.gr_kan import GRKAN
 from layersmith.ffn.mlp import MLP
-from layersmith.ffn.rational import Rational
+from layersmith.ffn.shared.rational import Rational
 from layersmith.kernels import native
 from layersmith.kernels import rational as kernel
 from layersmith.measuring.latency import latency, ratio

@@ -30,7 +30,7 @@ from layersmith.anatomy import find_sites
 from layersmith.anatomy.edit import apply
 from layersmith.anatomy.swap import replacement_for
 from layersmith.ffn.gr_kan import GRKAN
-from layersmith.ffn.rational import Rational
+from layersmith.ffn.shared.rational import Rational
 from layersmith.kernels import gpu
 
 SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}

@@ -14,8 +14,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from record import save_claim
 
-from layersmith.ffn.daruan import Daruan
-from layersmith.ffn.kan_basis import make_basis
+from layersmith.ffn.shared.daruan import Daruan
+from layersmith.ffn.shared.kan_basis import make_basis
 
 GROUPS, CIRCUITS, STEPS = 3, 16, 1000
 

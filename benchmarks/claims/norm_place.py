@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from record import save_claim
 from small_lm import heldout, model, text, train
 
-from layersmith.scheme.flow import flow, plain_model
 from layersmith.scheme.norm_place import NormPlace
+from layersmith.scheme.shared.flow import flow, plain_model
 
 DEPTHS, SEEDS = (4, 8, 16, 32), (0, 1, 2)
 LAYERS, WIDTH, STEPS, LR = 12, 48, 120, 1e-3

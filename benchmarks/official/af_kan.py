@@ -15,7 +15,7 @@ from official.checkout import commit, load
 from record import save_official
 
 from layersmith.ffn.af_kan import AFKAN
-from layersmith.ffn.kan_basis import COMBINATIONS
+from layersmith.ffn.shared.kan_basis import COMBINATIONS
 
 D, HIDDEN, TOKENS = 24, 40, 50
 THEIR_NAMES = {"attention": "global_attn", "linear": "multistep"}

@@ -18,8 +18,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from record import save_official
 
-from layersmith.ffn.rational import Rational
-from layersmith.kernels import native, triton_rational
+from layersmith.ffn.shared.rational import Rational
+from layersmith.kernels import native
+from layersmith.kernels.rational import triton_rational
 
 TOLERANCE = 2e-6
 

@@ -17,8 +17,8 @@ from official.checkout import commit, load
 from record import save_official
 
 from layersmith.ffn.kan import KAN
-from layersmith.ffn.kan_basis import Basis, make_basis
-from layersmith.ffn.kan_layer import KANLayer
+from layersmith.ffn.shared.kan_basis import Basis, make_basis
+from layersmith.ffn.shared.kan_layer import KANLayer
 
 D, HIDDEN, OUT, TOKENS = 24, 40, 16, 200
 

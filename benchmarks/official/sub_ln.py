@@ -24,7 +24,7 @@ import record
 from checkout import commit
 
 from layersmith.model import TransformerConfig, TransformerLM
-from layersmith.scheme.edits import attention_maps, ffn_maps, layers_of, xavier
+from layersmith.scheme.shared.edits import attention_maps, ffn_maps, layers_of, xavier
 from layersmith.scheme.sub_ln import SubLN
 
 D, HIDDEN, HEADS, LAYERS = 32, 80, 4, 3

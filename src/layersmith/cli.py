@@ -19,6 +19,7 @@ from typer.core import TyperCommand
 
 from layersmith.commands.catalogue import catalogue, show
 from layersmith.commands.check import check
+from layersmith.commands.compile import compile_kernels
 from layersmith.commands.measure import measure
 from layersmith.commands.refit import refit
 from layersmith.commands.sites import sites
@@ -63,6 +64,7 @@ app = typer.Typer(
 )
 for command in (sites, refit, measure, check, catalogue, show):
     app.command(cls=Command)(command)
+app.command("compile", cls=Command)(compile_kernels)
 
 
 def _print_version(wanted: bool) -> None:

@@ -126,7 +126,7 @@ def example(part: Operator | Scheme) -> str:
     given = {k: v for k, v in part.spec().items() if k == "name" or defaults[k].default != v}
     if isinstance(part, Scheme):
         return (
-            f"import torch\nfrom layersmith import catalogue\nfrom layersmith.scheme.flow import plain_model\n\n"
+            f"import torch\nfrom layersmith import catalogue\nfrom layersmith.scheme.shared.flow import plain_model\n\n"
             f"part = catalogue.build({given!r})\nmodel = plain_model(4, part.tested_on)  # any TransformerLM\n"
             f"part.apply(model)\noptimizer = torch.optim.AdamW(part.learning_rates(model, lr=1e-3))\n"
             f"y = model(torch.zeros(2, 16, dtype=torch.long)).logits"

@@ -12,8 +12,8 @@ from torch import nn
 
 from layersmith.check import SCHEME_CHECKS, check
 from layersmith.contract import Scheme
-from layersmith.scheme.edits import layers_of, reference, set_residual
 from layersmith.scheme.norm_place import NormPlace
+from layersmith.scheme.shared.edits import layers_of, reference, set_residual
 
 COUNTER = itertools.count()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from layersmith.ffn.cofrgenet import CoFrGeNet
-from layersmith.ffn.continued_fraction import continuants, continued_fraction
+from layersmith.ffn.shared.continued_fraction import continuants, continued_fraction
 
 
 def nested(a: list[float]) -> float:

@@ -5,7 +5,7 @@ import torch
 from torch import library
 from torch.utils.flop_counter import FlopCounterMode
 
-from layersmith.ffn.experts import grouped_linear, mix_experts
+from layersmith.ffn.shared.experts import grouped_linear, mix_experts
 
 
 def by_loops(rows, weight, counts):

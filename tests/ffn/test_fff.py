@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from layersmith.ffn.activations import activation
 from layersmith.ffn.fff import FFF
 from layersmith.ffn.mlp import MLP
+from layersmith.ffn.shared.activations import activation
 from layersmith.kernels import native
 from layersmith.kernels.tree import ACTIVATIONS
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from layersmith.ffn.activations import activation
 from layersmith.ffn.gr_kan import GRKAN
 from layersmith.ffn.mlp import MLP
+from layersmith.ffn.shared.activations import activation
 
 
 def rational(x: list[float], a: list[float], b: list[list[float]]) -> list[float]:

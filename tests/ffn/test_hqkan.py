@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from layersmith.ffn.daruan import Daruan
 from layersmith.ffn.hqkan import HQKAN
+from layersmith.ffn.shared.daruan import Daruan
 
 
 def rz(angle: float) -> list[list[complex]]:

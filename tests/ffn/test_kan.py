@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from layersmith.ffn.kan import KAN
-from layersmith.ffn.kan_basis import BASES
 from layersmith.ffn.mlp import MLP
+from layersmith.ffn.shared.kan_basis import BASES
 from tests.ffn.test_kan_basis import cox_de_boor
 
 

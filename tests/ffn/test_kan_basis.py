@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.interpolate import BSpline as ScipyBSpline
 
-from layersmith.ffn.kan_basis import (
+from layersmith.ffn.shared.kan_basis import (
     BASES,
     COMBINATIONS,
     ActivationProduct,

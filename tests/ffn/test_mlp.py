@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from layersmith.ffn.activations import ACTIVATIONS, activation
 from layersmith.ffn.bilinear import Bilinear
 from layersmith.ffn.glu import GLU
 from layersmith.ffn.mlp import MLP
+from layersmith.ffn.shared.activations import ACTIVATIONS, activation
 
 SCALAR = {
     "identity": lambda x: x,

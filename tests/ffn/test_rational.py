@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from layersmith.ffn.activations import activation
-from layersmith.ffn.rational import Rational, activation_coefficients, fit_rational, mean_square
+from layersmith.ffn.shared.activations import activation
+from layersmith.ffn.shared.rational import Rational, activation_coefficients, fit_rational, mean_square
 
 
 def rational_by_loops(part: Rational, x: torch.Tensor) -> np.ndarray:

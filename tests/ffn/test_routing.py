@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from layersmith.ffn.routing import balance_loss, capacity, probabilities, within_capacity
+from layersmith.ffn.shared.routing import balance_loss, capacity, probabilities, within_capacity
 
 
 @pytest.mark.official("topk_moe")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from layersmith.ffn.kan import KAN
-from layersmith.ffn.kan_basis import make_basis
 from layersmith.ffn.select_kan import SelectKAN, SelectLayer
+from layersmith.ffn.shared.kan_basis import make_basis
 
 POOL = ["b_spline", "chebyshev", "fourier"]
 

@@ -10,8 +10,8 @@ from transformers.models.gemma3n.configuration_gemma3n import Gemma3nTextConfig
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nTextMLP
 
 from layersmith.ffn.glu import GLU
+from layersmith.ffn.shared.statistical_topk import most_kept, quantile, threshold
 from layersmith.ffn.spark_ffn import SparkFFN
-from layersmith.ffn.statistical_topk import most_kept, quantile, threshold
 from layersmith.kernels import chosen as kernel
 from layersmith.kernels import native
 

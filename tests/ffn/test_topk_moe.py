@@ -10,7 +10,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
 from layersmith.contract import aux_losses
 from layersmith.ffn.glu import GLU
-from layersmith.ffn.routing import balance_loss
+from layersmith.ffn.shared.routing import balance_loss
 from layersmith.ffn.topk_moe import TopKMoE
 
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from layersmith.ffn.activations import activation
-from layersmith.ffn.kan_basis import BSpline
 from layersmith.ffn.mlp import MLP
+from layersmith.ffn.shared.activations import activation
+from layersmith.ffn.shared.kan_basis import BSpline
 from layersmith.ffn.tru_kan import TruKAN
 
 

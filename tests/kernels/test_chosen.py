@@ -5,7 +5,7 @@ import torch
 from torch import library
 from torch.utils.flop_counter import FlopCounterMode
 
-from layersmith.ffn.experts import grouped_linear
+from layersmith.ffn.shared.experts import grouped_linear
 from layersmith.ffn.topk_glu import TopKGLU
 from layersmith.ffn.topk_mlp import TopKMLP
 from layersmith.kernels import chosen as kernel

@@ -63,7 +63,7 @@ def test_the_kernel_is_used_and_equals_the_reference(monkeypatch):
     calls = []
     monkeypatch.setattr(native, "serves", lambda *tensors: bool(calls.append(1)))
     without = rows_dot(x, table, index), rows_sum(weight, table, index), best_pairs(scores, 9)
-    assert len(calls) == 3
+    assert len(calls) == 2, "sums are torch's own"
     for a, b in zip(with_kernel[:2], without[:2], strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     assert torch.equal(with_kernel[2], without[2])

@@ -5,7 +5,7 @@ import torch
 from torch import library
 
 from layersmith.errors import UserError
-from layersmith.ffn.rational import Rational
+from layersmith.ffn.shared.rational import Rational
 from layersmith.kernels import native
 from layersmith.kernels import rational as kernel
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 
 from layersmith.ffn.poly_norm import PolyNorm
-from layersmith.ffn.rational import Rational
-from layersmith.kernels import triton_poly_norm, triton_rational
+from layersmith.ffn.shared.rational import Rational
+from layersmith.kernels.poly import triton_poly_norm
+from layersmith.kernels.rational import triton_rational
 
 #: bfloat16 keeps 8 significant bits of values and of the gradient of x; sums are kept in 32 bits and rounded once.
 BOUNDS = {torch.float32: 2e-5, torch.bfloat16: 1e-2}

@@ -2,11 +2,11 @@ import copy
 import json
 from pathlib import Path
 
-import layersmith.measure
 import pytest
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+import layersmith
 from layersmith.errors import UserError
 from layersmith.measuring.compare import measure
 

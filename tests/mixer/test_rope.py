@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from layersmith.mixer.rope import rotary_size, rotary_table, rotate, token_positions, tokens_seen
+from layersmith.mixer.shared.rope import rotary_size, rotary_table, rotate, token_positions, tokens_seen
 
 
 def turned_by_complex_numbers(x, positions, size, theta, interleaved):

@@ -8,8 +8,8 @@ import torch
 from layersmith.ffn.mlp import MLP
 from layersmith.ffn.shaped_mlp import ShapedMLP
 from layersmith.mixer.shaped_attention import ShapedAttention
-from layersmith.scheme.flow import flow, plain_model
 from layersmith.scheme.shaped import Shaped
+from layersmith.scheme.shared.flow import flow, plain_model
 
 D, HEADS, T = 8, 2, 5
 

@@ -13,8 +13,8 @@ from layersmith.scheme.deep_scale_lm import (
     correlations,
     relu_correlation,
 )
-from layersmith.scheme.edits import attention_maps, ffn_maps
-from layersmith.scheme.flow import flow, plain_model
+from layersmith.scheme.shared.edits import attention_maps, ffn_maps
+from layersmith.scheme.shared.flow import flow, plain_model
 
 
 def correlated(r, tokens, width, seed=0):

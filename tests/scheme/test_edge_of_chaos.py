@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from layersmith.errors import UserError
-from layersmith.ffn.activations import activation
+from layersmith.ffn.shared.activations import activation
 from layersmith.scheme.edge_of_chaos import EdgeOfChaos, edge, moments
-from layersmith.scheme.edits import ffn_maps
-from layersmith.scheme.flow import plain_model
+from layersmith.scheme.shared.edits import ffn_maps
+from layersmith.scheme.shared.flow import plain_model
 
 
 @pytest.mark.oracle("edge_of_chaos")

@@ -7,9 +7,9 @@ import torch
 
 from layersmith.errors import UserError
 from layersmith.scheme.depth_mup import DepthMuP
-from layersmith.scheme.edits import attention_maps, ffn_maps
-from layersmith.scheme.flow import plain_model, sign_step
-from layersmith.scheme.groups import by_kind
+from layersmith.scheme.shared.edits import attention_maps, ffn_maps
+from layersmith.scheme.shared.flow import plain_model, sign_step
+from layersmith.scheme.shared.groups import by_kind
 from layersmith.scheme.width_scaling import WidthScaling
 
 WIDTH, DEPTH = 128, 4

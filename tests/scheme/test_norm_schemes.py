@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from layersmith.norm.layer_norm import LayerNorm
-from layersmith.scheme.edits import attention_maps, ffn_maps
-from layersmith.scheme.flow import plain_model
 from layersmith.scheme.norm_place import NormPlace
+from layersmith.scheme.shared.edits import attention_maps, ffn_maps
+from layersmith.scheme.shared.flow import plain_model
 from layersmith.scheme.sub_ln import SubLN
 
 

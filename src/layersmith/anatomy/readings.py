@@ -15,9 +15,9 @@ from layersmith.anatomy.observe import Matrix, Observed, tables_of
 from layersmith.anatomy.site import Site
 from layersmith.contract import Operator
 from layersmith.errors import UserError
-from layersmith.ffn.activations import ACTIVATIONS
 from layersmith.ffn.glu import GLU
 from layersmith.ffn.mlp import MLP
+from layersmith.ffn.shared.activations import ACTIVATIONS
 from layersmith.mixer.softmax import SoftmaxAttention
 
 _HEAD_WIDTHS = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim")

@@ -1,6 +1,6 @@
 """What every scheme must do: keep its promise about large models, repeat itself, leave a model that saves and decodes.
 
-A scheme is tried on the small plain transformer of `layersmith.scheme.flow`, with the layers its `tested_on` asks for.
+A scheme is tried on the small plain transformer of `scheme.shared.flow`, with the layers its `tested_on` asks for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from layersmith import catalogue
 from layersmith.check.subject import Failed, Skipped, require_close
 from layersmith.contract import Scheme
 from layersmith.model import TransformerLM
-from layersmith.scheme.flow import measured_growth, plain_model
+from layersmith.scheme.shared.flow import measured_growth, plain_model
 
 SMALL = 3
 

@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.activations import ACTIVATIONS
-from layersmith.ffn.kan_basis import COMBINATIONS, ActivationProduct
-from layersmith.ffn.kan_layer import require_activation
+from layersmith.ffn.shared.activations import ACTIVATIONS
+from layersmith.ffn.shared.kan_basis import COMBINATIONS, ActivationProduct
+from layersmith.ffn.shared.kan_layer import require_activation
 
 REDUCTIONS = ("attention", "linear")
 
@@ -102,8 +102,8 @@ class AFKAN(FeedForward):
         for argument, value, known in (("combine", combine, tuple(COMBINATIONS)), ("reduce", reduce, REDUCTIONS)):
             if value not in known:
                 raise ValueError(f"AFKAN: {argument} must be one of {', '.join(known)}, not {value!r}.")
-        self.up = AFLayer(d_model, d_hidden, size, order, act, combine, reduce, low, high)
-        self.down = AFLayer(d_hidden, d_model, size, order, act, combine, reduce, low, high)
+        self.up = AFLayer(d_model, d_hidden, size, order, act, combine=combine, reduce=reduce, low=low, high=high)
+        self.down = AFLayer(d_hidden, d_model, size, order, act, combine=combine, reduce=reduce, low=low, high=high)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.up(x))

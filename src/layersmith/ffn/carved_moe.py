@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, FeedForward, require_positive, stored_bytes
-from layersmith.ffn.activations import activation
-from layersmith.ffn.experts import grouped_linear, mix_experts
 from layersmith.ffn.glu import GLU
+from layersmith.ffn.shared.activations import activation
+from layersmith.ffn.shared.experts import grouped_linear, mix_experts
 
 
 class CarvedMoE(FeedForward):
@@ -101,7 +101,8 @@ class CarvedMoE(FeedForward):
                 f"and the shared ones must be a multiple of the expert size {routed.shape[1]}."
             )
         n_routed, d_expert = routed.shape
-        part = cls(config["d_model"], d_expert, len(shared) // d_expert, n_routed, k, config["act"], balance_speed)
+        n_shared = len(shared) // d_expert
+        part = cls(config["d_model"], d_expert, n_shared, n_routed, k, act=config["act"], balance_speed=balance_speed)
         part.to(glu.up.weight)
         with torch.no_grad():
             for mine, trained in ((part.shared.gate, glu.gate), (part.shared.up, glu.up)):

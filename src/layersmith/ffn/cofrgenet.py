@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.continued_fraction import continued_fraction
+from layersmith.ffn.shared.continued_fraction import continued_fraction
 
 
 class CoFrGeNet(FeedForward):

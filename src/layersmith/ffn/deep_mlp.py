@@ -19,7 +19,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.activations import activation
+from layersmith.ffn.shared.activations import activation
 
 
 class DeepMLP(FeedForward):

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, FeedForward, require_positive, stored_bytes
-from layersmith.ffn.activations import activation
-from layersmith.ffn.tree import descend, path
+from layersmith.ffn.shared.activations import activation
+from layersmith.ffn.shared.tree import descend, path
 from layersmith.kernels.tree import ACTIVATIONS, serves
 
 

@@ -30,11 +30,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, FeedForward, report_aux, require_positive, stored_bytes
-from layersmith.ffn.activations import activation
-from layersmith.ffn.experts import grouped_linear, mix_experts
 from layersmith.ffn.mlp import MLP
-from layersmith.ffn.routing import balance_loss
-from layersmith.ffn.tree import descend, leaf_probabilities, path
+from layersmith.ffn.shared.activations import activation
+from layersmith.ffn.shared.experts import grouped_linear, mix_experts
+from layersmith.ffn.shared.routing import balance_loss
+from layersmith.ffn.shared.tree import descend, leaf_probabilities, path
 
 
 class FFFLeaves(FeedForward):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
 from layersmith.ffn.mlp import MLP
-from layersmith.ffn.rational import Rational, activation_coefficients, mean_square
+from layersmith.ffn.shared.rational import Rational, activation_coefficients, mean_square
 
 
 class GRKAN(FeedForward):
@@ -64,7 +64,7 @@ class GRKAN(FeedForward):
     def from_mlp(cls, mlp: MLP, groups: int = 8, m: int = 5, n: int = 4) -> GRKAN:
         """The GR-KAN with a trained MLP's weights, equal to it up to the fit of its activation on [-8, 8]."""
         config = mlp.spec()
-        part = cls(config["d_model"], config["d_hidden"], groups, config["act"], m, n, config["bias"])
+        part = cls(config["d_model"], config["d_hidden"], groups, config["act"], m=m, n=n, bias=config["bias"])
         part.to(mlp.up.weight)
         with torch.no_grad():
             part.up.load_state_dict(mlp.up.state_dict())

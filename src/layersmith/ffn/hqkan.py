@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.activations import ACTIVATIONS
-from layersmith.ffn.daruan import Daruan
-from layersmith.ffn.kan_layer import require_activation
+from layersmith.ffn.shared.activations import ACTIVATIONS
+from layersmith.ffn.shared.daruan import Daruan
+from layersmith.ffn.shared.kan_layer import require_activation
 
 
 class HQKAN(FeedForward):

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.activations import activation
+from layersmith.ffn.shared.activations import activation
 
 
 class IdleFFN(FeedForward):

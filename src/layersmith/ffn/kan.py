@@ -19,9 +19,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.kan_basis import make_basis
-from layersmith.ffn.kan_layer import KANLayer, carry_base, require_activation
 from layersmith.ffn.mlp import MLP
+from layersmith.ffn.shared.kan_basis import make_basis
+from layersmith.ffn.shared.kan_layer import KANLayer, carry_base, require_activation
 
 
 class KAN(FeedForward):
@@ -57,7 +57,16 @@ class KAN(FeedForward):
     def from_mlp(cls, mlp: MLP, basis: str = "b_spline", size: int = 8, low: float = -3.0, high: float = 3.0) -> KAN:
         """The KAN that equals a trained MLP: its weights in the base terms, all coefficients zero."""
         config = mlp.spec()
-        part = cls(config["d_model"], config["d_hidden"], basis, size, low, high, "identity", config["act"])
+        part = cls(
+            config["d_model"],
+            config["d_hidden"],
+            basis,
+            size,
+            low=low,
+            high=high,
+            base_in="identity",
+            base=config["act"],
+        )
         part.to(mlp.up.weight)
         carry_base(part.up, part.down, mlp)
         return part

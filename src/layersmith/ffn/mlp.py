@@ -18,7 +18,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.activations import activation
+from layersmith.ffn.shared.activations import activation
 
 
 class MLP(FeedForward):

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, FeedForward, stored_bytes
-from layersmith.ffn.activations import activation
-from layersmith.ffn.product_keys import WEIGHTS, ProductKeys, parameters_read, require_memory
+from layersmith.ffn.shared.activations import activation
+from layersmith.ffn.shared.product_keys import WEIGHTS, ProductKeys, parameters_read, require_memory
 from layersmith.kernels.gather import rows_dot, rows_sum
 
 
@@ -55,7 +55,7 @@ class PEER(FeedForward):
         query_norm: bool = True,
     ):
         super().__init__()
-        require_memory(PEER, d_model, n_keys, heads, k, d_key, weights)
+        require_memory(PEER, d_model, n_keys, heads=heads, k=k, d_key=d_key, weights=weights)
         self.act, self.weigh = activation(act), WEIGHTS[weights]
         self.search = ProductKeys(d_model, n_keys, heads, k, d_key, query_norm)
         self.up = nn.Parameter(torch.empty(n_keys**2, d_model))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, FeedForward, stored_bytes
-from layersmith.ffn.product_keys import WEIGHTS, ProductKeys, parameters_read, require_memory
+from layersmith.ffn.shared.product_keys import WEIGHTS, ProductKeys, parameters_read, require_memory
 from layersmith.kernels.gather import rows_sum
 
 
@@ -51,7 +51,7 @@ class PKM(FeedForward):
         query_norm: bool = True,
     ):
         super().__init__()
-        require_memory(PKM, d_model, n_keys, heads, k, d_key, weights)
+        require_memory(PKM, d_model, n_keys, heads=heads, k=k, d_key=d_key, weights=weights)
         self.weigh = WEIGHTS[weights]
         self.search = ProductKeys(d_model, n_keys, heads, k, d_key, query_norm)
         self.values = nn.Parameter(torch.empty(n_keys**2, d_model))

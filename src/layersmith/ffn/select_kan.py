@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.activations import ACTIVATIONS
-from layersmith.ffn.kan_basis import make_basis
-from layersmith.ffn.kan_layer import require_activation
+from layersmith.ffn.shared.activations import ACTIVATIONS
+from layersmith.ffn.shared.kan_basis import make_basis
+from layersmith.ffn.shared.kan_layer import require_activation
 
 
 class SelectLayer(nn.Module):
@@ -122,8 +122,8 @@ class SelectKAN(FeedForward):
         names = list(pool)
         if not names or len(set(names)) < len(names):
             raise ValueError(f"SelectKAN: pool={names!r} must name at least one basis, and none twice.")
-        self.up = SelectLayer(d_model, d_hidden, names, size, low, high, base_in, pruned)
-        self.down = SelectLayer(d_hidden, d_model, names, size, low, high, base, pruned)
+        self.up = SelectLayer(d_model, d_hidden, names, size, low=low, high=high, base=base_in, pruned=pruned)
+        self.down = SelectLayer(d_hidden, d_model, names, size, low=low, high=high, base=base, pruned=pruned)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.up(x))

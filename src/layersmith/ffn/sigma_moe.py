@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, FeedForward, report_aux, require_positive, stored_bytes
-from layersmith.ffn.experts import grouped_linear, mix_experts
+from layersmith.ffn.shared.experts import grouped_linear, mix_experts
 
 
 class SigmaMoE(FeedForward):

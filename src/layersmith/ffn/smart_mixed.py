@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.activations import activation
+from layersmith.ffn.shared.activations import activation
 
 POOL = ("relu", "sigmoid", "tanh", "leaky_relu", "elu", "selu")
 

@@ -28,9 +28,9 @@ from torch import Tensor, library, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from layersmith.contract import Cost, FeedForward, require_positive, stored_bytes
-from layersmith.ffn.activations import activation
 from layersmith.ffn.glu import GLU
-from layersmith.ffn.statistical_topk import most_kept, quantile, threshold
+from layersmith.ffn.shared.activations import activation
+from layersmith.ffn.shared.statistical_topk import most_kept, quantile, threshold
 from layersmith.kernels import chosen as kernel
 
 
@@ -111,7 +111,7 @@ class SparkFFN(FeedForward):
         config = glu.spec()
         if config["bias"]:
             raise ValueError("SparkFFN: the GLU has biases, which this part does not have.")
-        part = cls(config["d_model"], config["d_hidden"], k, None, config["act"], soft, gather_tokens)
+        part = cls(config["d_model"], config["d_hidden"], k, act=config["act"], soft=soft, gather_tokens=gather_tokens)
         part.to(glu.up.weight)
         with torch.no_grad():
             part.predictor.weight.copy_(glu.gate.weight)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.activations import activation
+from layersmith.ffn.shared.activations import activation
 from layersmith.linear.block_dense import BlockDense
 from layersmith.linear.block_shuffle import BlockShuffle
 from layersmith.linear.butterfly import Butterfly

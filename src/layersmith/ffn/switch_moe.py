@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, FeedForward, report_aux, require_positive, stored_bytes
-from layersmith.ffn.experts import Experts, mix_experts
-from layersmith.ffn.routing import balance_loss, capacity, probabilities, within_capacity
+from layersmith.ffn.shared.experts import Experts, mix_experts
+from layersmith.ffn.shared.routing import balance_loss, capacity, probabilities, within_capacity
 
 
 class SwitchMoE(FeedForward):

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, FeedForward, require_positive, stored_bytes
-from layersmith.ffn.activations import activation
 from layersmith.ffn.mlp import MLP
+from layersmith.ffn.shared.activations import activation
 from layersmith.kernels import chosen as kernel
 
 

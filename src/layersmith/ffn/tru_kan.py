@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import FeedForward, require_positive
-from layersmith.ffn.activations import activation
-from layersmith.ffn.kan_basis import TruncatedPower, fit
 from layersmith.ffn.mlp import MLP
+from layersmith.ffn.shared.activations import activation
+from layersmith.ffn.shared.kan_basis import TruncatedPower, fit
 
 
 class TruLayer(nn.Module):

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, FeedForward, report_aux, require_positive, stored_bytes
-from layersmith.ffn.activations import activation
+from layersmith.ffn.shared.activations import activation
 
 
 class UltraMem(FeedForward):

@@ -1,6 +1,6 @@
-"""Which tensors the Triton kernels (`triton_*.py`) take: contiguous float32, bfloat16 or float16 on a CUDA device.
+"""Which tensors the Triton kernels (`*/triton_*.py`) take: contiguous float32, bfloat16 or float16 on a CUDA device.
 
-Triton comes with torch's CUDA builds, or as the extra `layersmith[triton]`. `LAYERSMITH_NATIVE` chooses as in `native`:
+Triton comes with torch's CUDA builds, or is installed by itself. `LAYERSMITH_NATIVE` chooses as in `native`:
 "off" leaves them out, "require" raises a UserError where Triton is missing. They are imported at the first call.
 """
 
@@ -35,7 +35,7 @@ def _load() -> bool:
     found = importlib.util.find_spec("triton") is not None
     if mode == "require" and not found:
         raise UserError(
-            "The kernels for CUDA need Triton (pip install 'layersmith[triton]'). With LAYERSMITH_NATIVE=auto the "
+            "The kernels for CUDA need Triton (pip install triton). With LAYERSMITH_NATIVE=auto the "
             "slower reference is used instead."
         )
     return found and mode != "off"

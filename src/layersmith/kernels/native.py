@@ -1,16 +1,17 @@
-"""The compiled CPU kernels: `csrc/*.cpp`, built once on a user's machine by torch's own extension loader.
+"""The compiled CPU kernels: each operation's folder holds its C++ source; one command builds them all, once a machine.
 
+    layersmith compile                      builds them (a quarter of a minute; needs a C++ compiler and ninja)
     if native.serves(x): y = torch.ops.layersmith.some_kernel(x, ...)     else: the reference path in plain PyTorch
 
-They are chosen openly. `LAYERSMITH_NATIVE` in the environment says how:
+Nothing is built behind a user's back. `LAYERSMITH_NATIVE` in the environment says what is used:
 
-    auto      the default: use them, building them at the first call that could (a quarter of a minute, once for each
-              version of the sources); without a C++ compiler and ninja, say so once and go on with the reference
+    auto      the default: the kernels where they have been built, else the reference, which is said once
     off       never: the reference paths
-    require   raise a UserError when they cannot be built, instead of going on
+    require   raise a UserError where they have not been built
 
 Kernels take contiguous float32 on the CPU; anything else is the reference's. Each is tested to equal it, values and all
-gradients. The build is kept where torch keeps extensions (`TORCH_EXTENSIONS_DIR`).
+gradients. The build is kept where torch keeps extensions (`TORCH_EXTENSIONS_DIR`); other sources, another torch or
+another processor make another build.
 """
 
 from __future__ import annotations
@@ -31,9 +32,12 @@ from torch import Tensor
 
 from layersmith.errors import UserError
 
-SOURCES = Path(__file__).parent / "csrc"
+FOLDER = Path(__file__).parent
 MODES = ("auto", "off", "require")
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp"]
+
+#: A file beside a finished build.
+BUILT = "built"
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ def serves(*tensors: Tensor) -> bool:
 
 @torch.compiler.assume_constant_result
 def loaded() -> bool:
-    """True when the kernels are registered as `torch.ops.layersmith`; the first call builds them."""
+    """True when the kernels are registered as `torch.ops.layersmith`; the first call loads a finished build."""
     return _load()
 
 
@@ -56,49 +60,77 @@ def _load() -> bool:
         raise UserError(f"LAYERSMITH_NATIVE={mode!r} is unknown. Set it to one of {', '.join(MODES)}.")
     if mode == "off":
         return False
-    try:
-        _build()
-    except (OSError, RuntimeError, ImportError, subprocess.SubprocessError) as error:
-        reason = _reason(error)
-        if mode == "require":
+    if (_place() / BUILT).is_file():
+        torch.ops.load_library(str(_place() / _library()))
+        return True
+    if mode == "require":
+        raise UserError(
+            "The compiled kernels have not been built on this machine. Run `layersmith compile` once, or set "
+            "LAYERSMITH_NATIVE=auto to use the slower reference."
+        )
+    log.warning("the kernels have not been compiled here, so slower reference paths are used: run `layersmith compile`")
+    return False
+
+
+def build() -> Path:
+    """Compile the kernels for this machine and return where they are; at once when that has been done before.
+
+    Raises UserError, with the compiler's first complaint, when they cannot be built.
+    """
+    place = _place()
+    if not (place / BUILT).is_file():
+        try:
+            _compile(place)
+        except (OSError, RuntimeError, ImportError, subprocess.SubprocessError) as error:
             raise UserError(
-                f"The compiled kernels cannot be built: {reason}. They need a C++ compiler and ninja "
-                f"(pip install 'layersmith[native]'). With LAYERSMITH_NATIVE=auto the slower reference is used instead."
+                f"The kernels cannot be built: {_reason(error)}. They need a C++ compiler and ninja (pip install "
+                f"ninja). Without them everything works by the slower reference paths."
             ) from error
-        log.warning("no compiled kernels, the slower reference paths are used (%s)", reason)
-        return False
-    return True
+        _load.cache_clear()
+    return place / _library()
 
 
-def _build() -> None:
+def _compile(place: Path) -> None:
     from torch.utils import cpp_extension
 
     compiler = cpp_extension.get_cxx_compiler()
     if shutil.which(shlex.split(compiler)[0]) is None:
         raise OSError(f"there is no C++ compiler {compiler!r}")
-    sources = sorted(SOURCES.glob("*.cpp"))
-    name = f"layersmith_native_{_digest()}"
-    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()) / name
-    folder.mkdir(parents=True, exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     # ninja installed by pip lies beside the interpreter, which need not be on the PATH.
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join([before, str(Path(sys.executable).parent)])
     try:
-        with (folder / "building").open("w") as building:
+        with (place / "building").open("w") as building:
             # torch's own lock is a file that a killed build leaves behind, and every later one waits for. The system
             # releases this one with the process, so whoever holds it may remove the other.
             fcntl.flock(building, fcntl.LOCK_EX)
-            (folder / "lock").unlink(missing_ok=True)
+            (place / "lock").unlink(missing_ok=True)
+            if (place / BUILT).is_file():  # by another process, meanwhile
+                return
             cpp_extension.load(
-                name,
-                [str(path) for path in sources],
+                place.name,
+                [str(path) for path in sorted(FOLDER.glob("*/*.cpp"))],
                 extra_cflags=FLAGS,
                 extra_ldflags=["-fopenmp"],
-                build_directory=str(folder),
+                extra_include_paths=[str(FOLDER / "shared")],
+                build_directory=str(place),
                 is_python_module=False,
             )
+            (place / BUILT).touch()  # last: a build that was killed is never taken for a whole one
     finally:
         os.environ["PATH"] = before
+
+
+def _place() -> Path:
+    from torch.utils import cpp_extension
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root())
+    return root / f"layersmith_native_{_digest()}"
+
+
+def _library() -> str:
+    return f"{_place().name}.so"
 
 
 def _digest() -> str:
@@ -108,7 +140,7 @@ def _digest() -> str:
     if listing.is_file():
         lines = listing.read_text(errors="replace").splitlines()
         found.update("".join(sorted({line for line in lines if line.startswith(("flags", "Features"))})).encode())
-    for path in sorted(SOURCES.iterdir()):
+    for path in sorted([*FOLDER.glob("*/*.cpp"), *FOLDER.glob("*/*.h")]):
         found.update(path.name.encode() + path.read_bytes())
     return found.hexdigest()[:12]
 

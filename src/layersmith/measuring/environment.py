@@ -15,6 +15,14 @@ from typing import Any
 
 import torch
 
+from layersmith.kernels import native
+
+#: As Linux names them; x86 first, then ARM.
+INSTRUCTION_SETS = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"),
+    *("asimd", "asimddp", "bf16", "i8mm", "sve"),
+)
+
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     """A JSON-serialisable description of this machine and of the software that measures on `device`."""
@@ -25,6 +33,8 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_name(),
+        "instruction_sets": instruction_sets(),
+        "kernels": "compiled" if native.loaded() else "reference",
         "threads": torch.get_num_threads(),
         "device": device_name(torch.device(device)),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -40,6 +50,14 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def instruction_sets() -> list[str]:
+    """The vector and matrix instructions of this processor that decide which number format is fast on it."""
+    listing = Path("/proc/cpuinfo")
+    text = listing.read_text(errors="replace") if listing.is_file() else ""
+    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+    return [name for name in INSTRUCTION_SETS if name in line.split()]
 
 
 def device_name(device: torch.device) -> str:

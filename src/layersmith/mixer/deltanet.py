@@ -27,8 +27,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Mixer, State, require_positive
-from layersmith.mixer.chunked import from_chunks, full_precision, precise, to_chunks
-from layersmith.mixer.inputs import check_inputs, head_sizes, merge_heads, pack, packed_slots, split_heads, unpack
+from layersmith.mixer.shared.chunked import from_chunks, full_precision, precise, to_chunks
+from layersmith.mixer.shared.inputs import (
+    check_inputs,
+    head_sizes,
+    merge_heads,
+    pack,
+    packed_slots,
+    split_heads,
+    unpack,
+)
 
 
 def delta_rule_recurrent(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

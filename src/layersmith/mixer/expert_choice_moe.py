@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Mixer, State, require_positive
-from layersmith.mixer.inputs import check_inputs
-from layersmith.mixer.slot_experts import SlotExperts
+from layersmith.mixer.shared.inputs import check_inputs
+from layersmith.mixer.shared.slot_experts import SlotExperts
 
 
 class ExpertChoiceMoE(Mixer):

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layersmith.mixer.inputs import merge_heads
+from layersmith.mixer.shared.inputs import merge_heads
 from layersmith.mixer.softmax import SoftmaxAttention, _visible
 
 

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Mixer, State, require_positive
-from layersmith.mixer.inputs import HeadNorm, check_inputs, head_sizes, merge_heads, split_heads
-from layersmith.mixer.rope import rotary_size, rotary_table, rotate, token_positions, tokens_seen
+from layersmith.mixer.shared.inputs import HeadNorm, check_inputs, head_sizes, merge_heads, split_heads
+from layersmith.mixer.shared.rope import rotary_size, rotary_table, rotate, token_positions, tokens_seen
 
 
 class SoftmaxAttention(Mixer):

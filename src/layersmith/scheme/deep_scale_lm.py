@@ -28,7 +28,7 @@ from torch import nn
 
 from layersmith.contract import Scheme
 from layersmith.errors import UserError
-from layersmith.scheme.edits import attention_maps, draw, plain_ffn_maps, reference, set_residual
+from layersmith.scheme.shared.edits import attention_maps, draw, plain_ffn_maps, reference, set_residual
 
 
 class DeepScaleLM(Scheme):

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from layersmith.contract import Scheme
 from layersmith.errors import UserError
-from layersmith.ffn.activations import activation
-from layersmith.scheme.edits import draw, layers_of, plain_ffn_maps, reference
+from layersmith.ffn.shared.activations import activation
+from layersmith.scheme.shared.edits import draw, layers_of, plain_ffn_maps, reference
 
 NODES = 200  # an even number: none at 0, where ReLU has no slope
 VARIANCES = [10 ** (k / 10) for k in range(-60, 14)]  # between which a fixed point is looked for

@@ -19,7 +19,7 @@ from __future__ import annotations
 from torch import nn
 
 from layersmith.contract import Scheme
-from layersmith.scheme.edits import attention_maps, ffn_maps, reference, set_norm_position, xavier
+from layersmith.scheme.shared.edits import attention_maps, ffn_maps, reference, set_norm_position, xavier
 
 PLACES = ("pre", "post")
 

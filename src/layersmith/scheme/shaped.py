@@ -20,7 +20,7 @@ from layersmith.contract import Scheme
 from layersmith.errors import UserError
 from layersmith.ffn.shaped_mlp import ShapedMLP
 from layersmith.mixer.shaped_attention import ShapedAttention
-from layersmith.scheme.edits import attention_maps, draw, ffn_maps, layers_of, reference, set_residual
+from layersmith.scheme.shared.edits import attention_maps, draw, ffn_maps, layers_of, reference, set_residual
 
 
 class Shaped(Scheme):

@@ -19,7 +19,7 @@ import math
 from torch import nn
 
 from layersmith.contract import Scheme
-from layersmith.scheme.edits import add_sub_norms, attention_maps, ffn_maps, reference, set_norm_position, xavier
+from layersmith.scheme.shared.edits import add_sub_norms, attention_maps, ffn_maps, reference, set_norm_position, xavier
 
 
 class SubLN(Scheme):

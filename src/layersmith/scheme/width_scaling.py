@@ -27,8 +27,8 @@ from torch import nn
 
 from layersmith.contract import Scheme, require_positive
 from layersmith.errors import UserError
-from layersmith.scheme.edits import attention_maps, draw, ffn_maps, reference
-from layersmith.scheme.groups import groups
+from layersmith.scheme.shared.edits import attention_maps, draw, ffn_maps, reference
+from layersmith.scheme.shared.groups import groups
 
 OPTIMIZERS = ("adam", "sgd")
 

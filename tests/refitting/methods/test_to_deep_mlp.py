@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from layersmith.ffn.activations import activation
+from layersmith.ffn.shared.activations import activation
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 from layersmith.refitting.methods.replace.to_deep_mlp import LIFT, ToDeepMLP
 

@@ -4,7 +4,7 @@ import torch
 
 from layersmith.ffn.mlp import MLP
 from layersmith.refitting import methods
-from layersmith.refitting.methods import to_shaped_mlp
+from layersmith.refitting.methods.replace import to_shaped_mlp
 
 
 def test_a_relu_mlp_comes_back(view, monkeypatch):

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from layersmith.anatomy import Site
 from layersmith.refitting import methods
+from layersmith.refitting.build.distill import distill
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.candidate import Candidate, Library, decided_sites, pack
-from layersmith.refitting.build.distill import distill
 from layersmith.refitting.method import Method, SublayerView, candidate_id
 from layersmith.runs.workspace import Workspace
 

@@ -1,10 +1,9 @@
 """One worker process of the library stage: builds the candidates of some blocks into the workspace of a run.
 
-    python -m layersmith.refitting.build.worker        started by `workers.build_in_processes`, which writes one line of JSON, the
-                                             job, to its standard input and reads the names of finished blocks
-
-It loads the model by name, reads the same text as the run, and finds the activations in the workspace. It ends when
-its standard input is closed, so it never outlives the run that started it.
+`workers.build_in_processes` starts it as `python -m layersmith.refitting.build.worker`, writes one line of JSON, the
+job, to its standard input, and reads the names of finished blocks. It loads the model by name, reads the same text as
+the run, and finds the activations in the workspace. It ends when its standard input is closed, so it never outlives the
+run that started it.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ import torch
 
 from layersmith import checkpoint
 from layersmith.anatomy import Replay, find_sites
-from layersmith.refitting.calibrate.batches import Sizes, prepare
-from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.build.block_library import LibrarySettings, build_block
+from layersmith.refitting.calibrate.activations import Activations
+from layersmith.refitting.calibrate.batches import Sizes, prepare
 from layersmith.refitting.calibrate.taylor import stored_scores
 from layersmith.runs.workspace import Workspace
 

@@ -69,7 +69,9 @@ def build_in_processes(ctx: RunContext, settings: LibrarySettings, workers: int)
     for process, share in zip(processes, shares, strict=True):
         unfinished = [name for name in share if name not in done]
         if unfinished:
-            ctx.bar.note(f"A worker ended with status {process.returncode}; {', '.join(unfinished)} will be built here.")
+            ctx.bar.note(
+                f"A worker ended with status {process.returncode}; {', '.join(unfinished)} will be built here."
+            )
 
 
 def _start(

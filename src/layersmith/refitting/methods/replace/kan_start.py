@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layersmith.ffn.kan_layer import KANLayer
 from layersmith.ffn.select_kan import SelectLayer
+from layersmith.ffn.shared.kan_layer import KANLayer
 from layersmith.refitting.methods.least_squares import ridge
 
 #: Most coefficients fitted for each output, and the least number of tokens for each of them.

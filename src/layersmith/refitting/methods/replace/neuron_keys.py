@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from layersmith.ffn.mlp import MLP
-from layersmith.ffn.product_keys import ProductKeys
+from layersmith.ffn.shared.product_keys import ProductKeys
 from layersmith.refitting.methods.clustering import kmeans
 
 #: Width of the queries: enough that a trained layer's strongest neurons are mostly found.

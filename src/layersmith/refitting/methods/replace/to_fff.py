@@ -15,7 +15,7 @@ from torch import Tensor
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.fff import FFF
-from layersmith.ffn.tree import descend
+from layersmith.ffn.shared.tree import descend
 from layersmith.refitting.method import Method, Settings, SublayerView
 from layersmith.refitting.methods.least_squares import ridge
 from layersmith.refitting.methods.prune.width import hidden_activations

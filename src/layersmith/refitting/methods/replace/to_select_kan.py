@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 
 from layersmith.anatomy.edit import Replacement
-from layersmith.ffn.kan_layer import carry_base
 from layersmith.ffn.select_kan import SelectKAN
+from layersmith.ffn.shared.kan_layer import carry_base
 from layersmith.refitting.method import Method, Settings, SublayerView
 from layersmith.refitting.methods.replace.kan_start import fit_edges, reach
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp

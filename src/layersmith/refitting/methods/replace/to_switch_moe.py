@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from layersmith.anatomy.edit import Replacement
-from layersmith.ffn.routing import probabilities
+from layersmith.ffn.shared.routing import probabilities
 from layersmith.ffn.switch_moe import SwitchMoE
 from layersmith.refitting.method import Method, Settings, SublayerView
 from layersmith.refitting.methods.prune.width import hidden_activations

@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from layersmith.ffn.kan_basis import widened
+from layersmith.ffn.shared.kan_basis import widened
 
 
 class Daruan(nn.Module):

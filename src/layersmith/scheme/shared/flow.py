@@ -18,7 +18,7 @@ from torch import Tensor
 
 from layersmith.contract import Scheme
 from layersmith.model import TransformerConfig, TransformerLM
-from layersmith.scheme.edits import layers_of
+from layersmith.scheme.shared.edits import layers_of
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     if serves(x, a, b): y = rational(x, a, b)
 
 x (..., C), a (m + 1,), b (groups, n), as there. The gradients of x, a and b come out of one pass over memory, where
-autograd of the reference keeps and reads some twenty tensors of x's size. On the CPU `csrc/rational.cpp` takes float32;
+autograd of the reference keeps and reads some twenty tensors of x's size. On the CPU `rational.cpp` takes float32;
 on CUDA `triton_rational` takes float32, bfloat16 and float16. Both add up the coefficients' gradients in a fixed
 order: equal runs give equal bits. Second derivatives are refused: the reference has them.
 """
@@ -44,14 +44,14 @@ def rational(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 @library.impl("layersmith::rational", "CUDA")
 def _on_cuda(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    from layersmith.kernels import triton_rational
+    from layersmith.kernels.rational import triton_rational
 
     return triton_rational.forward(x, a, b)
 
 
 @library.impl("layersmith::rational_backward", "CUDA")
 def _backward_on_cuda(grad: Tensor, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    from layersmith.kernels import triton_rational
+    from layersmith.kernels.rational import triton_rational
 
     return triton_rational.backward(grad, x, a, b)
 

@@ -4,7 +4,7 @@
         y = torch.ops.layersmith.tree_mlp(x, up, bias, down, "gelu")    # sum over the way of act(logit) * down[row]
         logits, rows = torch.ops.layersmith.tree_descend(x, up, bias)   # the way alone
 
-`csrc/tree.cpp` computes them; here are their shapes and their FLOPs. A complete binary tree of `levels` levels has
+`tree.cpp` computes them; here are their shapes and their FLOPs. A complete binary tree of `levels` levels has
 2**levels - 1 nodes; the children of node n are 2n + 1 (logit <= 0) and 2n + 2 (logit > 0).
 
 Shapes: x (N, D), up and down (P, nodes, D), bias (P, nodes) -> y (N, D); logits, rows (N, P, levels), where

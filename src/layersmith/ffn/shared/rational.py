@@ -23,7 +23,7 @@ import torch
 from scipy.optimize import least_squares
 from torch import Tensor, nn
 
-from layersmith.ffn.activations import activation
+from layersmith.ffn.shared.activations import activation
 from layersmith.kernels import rational as kernel
 
 

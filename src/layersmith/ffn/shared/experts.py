@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, library, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from layersmith.ffn.activations import activation
+from layersmith.ffn.shared.activations import activation
 from layersmith.kernels import chosen as kernel
 
 

@@ -5,7 +5,7 @@ the reference.
     if relu_serves(h, a): y = poly_relu(h, a)
 
 h (..., d_hidden), a (order + 1,). One pass over memory for the values, one for all gradients. On the CPU
-`csrc/poly.cpp` takes float32; on CUDA `triton_poly_norm` takes float32, bfloat16 and float16 for PolyNorm. What is
+`poly.cpp` takes float32; on CUDA `triton_poly_norm` takes float32, bfloat16 and float16 for PolyNorm. What is
 added up for the gradient of a is added in a fixed order: equal runs give equal bits. Second derivatives are refused:
 the reference has them.
 """
@@ -55,14 +55,14 @@ def poly_relu(h: Tensor, a: Tensor) -> Tensor:
 
 @library.impl("layersmith::poly_norm", "CUDA")
 def _on_cuda(h: Tensor, a: Tensor, eps: float) -> Tensor:
-    from layersmith.kernels import triton_poly_norm
+    from layersmith.kernels.poly import triton_poly_norm
 
     return triton_poly_norm.forward(h, a, eps)
 
 
 @library.impl("layersmith::poly_norm_backward", "CUDA")
 def _backward_on_cuda(grad: Tensor, h: Tensor, a: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    from layersmith.kernels import triton_poly_norm
+    from layersmith.kernels.poly import triton_poly_norm
 
     return triton_poly_norm.backward(grad, h, a, eps)
 

@@ -1,4 +1,4 @@
-"""Fast paths for a few tokens that each use a few rows of large tables (`csrc/chosen.cpp`, float32 on the CPU).
+"""Fast paths for a few tokens that each use a few rows of large tables (`chosen.cpp`, float32 on the CPU).
 
 For `ffn.topk_glu` and `ffn.topk_mlp`:
 

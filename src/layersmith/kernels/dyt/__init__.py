@@ -2,7 +2,7 @@
 
     if serves(x, alpha, weight): y = dyt(x, alpha, weight, bias)
 
-x (..., D), alpha (), weight and bias (D,), bias None for none; float32 on the CPU (`csrc/dyt.cpp`). One pass over
+x (..., D), alpha (), weight and bias (D,), bias None for none; float32 on the CPU (`dyt.cpp`). One pass over
 memory forward and one backward, where the reference makes three or four, one of them a slow tanh. Sums are added in a
 fixed order: equal runs give equal bits. Second derivatives are refused: the reference has them.
 """

@@ -1,4 +1,4 @@
-// Sparse reads of large tables: products with chosen rows, sums of chosen rows, and the best pairs of two score lists.
+// Sparse reads of large tables: products with chosen rows, their gradient, and the best pairs of two score lists.
 //
 // Rows come from memory in an order nobody can foresee, so the next rows are asked for while this one is used.
 
@@ -63,26 +63,6 @@ at::Tensor rows_dot(const at::Tensor& x, const at::Tensor& table, const at::Tens
       for (int64_t p = n * k; p < (n + 1) * k; ++p) {
         if (p + AHEAD < end * k) ask_for(from + chosen[p + AHEAD] * width, width);
         dots[p] = dot(from + chosen[p] * width, vectors + n * width, width);
-      }
-  });
-  return out;
-}
-
-// sums[n] = sum_k weight[n, k] * table[index[n, k]]
-at::Tensor rows_sum(const at::Tensor& weight, const at::Tensor& table, const at::Tensor& index) {
-  const int64_t tokens = index.size(0), k = index.size(1), width = table.size(1);
-  check_rows(index, table.size(0));
-  at::Tensor out = at::zeros({tokens, width}, weight.options());
-  const float* from = table.const_data_ptr<float>();
-  const float* scale = weight.const_data_ptr<float>();
-  const int64_t* chosen = index.const_data_ptr<int64_t>();
-  float* sums = out.data_ptr<float>();
-  at::parallel_for(0, tokens, grain(k), [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin * k; p < std::min(begin * k + AHEAD, end * k); ++p) ask_for(from + chosen[p] * width, width);
-    for (int64_t n = begin; n < end; ++n)
-      for (int64_t p = n * k; p < (n + 1) * k; ++p) {
-        if (p + AHEAD < end * k) ask_for(from + chosen[p + AHEAD] * width, width);
-        add_scaled(sums + n * width, from + chosen[p] * width, scale[p], width);
       }
   });
   return out;
@@ -231,14 +211,12 @@ at::Tensor best_pairs(const at::Tensor& scores, int64_t k) {
 
 TORCH_LIBRARY_FRAGMENT(layersmith, m) {
   m.def("rows_dot_cpu(Tensor x, Tensor table, Tensor index) -> Tensor");
-  m.def("rows_sum_cpu(Tensor weight, Tensor table, Tensor index) -> Tensor");
   m.def("rows_scatter_cpu(Tensor weight, Tensor x, Tensor index, int rows) -> Tensor");
   m.def("best_pairs_cpu(Tensor scores, int k) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(layersmith, CPU, m) {
   m.impl("rows_dot_cpu", rows_dot);
-  m.impl("rows_sum_cpu", rows_sum);
   m.impl("rows_scatter_cpu", rows_scatter);
   m.impl("best_pairs_cpu", best_pairs);
 }

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.errors import suggest
-from layersmith.ffn.activations import activation
+from layersmith.ffn.shared.activations import activation
 
 #: Features of a pair of activations, p of x - a and q of b - x.
 COMBINATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

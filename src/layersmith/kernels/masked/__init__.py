@@ -1,4 +1,4 @@
-"""A fast path for a few tokens and one matrix under several bit masks (`csrc/masked.cpp`, float32 on the CPU).
+"""A fast path for a few tokens and one matrix under several bit masks (`masked.cpp`, float32 on the CPU).
 
 For `ffn.mglu` with packed masks:
 

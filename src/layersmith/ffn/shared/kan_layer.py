@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.errors import suggest
-from layersmith.ffn.activations import ACTIVATIONS
-from layersmith.ffn.kan_basis import Basis
 from layersmith.ffn.mlp import MLP
+from layersmith.ffn.shared.activations import ACTIVATIONS
+from layersmith.ffn.shared.kan_basis import Basis
 
 
 class KANLayer(nn.Module):

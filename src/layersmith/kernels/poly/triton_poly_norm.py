@@ -2,7 +2,7 @@
 
 One program handles the hidden layer of one token: it reads it once to add up its powers, and once more, from the cache,
 to use the sums. What a token gives to the gradient of a is written down for itself and added in a second, small
-reduction, always in the same order. The formulas are those of `csrc/poly.cpp`.
+reduction, always in the same order. The formulas are those of `poly.cpp`.
 """
 
 from __future__ import annotations

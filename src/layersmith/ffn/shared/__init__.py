@@ -1,0 +1,1 @@
+"""What several operators of the family share; nothing here is an operator."""

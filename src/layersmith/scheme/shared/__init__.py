@@ -1,0 +1,1 @@
+"""What several schemes share; nothing here is a scheme."""
