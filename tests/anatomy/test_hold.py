@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from layersmith.anatomy import find_sites, swap
 from layersmith.anatomy import edit as edits
+from layersmith.anatomy import find_sites, swap
 from layersmith.anatomy.edit import Edit
 from layersmith.errors import UserError
 from layersmith.ffn.zero import Zero
@@ -22,8 +22,9 @@ from tests.anatomy.families import BY_NAME
 def test_what_is_no_module_is_refused_before_anything_is_changed(wrong: Any) -> None:
     model = BY_NAME["llama"].model()
     modules = dict(model.named_modules())
-    with pytest.raises(UserError, match=r"not a torch.nn.Module"), swap(
-        model, {"layers.0.attn": Zero(32), "layers.0.ffn": wrong}
+    with (
+        pytest.raises(UserError, match=r"not a torch.nn.Module"),
+        swap(model, {"layers.0.attn": Zero(32), "layers.0.ffn": wrong}),
     ):
         pass
     assert dict(model.named_modules()) == modules
@@ -108,8 +109,9 @@ def test_what_can_be_put_back_is_although_part_of_the_model_is_gone() -> None:
     model = BY_NAME["llama"].model()
     anatomy = find_sites(model)
     mlp = model.model.layers[0].mlp
-    with pytest.raises(UserError, match="no module at"), swap(
-        model, {"layers.0.ffn": Zero(32), "layers.1.ffn": Zero(32)}, anatomy
+    with (
+        pytest.raises(UserError, match="no module at"),
+        swap(model, {"layers.0.ffn": Zero(32), "layers.1.ffn": Zero(32)}, anatomy),
     ):
         del model.model.layers[1].mlp
     assert model.model.layers[0].mlp is mlp

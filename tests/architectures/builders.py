@@ -61,5 +61,3 @@ def causal(name: str, prefix: str, settings: Mapping[str, Any], **options: Any) 
 
 def table(*rows: Architecture) -> dict[str, Architecture]:
     return {row.name: row for row in rows}
-
-

@@ -43,8 +43,7 @@ DECODERS = table(
     causal(
         "gptj",
         "GPTJ",
-        SPECIAL
-        | {"vocab_size": WORDS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4},
+        SPECIAL | {"vocab_size": WORDS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4},
     ),
     Architecture(
         "openai_gpt",

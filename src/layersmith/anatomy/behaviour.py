@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from layersmith.anatomy.blocks import BlockParts
-from layersmith.anatomy.span import chain_of
 from layersmith.anatomy.running import evaluating
+from layersmith.anatomy.span import chain_of
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,8 @@ def does_not_run(model: nn.Module, inputs: dict[str, Any], given: bool, error: E
     advice = (
         "Check the example: it has to be the keyword arguments of one forward call."
         if given
-        else "If the model needs other inputs, pass example={...}, the keyword arguments of one small forward call with a "
-        "batch of 2; if it does not run in its dtype or on its device, move it first."
+        else "If the model needs other inputs, pass example={...}, the keyword arguments of one small forward call with "
+        "a batch of 2; if it does not run in its dtype or on its device, move it first."
     )
     return f"{type(model).__name__} does not run on {fed}: {type(error).__name__}: {first_line} {advice}"
 

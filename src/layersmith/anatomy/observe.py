@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from layersmith.anatomy.limits import longest_input
 from layersmith.anatomy.probe import TOKENS, example_inputs
+from layersmith.anatomy.running import evaluating
 from layersmith.anatomy.site import Site
 from layersmith.anatomy.span import original
-from layersmith.anatomy.running import evaluating
 
 #: Probes are no longer than this many tokens.
 LONGEST = 64

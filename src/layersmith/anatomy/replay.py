@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.anatomy.probe import example_inputs, with_decoder_ids
-from layersmith.anatomy.site import Anatomy
 from layersmith.anatomy.running import evaluating, plainly
+from layersmith.anatomy.site import Anatomy
 from layersmith.errors import UserError
 
 Batch = dict[str, Any]

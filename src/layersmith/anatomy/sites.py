@@ -25,7 +25,6 @@ from layersmith.anatomy.site import Anatomy, Site
 from layersmith.anatomy.trace import Call, Trace, record
 from layersmith.errors import UserError
 
-
 #: What a forward pass fails with when its inputs are not what it wants.
 _FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError, AssertionError)
 

@@ -133,5 +133,7 @@ class Activations:
         mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
         calls = []
         for first, last in zip(records[site.modules[0]], records[site.modules[-1]], strict=True):
-            calls.append(Call(first.args, first.kwargs, first.input, last.hidden, mask, key))
+            # Llama 4's experts return (B * T, D), which the block puts back in shape.
+            output = last.hidden.view_as(first.input) if last.hidden.numel() == first.input.numel() else last.hidden
+            calls.append(Call(first.args, first.kwargs, first.input, output, mask, key))
         return calls
