@@ -134,6 +134,7 @@ class Activations:
         calls = []
         for first, last in zip(records[site.modules[0]], records[site.modules[-1]], strict=True):
             # Llama 4's experts return (B * T, D), which the block puts back in shape.
-            output = last.hidden.view_as(first.input) if last.hidden.numel() == first.input.numel() else last.hidden
+            flat = last.hidden.numel() == first.input.numel()
+            output = last.hidden.reshape(first.input.shape) if flat else last.hidden
             calls.append(Call(first.args, first.kwargs, first.input, output, mask, key))
         return calls
