@@ -165,7 +165,8 @@ class SublayerView:
             outputs = [edited(*c.args, **c.kwargs) for c in calls]
         finally:
             restore(self.model, before)
-        return [o[0] if isinstance(o, tuple) else o for o in outputs]
+        tensors = [o[0] if isinstance(o, tuple | list) else o for o in outputs]
+        return [y.reshape(c.output.shape) for y, c in zip(tensors, calls, strict=True)]
 
     @torch.no_grad()
     def local_error(self, replacement: Replacement) -> float:
