@@ -27,6 +27,7 @@ def test_every_part_equals_the_whole(family: Family) -> None:
     assert replay.exact == family.exact, replay.why
     assert bool(replay.why) == (not family.exact)
     modules = dict(model.named_modules())
+    hooks = [dict(m._forward_hooks) for m in model.modules()]
     expected = tensor(model(**inputs))
     hidden = replay.block_inputs(inputs)
     assert len(hidden) == replay.n_blocks + 1
@@ -35,7 +36,8 @@ def test_every_part_equals_the_whole(family: Family) -> None:
     for index in range(replay.n_blocks if family.exact else 0):
         assert torch.equal(replay.run_block(index, hidden[index], inputs), hidden[index + 1]), index
     assert dict(model.named_modules()) == modules
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert [dict(m._forward_hooks) for m in model.modules()] == hooks
+    assert not any(m._forward_pre_hooks for m in model.modules())
 
 
 @pytest.mark.parametrize("name", [f.name for f in FAMILIES if f.exact])

@@ -22,6 +22,7 @@ from layersmith.mixer.softmax import SoftmaxAttention
 from tests.architectures import asking
 from tests.architectures.builders import Architecture
 from tests.architectures.every import EVERY
+from tests.architectures.mixtures import MIXTURES
 
 EACH = pytest.mark.parametrize("architecture", EVERY.values(), ids=EVERY.keys())
 
@@ -81,6 +82,7 @@ def test_the_sites_are_those_of_the_architecture(architecture: Architecture) -> 
     anatomy = find_sites(model)
     found = [" ".join(s.role for s in anatomy.in_block(b.name)) for b in anatomy.of_kind("block")]
     assert found == ROLES.get(architecture.name, [PRE] * 2)
+    assert any("experts" in note for note in anatomy.notes) == (architecture.name in MIXTURES)
     placed = tuple(f"{path}." for s in anatomy.sites if s.kind != "block" for path in s.modules)
     notes = " ".join(anatomy.notes)
     for name, _ in model.named_parameters():

@@ -34,7 +34,8 @@ _MASKS = ("attention_mask", "mask")
 _PADDING = ("key_padding_mask", "src_key_padding_mask")
 _OTHER_SEQUENCE = ("key_value_states", "encoder_hidden_states")
 #: What follows the tensor in a tuple. T5 hands its relative position bias from block to block this way, RWKV its
-#: recurrent state; an adapter passes on what it was given. Everything else that models return there (attention weights) is None.
+#: recurrent state; an adapter passes on what it was given. Everything else that models return there (attention
+#: weights) is None.
 _PASSED_ON = ("position_bias", "encoder_decoder_position_bias", "state")
 
 

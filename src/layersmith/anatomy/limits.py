@@ -31,8 +31,8 @@ _known: WeakKeyDictionary[nn.Module, int | None] = WeakKeyDictionary()
 def longest_input(model: nn.Module) -> int | None:
     """How many tokens the model can take at most, on either side of an encoder-decoder; None when nothing limits it.
 
-    For models of pictures and sound this is what their decoder can take. The first call runs the model once on a few
-    tokens; the answer is kept for as long as the model lives.
+    For models of pictures and sound this is what their decoder can take. The first call runs a model that may have
+    learned positions once, on a few tokens; the answer is kept for as long as the model lives.
     """
     if model not in _known:
         limits = [*_stated(model), *_tables(model)]
@@ -54,6 +54,11 @@ def _stated(model: nn.Module) -> list[int]:
 def _tables(model: nn.Module) -> list[int]:
     """Tokens that each table of learned positions has a row for."""
     watch = _Positions()
+    words: Any = None
+    with suppress(NotImplementedError, AttributeError):
+        words = model.get_input_embeddings()  # type: ignore[operator]
+    if not any(isinstance(m, nn.Embedding) and m is not words for m in model.modules()):
+        return []  # nothing but words to look up: large models are not run for nothing
     with suppress(*_FAILURES):  # what cannot be run has no tables to watch; the caller's own run says why
         inputs = example_inputs(model)
         if "input_ids" in inputs or "decoder_input_ids" in inputs:

@@ -57,6 +57,11 @@ def unplaced(model: nn.Module, trace: Trace, sites: Sequence[Site], blocks: Sequ
         for path in sorted(among)
         if path.rpartition(".")[0] in lists and path.rpartition(".")[2].isdigit()
     ]
+    experts = _experts(model, sites)
+    found += [
+        _count(p, paths) + ": experts and their router, replaced as a whole; the experts are no sites of their own."
+        for p, paths in experts.items()
+    ]
     inner = _inner_norms(model, sites)
     found += [_count(p, paths) + ": a norm inside a sublayer, part of that site." for p, paths in inner.items()]
     return found + [f"{s.name}: no operator may stand here: {s.locked}." for s in sites if s.locked]
@@ -69,8 +74,8 @@ def does_not_run(model: nn.Module, inputs: dict[str, Any], given: bool, error: E
     advice = (
         "Check the example: it has to be the keyword arguments of one forward call."
         if given
-        else "If the model needs other inputs, pass example={...}, the keyword arguments of one small forward call with a "
-        "batch of 2; if it does not run in its dtype or on its device, move it first."
+        else "If the model needs other inputs, pass example={...}, the keyword arguments of one small forward call "
+        "with a batch of 2; if it does not run in its dtype or on its device, move it first."
     )
     return f"{type(model).__name__} does not run on {fed}: {type(error).__name__}: {first_line} {advice}"
 
@@ -102,6 +107,20 @@ def learned(trace: Trace) -> set[int]:
         if not found.isdisjoint(op.inputs):
             found.update(op.outputs)
     return found
+
+
+def _experts(model: nn.Module, sites: Sequence[Site]) -> dict[str, list[str]]:
+    """The feed-forwards that keep the matrices of several experts in one parameter of three dimensions."""
+    groups: dict[str, list[str]] = {}
+    for site in sites:
+        if site.kind == "ffn" and any(holds_experts(model.get_submodule(path)) for path in site.modules):
+            groups.setdefault(_pattern(site.name), []).append(site.name)
+    return groups
+
+
+def holds_experts(module: nn.Module) -> bool:
+    """Whether it has matrices of several experts in one parameter."""
+    return any(p.dim() == 3 and min(p.shape) > 1 for p in module.parameters())
 
 
 def _inner_norms(model: nn.Module, sites: Sequence[Site]) -> dict[str, list[str]]:

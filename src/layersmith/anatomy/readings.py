@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layersmith.anatomy.notes import holds_experts
 from layersmith.anatomy.observe import Matrix, Observed, tables_of
 from layersmith.anatomy.site import Site
 from layersmith.contract import Operator
@@ -46,7 +47,9 @@ def feed_forwards(site: Site, seen: Observed) -> Iterator[Reading]:
             parts = {"gate": paths[one], "up": paths[two], "down": paths[2]}
             yield from _with_every_activation(GLU, {part: seen.matrices[p] for part, p in parts.items()}, parts)
     else:
-        raise NotRecognised(f"{site.name} uses {len(paths)} matrices; an MLP has 2 and a GLU 2 or 3.")
+        experts = any(holds_experts(module) for module in seen.modules.values())
+        why = " Its experts are kept in parameters of three dimensions and chosen by a router." if experts else ""
+        raise NotRecognised(f"{site.name} uses {len(paths)} matrices; an MLP has 2 and a GLU 2 or 3.{why}")
 
 
 def _with_every_activation(

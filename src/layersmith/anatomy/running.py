@@ -44,7 +44,7 @@ def plainly(model: nn.Module) -> Iterator[None]:
 
 
 class evaluating:
-    """Context: `plainly`, in evaluation mode and without gradients; afterwards every module is in the mode it was in."""
+    """Context: `plainly`, in evaluation mode and without gradients; every module's mode is put back afterwards."""
 
     def __init__(self, model: nn.Module):
         self._model = model

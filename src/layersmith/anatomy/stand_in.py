@@ -44,11 +44,13 @@ def take_over(new: nn.Module, old: nn.Module) -> None:
     twins = dict(new.named_modules())
     for path, module in old.named_modules():
         twin = twins.get(path)
-        same = twin is not None and (not path or type(twin) is type(module))
+        if path and type(twin) is not type(module):
+            twin = None
         for recorder in _recorders(module):
-            if same and recorder.key not in [r.key for r in _recorders(twin)]:
-                twin.register_forward_hook(recorder)
-            elif not same and "attentions" in recorder.key:
+            if twin is not None:
+                if recorder.key not in [r.key for r in _recorders(twin)]:
+                    twin.register_forward_hook(recorder)
+            elif "attentions" in recorder.key:
                 # Nothing of `new` computes these weights. Their place is kept, so that the others keep theirs.
                 new.register_forward_hook(Recorder(recorder.key, None, recorder.config))
 

@@ -201,7 +201,8 @@ class SublayerView:
         with standing(self.model, self._copies), standing(self.model, replacement):
             edited = original(self.model, self.site)
             outputs = [edited(*c.args, **c.kwargs) for c in calls]
-        return [o[0] if isinstance(o, tuple) else o for o in outputs]
+        tensors = [o[0] if isinstance(o, tuple | list) else o for o in outputs]
+        return [y.reshape(c.output.shape) for y, c in zip(tensors, calls, strict=True)]
 
     def as_stored(self, replacement: Replacement) -> Replacement:
         """The replacement as it will stand in the model: each module in the dtype of its place, for evaluation."""

@@ -135,7 +135,10 @@ class Activations:
         mask = None if mask is None else mask.bool()
         calls = []
         for first, last in zip(records[site.modules[0]], records[site.modules[-1]], strict=True):
+            # Llama 4's experts return (B * T, D), which the block puts back in shape.
+            flat = last.hidden.numel() == first.input.numel()
+            output = last.hidden.reshape(first.input.shape) if flat else last.hidden
             # A tower of pictures beside text has positions of its own, all of them real.
-            of_these = mask if mask is not None and mask.shape == last.hidden.shape[:2] else None
-            calls.append(Call(first.args, first.kwargs, first.input, last.hidden, of_these, key))
+            of_these = mask if mask is not None and mask.shape == output.shape[:2] else None
+            calls.append(Call(first.args, first.kwargs, first.input, output, of_these, key))
         return calls
