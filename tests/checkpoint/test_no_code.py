@@ -104,7 +104,7 @@ def test_an_index_names_files_of_its_own_folder_only(name, tmp_path):
         save_file(tensors, place, {"format": "pt"})
     index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, name)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match="own folder|damaged"):
+    with pytest.raises(UserError, match=r"own folder|damaged"):
         load(folder)
 
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from layersmith import pocket
 from layersmith.checkpoint.companions import is_sentence_encoder
+from layersmith.checkpoint.config import LayersmithConfig
 from layersmith.checkpoint.dtypes import remember
-from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel
+from layersmith.checkpoint.hf import LayersmithModel
+from layersmith.checkpoint.sources import fetched, first_words, model_source
 from layersmith.checkpoint.stored import Stored
 from layersmith.checkpoint.vetting import check_size, read_config, skeleton, vet
 from layersmith.errors import MissingExtra, UserError
@@ -46,9 +46,6 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "source.spm",
 )
-#: What is fetched of a Hub repository: weights and small files that lie beside them, not other formats of the same.
-_FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja", "LICENSE*", "NOTICE*")
-_NOT_FETCHED = ("onnx/*", "openvino/*", "original/*", "coreml/*")
 
 
 def warn(note: str) -> None:
@@ -81,9 +78,9 @@ def load(
         raise UserError("Give device (the whole model there) or device_map (spread over several), not both.")
     if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise UserError(f"There is no dtype {dtype!r}; give float32, bfloat16, float16 or auto.")
-    source, gguf = _source(os.fspath(name))
+    source, gguf = model_source(os.fspath(name))
     if not Path(source).is_dir():
-        source = _fetched(source)
+        source = fetched(source)
     options: dict[str, Any] = {"dtype": torch.float32 if dtype is None else dtype, "device_map": device_map}
     if gguf:
         model, tokenizer, stored = _from_gguf(source, gguf, options)
@@ -216,50 +213,6 @@ def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
         ) from error
 
 
-def _source(name: str) -> tuple[str, str | None]:
-    """What to hand to `from_pretrained`, and the .gguf file inside it if that is where the weights are."""
-    if name == "pocket":
-        return str(pocket.path()), None
-    if not name.strip():
-        raise UserError("No model was named. Give a folder, a .gguf file, a Hub id, or pocket.")
-    path = Path(name).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return str(path.parent), path.name
-    if path.is_file():
-        raise UserError(f"{name!r} is a file. Give the folder that holds the model's config.json, or a .gguf file.")
-    if path.is_dir():
-        ggufs = sorted(file.name for file in path.glob("*.gguf"))
-        if (path / "config.json").is_file():
-            return str(path), None
-        if (path / "adapter_config.json").is_file():
-            raise UserError(
-                f"{name!r} holds an adapter without its base model. Load both with PEFT, call merge_and_unload(), save "
-                f"the merged model, and give that folder."
-            )
-        if len(ggufs) == 1:
-            return str(path), ggufs[0]
-        if ggufs:
-            raise UserError(f"{name!r} holds {len(ggufs)} .gguf files ({', '.join(ggufs[:4])}, ...); name one of them.")
-        raise UserError(f"{name!r} is not a model folder: it has neither a config.json nor a .gguf file.")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
-        raise UserError(f"There is no folder {name!r}.")
-    return name, None
-
-
-def _fetched(name: str) -> str:
-    """The folder of a Hub repository in the download cache."""
-    try:
-        folder = snapshot_download(name, allow_patterns=list(_FETCHED), ignore_patterns=list(_NOT_FETCHED))
-    except Exception as error:
-        raise UserError(
-            f"{name!r} is neither a folder here nor a model that can be reached on the Hub: {_first(error)} Check the "
-            f"spelling and the network connection, or give the folder of a downloaded model."
-        ) from error
-    if not Path(folder, "config.json").is_file():
-        raise UserError(f"{name!r} on the Hub has no config.json. A .gguf file has to be downloaded and named itself.")
-    return folder
-
-
 def _config(source: str, plain: dict[str, Any], trust: bool) -> PreTrainedConfig:
     if plain.get("model_type") == LayersmithConfig.model_type:
         return LayersmithConfig.from_pretrained(source)
@@ -303,11 +256,7 @@ def _tokenizer(source: str, trust: bool) -> PreTrainedTokenizerBase | None:
 def _explained(source: str, error: BaseException) -> str:
     """One paragraph from whatever another library raised."""
     return (
-        f"The model in {source!r} cannot be loaded: {_first(error)} If the folder was copied, a file may be damaged or "
-        f"missing; if the model brings its own code and you trust it, pass trust_remote_code=True "
+        f"The model in {source!r} cannot be loaded: {first_words(error)} If the folder was copied, a file may be "
+        f"damaged or missing; if the model brings its own code and you trust it, pass trust_remote_code=True "
         f"(--trust-remote-code)."
     )
-
-
-def _first(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
