@@ -79,7 +79,7 @@ def test_commands(command, tmp_path):
     tokenizer.save_pretrained(folder)
     mark = trap(folder, "config.json", "tokenizer_config.json")
     options = {
-        "refit": ["--budget", "params=0.9", "--out", str(tmp_path / "out"), "--methods", "drop", "--effort", "0.01"],
+        "refit": ["--budget", "params=0.96", "--out", str(tmp_path / "out"), "--methods", "drop", "--effort", "0.01"],
         "measure": ["--windows", "1", "--rounds", "1", "--at", "prefill=1x16"],
         "sites": ["--rounds", "1", "--at", "prefill=1x16"],
     }

@@ -60,7 +60,9 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
     opened_by = "AutoModel"
 
     def __new__(cls, config: Any = None, *args: Any, **kwargs: Any) -> LayersmithModel:
-        made: Any = cls if config is None else _with_signature(cls, config.base_class)
+        made: Any = cls
+        if config is not None:
+            made = _with_signature(made, config.base_class)
         return super().__new__(made)
 
     def __init__(self, config: LayersmithConfig, trust_parts: bool = False, parts_on: str = "cpu"):
@@ -209,7 +211,8 @@ def _with_signature(cls: Any, base_class: str) -> type[LayersmithModel]:
 
 
 def _unfilled(opened_by: str, base_class: str) -> LayersmithModel:
-    made = _with_signature(OPENED_BY[opened_by], base_class)
+    opener: Any = OPENED_BY[opened_by]
+    made = _with_signature(opener, base_class)
     return made.__new__(made)
 
 
