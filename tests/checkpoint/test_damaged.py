@@ -51,8 +51,7 @@ def outcome(folder, expected):
     try:
         model, _ = load(folder)
     except UserError as error:
-        assert "\n" not in str(error)
-        return "refused"
+        return "refused" if "\n" not in str(error) else "more than a paragraph"
     assert torch.equal(output(model, LLAMA), expected), "other weights, silently"
     return "same"
 
@@ -171,7 +170,7 @@ def test_quantized_folders_are_told_what_they_are(small, form, key):
 
 def test_eight_bit_floats_without_a_word_in_the_config(small):
     rewritten(small, lambda t: t.update({"lm_head.weight": t["lm_head.weight"].to(torch.float8_e4m3fn)}))
-    with pytest.raises(UserError, match="F8_E4M3.*unquantized"):
+    with pytest.raises(UserError, match=r"F8_E4M3.*unquantized"):
         load(small)
 
 

@@ -199,7 +199,7 @@ def forgetful(value):
 def test_a_table_that_comes_back_as_garbage(value, monkeypatch, tmp_path):
     model = llama()
     monkeypatch.setattr(tf.LlamaPreTrainedModel, "_init_weights", forgetful(value))
-    with pytest.raises(UserError, match="Nothing was started.*output differs"):
+    with pytest.raises(UserError, match=r"Nothing was started.*output differs"):
         rehearse(model, LLAMA, tmp_path / "scratch")
 
 

@@ -4,9 +4,10 @@ Importing this package makes the Auto classes of transformers know layersmith ch
 import it loads them with `trust_remote_code=True`; the folder carries the two lines of code needed.
 """
 
+from layersmith.checkpoint.config import LayersmithConfig
 from layersmith.checkpoint.dtypes import round_to_stored, stored_as, stored_dtypes
 from layersmith.checkpoint.folder import check_replaceable
-from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel, register
+from layersmith.checkpoint.hf import LayersmithModel, register
 from layersmith.checkpoint.loading import load
 from layersmith.checkpoint.rehearsal import rehearse
 from layersmith.checkpoint.saving import save, save_result

@@ -20,12 +20,14 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, GenerationMixin, PreTrainedModel
 
 from layersmith.anatomy.adapters import open_up
 from layersmith.anatomy.calls import AttentionCall
 from layersmith.anatomy.edit import Edit, apply, build_module
 from layersmith.checkpoint.companions import strip_code
+from layersmith.checkpoint.config import LayersmithConfig, checked_stock_class, stock_class
+from layersmith.checkpoint.shared import share_modules
 from layersmith.checkpoint.stored import stored_tensors as stored_on_disk
 from layersmith.checkpoint.vetting import check_counts, check_size, skeleton
 from layersmith.errors import UserError
@@ -44,67 +46,6 @@ globals().update({model.__name__: model for model in OPENED_BY.values()})
 '''
 
 
-class LayersmithConfig(PreTrainedConfig):
-    """A stock config, the class it belongs to, and the edits. Attributes it lacks are read from the stock config.
-
-    base_config  the stock config, or its dict with its "model_type"
-    base_class   name of the stock class, e.g. "LlamaForCausalLM"
-    edits        `Edit`s as JSON, applied in order; paths are relative to the stock model
-    shared       pairs [path, other path]: at the first stands the very module that stands at the other
-    """
-
-    model_type = "layersmith"
-    sub_configs = {"base_config": AutoConfig}  # noqa: RUF012  (transformers reads it from the class)
-
-    # Further keywords are the attributes every Hugging Face config has; the base class checks and keeps them.
-    def __init__(
-        self,
-        base_config: PreTrainedConfig | dict[str, Any] | None = None,
-        base_class: str = "",
-        edits: list[dict[str, Any]] | None = None,
-        shared: list[list[str]] | None = None,
-        **common: Any,
-    ):
-        base = _stock_config(base_config) if isinstance(base_config, dict) else base_config
-        if base is not None:
-            for name in ("is_encoder_decoder", "id2label", "label2id", "dtype"):
-                common.setdefault(name, getattr(base, name, None))
-        super().__init__(**common)  # before base_config is there: its checks are not for the stock config's attributes
-        self.base_config = base
-        if self._attn_implementation is not None:
-            self._attn_implementation = self._attn_implementation  # set again, it reaches base_config, too
-        self.base_class = base_class
-        self.edits = [Edit.from_json(edit).to_json() for edit in edits or []]
-        self.shared = checked_pairs(shared or [])
-
-    def __getattr__(self, name: str) -> Any:
-        base = self.__dict__.get("base_config")
-        if base is None or name.startswith("_"):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return getattr(base, name)
-
-    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The config of the text model: that of the stock config."""
-        base = self.__dict__.get("base_config")
-        return self if base is None else base.get_text_config(decoder=decoder, encoder=encoder)
-
-    def validate(self) -> None:
-        """The stock config's checks of itself: those of the base class would read its attributes by other rules."""
-        base = self.__dict__.get("base_config")
-        if base is None:
-            super().validate()
-        else:
-            base.validate()
-
-    def _get_generation_parameters(self) -> dict[str, Any]:
-        # transformers refuses to save configs that have any. What is found here are fields of the stock config.
-        return {}
-
-    @classmethod
-    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
-        """Nothing: transformers would copy this file into saved folders, but it lives in an installed package."""
-
-
 class LayersmithModel(PreTrainedModel, GenerationMixin):
     """A stock model with edits, under `base`. Calling and generating are the stock model's own.
 
@@ -121,8 +62,11 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
     #: The Auto class this class is opened by. `AutoModel` opens every checkpoint as what it is.
     opened_by = "AutoModel"
 
-    def __new__(cls, config: LayersmithConfig | None = None, *args: Any, **kwargs: Any) -> LayersmithModel:
-        return super().__new__(cls if config is None else _with_signature(cls, config.base_class))
+    def __new__(cls, config: Any = None, *args: Any, **kwargs: Any) -> LayersmithModel:
+        made: Any = cls
+        if config is not None:
+            made = _with_signature(made, config.base_class)
+        return super().__new__(made)
 
     def __init__(self, config: LayersmithConfig, trust_parts: bool = False, parts_on: str = "cpu"):
         super().__init__(config)
@@ -222,26 +166,6 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
         """Nothing: see the config's."""
 
 
-def stock_class(name: str) -> type[PreTrainedModel]:
-    """The model class of that name which transformers exports; a UserError for any other name."""
-    found: Any = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
-    is_model = isinstance(found, type) and issubclass(found, PreTrainedModel)
-    if not is_model or not found.__module__.startswith("transformers.models."):
-        raise UserError(f"{name!r} is not a model class of transformers {transformers.__version__}.")
-    return found
-
-
-def checked_stock_class(config: LayersmithConfig) -> type[PreTrainedModel]:
-    """The stock class of a checkpoint; a UserError when its stock config is one of another class."""
-    stock = stock_class(config.base_class)
-    if not isinstance(config.base_config, stock.config_class or ()):
-        raise UserError(
-            f"This checkpoint says it is a {config.base_class}, but its config is a "
-            f"{type(config.base_config).__name__}. The config.json has been changed or damaged."
-        )
-    return stock
-
-
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by module path (tied ones under each of their names).
 
@@ -279,7 +203,7 @@ def point_here(folder: Path) -> None:
 
 
 @cache
-def _with_signature(cls: type[LayersmithModel], base_class: str) -> type[LayersmithModel]:
+def _with_signature(cls: Any, base_class: str) -> type[LayersmithModel]:
     """`cls` with a `forward` that names the stock model's arguments: Trainer drops columns that it does not name."""
 
     def forward(self: LayersmithModel, *args: Any, **kwargs: Any) -> Any:
@@ -290,7 +214,8 @@ def _with_signature(cls: type[LayersmithModel], base_class: str) -> type[Layersm
 
 
 def _unfilled(opened_by: str, base_class: str) -> LayersmithModel:
-    made = _with_signature(OPENED_BY[opened_by], base_class)
+    opener: Any = OPENED_BY[opened_by]
+    made = _with_signature(opener, base_class)
     return made.__new__(made)
 
 
@@ -320,44 +245,3 @@ def check_bounded(cls: type[LayersmithModel], folder: str, config: LayersmithCon
     for edit in config.edits:
         check_counts(folder, edit["spec"], stored)
     check_size(folder, skeleton(cls, config, stored, parts_on="meta"), stored)
-
-
-def checked_pairs(pairs: Any) -> list[list[str]]:
-    """The pairs of paths as they are; a UserError when they are anything else."""
-    for pair in pairs if isinstance(pairs, list) else [pairs]:
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(path, str) and path for path in pair)):
-            raise UserError(f"Shared modules are pairs of module paths; this one is {str(pair)[:200]}.")
-    return pairs
-
-
-def share_modules(model: nn.Module, pairs: list[list[str]]) -> None:
-    """At the first path of each pair, put the module that stands at the second."""
-    for path, other in pairs:
-        parent, _, child = path.rpartition(".")
-        try:
-            siblings, module = model.get_submodule(parent)._modules, model.get_submodule(other)
-        except AttributeError as error:
-            raise UserError(f"The model has no modules {path!r} and {other!r} that could be one.") from error
-        if child not in siblings:
-            raise UserError(f"The model has no module at {path!r}.")
-        siblings[child] = module
-
-
-def shared_modules(model: nn.Module) -> list[list[str]]:
-    """Pairs of paths at which one and the same module stands, without those inside of such a pair."""
-    first: dict[int, str] = {}
-    pairs: list[list[str]] = []
-    for path, module in model.named_modules(remove_duplicate=False):
-        other = first.setdefault(id(module), path)
-        if other != path and not any(path.startswith(f"{known}.") for known, _ in pairs):
-            pairs.append([path, other])
-    return pairs
-
-
-def _stock_config(data: dict[str, Any]) -> PreTrainedConfig:
-    kind = data.get("model_type")
-    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING or kind == LayersmithConfig.model_type:
-        raise UserError(
-            f"transformers {transformers.__version__} has no model type {kind!r}, which this checkpoint is made from."
-        )
-    return transformers.CONFIG_MAPPING[kind].from_dict(data)

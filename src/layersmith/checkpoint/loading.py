@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from layersmith.checkpoint.companions import is_sentence_encoder
+from layersmith.checkpoint.config import LayersmithConfig
 from layersmith.checkpoint.dtypes import remember
 from layersmith.checkpoint.folder import recover
-from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel
+from layersmith.checkpoint.hf import LayersmithModel
+from layersmith.checkpoint.hub import fetched, first_words
 from layersmith.checkpoint.stored import Stored
 from layersmith.checkpoint.vetting import check_size, read_config, skeleton, vet
 from layersmith.errors import MissingExtra, UserError
@@ -47,9 +48,6 @@ _TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "source.spm",
 )
-#: What is fetched of a Hub repository: weights and small files that lie beside them, not other formats of the same.
-_FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja", "LICENSE*", "NOTICE*")
-_NOT_FETCHED = ("onnx/*", "openvino/*", "original/*", "coreml/*")
 
 
 def warn(note: str) -> None:
@@ -85,7 +83,7 @@ def load(
     recover(name)
     source, gguf = model_source(os.fspath(name))
     if not Path(source).is_dir():
-        source = _fetched(source)
+        source = fetched(source)
     options: dict[str, Any] = {"dtype": torch.float32 if dtype is None else dtype, "device_map": device_map}
     if gguf:
         model, tokenizer, stored = _from_gguf(source, gguf, options)
@@ -218,20 +216,6 @@ def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
         ) from error
 
 
-def _fetched(name: str) -> str:
-    """The folder of a Hub repository in the download cache."""
-    try:
-        folder = snapshot_download(name, allow_patterns=list(_FETCHED), ignore_patterns=list(_NOT_FETCHED))
-    except Exception as error:
-        raise UserError(
-            f"{name!r} is neither a folder here nor a model that can be reached on the Hub: {_first(error)} Check the "
-            f"spelling and the network connection, or give the folder of a downloaded model."
-        ) from error
-    if not Path(folder, "config.json").is_file():
-        raise UserError(f"{name!r} on the Hub has no config.json. A .gguf file has to be downloaded and named itself.")
-    return folder
-
-
 def _config(source: str, plain: dict[str, Any], trust: bool) -> PreTrainedConfig:
     if plain.get("model_type") == LayersmithConfig.model_type:
         return LayersmithConfig.from_pretrained(source)
@@ -275,11 +259,7 @@ def _tokenizer(source: str, trust: bool) -> PreTrainedTokenizerBase | None:
 def _explained(source: str, error: BaseException) -> str:
     """One paragraph from whatever another library raised."""
     return (
-        f"The model in {source!r} cannot be loaded: {_first(error)} If the folder was copied, a file may be damaged or "
-        f"missing; if the model brings its own code and you trust it, pass trust_remote_code=True "
+        f"The model in {source!r} cannot be loaded: {first_words(error)} If the folder was copied, a file may be "
+        f"damaged or missing; if the model brings its own code and you trust it, pass trust_remote_code=True "
         f"(--trust-remote-code)."
     )
-
-
-def _first(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"

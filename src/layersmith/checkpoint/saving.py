@@ -13,16 +13,11 @@ from transformers import PreTrainedModel
 
 from layersmith.anatomy.edit import Edit, combined
 from layersmith.checkpoint.companions import copy_companions
+from layersmith.checkpoint.config import LayersmithConfig, stock_class
 from layersmith.checkpoint.dtypes import StoredDtypes, stored_dtypes
 from layersmith.checkpoint.folder import written_whole
-from layersmith.checkpoint.hf import (
-    LayersmithConfig,
-    LayersmithModel,
-    point_here,
-    shared_modules,
-    stock_class,
-    stored_tensors,
-)
+from layersmith.checkpoint.hf import LayersmithModel, point_here, stored_tensors
+from layersmith.checkpoint.shared import shared_modules
 from layersmith.checkpoint.stock import export_stock, generation_settings
 from layersmith.errors import UserError
 
@@ -65,6 +60,7 @@ def save(
     when it is not made from a transformers class.
     """
     dtypes = stored_dtypes(model)
+    base: Any
     base, edits = stock_part(model, edits)
     _check_savable(base)
     config = LayersmithConfig(copy.deepcopy(base.config), type(base).__name__, [edit.to_json() for edit in edits])
@@ -82,7 +78,7 @@ def save(
         skeleton.save_pretrained(folder, state_dict=_as_stored(kept, dtypes), save_original_format=False)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
-        copy_companions(model.name_or_path, folder)
+        copy_companions(model.name_or_path or "", folder)
         point_here(folder)
 
 

@@ -24,9 +24,10 @@ from layersmith.anatomy.probe import example_inputs
 from layersmith.anatomy.recognise import Recognised, as_ffn
 from layersmith.anatomy.running import evaluating
 from layersmith.checkpoint.companions import copy_companions, strip_code
+from layersmith.checkpoint.config import stock_class
 from layersmith.checkpoint.dtypes import stored_dtypes
 from layersmith.checkpoint.folder import written_whole
-from layersmith.checkpoint.hf import shared_modules, stock_class
+from layersmith.checkpoint.shared import shared_modules
 from layersmith.errors import UserError
 
 #: Relative difference allowed between the edited model and its stock form: the same sums in another order.
@@ -71,7 +72,7 @@ def export_stock(
             _write(stock, export.dtypes.main, folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(str(folder))
-            copy_companions(original.name_or_path, folder)
+            copy_companions(original.name_or_path or "", folder)
             strip_code(folder)
     except (_NotStock, UserError) as reason:
         return str(reason)

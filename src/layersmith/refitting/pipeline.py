@@ -234,7 +234,7 @@ def _borrowed(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode and without gradients, and afterwards as the caller had it."""
     modes = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     as_dict = getattr(config, "return_dict", True)
     if not as_dict:
         config.return_dict = True  # many classes of transformers fail with False, whoever calls them
