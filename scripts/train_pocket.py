@@ -20,6 +20,7 @@ from collections import deque
 from pathlib import Path
 
 import torch
+from pocket_card import card
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -33,6 +34,7 @@ VOCABULARY, CONTEXT = 4096, 512
 SHORT_CONTEXT, SHORT_SHARE = 256, 0.75  # most steps read short windows, which cost less; the last ones the full context
 TOKENS_PER_STEP = 4096
 CHECKPOINT_SECONDS = 180
+STATE = "state.safetensors"
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1] / "src" / "layersmith" / "pocket"
 say = Console(width=120).print
 
@@ -203,84 +205,21 @@ def export(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFas
     small.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    (out / "README.md").write_text(card(metrics))
+    shape = {"context": CONTEXT, "vocabulary": VOCABULARY, "short_context": SHORT_CONTEXT, "short_share": SHORT_SHARE}
+    (out / "README.md").write_text(card(metrics | shape))
     return metrics
 
 
-def card(m: dict) -> str:
-    """The model card, written from the measured numbers."""
-    return f"""---
-license: apache-2.0
-library_name: transformers
-pipeline_tag: text-generation
----
-# pocket
-
-A Llama-architecture language model of {m["parameters"]:,} parameters that comes with layersmith, so that every command
-has a really trained model to work on. It loads with the stock `LlamaForCausalLM` and is not meant for anything else:
-it writes plausible Python, not correct Python.
-
-| held-out source of the Python {m["python"]} standard library | bits per byte |
-| --- | --- |
-| **pocket** (the fp16 weights in this folder, computed in fp32) | **{m["heldout_bits_per_byte"]:.3f}** |
-| `xz -9`, all files in one stream | {m["xz9_bits_per_byte_one_stream"]:.3f} |
-| `xz -9`, each file on its own | {m["xz9_bits_per_byte_file_by_file"]:.3f} |
-
-The same {m["heldout_files"]} files ({m["heldout_bytes"]:,} bytes, {m["heldout_tokens"]:,} tokens) in all three rows.
-pocket reads each file on its own in windows of {CONTEXT} tokens that overlap by half: every token sees at least
-{CONTEXT // 2} tokens before it, or all there are.
-
-- **Data**: `layersmith.data.text.read("stdlib", "train")`, Python {m["python"]}. Train, calibration and held-out text
-  are split by a hash of the top-level module's name, so no file of a held-out package was trained on.
-- **Tokenizer**: byte-level BPE, {VOCABULARY} entries, trained on the train split; any text comes back unchanged.
-  A line break and the indent after it are one token: end a prompt with `:`, not with a line break.
-- **Shape**: 8 layers, width 192, 6 query heads on 2 key/value heads of 32, SwiGLU of 512, RMSNorm, RoPE, context
-  {CONTEXT}, tied embeddings.
-- **Training**: {m["step"]:,} steps, {m["tokens"]:,} tokens ({m["epochs"]:.1f} epochs), the first {SHORT_SHARE:.0%} of
-  them in windows of {SHORT_CONTEXT}, the rest of {CONTEXT}; Muon for the matrices inside the layers, AdamW for the
-  rest, learning rate {m["peak_learning_rate"]} with linear warm-up and decay, seed {m["seed"]};
-  {m["seconds"] / 60:.0f} minutes of wall-clock time on {m["device"]}.
-- **Versions**: torch {m["torch"]}, transformers {m["transformers"]}.
-- **Made by**: `scripts/train_pocket.py`; the numbers above are in `metrics.json`.
-
-The text it learned from is the Python standard library's, under the PSF licence.
-"""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path("out/pocket"), help="folder of the resumable state")
-    parser.add_argument("--out", type=Path, default=PACKAGE_FOLDER)
-    parser.add_argument("--export-now", action="store_true", help="write out the last saved state as it stands")
-    arguments = parser.parse_args()
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(arguments.seed)
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    documents = read("stdlib", "train")
-    tokenizer = train_tokenizer(documents)
-    ids = [[tokenizer.eos_token_id, *document] for document in tokenizer(documents, verbose=False)["input_ids"]]
-    stream = torch.tensor([token for document in ids for token in document])
-    bytes_per_token = sum(len(document.encode()) for document in documents) / len(stream)
-    say(f"{len(documents)} files, {len(stream):,} tokens, {bytes_per_token:.2f} bytes per token, on {device}")
-
-    model = new_model(tokenizer).to(device)
-    optimizers = new_optimizers(model)
-    facts = {"step": 0, "tokens": 0, "seconds": 0.0}
-    state = arguments.work / "state.safetensors"
-    if state.exists():
-        facts = load_state(state, model, optimizers)
-        say(f"going on from step {facts['step']}")
-    if arguments.export_now:
-        if not facts["step"]:
-            sys.exit(
-                f"There is no saved state in {arguments.work} to write out: train first, or name its --work folder."
-            )
-        say(export(arguments.out, model, tokenizer, facts))
-        return
+def train(
+    arguments: argparse.Namespace,
+    model: LlamaForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    stream: torch.Tensor,
+    facts: dict,
+    bytes_per_token: float,
+) -> dict:
+    """Train from the step that `facts` name to the last one, saving the state on the way; returns the last facts."""
+    device = model.device.type
 
     @torch.compile(dynamic=False)  # compiled once for each of the two window lengths
     def loss_of(windows: torch.Tensor) -> torch.Tensor:
@@ -320,8 +259,47 @@ def main() -> None:
                 f"{tokens / facts['seconds']:,.0f} tokens/s  {facts['seconds'] / 60:.1f} min"
             )
         if time.monotonic() - saved > CHECKPOINT_SECONDS or step + 1 == arguments.steps:
-            save_state(state, model, optimizers, facts)
+            save_state(arguments.work / STATE, model, optimizers, facts)
             saved = time.monotonic()
+    return facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("out/pocket"), help="folder of the resumable state")
+    parser.add_argument("--out", type=Path, default=PACKAGE_FOLDER)
+    parser.add_argument("--export-now", action="store_true", help="write out the last saved state as it stands")
+    arguments = parser.parse_args()
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(arguments.seed)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    documents = read("stdlib", "train")
+    tokenizer = train_tokenizer(documents)
+    ids = [[tokenizer.eos_token_id, *document] for document in tokenizer(documents, verbose=False)["input_ids"]]
+    stream = torch.tensor([token for document in ids for token in document])
+    bytes_per_token = sum(len(document.encode()) for document in documents) / len(stream)
+    say(f"{len(documents)} files, {len(stream):,} tokens, {bytes_per_token:.2f} bytes per token, on {device}")
+
+    model = new_model(tokenizer).to(device)
+    optimizers = new_optimizers(model)
+    facts = {"step": 0, "tokens": 0, "seconds": 0.0}
+    state = arguments.work / STATE
+    if state.exists():
+        facts = load_state(state, model, optimizers)
+        say(f"going on from step {facts['step']}")
+    if arguments.export_now:
+        if not facts["step"]:
+            sys.exit(
+                f"There is no saved state in {arguments.work} to write out: train first, or name its --work folder."
+            )
+        say(export(arguments.out, model, tokenizer, facts))
+        return
+
+    facts = train(arguments, model, optimizers, stream, facts, bytes_per_token)
     say(export(arguments.out, model, tokenizer, facts))
 
 

@@ -9,13 +9,31 @@ import torch
 import transformers as tf
 from torch import nn
 
-from layersmith.anatomy import find_sites, swap
+from layersmith.anatomy import find_sites
 from layersmith.anatomy.adapters import open_up
-from layersmith.errors import UserError
-from layersmith.ffn.zero import Zero
 from tests.anatomy.families import BY_NAME, FAMILIES, Family
 
 EVERY = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+OTHERS = {
+    "gptj": (
+        lambda: tf.GPTJForCausalLM(
+            tf.GPTJConfig(vocab_size=96, n_embd=32, n_layer=1, n_head=4, rotary_dim=4, n_positions=64)
+        ),
+        ["attn_norm", "attn", "ffn"],  # side by side, after one norm
+    ),
+    "fnet": (
+        lambda: tf.FNetForMaskedLM(
+            tf.FNetConfig(vocab_size=96, hidden_size=32, num_hidden_layers=1, intermediate_size=48)
+        ),
+        ["attn", "attn_norm", "ffn", "ffn_norm"],  # tokens are mixed by a Fourier transform
+    ),
+    "swin": (
+        lambda: tf.SwinForImageClassification(
+            tf.SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1], num_heads=[2], window_size=4)
+        ),
+        ["attn_norm", "attn", "ffn_norm", "ffn"],  # attention in windows, none of which crosses the middle
+    ),
+}
 
 
 def expected_names(family: Family) -> list[str]:
@@ -119,28 +137,6 @@ def test_a_stack_inside_a_sequential_is_not_one_block() -> None:
     assert anatomy.blocks == {"": ("1.layers.0", "1.layers.1")}
 
 
-OTHERS = {
-    "gptj": (
-        lambda: tf.GPTJForCausalLM(
-            tf.GPTJConfig(vocab_size=96, n_embd=32, n_layer=1, n_head=4, rotary_dim=4, n_positions=64)
-        ),
-        ["attn_norm", "attn", "ffn"],  # side by side, after one norm
-    ),
-    "fnet": (
-        lambda: tf.FNetForMaskedLM(
-            tf.FNetConfig(vocab_size=96, hidden_size=32, num_hidden_layers=1, intermediate_size=48)
-        ),
-        ["attn", "attn_norm", "ffn", "ffn_norm"],  # tokens are mixed by a Fourier transform
-    ),
-    "swin": (
-        lambda: tf.SwinForImageClassification(
-            tf.SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1], num_heads=[2], window_size=4)
-        ),
-        ["attn_norm", "attn", "ffn_norm", "ffn"],  # attention in windows, none of which crosses the middle
-    ),
-}
-
-
 @pytest.mark.parametrize("name", OTHERS)
 def test_unusual_sublayers(name: str) -> None:
     build, roles = OTHERS[name]
@@ -149,6 +145,17 @@ def test_unusual_sublayers(name: str) -> None:
     assert [s.role for s in anatomy.in_block("layers.0")] == roles
     assert anatomy.site("layers.0.attn").kind == "mixer"
     assert anatomy.site("layers.0.attn").causal == (name == "gptj")
+
+
+class Stack(nn.Module):
+    def __init__(self, *blocks: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
 
 
 class InPlace(nn.Module):
@@ -219,88 +226,3 @@ class Residual(nn.Module):
 def test_two_maps_in_one_module_are_one_sublayer(halves: bool) -> None:
     anatomy = find_sites(Stack(Residual(Pair(halves))), example={"x": torch.randn(2, 6, 16)})
     assert [s.modules for s in anatomy.of_kind("ffn")] == [("blocks.0.inner",)]
-
-
-def test_tokens_first_models_are_refused() -> None:
-    model = tf.XLNetLMHeadModel(tf.XLNetConfig(vocab_size=96, d_model=32, n_layer=1, n_head=4, d_inner=48))
-    with pytest.raises(UserError, match="tokens first"):
-        find_sites(model)
-
-
-def test_sequence_first_layers_are_refused() -> None:
-    layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=False)
-    with pytest.raises(UserError, match="batch_first"):
-        find_sites(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
-
-
-class Loose(nn.Module):
-    """A block whose feed-forward has its activation written out between two modules."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 32), nn.Linear(32, 16)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.down(nn.functional.gelu(self.up(self.norm(x))))
-
-
-class Stack(nn.Module):
-    def __init__(self, *blocks: nn.Module) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-
-def test_what_cannot_be_a_site_is_noted() -> None:
-    anatomy = find_sites(Stack(Loose(), Loose()), example={"x": torch.randn(2, 6, 16)})
-    assert [s.name for s in anatomy.of_kind("norm")] == ["layers.0.ffn_norm", "layers.1.ffn_norm"]
-    assert not anatomy.of_kind("ffn")
-    assert any("layers.1: a sublayer (ffn) is not a site" in note for note in anatomy.notes)
-
-
-def test_a_dropped_block_is_noted() -> None:
-    model = BY_NAME["llama"].model()
-    with swap(model, {"layers.0": Zero(32)}):
-        anatomy = find_sites(model)
-    assert anatomy.blocks == {"": ("model.layers.1",)}
-    assert any(note.startswith("model.layers.0: stands among the blocks") for note in anatomy.notes)
-
-
-def test_a_block_that_stands_twice_is_locked_but_its_sublayers_are_not() -> None:
-    layer = open_layer()
-    anatomy = find_sites(Stack(layer, layer), example={"x": torch.randn(2, 6, 16)})
-    assert anatomy.site("layers.0").locked
-    assert anatomy.site("layers.0.ffn").calls == 2
-    assert not anatomy.site("layers.0.ffn").locked
-
-
-def open_layer() -> nn.Module:
-    return nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=True).eval()
-
-
-def test_a_layer_that_starts_at_zero_is_judged_by_its_operations() -> None:
-    layer = open_layer()
-    nn.init.zeros_(layer.self_attn.out_proj.weight)
-    nn.init.zeros_(layer.linear2.weight)
-    anatomy = find_sites(Stack(layer), example={"x": torch.randn(2, 6, 16)})
-    assert [s.role for s in anatomy.in_block("layers.0")] == ["attn_norm", "attn", "ffn_norm", "ffn"]
-
-
-def test_no_residual_blocks() -> None:
-    plain = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
-    with pytest.raises(UserError) as caught:
-        find_sites(plain, example={"input": torch.randn(2, 6, 8)})
-    message = str(caught.value)
-    assert "No residual blocks" in message
-    assert "2 matrix products" in message
-    assert "1 module lists" in message
-    assert "Not found" in message
-
-
-def test_a_model_with_unknown_inputs_asks_for_an_example() -> None:
-    with pytest.raises(UserError, match="example="):
-        find_sites(nn.Linear(4, 4))

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from layersmith.commands.options import parse_budget, takes
 from layersmith.errors import UserError
-from layersmith.refitting.options import BUDGETS
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,3 @@ def test_help_is_the_fields_own(app: tuple[typer.Typer, list[tuple[str, Config, 
 def test_budgets_that_cannot_be_read(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         parse_budget(text)
-
-
-def test_budgets_are_those_that_costs_know() -> None:
-    from layersmith.refitting.score.costs import FIELDS
-
-    assert tuple(FIELDS) == BUDGETS

@@ -19,7 +19,11 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train_pocket.py"
 def script():
     spec = importlib.util.spec_from_file_location("train_pocket", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
     return module
 
 

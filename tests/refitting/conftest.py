@@ -1,11 +1,13 @@
 """A tiny Llama with weights large enough to be far from linear, its calibration, and a view of each of its sites."""
 
+import random
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+import layersmith.pocket
 from layersmith.anatomy import Replay, edit, find_sites
 from layersmith.measuring import latency
 from layersmith.refitting.calibrate.activations import Activations
@@ -91,3 +93,28 @@ def clock_watch(monkeypatch):
     monkeypatch.setattr(latency.Step, "__init__", watched)
     monkeypatch.setattr(edit, "_set", counted)
     return seen
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """A few hundred short, varied paragraphs."""
+    rng = random.Random(0)
+    words = ["stream", "of", "tokens", "block", "adds", "what", "it", "knows", "before", "passing", "on", "the"]
+    paragraphs = [" ".join(rng.choice(words) for _ in range(40)) + f" number {i}." for i in range(400)]
+    path = tmp_path_factory.mktemp("text") / "book.txt"
+    path.write_text("\n\n".join(paragraphs))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(layersmith.pocket.path())
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, text, tokenizer):
+    """(folder, result) of one whole run. Read only: copy the folder before changing anything."""
+    from tests.refitting.whole_run import run
+
+    out = tmp_path_factory.mktemp("finished") / "run"
+    return out, run(out, text, tokenizer)

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from layersmith.contract import Cost, Linear, kept_bytes, stored_bytes
+from layersmith.contract import Linear, kept_bytes, stored_bytes
+from layersmith.cost import Cost
 from layersmith.measuring.cache import cache_bytes, cache_of, cache_tensors
 from layersmith.measuring.flops import count_flops, count_flops_by_module
 from layersmith.measuring.inputs import can_generate

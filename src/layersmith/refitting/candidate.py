@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from layersmith.anatomy import Anatomy, Site
 from layersmith.anatomy.edit import Edit, Replacement, build_module
-from layersmith.contract import FIELDS, Cost
+from layersmith.cost import FIELDS, Cost
 from layersmith.runs.workspace import Workspace
 
 

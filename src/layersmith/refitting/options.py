@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from layersmith.cost import FIELDS
 from layersmith.errors import UserError, suggest
 from layersmith.measuring.shape import parse_shape
 from layersmith.names import check_data, check_device, check_out, check_reusable
 from layersmith.refitting.methods import check_methods
 
 #: What may be bounded, as a share of the original's.
-BUDGETS = ("latency", "params", "bytes", "flops", "kv")
+BUDGETS = tuple(FIELDS)
 
 #: What a result may be stored in; "auto" is what each tensor's source has.
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -70,27 +70,25 @@ def heal(
     trained = copy.deepcopy(student).float() if _has_half_precision(student) else student
     parameters = [p for p in trained.parameters() if p.requires_grad and p.is_floating_point()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.0, betas=(0.9, 0.98))
-    start_error = divergence(teacher, student, heldout).value
-    healing = Healing(0, 0, [{"step": 0, "train_loss": float("nan"), "heldout_kl": start_error}])
-    healing.curve[0].pop("train_loss")
-    best_error, best_state, bad_checks = start_error, _state(student), 0
-
+    course = Course(Healing(0, 0, []), divergence(teacher, student, heldout).value, _state(student))
+    course.healing.curve.append({"step": 0, "heldout_kl": course.best_error})
     if workspace and (saved := _load(workspace, name, optimizer, parameters)):
-        healing, best_error, best_state, bad_checks = saved
+        course = saved
+    healing = course.healing
     # Both in eval mode throughout: dropout would only add noise to a target that is known exactly.
     for model in (teacher, student, trained):
         model.eval()
     running: list[float] = []
     rows = rows_at_once(teacher, batches[0])
     with hidden_states(teacher, anatomy) as of_teacher, hidden_states(trained, anatomy) as of_student:
-        while healing.steps < settings.steps and bad_checks < settings.patience:
+        while healing.steps < settings.steps and course.bad_checks < settings.patience:
             step = healing.steps
             batch = batches[_shuffled(len(batches), step, settings.seed)]
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * _schedule(step, settings.steps)
             loss = add_gradients(trained, teacher, batch, rows, of_student, of_teacher)
             if not math.isfinite(loss):
-                student.load_state_dict(best_state)
+                student.load_state_dict(course.best_state)
                 raise UserError(
                     f"Healing diverged at step {step}: the loss is not finite. The best earlier state was kept. Try a "
                     f"smaller learning rate (--heal-lr {settings.lr / 4:g})."
@@ -105,19 +103,31 @@ def heal(
             if healing.steps % settings.check_every == 0 or healing.steps == settings.steps:
                 if trained is not student:
                     student.load_state_dict(trained.state_dict())  # rounds to the student's dtypes
-                error = _heldout_error(teacher, student, heldout)
-                point = {"step": healing.steps, "train_loss": sum(running) / len(running), "heldout_kl": error}
-                healing.curve.append(point)
+                course.check(student, _heldout_error(teacher, student, heldout), sum(running) / len(running))
                 running.clear()
-                bad_checks = 0 if error < best_error else bad_checks + 1
-                if error < best_error:
-                    best_error, best_state = error, _state(student)
                 if workspace:
-                    _save(workspace, name, healing, optimizer, parameters, best_error, best_state, bad_checks)
+                    _save(workspace, name, course, optimizer, parameters)
     healing.stopped_early = healing.steps < settings.steps
-    healing.rolled_back = best_error >= start_error
-    student.load_state_dict(best_state)
+    healing.rolled_back = course.best_error >= healing.curve[0]["heldout_kl"]
+    student.load_state_dict(course.best_state)
     return healing
+
+
+@dataclass
+class Course:
+    """Where a healing stands: what happened, the best state so far, and how many checks have not bettered it."""
+
+    healing: Healing
+    best_error: float
+    best_state: dict[str, Tensor]
+    bad_checks: int = 0
+
+    def check(self, student: nn.Module, error: float, train_loss: float) -> None:
+        """Take in a held-out check of the student as it is now."""
+        self.healing.curve.append({"step": self.healing.steps, "train_loss": train_loss, "heldout_kl": error})
+        self.bad_checks = 0 if error < self.best_error else self.bad_checks + 1
+        if error < self.best_error:
+            self.best_error, self.best_state = error, _state(student)
 
 
 def _has_half_precision(model: nn.Module) -> bool:
@@ -154,20 +164,18 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 def _save(
     workspace: Workspace,
     name: str,
-    healing: Healing,
+    course: Course,
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
-    best_error: float,
-    best_state: dict[str, Tensor],
-    bad_checks: int,
 ) -> None:
-    tensors = {f"best.{k}": v for k, v in best_state.items()}
+    healing = course.healing
+    tensors = {f"best.{k}": v for k, v in course.best_state.items()}
     for i, p in enumerate(parameters):
         tensors[f"now.{i}"] = p.detach()
         for key, value in optimizer.state[p].items():
             tensors[f"adam.{i}.{key}"] = value
     # One file holds the state and its bookkeeping, so they can never disagree after a kill.
-    numbers = [best_error, float(bad_checks), float(healing.steps), float(healing.tokens)]
+    numbers = [course.best_error, float(course.bad_checks), float(healing.steps), float(healing.tokens)]
     tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
     columns = [[c["step"], c.get("train_loss", math.nan), c["heldout_kl"]] for c in healing.curve]
     tensors["curve"] = torch.tensor(columns, dtype=torch.float64)
@@ -179,7 +187,7 @@ def _load(
     name: str,
     optimizer: torch.optim.Optimizer,
     parameters: list[nn.Parameter],
-) -> tuple[Healing, float, dict[str, Tensor], int] | None:
+) -> Course | None:
     tensors = workspace.load_tensors(name)
     if tensors is None:
         return None
@@ -195,4 +203,4 @@ def _load(
         for s, t, k in tensors["curve"].tolist()
     ]
     best_state = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-    return Healing(int(steps), int(tokens), curve), best_error, best_state, int(bad_checks)
+    return Course(Healing(int(steps), int(tokens), curve), best_error, best_state, int(bad_checks))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layersmith.contract import FIELDS, Cost
+from layersmith.cost import FIELDS, Cost
 from layersmith.measuring.environment import environment
 from layersmith.measuring.inputs import placement
 from layersmith.refitting.context import RunContext

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from layersmith.anatomy import Anatomy
 from layersmith.anatomy.twin import twin
-from layersmith.contract import NOTHING, Cost, Operator
+from layersmith.contract import Operator
+from layersmith.cost import NOTHING, Cost
 from layersmith.errors import UserError
 from layersmith.measuring.cache import rewinder, share_tensors
 from layersmith.measuring.calls import Call, capture_calls

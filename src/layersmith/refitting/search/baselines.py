@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from layersmith.contract import Cost
+from layersmith.cost import Cost
 from layersmith.refitting.candidate import Candidate
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.search.choice import KEEP
@@ -53,20 +53,7 @@ def measure_baselines(ctx: RunContext, found: Found) -> dict[str, Any]:
     jobs: dict[str, list[str]] = {"chosen": found.selection.chosen}
     jobs |= {f"front {share}": ids for share, ids in found.selection.front.items()}
     jobs |= {f"uniform {label}": c.rung.ids for label, (_, c) in climbs.items() if c.reach is None}
-    # Kept under what they consist of: another choice never meets the figures of this one.
-    kept = {name: f"variants/{digest_of(ids)}" for name, ids in jobs.items()}
-    saved = {name: ctx.workspace.load_json(kept[name]) for name in jobs}
-    measured: dict[str, Any] = {name: figures for name, figures in saved.items() if figures is not None}
-    expected = outputs(ctx.model, ctx.batches.report) if jobs.keys() - measured.keys() else []
-    for done, (name, ids) in enumerate(jobs.items()):
-        if name not in measured:
-            replacement = found.replacement(ids)
-            variant = measure_variant(
-                ctx.model, replacement, ctx.shape, clocked(ids), batches=ctx.batches.report, expected=expected
-            )
-            measured[name] = variant.to_json()
-            ctx.workspace.save_json(kept[name], measured[name])
-        ctx.bar.tell("measuring baselines", done + 1, len(jobs))
+    measured = _measured(ctx, found, jobs, clocked)
     return {
         "chosen": {
             "predicted": _predicted(found, jobs["chosen"]),
@@ -97,6 +84,26 @@ def measure_baselines(ctx: RunContext, found: Found) -> dict[str, Any]:
             for label, (ladder, climbed) in climbs.items()
         ],
     }
+
+
+def _measured(
+    ctx: RunContext, found: Found, jobs: dict[str, list[str]], clocked: Callable[[list[str]], Clocked]
+) -> dict[str, Any]:
+    """Figures of each mix, kept under what it consists of: another choice never meets the figures of this one."""
+    kept = {name: f"variants/{digest_of(ids)}" for name, ids in jobs.items()}
+    saved = {name: ctx.workspace.load_json(kept[name]) for name in jobs}
+    measured: dict[str, Any] = {name: figures for name, figures in saved.items() if figures is not None}
+    expected = outputs(ctx.model, ctx.batches.report) if jobs.keys() - measured.keys() else []
+    for done, (name, ids) in enumerate(jobs.items()):
+        if name not in measured:
+            replacement = found.replacement(ids)
+            variant = measure_variant(
+                ctx.model, replacement, ctx.shape, clocked(ids), batches=ctx.batches.report, expected=expected
+            )
+            measured[name] = variant.to_json()
+            ctx.workspace.save_json(kept[name], measured[name])
+        ctx.bar.tell("measuring baselines", done + 1, len(jobs))
+    return measured
 
 
 def climb(

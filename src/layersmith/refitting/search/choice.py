@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from layersmith.anatomy.edit import Replacement, apply
-from layersmith.contract import FIELDS, Cost
+from layersmith.cost import FIELDS, Cost
 from layersmith.refitting.candidate import Candidate, Library
 from layersmith.refitting.score.costs import SiteCosts, measured
 from layersmith.refitting.search.knapsack import Option, Solution

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from layersmith.anatomy.edit import Replacement
-from layersmith.contract import Cost
+from layersmith.cost import Cost
 from layersmith.refitting.build.block_library import SiteReport
 from layersmith.refitting.candidate import Library
 from layersmith.refitting.score.costs import SiteCosts

@@ -32,6 +32,7 @@ def refine(
     options: list[Option],
     limits: dict[str, float],
     measure: Callable[[Solution], float],
+    *,
     evaluations: int,
     tell: Tell = lambda text, done, total: None,
 ) -> Refinement:

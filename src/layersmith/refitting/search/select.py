@@ -122,7 +122,7 @@ class _Search:
             tell("measuring mixes", done + 1, len(solutions))
         start = min(solutions, key=self.joint)
         evaluations = self.ctx.settings.refine_evaluations
-        refined = refine(start, self.joint(start), self.menu, limits, self.joint, evaluations, tell)
+        refined = refine(start, self.joint(start), self.menu, limits, self.joint, evaluations=evaluations, tell=tell)
         return self.selection(refined.solution, refined.kl, told, refined.moves)
 
     def selection(

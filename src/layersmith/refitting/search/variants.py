@@ -14,7 +14,7 @@ from torch import nn
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.anatomy.twin import twin
-from layersmith.contract import Cost
+from layersmith.cost import Cost
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import Divergence
 from layersmith.measuring.inputs import placement

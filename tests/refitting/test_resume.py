@@ -1,0 +1,175 @@
+"""A run that is killed anywhere, damaged, or given another model or text: it goes on, is built again, or is refused."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from layersmith import checkpoint
+from layersmith.errors import UserError
+from layersmith.refitting.build import block_library as library
+from layersmith.refitting.pipeline import refit
+from layersmith.refitting.prove import finish as finishing
+from layersmith.runs.workspace import Workspace
+from tests.refitting.conftest import tiny_llama
+from tests.refitting.whole_run import BUDGET, METHODS, comparable, run
+from tests.runs.dying import DAMAGES, Dying, Killed, damage
+
+
+def campaign(finished, out, monkeypatch, job, seed):
+    """Start the run again and again, each time killed after a while, until it ends.
+
+    Only the times of its stages, written again each time, take half as many file operations as the longest while.
+    """
+    rng = random.Random(seed)
+    monkeypatch.setattr(checkpoint, "verify_reload", lambda *inputs: 0.0)  # seconds in another process, each time
+    kills, result = 0, None
+    while result is None:
+        with monkeypatch.context() as patched:
+            Dying(patched, rng.randrange(120))
+            try:
+                result = run(out, *job)
+            except Killed:
+                kills += 1
+                assert not (out / "result.json").exists()
+    assert kills > 3, "it was hardly disturbed"
+    assert comparable(result) == comparable(finished[1])
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.real) for seed in range(1, 9))])
+def test_killed_anywhere_it_goes_on_and_ends_the_same(finished, tmp_path, text, tokenizer, monkeypatch, seed, relative):
+    """At any file operation, half of a file written; with the README's own relative OUT too."""
+    monkeypatch.chdir(tmp_path)
+    out = Path("run") if relative else tmp_path / "run"
+    campaign(finished, out, monkeypatch, (text, tokenizer), seed)
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    """A finished run that may be damaged; and it is not reloaded in another process every time."""
+    monkeypatch.setattr(checkpoint, "verify_reload", lambda *inputs: 0.0)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished[0], "run")
+    return Path("run")
+
+
+def kept_files(out):
+    """Every file of the workspace but run.json, whose damage is refused (tests/refitting/test_workspace.py)."""
+    files = sorted(p for p in (out / "workspace").rglob("*") if p.is_file() and p.name not in ("lock", "run.json"))
+    assert len(files) > 200
+    return files
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_damaged_files_are_built_again(finished, copied, text, tokenizer, share):
+    """Any part of them at once, checksums included."""
+    rng = random.Random(int(100 * share))
+    files = kept_files(copied)
+    for path in rng.sample(files, int(share * len(files))):
+        damage(path, rng.choice(DAMAGES))
+    assert comparable(run(copied, text, tokenizer)) == comparable(finished[1])
+
+
+@pytest.mark.real  # two minutes
+def test_each_file_damaged_alone_is_built_again(finished, copied, text, tokenizer):
+    rng = random.Random(0)
+    for path in kept_files(copied):
+        if path.exists():
+            damage(path, rng.choice(DAMAGES))
+            assert comparable(run(copied, text, tokenizer)) == comparable(finished[1]), path
+
+
+def test_another_choice_never_meets_the_figures_of_this_one(finished, copied, text, tokenizer):
+    """A search that was interrupted or damaged may choose another mix the next time."""
+    workspace = Workspace.joined(copied)
+    selection = workspace.load_json("selection")
+    other = {**selection, "chosen": selection["chosen"][1:]}
+    workspace.save_json("selection", other)
+    result = run(copied, text, tokenizer)
+    assert result["chosen"]["candidates"] == other["chosen"]
+    measured = result["chosen"]["measured"]
+    assert measured["params"] == result["chosen"]["predicted"]["params"] != finished[1]["chosen"]["measured"]["params"]
+    assert result["heal"]["curve"] != finished[1]["heal"]["curve"]
+    assert result["chosen"]["unhealed"] != finished[1]["chosen"]["unhealed"]
+    workspace.save_json("selection", selection)
+    assert comparable(run(copied, text, tokenizer)) == comparable(finished[1])
+
+
+def test_a_healed_baseline_is_kept_under_its_own_choice(finished, tmp_path, text, tokenizer, monkeypatch):
+    monkeypatch.setattr(checkpoint, "verify_reload", lambda *inputs: 0.0)
+    options = {"reuse": finished[0], "heal_baseline": True, "heal_tokens": 2048}
+    first, again = (run(tmp_path / "run", text, tokenizer, **options) for _ in range(2))
+    healed = [u for u in first["uniform"] if u["healed"]]
+    assert len(healed) == 1
+    assert healed[0]["healed"]["kl"] != healed[0]["measured"]["kl"]
+    assert again["uniform"] == first["uniform"]
+    names = {path.parent.name for path in (tmp_path / "run" / "workspace").glob("heal*/*.s*")}
+    assert names == {"heal", "healed-uniform"}, "and the baseline's checkpoint is gone"
+
+
+def test_another_model_or_text_is_another_run(finished, tmp_path, text, tokenizer):
+    """The weights alone do not make the model, nor a path the text."""
+    out = finished[0]
+    before = (out / "result.json").read_bytes()
+    model = tiny_llama(layers=2)
+    model.config.rms_norm_eps = 1e-5
+    options = {"budget": BUDGET, "methods": METHODS, "at": "prefill=1x32", "heal_tokens": 4096, "progress": False}
+    with pytest.raises(UserError, match=r"another run .*rms_norm_eps \(was 1e-06, is 1e-05\)"):
+        refit(model, out=out, data=text, tokenizer=tokenizer, **options)
+    with pytest.raises(UserError, match=r"cannot be reused.*rms_norm_eps"):
+        refit(model, out=tmp_path / "run", data=text, tokenizer=tokenizer, reuse=out, **options)
+    original = Path(text).read_text()
+    try:
+        Path(text).write_text(original.replace("tokens", "letters"))
+        with pytest.raises(UserError, match=r"another run .*the text that is read"):
+            run(out, text, tokenizer)
+        with pytest.raises(UserError, match=r"cannot be reused.*the text that is read"):
+            run(tmp_path / "run", text, tokenizer, reuse=out)
+    finally:
+        Path(text).write_text(original)
+    assert (out / "result.json").read_bytes() == before
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_same_text_elsewhere_is_the_same_run(finished, copied, tmp_path, text, tokenizer, monkeypatch):
+    shutil.copy(text, tmp_path / "again.txt")
+    built = []
+    monkeypatch.setattr(library, "_build", lambda *inputs: built.append(inputs))
+    assert comparable(run(copied, str(tmp_path / "again.txt"), tokenizer)) == comparable(finished[1])
+    assert not built
+
+
+def test_a_full_disk_is_one_sentence_whoever_meets_it(tmp_path, text, tokenizer, monkeypatch):
+    def full(*args, **kwargs):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(finishing.checkpoint, "save_result", full)
+    with pytest.raises(UserError, match=r"no space left.*finished work is kept"):
+        run(tmp_path / "run", text, tokenizer, heal_tokens=0, sites=["layers.1.ffn"])
+    assert (tmp_path / "run" / "workspace" / "selection.json").exists()
+
+
+def test_another_run_in_the_folder_is_refused(finished, text, tokenizer):
+    with pytest.raises(UserError, match="holds another run"):
+        run(finished[0], text, tokenizer, budget={"params": 0.9})
+
+
+def test_another_budget_reuses_what_does_not_depend_on_it(finished, tmp_path, text, tokenizer, monkeypatch):
+    changes = {"budget": {"params": 0.95}, "heal_tokens": 2048}
+    fresh = run(tmp_path / "fresh", text, tokenizer, **changes)
+    built = []
+    monkeypatch.setattr(library, "_build", lambda *inputs: built.append(inputs))
+    again = run(tmp_path / "again", text, tokenizer, reuse=finished[0], **changes)
+    assert not built
+    assert comparable(again) == comparable(fresh)
+
+
+def test_a_run_of_another_make_is_not_reused(finished, tmp_path, text, tokenizer):
+    with pytest.raises(UserError, match=r"differs in methods \("):
+        run(tmp_path / "run", text, tokenizer, reuse=finished[0], methods=["width"])
+    with pytest.raises(UserError, match="holds no layersmith run"):
+        run(tmp_path / "run", text, tokenizer, reuse=tmp_path / "nowhere")
+    assert not (tmp_path / "run").exists()
