@@ -80,7 +80,7 @@ def hidden_states(model: nn.Module, anatomy: Anatomy) -> Iterator[dict[str, Tens
 
     def recorder(path: str) -> Callable[..., None]:
         def record(module: nn.Module, args: Any, output: Any) -> None:
-            seen[path] = output[0] if isinstance(output, tuple) else output
+            seen[path] = output[0] if isinstance(output, tuple | list) else output
 
         return record
 
