@@ -1,4 +1,14 @@
-"""The model card of *pocket*, written from the numbers that `train_pocket.py` measured."""
+"""What `train_pocket.py` sets beside its model, `xz`, and the model card, written from what was measured."""
+
+import lzma
+
+
+def xz_bits_per_byte(documents: list[str]) -> tuple[float, float]:
+    """What `xz -9` needs for the same documents: (in one stream, each file on its own)."""
+    files = [document.encode() for document in documents]
+    size = sum(map(len, files))
+    together = 8 * len(lzma.compress(b"".join(files), preset=9)) / size
+    return together, sum(8 * len(lzma.compress(file, preset=9)) for file in files) / size
 
 
 def card(m: dict) -> str:
@@ -32,8 +42,8 @@ pocket reads each file on its own in windows of {m["context"]} tokens that overl
   {m["context"]}, tied embeddings.
 - **Training**: {m["step"]:,} steps, {m["tokens"]:,} tokens ({m["epochs"]:.1f} epochs), the first
   {m["short_share"]:.0%} of them in windows of {m["short_context"]}, the rest of {m["context"]}; Muon for the matrices
-  inside the layers, AdamW for the rest, learning rate {m["peak_learning_rate"]} with linear warm-up and decay, seed {m["seed"]};
-  {m["seconds"] / 60:.0f} minutes of wall-clock time on {m["device"]}.
+  inside the layers, AdamW for the rest, learning rate {m["peak_learning_rate"]} with linear warm-up and decay,
+  seed {m["seed"]}; {m["seconds"] / 60:.0f} minutes of wall-clock time on {m["device"]}.
 - **Versions**: torch {m["torch"]}, transformers {m["transformers"]}.
 - **Made by**: `scripts/train_pocket.py`; the numbers above are in `metrics.json`.
 

@@ -10,7 +10,6 @@ saved every few minutes under ``--work``; the same command after a kill goes on 
 
 import argparse
 import json
-import lzma
 import math
 import os
 import platform
@@ -20,7 +19,7 @@ from collections import deque
 from pathlib import Path
 
 import torch
-from pocket_card import card
+from pocket_card import card, xz_bits_per_byte
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -168,14 +167,6 @@ def bits_per_byte(
         nats += torch.nn.functional.cross_entropy(logits[first - 1 : -1], window[first:], reduction="sum").item()
         scored = start + len(window)
     return nats / math.log(2) / len(text.encode())
-
-
-def xz_bits_per_byte(documents: list[str]) -> tuple[float, float]:
-    """What `xz -9` needs for the same documents: (in one stream, each file on its own)."""
-    files = [document.encode() for document in documents]
-    size = sum(map(len, files))
-    together = 8 * len(lzma.compress(b"".join(files), preset=9)) / size
-    return together, sum(8 * len(lzma.compress(file, preset=9)) for file in files) / size
 
 
 def export(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, facts: dict) -> dict:

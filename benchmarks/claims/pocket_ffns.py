@@ -21,7 +21,7 @@ from layersmith.anatomy.edit import Replacement, apply, restore
 from layersmith.measuring.divergence import Divergence
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Sizes, prepare
-from layersmith.refitting.method import SublayerView
+from layersmith.refitting.view import SublayerView
 from layersmith.runs.workspace import Workspace
 
 

@@ -17,8 +17,8 @@ from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batches
 from layersmith.refitting.candidate import pack, unpack
 from layersmith.refitting.heal.distillation import HealSettings, heal
-from layersmith.refitting.method import standing
 from layersmith.refitting.pipeline import refit
+from layersmith.refitting.view import standing
 from layersmith.runs.workspace import Workspace
 from tests.anatomy.families import BY_NAME
 from tests.refitting.conftest import tiny_batches, tiny_llama, token_batches

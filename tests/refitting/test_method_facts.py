@@ -12,8 +12,9 @@ from layersmith.errors import UserError
 from layersmith.measuring.calls import capture_calls
 from layersmith.refitting import methods
 from layersmith.refitting.calibrate.activations import Activations
-from layersmith.refitting.method import STATISTICS, SublayerView
+from layersmith.refitting.method import STATISTICS
 from layersmith.refitting.score.costs import FIELDS, _static_costs
+from layersmith.refitting.view import SublayerView
 from layersmith.runs.workspace import Workspace
 from tests.refitting.conftest import tiny_batches
 from tests.refitting.test_methods import SITE_OF

@@ -146,7 +146,7 @@ def observe(model: nn.Module, site: Site) -> Observed:
     sublayer = original(model, site)
     if any(p.is_floating_point() and p.dtype != torch.float32 for p in sublayer.parameters()):
         sublayer = copy.deepcopy(sublayer).float()
-    seen = Observed(args, kwargs, torch.empty(0), half_tables, used, matrices, sublayer)
+    seen = Observed(args, kwargs, torch.empty(0), half_tables, modules=used, matrices=matrices, sublayer=sublayer)
     return replace(seen, output=seen.run(1.0))
 
 

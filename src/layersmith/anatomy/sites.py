@@ -61,11 +61,11 @@ def find_sites(model: nn.Module, example: dict[str, Any] | None = None) -> Anato
             mixers = [s for s in found if s.kind == "mixer"]
             whole = _Part("block", "block", [block.call], causal=bool(mixers) and all(s.causal for s in mixers))
             members = [(name, whole), *((f"{name}.{s.role}", s) for s in found if not s.why)]
-            sites += [_site(model, trace, full, s, stack, layer, block) for full, s in members]
+            sites += [_site(model, trace, full, s, (stack, layer), block) for full, s in members]
         final = _final_norm(trace, blocks[-1])
         if final is not None:
             part = _Part("final_norm", "norm", [final])
-            sites.append(_site(model, trace, f"{prefix}final_norm", part, stack, len(blocks), blocks[-1]))
+            sites.append(_site(model, trace, f"{prefix}final_norm", part, (stack, len(blocks)), blocks[-1]))
     said += notes.unplaced(model, trace, sites, [block.call for block in parts])
     paths = {stack: tuple(block.call.path for block in blocks) for stack, blocks in stacks.items()}
     return Anatomy(tuple(sites), paths, tuple(said))
@@ -207,15 +207,16 @@ def _final_norm(trace: Trace, last: BlockParts) -> Call | None:
     return None
 
 
-def _site(model: nn.Module, trace: Trace, name: str, part: _Part, stack: str, layer: int, block: BlockParts) -> Site:
+def _site(model: nn.Module, trace: Trace, name: str, part: _Part, place: tuple[str, int], block: BlockParts) -> Site:
     first = part.chain[0]
+    stack, layer = place
     return Site(
-        name,
-        part.kind,
-        tuple(call.path for call in part.chain),
-        layer,
-        stack,
-        block.hidden.shape[-1],
+        name=name,
+        kind=part.kind,
+        modules=tuple(call.path for call in part.chain),
+        layer=layer,
+        stack=stack,
+        d_model=block.hidden.shape[-1],
         causal=part.causal and part.kind in ("mixer", "block"),
         cross=part.cross,
         calls=sum(call.path == first.path for call in trace.calls),

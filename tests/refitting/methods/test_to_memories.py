@@ -8,10 +8,10 @@ import torch
 from layersmith.ffn.mlp import MLP
 from layersmith.linear.memory_linear import MemoryLinear
 from layersmith.refitting import methods
-from layersmith.refitting.method import SublayerView
 from layersmith.refitting.methods.clustering import kmeans, nearest_centroid
 from layersmith.refitting.methods.least_squares import ridge
 from layersmith.refitting.methods.replace.to_memory_former import fit_tables
+from layersmith.refitting.view import SublayerView
 
 
 def mlp_site(act="relu", d_model=24, d_hidden=48, tokens=1500):

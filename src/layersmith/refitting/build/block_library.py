@@ -20,7 +20,8 @@ from layersmith.refitting.build.changeable import check_library
 from layersmith.refitting.build.distill import distill
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.candidate import Candidate, Library, decided_sites, pack
-from layersmith.refitting.method import Method, SublayerView, candidate_id
+from layersmith.refitting.method import Method, candidate_id
+from layersmith.refitting.view import SublayerView
 from layersmith.runs.workspace import Workspace
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from layersmith.anatomy.edit import Replacement
-from layersmith.refitting.method import Call, SublayerView
+from layersmith.refitting.view import Call, SublayerView
 
 
 def distill(view: SublayerView, replacement: Replacement, steps: int, lr: float = 1e-3) -> int:

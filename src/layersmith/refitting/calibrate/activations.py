@@ -17,7 +17,7 @@ from layersmith.anatomy import Anatomy, Replay, Site
 from layersmith.errors import UserError
 from layersmith.measuring.inputs import placement
 from layersmith.refitting.calibrate.batches import Batch, Batches
-from layersmith.refitting.method import Call, SublayerView
+from layersmith.refitting.view import Call, SublayerView
 from layersmith.runs.workspace import Workspace
 
 Tell = Callable[[str, int, int], None]

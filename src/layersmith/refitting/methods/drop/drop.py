@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from layersmith import catalogue
 from layersmith.anatomy.edit import Edit, Replacement
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
+from layersmith.refitting.view import SublayerView
 
 
 class Drop(Method):

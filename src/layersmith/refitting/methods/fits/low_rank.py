@@ -13,8 +13,9 @@ from torch import Tensor
 
 from layersmith import catalogue
 from layersmith.anatomy.edit import Edit, Replacement
-from layersmith.refitting.method import Method, Settings, SublayerView, weight_and_bias
+from layersmith.refitting.method import Method, Settings, weight_and_bias
 from layersmith.refitting.methods.least_squares import positive
+from layersmith.refitting.view import SublayerView
 
 
 class LowRankWeights(Method):

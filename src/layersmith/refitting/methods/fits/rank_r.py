@@ -10,8 +10,9 @@ import torch
 
 from layersmith import catalogue
 from layersmith.anatomy.edit import Replacement
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import reduced_rank
+from layersmith.refitting.view import SublayerView
 
 
 class RankR(Method):

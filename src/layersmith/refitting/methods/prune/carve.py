@@ -13,8 +13,9 @@ from torch import Tensor
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.carved_moe import CarvedMoE
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.prune.topk import gated_without_bias
+from layersmith.refitting.view import SublayerView
 
 EXPERTS = 8
 #: Share of a token's hidden neurons that counts as strongly active.

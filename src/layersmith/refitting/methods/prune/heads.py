@@ -11,8 +11,9 @@ from torch import Tensor
 
 from layersmith import catalogue
 from layersmith.anatomy.edit import Replacement
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import positive
+from layersmith.refitting.view import SublayerView
 
 KEEPS = (0.75, 0.5, 0.25)
 DAMP = 1e-4

@@ -9,7 +9,8 @@ import torch
 
 from layersmith import catalogue
 from layersmith.anatomy.edit import Replacement
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
+from layersmith.refitting.view import SublayerView
 
 
 class KVMerge(Method):

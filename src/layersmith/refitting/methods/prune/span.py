@@ -15,8 +15,9 @@ from layersmith import catalogue
 from layersmith.anatomy import Site, replacement_for
 from layersmith.anatomy.edit import Edit, Replacement
 from layersmith.linear.dense import Dense
-from layersmith.refitting.method import Call, Method, Settings, SublayerView, weight_and_bias
+from layersmith.refitting.method import Method, Settings, weight_and_bias
 from layersmith.refitting.methods.least_squares import ridge
+from layersmith.refitting.view import Call, SublayerView
 
 LENGTHS = (1, 2, 4)
 

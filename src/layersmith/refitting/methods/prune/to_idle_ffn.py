@@ -13,9 +13,10 @@ from torch import Tensor
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.idle_ffn import IdleFFN
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import ridge
 from layersmith.refitting.methods.prune.width import hidden_activations
+from layersmith.refitting.view import SublayerView
 
 
 class ToIdleFFN(Method):

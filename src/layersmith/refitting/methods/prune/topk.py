@@ -10,7 +10,8 @@ from layersmith.anatomy.edit import Replacement
 from layersmith.contract import FeedForward
 from layersmith.ffn.topk_glu import TopKGLU
 from layersmith.ffn.topk_mlp import TopKMLP
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
+from layersmith.refitting.view import SublayerView
 
 
 class TopK(Method):

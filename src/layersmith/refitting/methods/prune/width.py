@@ -14,8 +14,9 @@ from torch import Tensor
 from layersmith import catalogue
 from layersmith.anatomy.edit import Replacement
 from layersmith.contract import Operator
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import ridge_from_moments
+from layersmith.refitting.view import SublayerView
 
 KEEPS = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 

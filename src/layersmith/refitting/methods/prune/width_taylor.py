@@ -8,8 +8,9 @@ through the whole model per calibration batch.
 from __future__ import annotations
 
 from layersmith.anatomy.edit import Replacement
-from layersmith.refitting.method import Settings, SublayerView
+from layersmith.refitting.method import Settings
 from layersmith.refitting.methods.prune.width import Width, hidden_gram, narrow
+from layersmith.refitting.view import SublayerView
 
 
 class WidthTaylor(Width):

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from layersmith.anatomy.edit import Edit, Replacement
 from layersmith.linear.quantized import QuantizedLinear, rtn_grid
-from layersmith.refitting.method import Method, Settings, SublayerView, weight_and_bias
+from layersmith.refitting.method import Method, Settings, weight_and_bias
 from layersmith.refitting.methods.quantize.rtn import group_size
+from layersmith.refitting.view import SublayerView
 
 
 class GPTQ(Method):

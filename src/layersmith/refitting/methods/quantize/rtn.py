@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from layersmith.anatomy.edit import Edit, Replacement
 from layersmith.linear.quantized import QuantizedLinear
-from layersmith.refitting.method import Method, Settings, SublayerView, weight_and_bias
+from layersmith.refitting.method import Method, Settings, weight_and_bias
+from layersmith.refitting.view import SublayerView
 
 BITS = (8, 4, 3)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from layersmith.ffn.mlp import MLP
-from layersmith.refitting.method import SublayerView
 from layersmith.refitting.methods.least_squares import fit_linear
+from layersmith.refitting.view import SublayerView
 
 
 def nearest_mlp(view: SublayerView) -> MLP:

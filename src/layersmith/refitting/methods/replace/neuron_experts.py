@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layersmith.refitting.method import SublayerView
 from layersmith.refitting.methods.least_squares import ridge
 from layersmith.refitting.methods.prune.carve import ACTIVE, balanced_kmeans
 from layersmith.refitting.methods.prune.width import hidden_activations
+from layersmith.refitting.view import SublayerView
 
 #: Standard deviation of the router's logits at the start. Small, so that the experts' weights start nearly equal, as
 #: the neurons of a dense layer have them; which experts are chosen does not depend on it.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layersmith.refitting.method import SublayerView
+from layersmith.refitting.view import SublayerView
 
 
 def eps_of(view: SublayerView, default: float = 1e-5) -> float:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.af_kan import AFKAN, AFLayer
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import fit_linear, ridge
 from layersmith.refitting.methods.replace.kan_start import reach
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
+from layersmith.refitting.view import SublayerView
 
 #: Tokens for the fit of the few mixing weights; every channel of a token counts as one example.
 JUDGED = 512

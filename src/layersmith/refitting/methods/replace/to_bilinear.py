@@ -11,8 +11,9 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.bilinear import Bilinear
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import fit_linear
+from layersmith.refitting.view import SublayerView
 
 
 class ToBilinear(Method):

@@ -13,8 +13,9 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.cofrgenet import CoFrGeNet
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import ridge
+from layersmith.refitting.view import SublayerView
 
 
 class ToCoFrGeNet(Method):

@@ -13,8 +13,9 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.deep_mlp import DeepMLP
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
+from layersmith.refitting.view import SublayerView
 
 #: activation -> the lift above which act(z) = z to float32 accuracy for all values it yields itself
 LIFT = {"identity": 0.0, "relu": 0.0, "elu": 1.0, "gelu": 6.0, "gelu_tanh": 6.0, "quick_gelu": 11.0, "silu": 18.0}

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from layersmith import catalogue
 from layersmith.anatomy.edit import Replacement
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
+from layersmith.refitting.view import SublayerView
 
 
 class ToDyT(Method):

@@ -13,9 +13,10 @@ from torch import Tensor
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.fff import FFF
 from layersmith.ffn.shared.tree import descend
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import ridge
 from layersmith.refitting.methods.prune.width import hidden_activations
+from layersmith.refitting.view import SublayerView
 
 #: Tokens looked at, neurons tried, and tokens that a node must see to split them once more.
 TOKENS, CANDIDATES, ENOUGH = 4096, 256, 64

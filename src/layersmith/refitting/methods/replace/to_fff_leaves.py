@@ -12,8 +12,9 @@ from torch import Tensor
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.fff_leaves import FFFLeaves
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import ridge
+from layersmith.refitting.view import SublayerView
 
 #: Standard deviation of the nodes' logits: most decisions are clear, so that training (soft) starts near use (hard).
 CLEAR = 4.0

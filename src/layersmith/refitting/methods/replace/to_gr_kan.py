@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.gr_kan import GRKAN
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
+from layersmith.refitting.view import SublayerView
 
 GROUPS = 8
 

@@ -13,9 +13,10 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.hourglass import Hourglass
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import fit_linear
 from layersmith.refitting.methods.prune.width import hidden_activations
+from layersmith.refitting.view import SublayerView
 
 
 class ToHourglass(Method):

@@ -11,8 +11,9 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.hqkan import HQKAN
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import reduced_rank, ridge
+from layersmith.refitting.view import SublayerView
 
 #: Tokens that the circuits are fitted to: 2 * d_bottleneck numbers for each output channel.
 JUDGED = 2048

@@ -10,9 +10,10 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.kan import KAN
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.replace.kan_start import fit_edges, reach
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
+from layersmith.refitting.view import SublayerView
 
 
 class ToKAN(Method):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from layersmith import catalogue
 from layersmith.anatomy.edit import Replacement
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
+from layersmith.refitting.view import SublayerView
 
 #: Configuration that softmax and linear attention share by name.
 SHARED = (

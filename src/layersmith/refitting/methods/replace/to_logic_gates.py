@@ -12,7 +12,8 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.logic_gates import LogicGates
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
+from layersmith.refitting.view import SublayerView
 
 THRESHOLDS = 4
 

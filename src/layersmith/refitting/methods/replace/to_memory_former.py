@@ -12,7 +12,8 @@ from torch import Tensor
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.memory_former import MemoryFormer
 from layersmith.linear.memory_linear import MemoryLinear
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
+from layersmith.refitting.view import SublayerView
 
 BITS = (6, 4)
 EXTRA_BITS = 1

@@ -10,9 +10,10 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.mglu import MGLU, pack_bits
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import fit_linear
 from layersmith.refitting.methods.prune.topk import gated_without_bias
+from layersmith.refitting.view import SublayerView
 
 
 class ToMGLU(Method):

@@ -10,7 +10,8 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.mixer.partial import PartialAttention
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
+from layersmith.refitting.view import SublayerView
 
 
 class ToPartialAttention(Method):

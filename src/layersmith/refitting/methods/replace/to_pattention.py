@@ -14,8 +14,9 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.pattention import Pattention
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import ridge
+from layersmith.refitting.view import SublayerView
 
 #: How much of a trained score GELU should see, by activation: silu(z) = z sigmoid(z), gelu(z) ~ z sigmoid(1.702 z).
 SHARE = {"silu": 1 / 1.702}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.peer import PEER
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import ridge
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 from layersmith.refitting.methods.replace.neuron_keys import (
@@ -26,6 +26,7 @@ from layersmith.refitting.methods.replace.neuron_keys import (
     set_search,
     side,
 )
+from layersmith.refitting.view import SublayerView
 
 #: The optimal assignment takes seconds above this many neurons.
 MOST = 4096

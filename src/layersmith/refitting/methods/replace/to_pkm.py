@@ -11,10 +11,11 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.pkm import PKM
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import ridge
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 from layersmith.refitting.methods.replace.neuron_keys import d_key_of, features, neuron_keys, set_search, side
+from layersmith.refitting.view import SublayerView
 
 
 class ToPKM(Method):

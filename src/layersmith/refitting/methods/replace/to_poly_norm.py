@@ -10,9 +10,10 @@ import torch
 
 from layersmith import catalogue
 from layersmith.anatomy.edit import Replacement
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import fit_linear, mixture
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
+from layersmith.refitting.view import SublayerView
 
 
 class ToPolyNorm(Method):

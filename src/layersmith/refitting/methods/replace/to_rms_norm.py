@@ -10,8 +10,9 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.norm.rms_norm import RMSNorm
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.replace.norm_start import eps_of, fit_gain_and_bias
+from layersmith.refitting.view import SublayerView
 
 
 class ToRMSNorm(Method):

@@ -12,9 +12,10 @@ import torch
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.select_kan import SelectKAN
 from layersmith.ffn.shared.kan_layer import carry_base
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.replace.kan_start import fit_edges, reach
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
+from layersmith.refitting.view import SublayerView
 
 #: Tokens that a choice is judged on: its covariances are of 18 functions for each channel.
 JUDGED = 512

@@ -10,9 +10,10 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.shaped_mlp import ShapedMLP
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import fit_linear
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
+from layersmith.refitting.view import SublayerView
 
 
 class ToShapedMLP(Method):

@@ -11,8 +11,9 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.sigma_moe import SigmaMoE
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.replace.neuron_experts import fit_down, neuron_groups, refuses_experts
+from layersmith.refitting.view import SublayerView
 
 EXPERTS = 8
 

@@ -12,9 +12,10 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.spark_ffn import SparkFFN
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import fit_linear, ridge
 from layersmith.refitting.methods.prune.topk import gated_without_bias
+from layersmith.refitting.view import SublayerView
 
 
 class ToSparkFFN(Method):

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.sparse_vq import SparseVQ
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.clustering import kmeans, nearest_centroid
 from layersmith.refitting.methods.least_squares import ridge
+from layersmith.refitting.view import SublayerView
 
 #: Of the half of a code that is read, beside the half that chooses.
 SMALL = 0.05

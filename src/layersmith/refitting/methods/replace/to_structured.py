@@ -19,8 +19,9 @@ from layersmith.anatomy.edit import Edit, Replacement
 from layersmith.linear.block_dense import BlockDense
 from layersmith.linear.block_shuffle import BlockShuffle
 from layersmith.linear.butterfly import Butterfly, multiply_factor
-from layersmith.refitting.method import Method, Settings, SublayerView, weight_and_bias
+from layersmith.refitting.method import Method, Settings, weight_and_bias
 from layersmith.refitting.methods.least_squares import positive, ridge_from_moments
+from layersmith.refitting.view import SublayerView
 
 #: A little of the mean square keeps inputs that never fire, and features that are combinations of others, harmless.
 DAMP = 1e-6

@@ -11,9 +11,10 @@ import torch
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.shared.routing import probabilities
 from layersmith.ffn.switch_moe import SwitchMoE
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.prune.width import hidden_activations
 from layersmith.refitting.methods.replace.neuron_experts import fit_down, neuron_groups, refuses_experts
+from layersmith.refitting.view import SublayerView
 
 
 class ToSwitchMoE(Method):

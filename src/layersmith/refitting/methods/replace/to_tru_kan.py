@@ -10,9 +10,10 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.tru_kan import TruKAN
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.replace.kan_start import reach
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
+from layersmith.refitting.view import SublayerView
 
 
 class ToTruKAN(Method):

@@ -11,11 +11,12 @@ import torch
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.ultra_mem import UltraMem
-from layersmith.refitting.method import Method, Settings, SublayerView
+from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.clustering import kmeans
 from layersmith.refitting.methods.least_squares import ridge
 from layersmith.refitting.methods.replace.mlp_start import nearest_mlp
 from layersmith.refitting.methods.replace.neuron_keys import features, neuron_keys, side
+from layersmith.refitting.view import SublayerView
 
 #: Large enough that both singular vectors are clearly positive, small beside the sum of the scores.
 CORNER = 0.01
