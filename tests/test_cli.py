@@ -38,7 +38,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], Any]], N
 
     def install(load: Callable[[str], Any]) -> None:
         fake = ModuleType("layersmith.checkpoint")
-        fake.load = lambda name, trust_remote_code=False, device=None: load(name)
+        fake.load = lambda name, trust_remote_code=False, device=None, tell=None: load(name)
         monkeypatch.setitem(sys.modules, "layersmith.checkpoint", fake)
 
     return install
@@ -221,6 +221,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
         "heal_lr": 0.0005,
         "heal_baseline": True,
         "effort": 1.0,
+        "dtype": "auto",
         "trust_remote_code": False,
         "workers": 2,
         "device": "cuda:1",
