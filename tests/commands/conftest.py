@@ -33,7 +33,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], Any]], N
 
     def install(load: Callable[[str], Any]) -> None:
         fake = ModuleType("layersmith.checkpoint")
-        fake.load = lambda name, trust_remote_code=False, device=None: load(name)
+        fake.load = lambda name, trust_remote_code=False, device=None, tell=None: load(name)
         monkeypatch.setitem(sys.modules, "layersmith.checkpoint", fake)
 
     return install
