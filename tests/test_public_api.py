@@ -94,7 +94,9 @@ def test_what_is_applied_is_saved_and_loads(model, pocket, tmp_path) -> None:
     edits = layersmith.apply(model, {"layers.*.ffn": layersmith.build("glu", d_model=192, d_hidden=16)})
     layersmith.save(model, edits, tmp_path / "m", pocket[1])
     again, tokenizer = layersmith.load(tmp_path / "m")
-    assert torch.equal(logits(again), logits(model))
+    # Stored in the dtype of its source, which for pocket is fp16.
+    torch.testing.assert_close(logits(again), logits(model), atol=2e-2, rtol=1e-2)
+    assert type(again.get_submodule("model.layers.1.mlp")).__name__ == "GLU"
     assert tokenizer is not None
 
 

@@ -57,8 +57,7 @@ def test_a_cache_counts_by_the_size_of_its_elements(dtype):
     size = torch.empty((), dtype=dtype).element_size()
     model = tiny_llama(layers=2).to(dtype)
     cost = model_cost(model, Shape("prefill", 2, 16))
-    kv = cost["kv_bytes"] if isinstance(cost, dict) else cost.kv_bytes
-    assert kv == 2 * 16 * 2 * 2 * 2 * 8 * size  # batch, tokens, layers, keys and values, heads, width
+    assert cost.state_bytes == 2 * 16 * 2 * 2 * 2 * 8 * size  # batch, tokens, layers, keys and values, heads, width
     attention = SoftmaxAttention(32, 4, 2, 8).to(dtype)
     assert attention.state_bytes(16, batch=2) == 2 * 16 * 2 * 2 * 8 * size
 

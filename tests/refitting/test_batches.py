@@ -30,7 +30,7 @@ from transformers import (
 )
 
 import layersmith.pocket
-from layersmith.data.examples import longest
+from layersmith.anatomy.limits import longest_input
 from layersmith.errors import UserError
 from layersmith.measuring.quality import quality
 from layersmith.refitting.calibrate.batches import PURPOSES, Sizes, prepare
@@ -171,7 +171,7 @@ def test_a_tokenizer_of_another_model_is_refused_by_its_id(tokenizer, text):
 def test_rows_fit_into_a_models_positions(tokenizer, text):
     config = RobertaConfig(vocab_size=VOCABULARY, max_position_embeddings=20, pad_token_id=1, **WIDTHS)
     roberta = RobertaForMaskedLM(config).eval()
-    assert longest(roberta) == 18
+    assert longest_input(roberta) == 18
     batches = prepare(roberta, tokenizer, text, SIZES, seed=0)
     assert max(len(row) for row in rows(batches, "fit")) == 18
     assert quality(roberta, batches.report, roberta).divergence == 0.0

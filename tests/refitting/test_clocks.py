@@ -1,6 +1,7 @@
 """What is timed is the model and nothing else: equal parts do equal work on every path that reads a clock."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -82,10 +83,11 @@ def test_folds_are_tried_outside_the_clock_on_the_same_weights(shape, tmp_path, 
     tried = []
     from layersmith.refitting.prove import folding
 
-    monkeypatch.setitem(folding.FOLDS, "pre_rms_norm", lambda m, anatomy: tried.append(m) or _no_change())
+    rewrite = replace(folding.FOLDS["pre_rms_norm"], make=lambda m, anatomy: tried.append(m) or _no_change())
+    monkeypatch.setitem(folding.FOLDS, "pre_rms_norm", rewrite)
     monkeypatch.delitem(folding.FOLDS, "linear_merge")
     workspace = Workspace(tmp_path / "run", {})
-    fold_where_it_pays(model, shape, workspace)
+    fold_where_it_pays(model, shape, workspace, "mix")
     workspace.close()
     assert tried
     assert not copied
@@ -176,7 +178,7 @@ def test_candidates_that_overlap_become_a_ladder_of_disjoint_ones():
 
     found = [span("a", 0, 2, 0.4), span("b", 1, 2, 0.2), span("c", 3, 1, 0.3), span("d", 0, 1, 0.5)]
     anatomy = SimpleNamespace(site=lambda name: SimpleNamespace(kind="ffn"))
-    (ladder,) = ladders(SimpleNamespace(candidates={c.id: c for c in found}), anatomy)
+    (ladder,) = ladders(SimpleNamespace(usable=lambda: found), anatomy)
     assert [rung.ids for rung in ladder.rungs] == [["b"], ["b", "c"], ["b", "c", "d"]]
 
 

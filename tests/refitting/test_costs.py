@@ -46,7 +46,7 @@ def keep(library, model, anatomy, name, replacement):
 @pytest.fixture
 def library(tmp_path):
     workspace = Workspace(tmp_path / "run", {})
-    yield Library(workspace)
+    yield Library(workspace, [])
     workspace.close()
 
 
