@@ -5,6 +5,8 @@ import torch
 
 from layersmith.mixer.deltanet import DeltaNet
 from layersmith.mixer.linear_attention import LinearAttention
+from layersmith.mixer.partial import PartialAttention
+from layersmith.mixer.shaped_attention import ShapedAttention
 from layersmith.mixer.softmax import SoftmaxAttention
 
 CAUSAL = {
@@ -12,6 +14,8 @@ CAUSAL = {
     "softmax-no-rope": lambda: SoftmaxAttention(16, 2, bias=True, out_bias=True),
     "softmax-window": lambda: SoftmaxAttention(16, 2, rope_theta=100.0, window=5),
     "softmax-window-of-one": lambda: SoftmaxAttention(16, 2, window=1),
+    "partial": lambda: PartialAttention(16, 4, n_kv_heads=2, gated=True, rope_theta=100.0),
+    "shaped": lambda: ShapedAttention(16, 4, tau=0.5),
     "linear-elu1": lambda: LinearAttention(16, 4, n_kv_heads=2, rope_theta=100.0, chunk=8),
     "linear-hedgehog": lambda: LinearAttention(16, 2, feature_map="hedgehog", qk_norm=True),
     "deltanet": lambda: DeltaNet(16, 2, chunk=8),
@@ -20,6 +24,7 @@ CAUSAL = {
 WHOLE = {
     "softmax": lambda: SoftmaxAttention(16, 4, causal=False, rope_theta=100.0),
     "softmax-window": lambda: SoftmaxAttention(16, 4, causal=False, window=2),
+    "shaped": lambda: ShapedAttention(16, 4, causal=False, tau=0.5),
     "linear": lambda: LinearAttention(16, 4, n_kv_heads=2, causal=False, feature_map="relu"),
 }
 

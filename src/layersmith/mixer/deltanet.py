@@ -10,6 +10,9 @@ of a chunk are one triangular system (the WY form of a product of Householder-li
     M = (I + tril(diag(beta) K K^T, -1))^{-1} diag(beta),   R = M V - (M K) S
     Y = Q S + tril(Q K^T) R,                                S <- S + K^T R
 
+It has a forward of its own instead of that of `shared/heads.py`: q, k and v pass a convolution over neighbouring
+tokens before they are split into heads, so padding is moved out of the way instead of being masked.
+
 Shapes: x (B, T, D) -> q, k, v (B, H, T, head_dim), beta (B, H, T, 1) -> y (B, T, D).
 State: S (B, H, head_dim, head_dim) in at least float32; conv (B, 3 H head_dim, conv - 1), the last projected inputs.
 
@@ -28,15 +31,8 @@ from torch import Tensor, nn
 
 from layersmith.contract import Mixer, State, require_positive
 from layersmith.mixer.shared.chunked import from_chunks, full_precision, precise, to_chunks
-from layersmith.mixer.shared.inputs import (
-    check_inputs,
-    head_sizes,
-    merge_heads,
-    pack,
-    packed_slots,
-    split_heads,
-    unpack,
-)
+from layersmith.mixer.shared.heads import head_sizes, merge_heads, split_heads
+from layersmith.mixer.shared.inputs import check_inputs, pack, packed_slots, unpack
 
 
 def delta_rule_recurrent(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,8 @@ Every expert is equally loaded by construction; a token gets any number of exper
 Shapes: x (B, T, D) -> p (B, T, E) -> taken (B, E, c) -> y (B, T, D).
 
 Whether a token is taken depends on the other tokens of its sequence, later ones too: a `Mixer`, not causal, without a
-state, although it takes the place of a feed-forward. It does not suit models that generate left to right.
+state, although it takes the place of a feed-forward; nor has it heads to share `shared/heads.py` with. It does not
+suit models that generate left to right.
 
 Paper: Zhou et al. 2022, "Mixture-of-Experts with Expert Choice Routing", arXiv 2202.09368. Confirmed in a published
 reading of it: softmax over experts, top-k over tokens, c = n * factor / E with factor 2, no balancing loss, and that it

@@ -7,8 +7,9 @@ Feature maps phi (F features of a head):
     relu       max(x, 0)                                  F = head_dim
     hedgehog   [softmax(W x), softmax(-W x)]              F = 2 head_dim, W learned per head, for q and k apart
 
-The maps q, k, v, o have the names and shapes of `SoftmaxAttention`, whose weights can be copied in; RoPE acts before
-the feature map. Computed chunk by chunk with matrix products (`chunked.py`); not causal: one sum over all tokens.
+The maps q, k, v, o are those of `SoftmaxAttention` (`shared/heads.py`), whose weights can be copied in; RoPE acts
+before the feature map. Computed chunk by chunk with matrix products (`chunked.py`); not causal: one sum over all
+tokens.
 
 Shapes: x (B, T, D) -> phi(q) (B, H, T, F), phi(k) (B, H_kv, T, F), v (B, H_kv, T, head_dim) -> y (B, T, D).
 State: kv (B, H_kv, F, head_dim + 1) in at least float32, S and, as its last column, z; position (B,) with RoPE.
@@ -26,11 +27,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layersmith.contract import Mixer, State, require_positive
+from layersmith.contract import State, require_positive
 from layersmith.errors import suggest
 from layersmith.mixer.shared.chunked import additive_scan, full_precision, precise
-from layersmith.mixer.shared.inputs import HeadNorm, check_inputs, head_sizes, merge_heads, split_heads
-from layersmith.mixer.shared.rope import rotary_size, rotary_table, rotate, token_positions, tokens_seen
+from layersmith.mixer.shared.heads import HeadMixer
 
 
 class Elu1(nn.Module):
@@ -55,7 +55,7 @@ class Hedgehog(nn.Module):
 FEATURE_MAPS = ("elu1", "relu", "hedgehog")
 
 
-class LinearAttention(Mixer):
+class LinearAttention(HeadMixer):
     """Kernelised attention with a constant-size state.
 
     d_model, n_heads, n_kv_heads, head_dim, bias, out_bias, rope_*, qk_norm     as in `SoftmaxAttention`
@@ -85,53 +85,49 @@ class LinearAttention(Mixer):
         chunk: int = 64,
         eps: float = 1e-6,
     ):
-        super().__init__()
-        n_kv_heads, head_dim = head_sizes(LinearAttention, d_model, n_heads, n_kv_heads, head_dim)
+        super().__init__(
+            d_model,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            causal=causal,
+            rope_theta=rope_theta,
+            rope_fraction=rope_fraction,
+            rope_interleaved=rope_interleaved,
+            qk_norm=qk_norm,
+            qk_norm_eps=qk_norm_eps,
+            bias=bias,
+            out_bias=out_bias,
+        )
         require_positive(LinearAttention, chunk=chunk)
         if feature_map not in FEATURE_MAPS:
             raise ValueError(
                 f"LinearAttention: unknown feature_map {feature_map!r}. {suggest(feature_map, list(FEATURE_MAPS))}"
             )
-        self.head_dim, self.n_kv_heads, self.chunk, self.eps = head_dim, n_kv_heads, chunk, eps
-        self.causal = self.streams = causal
-        self.rope_size = rotary_size(LinearAttention, head_dim, rope_theta, rope_fraction, rope_interleaved)
-        self.rope_theta, self.rope_interleaved = rope_theta, rope_interleaved
-        self.q = nn.Linear(d_model, n_heads * head_dim, bias=bias)
-        self.k = nn.Linear(d_model, n_kv_heads * head_dim, bias=bias)
-        self.v = nn.Linear(d_model, n_kv_heads * head_dim, bias=bias)
-        self.o = nn.Linear(n_heads * head_dim, d_model, bias=out_bias)
-        self.q_norm = HeadNorm(head_dim, eps=qk_norm_eps) if qk_norm else nn.Identity()
-        self.k_norm = HeadNorm(head_dim, eps=qk_norm_eps) if qk_norm else nn.Identity()
-        self.phi_q = _feature_map(feature_map, n_heads, head_dim)
-        self.phi_k = _feature_map(feature_map, n_kv_heads, head_dim)
+        self.chunk, self.eps = chunk, eps
+        self.phi_q = _feature_map(feature_map, n_heads, self.head_dim)
+        self.phi_k = _feature_map(feature_map, self.n_kv_heads, self.head_dim)
 
-    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
-        check_inputs(self, x, state, mask)
-        past = state or {}
-        q = self.q_norm(split_heads(self.q(x), self.head_dim))
-        k = self.k_norm(split_heads(self.k(x), self.head_dim))
-        v = split_heads(self.v(x), self.head_dim)
-        if self.rope_theta is not None:
-            positions = token_positions(x, mask, past.get("position"))
-            table = rotary_table(positions, self.rope_size, self.rope_theta, q.dtype)
-            q, k = rotate(q, table, self.rope_interleaved), rotate(k, table, self.rope_interleaved)
+    def mix(
+        self, q: Tensor, k: Tensor, v: Tensor, state: State | None, mask: Tensor | None
+    ) -> tuple[Tensor, State | None]:
+        dtype = v.dtype
         # A query group is one more leading dimension, over which keys and values broadcast: (B, H_kv, G, T, .)
         q = precise(self.phi_q(q)).unflatten(1, (self.n_kv_heads, -1))
         k = precise(self.phi_k(k)).unsqueeze(2)
         v = F.pad(precise(v), (0, 1), value=1.0).unsqueeze(2)  # a column of ones sums the normaliser z
         if mask is not None:
             k = k * mask[:, None, None, :, None]
-        with full_precision(x):
+        with full_precision(q):
             if self.causal:
-                kv = past["kv"] if state is not None else k.new_zeros(k.shape[0], k.shape[1], k.shape[-1], v.shape[-1])
+                empty = k.new_zeros(k.shape[0], k.shape[1], k.shape[-1], v.shape[-1])
+                kv = empty if state is None else state["kv"]
                 y, kv = additive_scan(q, k, v, kv.unsqueeze(2), self.chunk)
                 new = {"kv": kv.squeeze(2)}
             else:
                 y, new = q @ (k.mT @ v), None
             y = y[..., :-1] / (y[..., -1:] + self.eps)
-        if new is not None and self.rope_theta is not None:
-            new["position"] = tokens_seen(x, mask, past.get("position"))
-        return self.o(merge_heads(y.flatten(1, 2)).to(x.dtype)), new
+        return y.flatten(1, 2).to(dtype), new
 
 
 def _feature_map(name: str, n_heads: int, head_dim: int) -> nn.Module:

@@ -5,9 +5,9 @@
     y   = W_o concat_h f_h      or, gated,       W_o (relu(W_u x) * concat_h f_h)
 
 Shapes: x (B, T, D) -> o (B, T, H, head_dim) -> small hidden (B, T, H, ratio head_dim) -> y (B, T, D).
-State: that of `softmax_attention`. It is meant to stand without a feed-forward sublayer beside it: with one set of
-weights for all heads, H small feed-forwards give a wide hidden layer for few parameters. W_1 = (I; -I) and
-W_2 = (I, -I) make f_h = o_h exactly.
+State: that of `softmax_attention`, which it holds, and whose heads, cache and masks it uses. It is meant to stand
+without a feed-forward sublayer beside it: with one set of weights for all heads, H small feed-forwards give a wide
+hidden layer for few parameters. W_1 = (I; -I) and W_2 = (I, -I) make f_h = o_h exactly.
 
 Paper: Zheng et al. 2023, "PartialFormer: Modeling Part Instead of Whole", arXiv 2310.14921. Confirmed in the authors'
 code (zhengkid/PartialFormer, the variant `efficient` with its own feed-forward): W_1 and W_2 shared over heads, ReLU,

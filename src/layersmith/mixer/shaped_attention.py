@@ -19,11 +19,9 @@ Differs from the paper: several heads and an output map W_o; the causal form.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from layersmith.mixer.shared.inputs import merge_heads
-from layersmith.mixer.softmax import SoftmaxAttention, _visible
+from layersmith.mixer.softmax import SoftmaxAttention
 
 
 class ShapedAttention(SoftmaxAttention):
@@ -41,14 +39,9 @@ class ShapedAttention(SoftmaxAttention):
         super().__init__(d_model, n_heads, head_dim=head_dim, causal=causal)
         self.scale = 1 / (tau * (d_model * self.head_dim) ** 0.5)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
-        tokens, slots = q.shape[2], k.shape[2]
-        visible = None
-        if real is not None or (self.causal and 1 < tokens != slots):
-            visible = _visible(tokens, slots, real, None, self.causal, q.device)
-        triangle = visible is None and self.causal and tokens > 1
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=triangle, scale=self.scale)
-        return self.o(merge_heads(y + v[:, :, slots - tokens :] - self._mean(v, real)[:, :, -tokens:]))
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
+        new = k.shape[2] - q.shape[2]  # where the tokens that attend begin
+        return super().attend(q, k, v, real) + v[:, :, new:] - self._mean(v, real)[:, :, new:]
 
     def _mean(self, v: Tensor, real: Tensor | None) -> Tensor:
         """U v: the mean of the real values that each token sees."""

@@ -7,7 +7,8 @@ Shapes: x (B, T, d) -> L, D, C (B, T, S), S = n_experts * slots_per_expert -> sl
 Phi (d, S).
 
 It takes the place of a feed-forward, but a slot is a mean over the whole sequence, so tokens read each other, later
-ones too: a `Mixer`, not causal, without a state. It does not suit models that generate left to right.
+ones too: a `Mixer`, not causal, without a state; nor has it heads to share `shared/heads.py` with. It does not suit
+models that generate left to right.
 
 Paper: Puigcerver et al. 2023, "From Sparse to Soft Mixtures of Experts", arXiv 2308.00951. Confirmed in released
 re-implementations (the layer of bwconrad/soft-moe and its copies): both softmaxes, the normalised logits with one

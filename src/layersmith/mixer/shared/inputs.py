@@ -1,36 +1,14 @@
-"""What every mixer does with its inputs: check them, split and normalise heads, move padding out of the way.
+"""What every mixer does with its inputs, whether it has heads (`heads.py`) or not: check them, move padding away.
 
-Shapes: x (B, T, D); mask (B, T) bool, True at real tokens; heads (B, H, T, head_dim).
+Shapes: x (B, T, D); mask (B, T) bool, True at real tokens.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from layersmith.contract import Mixer, State, require_positive
-
-
-def head_sizes(
-    owner: type, d_model: int, n_heads: int, n_kv_heads: int | None, head_dim: int | None
-) -> tuple[int, int]:
-    """(n_kv_heads, head_dim) with their defaults filled in; a ValueError when they do not fit together."""
-    require_positive(owner, d_model=d_model, n_heads=n_heads)
-    n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-    require_positive(owner, n_kv_heads=n_kv_heads)
-    if n_heads % n_kv_heads:
-        raise ValueError(
-            f"{owner.__name__}: n_heads={n_heads} must be a multiple of n_kv_heads={n_kv_heads}, so that every "
-            f"key-value head serves the same number of query heads."
-        )
-    if head_dim is None:
-        if d_model % n_heads:
-            raise ValueError(
-                f"{owner.__name__}: d_model={d_model} is not a multiple of n_heads={n_heads}; give head_dim."
-            )
-        head_dim = d_model // n_heads
-    require_positive(owner, head_dim=head_dim)
-    return n_kv_heads, head_dim
+from layersmith.contract import Mixer, State
 
 
 def check_inputs(mixer: Mixer, x: Tensor, state: State | None, mask: Tensor | None) -> None:
@@ -46,23 +24,6 @@ def check_inputs(mixer: Mixer, x: Tensor, state: State | None, mask: Tensor | No
             f"{name}: mask must be a bool tensor of shape {tuple(x.shape[:2])} (batch, tokens), True at real "
             f"tokens; got {mask.dtype} of shape {tuple(mask.shape)}."
         )
-
-
-def split_heads(x: Tensor, head_dim: int) -> Tensor:
-    """(B, T, H * head_dim) -> (B, H, T, head_dim)."""
-    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """(B, H, T, head_dim) -> (B, T, H * head_dim)."""
-    return x.transpose(1, 2).flatten(2)
-
-
-class HeadNorm(nn.RMSNorm):
-    """RMS norm over head_dim that keeps the dtype of its input, also under autocast."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 def packed_slots(mask: Tensor) -> Tensor:
