@@ -96,7 +96,7 @@ def test_what_is_applied_is_saved_and_loads(model, pocket, tmp_path) -> None:
     again, tokenizer = layersmith.load(tmp_path / "m")
     # Stored in the dtype of its source, which for pocket is fp16.
     torch.testing.assert_close(logits(again), logits(model), atol=2e-2, rtol=1e-2)
-    assert type(again.get_submodule("model.layers.1.mlp")).__name__ == "GLU"
+    assert type(again.base.get_submodule("model.layers.1.mlp")).__name__ == "GLU"
     assert tokenizer is not None
 
 

@@ -36,7 +36,7 @@ class Architecture:
         model: nn.Module = getattr(tf, self.model_class)(config).eval()
         with torch.no_grad():
             for parameter in model.parameters():
-                if parameter.dim() > 1:
+                if parameter.dim() > 1 and parameter.requires_grad:  # tables of sines are made anew at loading
                     parameter.mul_(3.0)
         return model
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,11 +44,11 @@ def refits(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Stands in for the refit pipeline; holds what it was called with."""
     seen: dict[str, Any] = {}
 
-    def refit(model: str, **settings: Any) -> dict[str, Any]:
+    def refit(model: str, **settings: Any) -> SimpleNamespace:
         seen.update(settings, model=model)
         baseline = {"latency_ms": 40.0, "params": 100, "bytes": 400, "flops": 9, "kv_bytes": 0, "perplexity": 8.0}
         chosen = baseline | {"latency_ms": 30.0, "latency_ratio": 0.74, "kl": 0.0123, "perplexity": 8.4}
-        return {
+        document = {
             "model": {"name": model, "architecture": "LlamaForCausalLM"},
             "export": "stock",
             "settings": {"budget": settings["budget"], "at": settings["at"]},
@@ -56,6 +56,7 @@ def refits(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             "chosen": {"measured": chosen, "meets_budget": True},
             "reload_max_abs_diff": 0.0,
         }
+        return SimpleNamespace(to_json=lambda: document)
 
     fake = ModuleType("layersmith.refitting.pipeline")
     fake.refit = refit

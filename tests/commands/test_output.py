@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,7 +137,7 @@ def test_a_missed_budget_has_an_exit_status_of_its_own_and_is_told_apart(
         "chosen": {"measured": figures | {"latency_ratio": 0.6004, "kl": 0.1}, "meets_budget": False},
         "reload_max_abs_diff": 0.0,
     }
-    monkeypatch.setattr(pipeline, "refit", lambda *given, **settings: result)
+    monkeypatch.setattr(pipeline, "refit", lambda *given, **settings: SimpleNamespace(to_json=lambda: result))
     status, out, _ = run("refit", "pocket", "--budget", "latency=0.6,params=1", "--out", str(tmp_path))
     assert status == 3
     assert "NOT met (latency 0.6004 against 0.6000)" in out

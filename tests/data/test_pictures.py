@@ -100,7 +100,7 @@ def test_without_pillow_the_processors_mean_and_deviation_are_kept(vit, tmp_path
 
 def test_files_need_pillow_and_say_so(vit, folder, monkeypatch):
     monkeypatch.setattr(room, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"pillow.*layersmith\[vision\]"):
+    with pytest.raises(MissingExtra, match=r"pillow.*pip install '\.\[vision\]'"):
         pictures(vit, folder, "train", 3, seed=0)
 
 

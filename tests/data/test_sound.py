@@ -145,7 +145,7 @@ def test_what_cannot_be_heard_is_refused(wav2vec2, tmp_path, monkeypatch):
     (tmp_path / "a.wav").unlink()
     (tmp_path / "a.flac").write_bytes(b"fLaC")
     monkeypatch.setattr(sound, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"soundfile.*layersmith\[audio\]"):
+    with pytest.raises(MissingExtra, match=r"soundfile.*pip install '\.\[audio\]'"):
         clips(wav2vec2, str(tmp_path), "train", 3, seed=0)
     write(tmp_path / "b.wav", tone(0, 1000, 16_000)[:, None], 16_000)
     (tmp_path / "a.flac").unlink()

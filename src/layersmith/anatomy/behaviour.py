@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,8 @@ def mixing(run: Callable[[Tensor], Tensor], x: Tensor) -> Mixing:
         other[:, into] = noise[:, into]
         change = (run(other).float() - reference.float()).abs()
         most = float(change.max())
-        return float(change[:, seen_at].max()) > tolerance * most, most > 0
+        seen = change[:, seen_at]
+        return seen.numel() > 0 and float(seen.max()) > tolerance * most, most > 0
 
     earlier, later = slice(0, half), slice(half, None)
     looks_ahead, sensitive = reaches(later, earlier)
@@ -73,7 +75,11 @@ def try_branches(model: nn.Module, inputs: dict[str, Any], blocks: list[BlockPar
             if running or path in found:
                 return
             running = True  # the trial calls the module again, and this hook with it
-            found[path] = mixing(*_as_map(modules, args, kwargs, shape))
+            given = next(a for a in [*args, *kwargs.values()] if isinstance(a, Tensor))
+            if given.numel() == math.prod(shape):
+                found[path] = mixing(*_as_map(modules, args, kwargs, shape))
+            else:  # tokens were padded or put into groups before (Pegasus-X): what is done with these looks at several
+                found[path] = Mixing(mixes=True, causal=False, sensitive=True)
             running = False
 
         return hook

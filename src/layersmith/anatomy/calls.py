@@ -51,6 +51,15 @@ def convention(module: nn.Module, style: str, layer_idx: int, outputs: int, as_l
     return {"style": style, "arguments": names, "outputs": outputs, "layer_idx": layer_idx, **listed}
 
 
+def takes_more(module: nn.Module) -> bool:
+    """Whether the module must be given more than its hidden states (the height and width of a picture, say)."""
+    if isinstance(module, AttentionCall):
+        return True
+    parameters = inspect.signature(module.forward).parameters.values()
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in plain and p.default is inspect.Parameter.empty for p in parameters) > 1
+
+
 def wrap(module: nn.Module, call: dict[str, Any]) -> nn.Module:
     """The module, callable as `call` says; the module itself for {}."""
     if not call:

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from layersmith.anatomy.calls import convention, wrap
+from layersmith.anatomy.calls import convention, takes_more, wrap
 from layersmith.anatomy.observe import LONGEST, Observed, observe
 from layersmith.anatomy.readings import NotRecognised, attentions, feed_forwards, window_of
 from layersmith.anatomy.running import evaluating
@@ -68,7 +68,8 @@ def recognise(model: nn.Module, site: Site) -> Recognised:
     with evaluating(model):
         first = model.get_submodule(site.modules[0])
         if site.kind == "ffn":
-            seen, call = observe(model, site), {}
+            seen = observe(model, site)
+            call = convention(first, "attention", site.layer, 0) if takes_more(first) else {}
             readings = feed_forwards(site, seen)
         else:
             window = window_of(first, site)

@@ -93,6 +93,10 @@ class Anatomy:
     def of_kind(self, kind: str) -> list[Site]:
         return [s for s in self.sites if s.kind == kind]
 
+    def smallest(self) -> list[Site]:
+        """The sites with no site inside: every sublayer, and blocks that were found to have no sublayers."""
+        return [s for s in self.sites if s.kind != "block" or not self.in_block(s.name)]
+
     def in_block(self, block: str) -> list[Site]:
         """The sites inside a block (not the block itself)."""
         return [s for s in self.sites if s.kind != "block" and s.block == block]

@@ -35,8 +35,7 @@ def install_recorders(model: nn.Module) -> None:
 def take_over(new: nn.Module, old: nn.Module) -> None:
     """Let `new`, which was just put where `old` stood, be looked at and recorded like it."""
     if isinstance(new, AttentionCall):
-        children = {name: SimpleNamespace(**_plain(child)) for name, child in old.named_children()}
-        for name, value in (children | _plain(old)).items():
+        for name, value in vars(_outline(old)).items():
             if not hasattr(new, name):
                 new.__dict__[name] = value
     elif isinstance(weight := getattr(old, "weight", None), Tensor) and not hasattr(new, "weight"):
@@ -60,6 +59,20 @@ class Recorder:
 
     def __init__(self, key: str, hook: Callable[..., None] | None, config: Any):
         self.key, self.hook, self.config = key, hook, config
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Transformers' hook is a closure, which can be neither pickled nor copied; what it is made from can.
+        seen = {} if self.hook is None else inspect.getclosurevars(self.hook).nonlocals
+        made_from = {name: seen[name] for name in ("index", "capture_initial_hidden_state") if name in seen}
+        return {"key": self.key, "config": self.config, "made_from": made_from}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        hook = None
+        if state["made_from"]:
+            probe = nn.Identity()
+            output_capturing.install_output_capuring_hook(probe, state["key"], **state["made_from"])
+            (hook,) = probe._forward_hooks.values()
+        self.key, self.hook, self.config = state["key"], hook, state["config"]
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         collected = output_capturing._active_collector.get()
@@ -94,6 +107,14 @@ def _recorders(module: Any) -> list[Recorder]:
 
 def _replaced(module: nn.Module) -> bool:
     return any(isinstance(part, AttentionCall) for part in module.modules())
+
+
+def _outline(module: nn.Module) -> SimpleNamespace:
+    """What can be looked at: plain attributes, the same of all parts, and empty weights (RWKV rescales them in place)."""
+    parts = {name: _outline(child) for name, child in module.named_children()}
+    if isinstance(weight := getattr(module, "weight", None), Tensor):
+        parts["weight"] = weight.detach()[:0]
+    return SimpleNamespace(**(parts | _plain(module)))
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:

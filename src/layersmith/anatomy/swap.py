@@ -18,7 +18,7 @@ from torch import nn
 
 from layersmith import catalogue
 from layersmith.anatomy import edit as edits
-from layersmith.anatomy.calls import convention
+from layersmith.anatomy.calls import convention, takes_more
 from layersmith.anatomy.edit import Edit, Replacement
 from layersmith.anatomy.hold import holding
 from layersmith.anatomy.site import Anatomy, Site
@@ -86,9 +86,9 @@ def replacement_for(model: nn.Module, site: Site, operator: Operator) -> Replace
     check_fits(site, operator)
     first, *rest = site.modules
     call = {}
-    if site.kind in ("mixer", "block") or site.outputs:
+    module = model.get_submodule(first)
+    if site.kind in ("mixer", "block") or site.outputs or takes_more(module):
         style = "block" if site.kind == "block" else "attention"
-        module = model.get_submodule(first)
         call = convention(module, style, _layer_of_cache(module, site), site.outputs, site.as_list)
     return [(Edit(first, operator.spec(), call), operator), *_identities(rest, site.d_model)]
 

@@ -20,7 +20,7 @@ from layersmith.errors import UserError
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import Batch
 from layersmith.measuring.environment import environment
-from layersmith.measuring.generation import agreement, continuations
+from layersmith.measuring.generation import agreement, continuations, room
 from layersmith.measuring.inputs import config_of, example_inputs, is_causal_lm, placement
 from layersmith.measuring.latency import model_latency, ratio
 from layersmith.measuring.quality import Quality, quality
@@ -172,8 +172,9 @@ def _write(
     facts: dict[str, dict[str, Any]],
 ) -> float | None:
     """Fill in what every model writes after the first prompts; returns the share of equal tokens."""
-    prompts = torch.cat([batch["input_ids"] for batch in batches])[:PROMPTS, :PROMPT_TOKENS]
-    written = {name: continuations(model, prompts, NEW_TOKENS) for name, model in models.items()}
+    length, tokens = room(models["model"], PROMPT_TOKENS, NEW_TOKENS)
+    prompts = torch.cat([batch["input_ids"] for batch in batches])[:PROMPTS, :length]
+    written = {name: continuations(model, prompts, tokens) for name, model in models.items()}
     starts = tokenizer.batch_decode(prompts)
     for name, rows in written.items():
         texts = tokenizer.batch_decode(rows)

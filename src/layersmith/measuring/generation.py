@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from layersmith.anatomy.limits import longest_input
 from layersmith.measuring.inputs import placement
 
 
@@ -33,6 +34,14 @@ def continuations(model: nn.Module, prompts: Tensor, tokens: int = 32) -> Tensor
         use_cache=True,
     )
     return out[:, -tokens:].cpu()
+
+
+def room(model: nn.Module, prompt: int, tokens: int) -> tuple[int, int]:
+    """As many tokens of prompt and continuation as asked for, or as fit into the model's context, half and half."""
+    limit = longest_input(model)
+    if limit is None or prompt + tokens <= limit:
+        return prompt, tokens
+    return min(prompt, limit // 2), min(tokens, limit - min(prompt, limit // 2))
 
 
 def greedy_text(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompt: Tensor, tokens: int = 32) -> str:

@@ -110,7 +110,7 @@ def unpack(edits: list[dict[str, Any]], tensors: dict[str, Tensor]) -> Replaceme
 
 
 def decided_sites(anatomy: Anatomy, site: Site, replacement: Replacement) -> list[str]:
-    """The sites a replacement decides: its own, every site whose modules it replaces, and all sites of a block."""
+    """The sites a replacement decides: its own, every site whose modules it replaces, and all sublayers of a block."""
     names = [] if site.kind == "block" else [site.name]
     edited = {edit.path for edit, _ in replacement}
     for other in anatomy.sites:
@@ -119,7 +119,7 @@ def decided_sites(anatomy: Anatomy, site: Site, replacement: Replacement) -> lis
         inside_block = any(_within(m, path) for m in other.modules for path in edited if _is_block(anatomy, path))
         if inside_block or edited & set(other.modules):
             names.append(other.name)
-    return names
+    return names or [site.name]  # a block without sublayers is one itself
 
 
 def _within(path: str, block: str) -> bool:

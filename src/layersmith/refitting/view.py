@@ -34,8 +34,9 @@ class Call:
     key: str = ""
 
     def real(self, x: Tensor) -> Tensor:
-        """The rows of a (B, T, D) tensor at real tokens, as (tokens, D)."""
-        return x.flatten(0, 1) if self.mask is None else x[self.mask]
+        """The rows of a (B, T, D) tensor at real tokens, as (tokens, D); OPT's feed-forward is given (B * T, D)."""
+        rows = x.reshape(-1, x.shape[-1])
+        return rows if self.mask is None else rows[self.mask.flatten()]
 
     def in_float32(self) -> Call:
         """The same call with every floating-point tensor in float32."""
@@ -156,9 +157,9 @@ class SublayerView:
         def recorder(path: str) -> Callable[..., None]:
             def record(module: nn.Module, args: tuple[Any, ...]) -> None:
                 x = args[0]
-                if current[0].mask is not None and x.shape[:2] == current[0].mask.shape:
-                    x = x[current[0].mask]
                 x = x.reshape(-1, x.shape[-1]).float()
+                if current[0].mask is not None and len(x) == current[0].mask.numel():
+                    x = x[current[0].mask.flatten()]
                 squares[path] = squares.get(path, torch.zeros(())) + x.T @ x
                 sums[path] = sums.get(path, torch.zeros(())) + x.sum(0)
                 counts[path] = counts.get(path, 0) + len(x)

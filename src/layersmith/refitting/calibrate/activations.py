@@ -139,6 +139,6 @@ class Activations:
             flat = last.hidden.numel() == first.input.numel()
             output = last.hidden.reshape(first.input.shape) if flat else last.hidden
             # A tower of pictures beside text has positions of its own, all of them real.
-            of_these = mask if mask is not None and mask.shape == output.shape[:2] else None
+            of_these = mask if mask is not None and mask.numel() * output.shape[-1] == output.numel() else None
             calls.append(Call(first.args, first.kwargs, first.input, output, of_these, key))
         return calls

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.anatomy import Anatomy
+from layersmith.anatomy.running import plainly
 from layersmith.errors import UserError
 from layersmith.measuring.divergence import divergence
 from layersmith.refitting.heal.loss import Batch, add_gradients, hidden_states, rows_at_once, tokens_of
@@ -80,7 +81,13 @@ def heal(
         model.eval()
     running: list[float] = []
     rows = rows_at_once(teacher, batches[0])
-    with hidden_states(teacher, anatomy) as of_teacher, hidden_states(trained, anatomy) as of_student:
+    # Without caches: RWKV writes its state in place, which no gradient survives.
+    with (
+        plainly(teacher),
+        plainly(trained),
+        hidden_states(teacher, anatomy) as of_teacher,
+        hidden_states(trained, anatomy) as of_student,
+    ):
         while healing.steps < settings.steps and course.bad_checks < settings.patience:
             step = healing.steps
             batch = batches[_shuffled(len(batches), step, settings.seed)]

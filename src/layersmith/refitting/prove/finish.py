@@ -15,7 +15,7 @@ from layersmith import checkpoint, report
 from layersmith.anatomy.edit import Edit, combined
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import divergence
-from layersmith.measuring.generation import greedy_text
+from layersmith.measuring.generation import greedy_text, room
 from layersmith.measuring.inputs import placement
 from layersmith.measuring.latency import latency, model_step, ratio
 from layersmith.measuring.quality import quality
@@ -138,12 +138,13 @@ def _samples(ctx: RunContext, healed: Any) -> list[dict[str, str]]:
     reads = "input_ids" in ctx.batches.report[0]
     if ctx.tokenizer is None or not reads or not ctx.model.can_generate():
         return []
-    prompts = [b["input_ids"][0, :PROMPT_TOKENS] for b in ctx.batches.report[:SAMPLES]]
+    length, tokens = room(ctx.model, PROMPT_TOKENS, SAMPLE_TOKENS)
+    prompts = [b["input_ids"][0, :length] for b in ctx.batches.report[:SAMPLES]]
     return [
         {
             "prompt": ctx.tokenizer.decode(prompt),
-            "original": greedy_text(ctx.model, ctx.tokenizer, prompt, SAMPLE_TOKENS),
-            "refitted": greedy_text(healed, ctx.tokenizer, prompt, SAMPLE_TOKENS),
+            "original": greedy_text(ctx.model, ctx.tokenizer, prompt, tokens),
+            "refitted": greedy_text(healed, ctx.tokenizer, prompt, tokens),
         }
         for prompt in prompts
     ]

@@ -82,7 +82,7 @@ def measure_costs(
 def _measure(
     model: nn.Module, anatomy: Anatomy, library: Library, shape: Shape, rounds: int
 ) -> dict[str, dict[str, Any]]:
-    sites = [s for s in anatomy.sites if s.kind != "block"]
+    sites = anatomy.smallest()
     bench = _Bench(model, anatomy, shape)
     for site in sites:
         bench.add_original(site.name)
