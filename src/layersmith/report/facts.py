@@ -82,8 +82,8 @@ def _reached(result: Json, entry: Json) -> str:
     return f"{label(entry)} ({reach})" if reach else label(entry)
 
 
-def conditions(result: Json) -> Markup:
-    """Model, settings, data and environment, as lists of names and values."""
+def conditions(result: Json) -> Markup | None:
+    """Model, settings, data and environment, as lists of names and values; None when none is known."""
     blocks = {
         "Model": {**(result.get("model") or {}), "exported as": result.get("export")},
         "Settings": result.get("settings") or {},
@@ -94,7 +94,7 @@ def conditions(result: Json) -> Markup:
         (title, [(name.replace("_", " "), _value(name, v)) for name, v in values.items() if v is not None])
         for title, values in blocks.items()
     ]
-    return macros("facts.html").conditions(pairs)
+    return macros("facts.html").conditions(pairs) if any(values for _, values in pairs) else None
 
 
 def _value(name: str, value: object) -> str:

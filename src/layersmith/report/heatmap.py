@@ -102,18 +102,16 @@ def _cell(candidates: list[Json], x: float, y: float, width: float, view: View) 
     if best is None and all(c.get("refused") for c in candidates):
         dot = tag("circle", {"cx": x + width / 2, "cy": y + ROW / 2, "r": 1.6, "class": "refused"})
         return tag("g", {}, dot, tag("rect", {**box, "class": "cell blank"}))
-    if best is None or best.get("kl") is None:
-        parts = [tag("rect", {**box, "class": "cell hatched"})]
-    else:
-        shade = sum(best["kl"] >= edge for edge in view.edges)
-        parts = [tag("rect", {**box, "class": f"cell q{shade}"})]
-        if width >= 40:  # room for any value; naming some cells and not others would only be noise
-            parts.append(text(x + width / 2, y + 14, _number(best["kl"], width - 4), "middle", f"value on{shade}"))
+    kl = None if best is None else best.get("kl")
+    shade = None if kl is None else sum(kl >= edge for edge in view.edges)
+    parts = [tag("rect", {**box, "class": "cell hatched" if shade is None else f"cell q{shade}"})]
     if best is not None and best["id"] in view.chosen:
         outline = {"x": x + 1.5, "y": y + 1.5, "width": width - 3, "height": ROW - 3.0}
         if width > 16:
             parts.append(tag("rect", {**outline, "class": "gap"}))
         parts.append(tag("rect", {**outline, "class": "picked"}))
+    if kl is not None and width >= 40:  # room for any value; naming some cells and not others would only be noise
+        parts.append(text(x + width / 2, y + 14, _number(kl, width - 4), "middle", f"value on{shade}"))
     return tag("g", {}, *parts)
 
 

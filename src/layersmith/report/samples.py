@@ -46,5 +46,6 @@ def _sample(sample: Json) -> Sample:
     if original == refitted:
         words = f"identical over all {len(original)} characters"
     else:
-        words = f"the first {units.plural(shared, 'character')} are the same" if shared else "different from the start"
+        same = f"the first {units.plural(shared, 'character')} {'is' if shared == 1 else 'are'} the same"
+        words = same if shared else "different from the start"
     return Sample(sample.get("prompt") or "", original[:shared], original[shared:], refitted[shared:], words)

@@ -76,7 +76,9 @@ def milliseconds(value: float | None) -> str:
 
 def between(low: float, high: float) -> str:
     """A range of milliseconds: (29.74, 31.2) -> "29.7 to 31.2 ms"."""
-    return f"{significant(low)} to {milliseconds(high)}" if high < 1000 else f"{milliseconds(low)} to {milliseconds(high)}"
+    return (
+        f"{significant(low)} to {milliseconds(high)}" if high < 1000 else f"{milliseconds(low)} to {milliseconds(high)}"
+    )
 
 
 def count(value: float | None) -> str:
