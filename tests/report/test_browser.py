@@ -200,6 +200,8 @@ def test_on_paper_everything_is_there_and_untinted(browser, folder, name):
         assert 0 < max(charts) <= SHEET[1]
         paper = "return getComputedStyle(arguments[0]).backgroundColor"
         assert browser.execute_script(paper, browser.find_element(By.TAG_NAME, "body")) == "rgb(255, 255, 255)"
+        ink = "return getComputedStyle(document.documentElement).getPropertyValue('--ink').trim()"
+        assert luminance(browser.execute_script(ink)) < 0.1
         final = browser.find_element(By.CSS_SELECTOR, "table.summary td.final")
         assert browser.execute_script(paper, final) == "rgba(0, 0, 0, 0)"
         assert browser.find_element(By.CSS_SELECTOR, "dl.glossary dd").rect["height"] > 0

@@ -50,8 +50,9 @@ def against(share: float | None, bound: float | None, digits: int = 2) -> str:
     """A share; one that is over its bound with digits enough not to read like it: (0.6004, 0.6) -> "0.6004×"."""
     if share is None:
         return EMPTY
-    over = bound is not None and share > bound
-    return f"{apart(share, bound, digits)[0] if over else f'{share:.{digits}f}'}×"
+    if bound is None or share <= bound:
+        return f"{share:.{digits}f}×"
+    return f"{apart(share, bound, digits)[0]}×"
 
 
 def percent(value: float | None) -> str:
