@@ -34,6 +34,9 @@ RESULTS = {
     "missed": {"met": False, "heal": "rolled_back"},
 }
 
+#: Pixels of Letter or A4, whichever is less, within margins of 14 mm.
+SHEET = (688, 930)
+
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,
     reason="no Chromium: the report was not opened in a browser (install chromium and chromium-driver)",
@@ -176,6 +179,34 @@ def test_text_can_be_read_in_both_schemes(browser, folder, scheme):
         assert contrast(colours[name], colours["paper"]) >= 4.5, name
     assert contrast(colours["on-bar"], colours["bar"]) >= 4.5
     assert (luminance(colours["paper"]) < 0.1) == (scheme == "dark")
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_on_paper_everything_is_there_and_untinted(browser, folder, name):
+    """A sheet of A4 or Letter with its margins, printed by someone whose screen is dark."""
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
+    try:
+        show(browser, folder / f"{name}.html", width=SHEET[0])
+        cut = browser.execute_script(
+            "return [...document.querySelectorAll('main *')].filter(e => !e.closest('details:not([open])') && "
+            "(e.getBoundingClientRect().right > innerWidth + 1 || "
+            "['auto', 'scroll'].includes(getComputedStyle(e).overflowX))).map(e => e.outerHTML.slice(0, 80))"
+        )
+        assert cut == []
+        charts = browser.execute_script(
+            "return [...document.querySelectorAll('svg.chart')].map(e => e.getBoundingClientRect().height)"
+        )
+        assert 0 < max(charts) <= SHEET[1]
+        paper = "return getComputedStyle(arguments[0]).backgroundColor"
+        assert browser.execute_script(paper, browser.find_element(By.TAG_NAME, "body")) == "rgb(255, 255, 255)"
+        ink = "return getComputedStyle(document.documentElement).getPropertyValue('--ink').trim()"
+        assert luminance(browser.execute_script(ink)) < 0.1
+        final = browser.find_element(By.CSS_SELECTOR, "table.summary td.final")
+        assert browser.execute_script(paper, final) == "rgba(0, 0, 0, 0)"
+        assert browser.find_element(By.CSS_SELECTOR, "dl.glossary dd").rect["height"] > 0
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
 def luminance(colour):

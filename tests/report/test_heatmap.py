@@ -45,8 +45,43 @@ def test_the_least_divergence_of_the_settings_decides_the_shade():
     result = make_result()
     kl = {"layers.1.ffn/width/keep=0.75": 0.2, "layers.1.ffn/width/keep=0.5": 1e-9}
     result["candidates"] = [{**c, "kl": kl[c["id"]]} for c in result["candidates"] if c["id"] in kl]
+    result["chosen"]["choice"], result["chosen"]["candidates"] = {}, []
     (shaded,) = [c for c in elements(result) if "cell" in c]
     assert "q0" in shaded
+
+
+def one_cell(chosen, kls):
+    """What stands in the only cell of a result with two settings, the mild one first, and one of them chosen."""
+    result = make_result()
+    settings = ("layers.1.ffn/width/keep=0.75", "layers.1.ffn/width/keep=0.5")
+    kl = dict(zip(settings, kls, strict=True))
+    result["candidates"] = [{**c, "kl": kl[c["id"]]} for c in result["candidates"] if c["id"] in kl]
+    picked = {"layers.1.ffn": settings[chosen]} if chosen is not None else {}
+    result["chosen"]["choice"], result["chosen"]["candidates"] = picked, list(picked.values())
+    root = ElementTree.fromstring(f"<div>{heatmap.draw(result)}</div>")
+    (cell,) = [e for e in root.iter("g") if any("cell" in c.get("class", "").split() for c in e)]
+    return [e.get("class") for e in cell], [e.text for e in cell.iter("text")]
+
+
+def test_an_outlined_cell_shows_the_number_and_the_shade_of_what_was_chosen():
+    kls = (0.0003, 0.0172)
+    (mild, *rest), number = one_cell(0, kls)
+    assert number[0].startswith("0.0003")
+    assert "picked" in rest
+    (rough, *rest), number = one_cell(1, kls)
+    assert number == ["0.017"]
+    assert "picked" in rest
+    assert rough != mild
+    (kept, *rest), number = one_cell(None, kls)
+    assert (kept, "picked" in rest) == (mild, False)
+    assert number[0].startswith("0.0003")
+
+
+def test_a_chosen_setting_without_a_score_borrows_none_from_its_neighbour():
+    classes, number = one_cell(1, (0.0003, None))
+    assert classes[0] == "cell hatched"
+    assert "picked" in classes
+    assert number == []
 
 
 def test_shades_cover_the_largest_value():

@@ -1,13 +1,18 @@
 """The page: well-formed, complete in itself, safe with any text, and whole whatever part of the result is missing."""
 
+import base64
+import hashlib
 import json
 import re
 from copy import deepcopy
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
+from jinja2 import UndefinedError
 
 from layersmith import report
+from layersmith.report.templating import fill
 
 from .results import make_result
 
@@ -106,9 +111,61 @@ def test_no_text_of_a_result_becomes_markup():
 
 def test_only_the_own_script_may_run():
     page = report.render(make_result())
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
-    assert policy.startswith("default-src &#x27;none&#x27;")
-    assert "script-src &#x27;sha256-" in policy
+    policy = dict(rule.split(" ", 1) for rule in policy_of(page).split("; "))
+    assert policy == {"default-src": "'none'", "style-src": "'unsafe-inline'", "script-src": policy["script-src"]}
+    script = re.search(r"<script>(.*?)</script>", page, re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy["script-src"] == f"'sha256-{digest}'"
+
+
+def policy_of(page):
+    return unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1])
+
+
+def test_the_contents_list_the_sections_in_their_order():
+    page = report.render(make_result())
+    listed = re.findall(r'<a href="#(\w+)">', page)
+    assert listed == re.findall(r'<section id="(\w+)">', page)
+    assert len(listed) == 13
+    assert re.findall(r'<section id="(\w+)">', report.render({})) == ["summary", "pareto", "glossary"]
+
+
+def test_the_glossary_is_folded_at_the_end_and_true_for_the_kind_of_model():
+    for kind, said in [({}, "nats per token"), ({"encoder": True}, "squared distance of the last hidden states")]:
+        page = report.render(make_result(**kind))
+        last = page[page.index('<section id="glossary">') : page.index("</main>")]
+        assert "<details><summary>" in last
+        terms = re.findall(r"<dt>([^<]*)</dt>", last)
+        asked = {"divergence", "agreement", "floor", "local error", "uniform", "front", "healing"}
+        assert asked <= set(terms)
+        assert said in last
+
+
+def test_a_model_without_tokens_reads_nothing_of_tokens_and_their_divergence():
+    page = report.render(make_result(encoder=True))
+    shown = page.partition("<body>")[2].partition('<script type="application/json"')[0]
+    for word in ("KL", "Kullback", "nats", "next token"):
+        assert word not in shown, word
+
+
+def test_a_mixer_is_called_one():
+    """`attn` is an address; a model whose mixers are no attentions must not read of any."""
+    result = make_result()
+    titles = re.findall(r'class="(?:panel-title|tick)"[^>]*>([^<]*)<', report.render(result))
+    assert "mixer" in titles
+    assert not any("attn" in title for title in titles)
+
+
+def test_what_is_missing_in_a_template_is_an_error():
+    with pytest.raises(UndefinedError):
+        fill("refit.html", {"title": "x"})
+
+
+def test_on_paper_nothing_is_dark_scrolls_or_is_tinted():
+    style = re.search(r"<style>(.*?)</style>", report.render(make_result()), re.S)[1]
+    assert "@media screen and (prefers-color-scheme: dark)" in style
+    assert "@media (prefers-color-scheme: dark)" not in style
+    assert "--paper: #fff;" in style[style.index("@media print { :root") :]
 
 
 def paths(value, path=()):

@@ -63,6 +63,15 @@ def test_the_budget_line_needs_a_budget():
     assert "budget 0.75×" not in pareto.draw(result)
 
 
+def test_a_missed_budget_and_its_line_are_told_apart():
+    result = make_result(met=False)
+    result["settings"]["budget"] = {"latency": 0.6}
+    result["chosen"]["measured"]["latency_ratio"] = 0.6004
+    drawn = pareto.draw(result)
+    assert "budget 0.60×" in drawn
+    assert "0.6004× latency" in drawn
+
+
 def test_other_budgets_are_drawn_over_their_own_cost():
     drawn = pareto.draw(make_result(budget="params"))
     assert "parameters relative to the original" in drawn

@@ -23,6 +23,34 @@ def test_place(site, expected):
     assert place(site) == expected
 
 
+@pytest.mark.parametrize(
+    ("site", "title"),
+    [
+        ("layers.3.attn", "mixer"),
+        ("layers.3.attn_norm", "mixer norm"),
+        ("decoder.layers.0.cross_attn_norm", "decoder cross-attention norm"),
+        ("layers.3.ffn2", "ffn2"),
+    ],
+)
+def test_title_of_a_place(site, title):
+    assert place(site).title == title
+
+
+def test_a_missed_budget_never_reads_like_the_budget():
+    result = {"baseline": {"params": 1000}, "settings": {"budget": {"params": 0.6}}}
+    assert reading.share_of(result, {"params": 604}, "params") == "0.604×"
+    assert reading.share_of(result, {"params": 600}, "params") == "0.60×"
+    assert reading.share_of(result, {"params": 596}, "params") == "0.60×"
+    assert reading.share_of({}, {"params": 596}, "params") == "–"
+    assert reading.reach_of(result, {"reach": {"params": 0.60004, "kv": None}}) == {"params": "0.60004×"}
+
+
+def test_what_healing_kept():
+    assert reading.kept_of(make_result())["step"] == 300
+    assert reading.kept_of(make_result(heal="rolled_back"))["step"] == 0
+    assert reading.kept_of({"heal": {"curve": [{"step": 0}]}}) is None
+
+
 def test_a_measured_ratio_is_preferred_to_a_quotient():
     result = {"baseline": {"latency_ms": 10.0, "params": 100}}
     assert reading.ratio(result, {"latency_ms": 8.0, "latency_ratio": 0.77}, "latency") == 0.77
@@ -57,9 +85,12 @@ def test_before_healing_only_where_healing_was_kept():
 
 
 def test_divergence_kind():
-    assert reading.divergence_of(make_result()).short == "KL"
-    assert reading.divergence_of(make_result(encoder=True)).short == "relative error"
-    assert reading.divergence_of({}).short == "KL"
+    assert reading.divergence_of(make_result()).unit == "nats per token"
+    assert reading.divergence_of(make_result(encoder=True)).unit == "relative squared error"
+    classifier = make_result()
+    classifier["baseline"]["perplexity"] = None
+    assert reading.divergence_of(classifier).unit == "nats per prediction"
+    assert reading.divergence_of({}).unit == "nats per prediction"
 
 
 def test_finite_replaces_and_tells_where():

@@ -21,6 +21,10 @@ def test_the_mark_starts_at_the_first_difference():
     assert "the first 7\u00a0characters are the same" in page
 
 
+def test_one_character_is_the_same():
+    assert "the first 1\u00a0character is the same" in drawn("ab", "ac")
+
+
 def test_identical_texts_have_no_mark():
     assert "<mark" not in drawn("same", "same")
     assert "identical over all 4 characters" in drawn("same", "same")

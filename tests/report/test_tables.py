@@ -16,14 +16,14 @@ def test_summary_puts_the_models_side_by_side():
     table = rows(tables.summary(make_result()))
     assert [c[:8] for c in table[0]] == ["measured", "original", "refitted", "refitted", "best uni", "best uni"]
     by_name = {row[0]: row[1:] for row in table[1:]}
-    assert by_name["KL to the original"][:3] == ["0", "0.021", "0.055"]
+    assert by_name["divergence from the originalnats per token"][:3] == ["0", "0.021", "0.055"]
     assert by_name["latencybudget 0.75×"][1].startswith("0.74×")
     assert "cosine distance" not in by_name
 
 
 def test_summary_of_an_encoder_has_no_token_rows():
     names = [row[0] for row in rows(tables.summary(make_result(encoder=True, heal="none")))]
-    assert "relative error to the original" in names
+    assert "divergence from the originalrelative squared error" in names
     assert not {"perplexity", "bits per byte", "predictions that agree", "KV-cache bytes"} & set(names)
 
 
@@ -92,12 +92,35 @@ def test_predictions_are_listed_beside_measurements():
 
 def test_healing_says_what_was_kept():
     assert "kept: step 300" in healing.draw(make_result())
-    assert "rolled back to the unhealed model, KL 0.055" in healing.draw(make_result(heal="rolled_back"))
+    assert "rolled back to the unhealed model, divergence 0.061" in healing.draw(make_result(heal="rolled_back"))
     assert healing.draw(make_result(heal="none")) is None
     assert healing.draw({}) is None
 
 
 def test_milliseconds_of_different_timing_runs_are_not_set_side_by_side():
     latency = next(row for row in rows(tables.summary(make_result())) if row[0].startswith("latency"))
-    assert latency[1:] == ["1.00×30.3 ms", "0.74×22.4 ms", "0.74×", *latency[4:]]
+    spread = ["quartiles 29.7 to 31.2 ms", "quartiles 21.7 to 23.3 ms"]
+    assert latency[1:] == [f"1.00×30.3 ms{spread[0]}", f"0.74×22.4 ms{spread[1]}", "0.74×", *latency[4:]]
     assert not any("ms" in cell for cell in latency[3:])
+
+
+def test_a_spread_that_is_not_known_is_not_drawn():
+    result = make_result()
+    result["baseline"]["latency_ms_spread"], result["chosen"]["measured"]["latency_ms_spread"] = [1.0, None], None
+    assert "quartiles" not in tables.summary(result)
+
+
+def test_a_missed_budget_has_digits_enough_in_the_summary():
+    result = make_result(met=False)
+    result["settings"]["budget"] = {"latency": 0.6}
+    result["chosen"]["measured"]["latency_ratio"] = 0.6004
+    (latency,) = [row for row in rows(tables.summary(result)) if row[0] == "latencybudget 0.60×"]
+    assert latency[2].startswith("0.6004×")
+
+
+def test_a_baseline_that_misses_another_budget_is_listed_with_its_reach():
+    result = make_result()
+    result["settings"]["budget"] = {"latency": 0.75, "bytes": 0.5}
+    result["uniform"][-1]["reach"] = {"bytes": 0.50004}
+    assert rows(facts.table_of_uniform(result))[-1][1:3] == ["–", "no, at best bytes 0.50004×"]
+    assert "low_rank mixer (bytes 0.50004×)" in facts.refused(result)

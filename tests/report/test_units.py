@@ -43,6 +43,24 @@ def test_change_is_relative_to_the_prediction():
     assert units.change(None, 0.02) == units.change(0.0, 0.02) == units.EMPTY
 
 
+def test_bounds_stand_as_they_were_asked_for():
+    assert units.bound(0.6) == "0.60×"
+    assert units.bound(0.745) == "0.745×"
+    assert units.bound(None) == units.EMPTY
+
+
+def test_a_share_over_its_bound_does_not_read_like_it():
+    assert units.against(0.6004, 0.6) == "0.6004×"
+    assert units.against(0.5996, 0.6) == "0.60×"
+    assert units.against(0.8, None, 3) == "0.800×"
+    assert units.against(None, 0.6) == units.EMPTY
+
+
+def test_a_range_of_milliseconds():
+    assert units.between(29.74, 31.2) == "29.7 to 31.2\u00a0ms"
+    assert units.between(980.0, 1040.0) == "980\u00a0ms to 1.04\u00a0s"
+
+
 def test_plural():
     assert units.plural(1, "site") == "1\u00a0site"
     assert units.plural(0, "site") == "0\u00a0sites"

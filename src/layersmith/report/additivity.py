@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from layersmith.report import tables, units
 from layersmith.report.markup import Markup, join, tag
-from layersmith.report.reading import COSTS, Json, divergence_of, get, main_cost, named, ratio
+from layersmith.report.reading import COSTS, Json, get, main_cost, named, ratio
 from layersmith.report.svg import Scale, chart, line, log_range, marker, panels, x_axis, y_axis
 
 SIDE, LEFT, TOP, SIZE = 420, 58, 34, 300
@@ -23,7 +23,7 @@ def pairs(result: Json) -> list[Pair]:
     for u in result.get("uniform") or []:
         found.append((f"uniform {named(u)}", "uniform", u.get("predicted"), u.get("measured")))
     for f in result.get("front") or []:
-        budget = ", ".join(f"{k} {units.ratio(v)}" for k, v in (f.get("budget") or {}).items())
+        budget = ", ".join(f"{k} {units.bound(v)}" for k, v in (f.get("budget") or {}).items())
         found.append((f"searched for {budget}", "searched", f.get("predicted"), f.get("measured")))
     chosen = result.get("chosen") or {}
     found.append(("chosen, before healing", "chosen", chosen.get("predicted"), chosen.get("unhealed")))
@@ -35,11 +35,11 @@ def draw(result: Json) -> Markup | None:
     found = pairs(result)
     if not found:
         return None
-    cost, divergence = main_cost(result), divergence_of(result)
+    cost = main_cost(result)
     kls = [(n, k, get(p, "kl"), get(m, "kl")) for n, k, p, m in found]
     costs = [(n, k, ratio(result, p, cost), ratio(result, m, cost)) for n, k, p, m in found]
     title = COSTS[cost].title
-    squares = [_square(kls, divergence.short, True), _square(costs, f"{title} relative to the original", False)]
+    squares = [_square(kls, "divergence", True), _square(costs, f"{title} relative to the original", False)]
     return join([_legend(), panels([s for s in squares if s is not None])])
 
 
@@ -71,7 +71,7 @@ def _square(marks: list[tuple[str, str, float | None, float | None]], quantity: 
 
 def table(result: Json) -> Markup:
     """The searched and chosen models in numbers."""
-    cost, short = main_cost(result), divergence_of(result).short
+    cost = main_cost(result)
     title = COSTS[cost].title
     rows = []
     for name, kind, p, m in pairs(result):
@@ -85,7 +85,7 @@ def table(result: Json) -> Markup:
                 units.change(*ratios),
             ]
             rows.append([name, *written])
-    head = [f"{short}, predicted", "measured", "off by", f"{title}, predicted", "measured", "off by"]
+    head = ["divergence, predicted", "measured", "off by", f"{title}, predicted", "measured", "off by"]
     return tables.plain(["model", *head], rows)
 
 

@@ -3,88 +3,98 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass, field
 
 from layersmith.report import tables, units
-from layersmith.report.markup import Markup, join, tag
-from layersmith.report.reading import Json, built_at, divergence_of, get, label, main_cost, named, ratio
+from layersmith.report.markup import Markup
+from layersmith.report.reading import Json, bound_of, built_at, get, label, main_cost, named, reach_of, share_of
+from layersmith.report.templating import macros
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How long a stage took: its bar in per cent of the longest one's, seconds, and the share of the whole run."""
+
+    name: str
+    width: str
+    spent: str
+    share: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What was refused, why, and at which sites."""
+
+    what: str
+    reason: str
+    sites: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> str:
+        return units.plural(len(self.sites), "site")
 
 
 def timings(result: Json) -> Markup | None:
     """A bar per stage, longest stage full width; None when nothing was timed."""
-    stages = {k: v for k, v in (result.get("timings") or {}).items() if k != "total" and v is not None}
-    if not stages:
+    spent = {k: v for k, v in (result.get("timings") or {}).items() if k != "total" and v is not None}
+    if not spent:
         return None
-    longest = max(max(stages.values()), 1e-9)
-    total = get(result, "timings", "total") or sum(stages.values())
-    rows = []
-    for name, spent in stages.items():
-        bar = tag("span", {"class": "time-bar", "style": f"width:{100 * spent / longest:.1f}%"})
-        share = f"{100 * spent / total:.0f}\u00a0%" if total else units.EMPTY
-        cells = [tag("th", {"scope": "row"}, name), tag("td", {"class": "track"}, bar)]
-        rows.append(tag("tr", {}, *cells, tag("td", {}, units.seconds(spent)), tag("td", {}, share)))
-    table = tag("table", {"class": "timings"}, tag("tbody", {}, *rows))
+    longest = max(max(spent.values()), 1e-9)
+    total = get(result, "timings", "total") or sum(spent.values())
+    stages = [
+        Stage(
+            name,
+            f"{100 * seconds / longest:.1f}",
+            units.seconds(seconds),
+            f"{100 * seconds / total:.0f}\u00a0%" if total else units.EMPTY,
+        )
+        for name, seconds in spent.items()
+    ]
     peak = result.get("peak_rss_bytes")
-    words = f"{units.seconds(total)} in all"
-    words += f"; the process held at most {units.size(peak)} of memory." if peak is not None else "."
-    return join([tag("div", {"class": "scroll"}, table), tag("p", {"class": "caption"}, words)])
+    memory = f"; the process held at most {units.size(peak)} of memory." if peak is not None else "."
+    return macros("tables.html").timings(stages, f"{units.seconds(total)} in all{memory}")
 
 
 def refused(result: Json) -> Markup | None:
     """Methods that refused a site, candidates that were refused, and single-method models that missed the budget."""
-    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+    reasons: dict[tuple[str, str], set[str]] = defaultdict(set)
     for c in result.get("candidates") or []:
         if c.get("refused"):
-            reasons[c.get("method", "?"), c["refused"]].append(built_at(c))
+            reasons[c.get("method", "?"), c["refused"]].add(built_at(c))
     for site, refusals in (result.get("refusals") or {}).items():
         for method, reason in (refusals or {}).items():
-            reasons[method, reason or "no reason given"].append(site)
+            reasons[method, reason or "no reason given"].add(site)
+    items = [Refusal(method, reason, sorted(sites)) for (method, reason), sites in sorted(reasons.items())]
     skipped = sum(1 for c in result.get("candidates") or [] if c.get("kl") is None and not c.get("refused"))
-    items = [_refusal(method, reason, sites) for (method, reason), sites in sorted(reasons.items())]
     if skipped:
-        words = f"{units.plural(skipped, 'candidate')} were not run in the whole model"
-        items.append(
-            tag("li", {}, tag("b", {}, words), ": their local error was too large to be worth it (prefilter).")
-        )
-    missed = sorted(_reached(u) for u in result.get("uniform") or [] if u.get("meets_budget") is False)
+        what = f"{units.plural(skipped, 'candidate')} were not run in the whole model"
+        items.append(Refusal(what, "their local error was too large to be worth it (prefilter)."))
+    missed = sorted(_reached(result, u) for u in result.get("uniform") or [] if u.get("meets_budget") is False)
     if missed:
-        words = f"{units.plural(len(missed), 'single-method model')} cannot meet the budget"
-        items.append(tag("li", {}, tag("b", {}, words), f" at any strength, at best: {', '.join(missed)}."))
-    return tag("ul", {"class": "refusals"}, *items) if items else None
+        what = f"{units.plural(len(missed), 'single-method model')} cannot meet the budget"
+        items.append(Refusal(what, f"not at any strength; at best {', '.join(missed)}."))
+    return macros("facts.html").refusals(items) if items else None
 
 
-def _reached(entry: Json) -> str:
+def _reached(result: Json, entry: Json) -> str:
     """A single method and the best share of the missed budgets that it reaches: "width ffn (latency 0.812×)"."""
-    reach = ", ".join(f"{name} {share:.3f}×" for name, share in (entry.get("reach") or {}).items())
+    reach = ", ".join(f"{name} {share}" for name, share in reach_of(result, entry).items())
     return f"{label(entry)} ({reach})" if reach else label(entry)
 
 
-def _refusal(method: str, reason: str, sites: list[str]) -> Markup:
-    shown = sorted(set(sites))
-    head = [tag("b", {}, method), f": {reason} "]
-    if len(shown) <= 3:
-        return tag("li", {}, *head, tag("span", {"class": "soft"}, "(" + ", ".join(shown) + ")"))
-    fold = tag("details", {}, tag("summary", {}, units.plural(len(shown), "site")), tag("p", {}, ", ".join(shown)))
-    return tag("li", {}, *head, fold)
-
-
-def conditions(result: Json) -> Markup:
-    """Model, settings, data and environment, as lists of names and values."""
-    blocks = [
-        ("Model", {**(result.get("model") or {}), "exported as": result.get("export")}),
-        ("Settings", result.get("settings") or {}),
-        ("Data", result.get("data") or {}),
-        ("Environment", result.get("environment") or {}),
+def conditions(result: Json) -> Markup | None:
+    """Model, settings, data and environment, as lists of names and values; None when none is known."""
+    blocks = {
+        "Model": {**(result.get("model") or {}), "exported as": result.get("export")},
+        "Settings": result.get("settings") or {},
+        "Data": result.get("data") or {},
+        "Environment": result.get("environment") or {},
+    }
+    pairs = [
+        (title, [(name.replace("_", " "), _value(name, v)) for name, v in values.items() if v is not None])
+        for title, values in blocks.items()
     ]
-    drawn = []
-    for title, values in blocks:
-        pairs = [
-            join([tag("dt", {}, name.replace("_", " ")), tag("dd", {}, _value(name, v))])
-            for name, v in values.items()
-            if v is not None
-        ]
-        if pairs:
-            drawn.append(tag("section", {"class": "facts"}, tag("h3", {}, title), tag("dl", {}, *pairs)))
-    return tag("div", {"class": "fact-grid"}, *drawn)
+    return macros("facts.html").conditions(pairs) if any(values for _, values in pairs) else None
 
 
 def _value(name: str, value: object) -> str:
@@ -104,26 +114,36 @@ def _value(name: str, value: object) -> str:
 def table_of_uniform(result: Json) -> Markup | None:
     """All single-method models in numbers, best first; then those that cannot meet the budget, with their best."""
     everything = result.get("uniform") or []
-    entries = [u for u in everything if get(u, "measured", "kl") is not None]
     if not everything:
         return None
-    cost, short = main_cost(result), divergence_of(result).short
+    measured = [u for u in everything if get(u, "measured", "kl") is not None]
+    weak = [u for u in everything if get(u, "measured", "kl") is None]
+    cost = main_cost(result)
     rows = [
         [
             named(u),
-            units.ratio(ratio(result, u["measured"], cost)),
-            {True: "yes", False: "no"}.get(u.get("meets_budget"), units.EMPTY),
+            share_of(result, u["measured"], cost),
+            _within(result, u),
             units.divergence(u["measured"]["kl"]),
             units.percent(u["measured"].get("agreement")),
             units.divergence(get(u, "healed", "kl")),
             units.percent(get(u, "healed", "agreement")),
         ]
-        for u in sorted(entries, key=lambda u: u["measured"]["kl"])
+        for u in sorted(measured, key=lambda u: u["measured"]["kl"])
     ]
     rows += [
-        [named(u), units.ratio(get(u, "reach", cost)), "no", *[units.EMPTY] * 4]
-        for u in everything
-        if get(u, "measured", "kl") is None
+        [named(u), units.against(get(u, "reach", cost), bound_of(result, cost)), _within(result, u), *[units.EMPTY] * 4]
+        for u in weak
     ]
-    head = ["single method", cost, "in budget", short, "agreement", f"{short}, healed", "agreement, healed"]
+    quality = ["divergence", "agreement"]
+    head = ["single method", cost, "in budget", *quality, *[f"{name}, healed" for name in quality]]
     return tables.plain(head, rows)
+
+
+def _within(result: Json, entry: Json) -> str:
+    """Whether it meets the budget; where it misses another than the one that has a column, how far it gets there."""
+    if entry.get("meets_budget") is None:
+        return units.EMPTY
+    reach = {name: share for name, share in reach_of(result, entry).items() if name != main_cost(result)}
+    best = f", at best {', '.join(f'{name} {share}' for name, share in reach.items())}" if reach else ""
+    return "yes" if entry["meets_budget"] else f"no{best}"

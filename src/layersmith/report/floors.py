@@ -6,9 +6,11 @@ of sublayer, layers to the right, divergence upwards on a log axis; the numbers 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from layersmith.report import tables, units
 from layersmith.report.markup import Markup, join, tag
-from layersmith.report.reading import Json, built_at, chosen_ids, divergence_of, get, named, place, rank_of_role
+from layersmith.report.reading import Json, built_at, chosen_ids, get, named, place, rank_of_role
 from layersmith.report.svg import (
     SHAPES,
     Scale,
@@ -28,6 +30,20 @@ FLOORS = {"zero": "zero", "mean": "mean", "ridge_linear": "ridge-linear", "rank_
 LEAST = 1e-6
 
 
+@dataclass(frozen=True)
+class View:
+    """What all panels share: the field that is drawn and its range, what stands at each site, and what was chosen."""
+
+    key: str
+    bounds: tuple[float, float]
+    best: dict[str, Json]
+    chosen: set[str]
+
+    @property
+    def title(self) -> str:
+        return "divergence" if self.key == "kl" else "local error"
+
+
 def draw(result: Json) -> Markup | None:
     """The panels, or None when no site has floors."""
     sites = [s for s in result.get("sites") or [] if any((s.get("floors") or {}).values())]
@@ -41,9 +57,8 @@ def draw(result: Json) -> Markup | None:
     best = best_candidates(result, key, chosen)
     values = [v for s in sites for f in FLOORS if (v := get(s, "floors", f, key)) is not None]
     values += [c[key] for c in best.values() if c["id"] in chosen]
-    low, high = log_range(values, LEAST)
-    title = divergence_of(result).short if key == "kl" else "local error"
-    drawn = [_panel(name, group, best, key, (low, high), title, chosen) for name, group in groups.items()]
+    view = View(key, log_range(values, LEAST), best, chosen)
+    drawn = [_panel(name, group, view) for name, group in groups.items()]
     return join([tag("div", {"class": "scroll"}, _legend()), panels(drawn)])
 
 
@@ -77,45 +92,40 @@ def _legend() -> Markup:
     return chart(x, 20, "legend of the floors", *parts)
 
 
-def _panel(
-    name: str,
-    sites: list[Json],
-    best: dict[str, Json],
-    key: str,
-    bounds: tuple[float, float],
-    title: str,
-    chosen: set[str],
-) -> Markup:
+def _panel(name: str, sites: list[Json], view: View) -> Markup:
     layers = [place(s["name"]).layer or 0 for s in sites]
     x = Scale(min(layers) - 0.5, max(layers) + 0.5, LEFT, WIDTH - 14)
-    y = Scale(*bounds, BOTTOM, TOP, log=True)
+    y = Scale(*view.bounds, BOTTOM, TOP, log=True)
     parts = [
         text(0, 14, name, "start", "panel-title"),
-        y_axis(y, LEFT, WIDTH - 14, [(v, units.tick(v)) for v in y.ticks(6)], f"{title}, log scale"),
+        y_axis(y, LEFT, WIDTH - 14, [(v, units.tick(v)) for v in y.ticks(6)], f"{view.title}, log scale"),
         x_axis(x, BOTTOM, [(v, f"{v:.0f}") for v in x.ticks() if v == round(v)], "layer"),
+        *[_floor(index, sites, x, y, view) for index in range(len(FLOORS))],
     ]
-    for index, floor in enumerate(FLOORS):
-        found = [(layer, s, v) for layer, s in zip(layers, sites, strict=True) if (v := get(s, "floors", floor, key))]
-        parts.append(polyline([(x(layer), y(v)) for layer, _, v in found], f"floor-line f{index}"))
-        for layer, site, value in found:
-            tip = f"{site['name']}, floor {FLOORS[floor]}\n{title} {units.divergence(value)}"
-            attributes = {"class": f"mark floor f{index}", "data-tip": tip}
-            parts.append(marker(SHAPES[index], x(layer), y(value), 6 if len(sites) < 20 else 4, attributes))
-    for layer, site in zip(layers, sites, strict=True):
-        candidate = best.get(site["name"])
+    for site in sites:
+        candidate = view.best.get(site["name"])
         if candidate is not None:
-            style = "measured" if candidate["id"] in chosen else "predicted"
-            tip = f"{site['name']}, {named(candidate)}\n{title} {units.divergence(candidate[key])}"
-            parts.append(
-                marker(
-                    "circle",
-                    x(layer),
-                    y(candidate[key]),
-                    8 if len(sites) < 20 else 6,
-                    {"class": f"mark {style}", "data-tip": tip},
-                )
-            )
+            style = "measured" if candidate["id"] in view.chosen else "predicted"
+            tip = f"{site['name']}, {named(candidate)}\n{view.title} {units.divergence(candidate[view.key])}"
+            at = (x(place(site["name"]).layer or 0), y(candidate[view.key]))
+            size = 8 if len(sites) < 20 else 6
+            parts.append(marker("circle", *at, size, {"class": f"mark {style}", "data-tip": tip}))
     return chart(WIDTH, HEIGHT, f"floors of {name} by layer", *parts)
+
+
+def _floor(index: int, sites: list[Json], x: Scale, y: Scale, view: View) -> Markup:
+    """One of the four floors over the layers: its marks, and the line that joins them."""
+    floor = list(FLOORS)[index]
+    points, marks = [], []
+    for site in sites:
+        value = get(site, "floors", floor, view.key)
+        if not value:  # unknown, or a zero, which a log axis cannot show
+            continue
+        points.append((x(place(site["name"]).layer or 0), y(value)))
+        tip = f"{site['name']}, floor {FLOORS[floor]}\n{view.title} {units.divergence(value)}"
+        attributes = {"class": f"mark floor f{index}", "data-tip": tip}
+        marks.append(marker(SHAPES[index], *points[-1], 6 if len(sites) < 20 else 4, attributes))
+    return join([polyline(points, f"floor-line f{index}"), *marks])
 
 
 def table(result: Json) -> Markup | None:
@@ -123,8 +133,7 @@ def table(result: Json) -> Markup | None:
     sites = [s for s in result.get("sites") or [] if any((s.get("floors") or {}).values())]
     if not sites:
         return None
-    short = divergence_of(result).short
-    head = ["site", *[f"{name}: {kind}" for name in FLOORS.values() for kind in ("local error", short)]]
+    head = ["site", *[f"{name}: {kind}" for name in FLOORS.values() for kind in ("local error", "divergence")]]
     rows = []
     for site in sites:
         cells = [units.divergence(get(site, "floors", f, kind)) for f in FLOORS for kind in ("local_error", "kl")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from layersmith.report import units
 from layersmith.report.markup import Markup, join
-from layersmith.report.reading import Json, divergence_of, get
+from layersmith.report.reading import Json, get, kept_of
 from layersmith.report.svg import Scale, chart, line, marker, polyline, text, x_axis, y_axis
 
 WIDTH, LEFT, RIGHT = 960, 62, 944
@@ -21,16 +21,15 @@ def draw(result: Json) -> Markup | None:
         return None
     steps = [p["step"] for p in curve]
     x = Scale(min(steps), max(steps), LEFT, RIGHT)
-    short = divergence_of(result).short
-    upper = _series(curve, "heldout_kl", x, (34, 190), f"held-out {short}", "heldout")
+    upper = _series(curve, "heldout_kl", x, (34, 190), "held-out divergence", "heldout")
     lower = _series(curve, "train_loss", x, (240, 320), "training loss", "train")
     return chart(
         WIDTH,
         370,
-        f"healing: held-out {short} and training loss by step",
+        "healing: held-out divergence and training loss by step",
         upper,
         lower,
-        _marks(result, curve, x, short),
+        _marks(result, curve, x),
         x_axis(x, 320, [(v, f"{v:.0f}") for v in x.ticks(8)], "healing step"),
     )
 
@@ -49,21 +48,20 @@ def _series(curve: list[Json], key: str, x: Scale, span: tuple[float, float], ti
     return join([y_axis(y, LEFT, RIGHT, ticks, title), polyline(points, f"curve {style}")])
 
 
-def _marks(result: Json, curve: list[Json], x: Scale, short: str) -> Markup | None:
+def _marks(result: Json, curve: list[Json], x: Scale) -> Markup | None:
     """A mark per held-out measurement, and the kept one with its name."""
     known = [p for p in curve if p.get("heldout_kl") is not None]
     y = _scale(curve, "heldout_kl", (34, 190))
     if y is None:
         return None
-    rolled_back = get(result, "heal", "rolled_back")
-    kept = known[0] if rolled_back else min(known, key=lambda p: p["heldout_kl"])
+    rolled_back, kept = get(result, "heal", "rolled_back"), kept_of(result) or known[0]
     before = known[0]["heldout_kl"]
     parts = [
         line(LEFT, y(before), RIGHT, y(before), "equal"),
-        text(RIGHT, y(before) - 6, f"unhealed, {short} {units.divergence(before)}", "end", "tick"),
+        text(RIGHT, y(before) - 6, f"unhealed, divergence {units.divergence(before)}", "end", "tick"),
     ]
     for p in known:
-        tip = f"step {p['step']}\nheld-out {short} {units.significant(p['heldout_kl'])}"
+        tip = f"step {p['step']}\nheld-out divergence {units.significant(p['heldout_kl'])}"
         if p.get("train_loss") is not None:
             tip += f"\ntraining loss {units.significant(p['train_loss'])}"
         style = "mark measured" if p is kept else "mark predicted"
@@ -74,5 +72,5 @@ def _marks(result: Json, curve: list[Json], x: Scale, short: str) -> Markup | No
     at_end = x(kept["step"]) > (LEFT + RIGHT) / 2
     height = y(kept["heldout_kl"])
     at = (x(kept["step"]) + (-8 if at_end else 8), height + (20 if height < 165 else -10))
-    words = f"{words}, {short} {units.divergence(kept['heldout_kl'])}"
+    words = f"{words}, divergence {units.divergence(kept['heldout_kl'])}"
     return join([*parts, text(*at, words, "end" if at_end else "start", "name accent")])

@@ -112,7 +112,8 @@ def _bars(result: Json, measure: str) -> list[Bar]:
 def _stack(stack: str, rows: dict[str, list[Bar]], by_time: bool) -> Markup:
     columns = _columns([bar for row in rows.values() for bar in row if place(bar.site).layer is not None])
     height = 24.0 if len(rows) <= 40 else 20.0
-    parts = [text(x, TOP - 11, place(role).title, "start", "tick") for role, x in columns.start.items()]
+    titles = {role: fitted(place(role).title, columns.width[role] + GAP) for role in columns.start}
+    parts = [text(x, TOP - 11, titles[role], "start", "tick") for role, x in columns.start.items()]
     parts.append(text(WIDTH, TOP - 11, "time of the layer" if by_time else "parameters", "end", "tick"))
     if stack:
         parts.append(text(0, TOP - 11, stack, "start", "panel-title"))
@@ -128,7 +129,8 @@ def _columns(bars: list[Bar]) -> Columns:
     for bar in bars:
         role = place(bar.site).role
         longest[role] = max(longest.get(role, 0.0), bar.before, bar.after)
-        least[role] = 58.0 if bar.kind == "norm" else 110.0
+        title = text_width(place(role).title)
+        least[role] = min(max(title, 58.0), 110.0) if bar.kind == "norm" else 110.0
     room = WIDTH - LEFT - RIGHT - GAP * (len(longest) - 1)
     narrow: set[str] = set()
     while True:  # a column that would be too narrow gets its least width, and the others share what is left

@@ -34,7 +34,7 @@ def draw(result: Json) -> Markup:
     return chart(
         WIDTH,
         BOTTOM + 52 + height,
-        f"Pareto chart: {divergence_of(result).short} against {COSTS[frame.cost].title} relative to the original",
+        f"Pareto chart: divergence against {COSTS[frame.cost].title} relative to the original",
         _axes(frame),
         *[part.drawn for part in layers],
         marker("square", *original, 11, {"class": "mark original", "data-tip": tip}),
@@ -47,7 +47,7 @@ def write_svg(result: Json, path: str | os.PathLike[str]) -> Path:
     """Write the chart alone as an SVG file (light and dark like the page), atomically. Returns the path."""
     path = Path(path)
     style = resources.files("layersmith.report").joinpath("chart.css").read_text(encoding="utf-8")
-    opening, _, inside = draw(result).partition(">")
+    opening, _, inside = str(draw(result)).partition(">")
     opening = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     paper = '<rect width="100%" height="100%" class="paper"></rect>'
     unfinished = path.with_name(path.name + ".tmp")
@@ -57,11 +57,11 @@ def write_svg(result: Json, path: str | os.PathLike[str]) -> Path:
 
 
 def _axes(frame: Frame) -> Markup:
-    cost, divergence, budget = COSTS[frame.cost], divergence_of(frame.result), frame.budget()
+    cost, unit, budget = COSTS[frame.cost], divergence_of(frame.result).unit, frame.budget()
     decades = [(v, units.tick(v)) for v in frame.log.ticks(10)]
     ratios = [(v, units.ratio(v)) for v in frame.x.ticks(8)]
     parts = [
-        y_axis(frame.log, LEFT, RIGHT, decades, f"{divergence.axis}, log scale"),
+        y_axis(frame.log, LEFT, RIGHT, decades, f"divergence from the original ({unit}), log scale"),
         x_axis(frame.x, BOTTOM, ratios, f"{cost.title} relative to the original"),
         line(LEFT, ZERO, RIGHT, ZERO, "grid"),
         text(LEFT - 8, ZERO + 4, "0", "end", "tick"),
@@ -76,6 +76,6 @@ def _axes(frame: Frame) -> Markup:
             tag("rect", within),
             *parts,
             line(x, TOP - 4, x, BOTTOM, "budget"),
-            text(x - 7, TOP + 8, f"budget {units.ratio(budget)}", "end", "name budget-name"),
+            text(x - 7, TOP + 8, f"budget {units.bound(budget)}", "end", "name budget-name"),
         ]
     )

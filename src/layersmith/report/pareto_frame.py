@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from layersmith.report import units
-from layersmith.report.reading import COSTS, Json, divergence_of, final_and_unhealed, get, main_cost, ratio, what_agrees
+from layersmith.report.reading import COSTS, Json, final_and_unhealed, get, main_cost, ratio, share_of, what_agrees
 from layersmith.report.svg import Scale, log_range
 
 WIDTH, LEFT, TOP = 960, 58, 40
@@ -40,12 +40,12 @@ class Frame:
     def tip(self, name: str, part: Json | None) -> str:
         """What the tooltip of a mark says. No milliseconds: models timed in different runs share only their ratios."""
         cost = COSTS[self.cost]
-        share = units.ratio(ratio(self.result, part, self.cost))
+        share = share_of(self.result, part, self.cost)
         absolute = "" if self.cost == "latency" else f" ({cost.write(get(part, cost.field))})"
         lines = [
             name,
             f"{share} {cost.title}{absolute}",
-            f"{divergence_of(self.result).short} {units.divergence(get(part, 'kl'))}",
+            f"divergence {units.divergence(get(part, 'kl'))}",
         ]
         if get(part, "agreement") is not None:
             lines.append(f"{units.percent(get(part, 'agreement'))} of {what_agrees(self.result)} agree")

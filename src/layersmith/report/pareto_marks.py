@@ -60,7 +60,7 @@ def front(frame: Frame) -> Layer:
     pairs, marks, boxes, route = [], [], [], []
     for entry in frame.result.get("front") or []:
         predicted, measured = frame.at(entry.get("predicted")), frame.at(entry.get("measured"))
-        budget = ", ".join(f"{k} {units.ratio(v)}" for k, v in (entry.get("budget") or {}).items())
+        budget = ", ".join(f"{k} {units.bound(v)}" for k, v in (entry.get("budget") or {}).items())
         if predicted:
             tip = frame.tip(f"searched for {budget}, predicted", entry["predicted"])
             marks.append(marker("circle", *predicted, 9, {"class": "mark predicted", "data-tip": tip}))

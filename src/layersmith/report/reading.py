@@ -36,29 +36,22 @@ COSTS = {
 
 @dataclass(frozen=True)
 class Divergence:
-    """What `kl` means in this result: KL in nats per token, or a relative error where there are no next tokens."""
+    """What `kl` means in this result: its unit, and two sentences for someone who never met it."""
 
-    short: str
-    axis: str
+    unit: str
     explained: str
 
-    def of(self, value: float | None) -> str:
-        """In a sentence: "KL 0.021", "a relative error of 0.021"."""
-        written = units.divergence(value)
-        return f"KL\u00a0{written}" if self.short == "KL" else f"a {self.short} of {written}"
 
-
-KL = Divergence(
-    "KL",
-    "KL to the original (nats per token)",
-    "KL is how far the refitted model's next-token distribution lies from the original's, in nats per token on "
-    "held-out text; 0 means identical.",
+_KL = (
+    "The divergence says how far the refitted model's distribution over {what} lies from the original's: "
+    "the Kullback-Leibler divergence on held-out data, in {unit}; 0 means identical."
 )
+NEXT_TOKENS = Divergence("nats per token", _KL.format(what="next tokens", unit="nats per token"))
+PREDICTIONS = Divergence("nats per prediction", _KL.format(what="answers", unit="nats per prediction"))
 RELATIVE_ERROR = Divergence(
-    "relative error",
-    "relative squared error of the hidden states",
-    "The relative error is the squared distance of the last hidden states from the original's, divided by their "
-    "squared length, on held-out text; 0 means identical, 1 is as far off as an output of zeros.",
+    "relative squared error",
+    "The divergence is a relative squared error: the squared distance of the last hidden states from the original's, "
+    "divided by their squared length, on held-out data; 0 means identical, 1 is as far off as an output of zeros.",
 )
 
 
@@ -75,7 +68,9 @@ class Place:
 
     @property
     def title(self) -> str:
-        return f"{self.stack} {self.role}".strip().replace("_", " ")
+        """In words. A mixer's address is `attn` whether or not it is an attention; decoders' second one always is."""
+        role = self.role.replace("cross_attn", "cross-attention").replace("attn", "mixer")
+        return f"{self.stack} {role}".strip().replace("_", " ")
 
     @property
     def row(self) -> str:
@@ -90,8 +85,11 @@ def place(site: str) -> Place:
 
 
 def divergence_of(result: Json) -> Divergence:
+    """What was compared: distributions over next tokens or over other answers, or hidden states."""
     kind = result.get("divergence_kind") or get(result, "chosen", "measured", "divergence_kind")
-    return KL if kind in (None, "kl") else RELATIVE_ERROR
+    if kind not in (None, "kl"):
+        return RELATIVE_ERROR
+    return NEXT_TOKENS if what_agrees(result) == "next tokens" else PREDICTIONS
 
 
 def main_cost(result: Json) -> str:
@@ -115,6 +113,16 @@ def ratio(result: Json, part: Json | None, cost: str) -> float | None:
         return float(get(part, "latency_ratio"))
     ours, original = get(part, COSTS[cost].field), get(result, "baseline", COSTS[cost].field)
     return None if ours is None or not original else ours / original
+
+
+def bound_of(result: Json, cost: str) -> float | None:
+    """The budget of a cost, as a share of the original's."""
+    return get(result, "settings", "budget", cost)
+
+
+def share_of(result: Json, part: Json | None, cost: str) -> str:
+    """A part's cost relative to the original's, as written: one that is over its budget never reads like the budget."""
+    return units.against(ratio(result, part, cost), bound_of(result, cost))
 
 
 def missed(result: Json) -> dict[str, tuple[float, float]]:
@@ -159,6 +167,20 @@ def final_and_unhealed(result: Json) -> tuple[Json | None, Json | None]:
     final = chosen.get("measured") or chosen.get("unhealed")
     healed = chosen.get("healed") is not None and not chosen.get("rolled_back")
     return final, chosen.get("unhealed") if healed else None
+
+
+def kept_of(result: Json) -> Json | None:
+    """The point of the healing curve that was kept: the best one, or the first after a roll back."""
+    known = [p for p in get(result, "heal", "curve") or [] if p.get("heldout_kl") is not None]
+    if not known:
+        return None
+    return known[0] if get(result, "heal", "rolled_back") else min(known, key=lambda p: p["heldout_kl"])
+
+
+def reach_of(result: Json, entry: Json) -> dict[str, str]:
+    """The best share of each missed budget that a single method reaches, as written: {"latency": "0.812×"}."""
+    reach = {name: share for name, share in (entry.get("reach") or {}).items() if share is not None}
+    return {name: units.against(share, bound_of(result, name), 3) for name, share in reach.items()}
 
 
 def what_agrees(result: Json) -> str:

@@ -5,15 +5,29 @@ The shared beginning is quiet, a mark stands where the two part, and what follow
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from layersmith.report import units
-from layersmith.report.markup import Markup, join, tag
+from layersmith.report.markup import Markup
 from layersmith.report.reading import Json, get
+from layersmith.report.templating import macros
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Two texts: what they share, what follows in each, and how far they agree in words."""
+
+    prompt: str
+    shared: str
+    original: str
+    refitted: str
+    words: str
 
 
 def draw(result: Json) -> Markup | None:
     """One figure per prompt, or None when nothing was generated."""
-    samples = get(result, "chosen", "samples") or []
-    return join([_sample(s) for s in samples]) if samples else None
+    found = get(result, "chosen", "samples") or []
+    return macros("samples.html").samples([_sample(s) for s in found]) if found else None
 
 
 def divergence_point(first: str, second: str) -> int:
@@ -26,29 +40,12 @@ def divergence_point(first: str, second: str) -> int:
     return length
 
 
-def _sample(sample: Json) -> Markup:
+def _sample(sample: Json) -> Sample:
     original, refitted = sample.get("original") or "", sample.get("refitted") or ""
     shared = divergence_point(original, refitted)
     if original == refitted:
         words = f"identical over all {len(original)} characters"
     else:
-        words = f"the first {units.plural(shared, 'character')} are the same" if shared else "different from the start"
-    return tag(
-        "div",
-        {"class": "sample"},
-        tag("p", {"class": "prompt-name"}, "prompt"),
-        tag("pre", {"class": "prompt"}, sample.get("prompt") or ""),
-        tag(
-            "div",
-            {"class": "pair-of-texts"},
-            _text("original", original, shared, "text"),
-            _text(f"refitted: {words}", refitted, shared, "text refitted"),
-        ),
-    )
-
-
-def _text(title: str, content: str, shared: int, style: str) -> Markup:
-    parts = [tag("span", {"class": "shared"}, content[:shared])]
-    if shared < len(content):
-        parts.append(tag("mark", {"title": "from here on the two texts differ"}, content[shared:]))
-    return tag("div", {"class": style}, tag("p", {"class": "prompt-name"}, title), tag("pre", {}, *parts))
+        same = f"the first {units.plural(shared, 'character')} {'is' if shared == 1 else 'are'} the same"
+        words = same if shared else "different from the start"
+    return Sample(sample.get("prompt") or "", original[:shared], original[shared:], refitted[shared:], words)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from layersmith.report import units
-from layersmith.report.markup import Markup, tag
+from layersmith.report.markup import Markup
 from layersmith.report.reading import (
     COSTS,
     Json,
@@ -16,8 +16,12 @@ from layersmith.report.reading import (
     get,
     named,
     ratio,
+    share_of,
     what_agrees,
 )
+from layersmith.report.templating import macros
+
+Cell = list[str]  # its lines
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,26 @@ class Column:
 
     name: str
     note: str
-    part: Json | None
+    part: Json
     final: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity of the summary, for every column."""
+
+    title: Cell
+    cells: list[Cell]
+
+    @property
+    def known(self) -> bool:
+        """Whether more than the original has it."""
+        return any(cell != [units.EMPTY] for cell in self.cells[1:] or self.cells)
 
 
 def plain(head: list[str], rows: list[list[str]]) -> Markup:
     """A table whose first column holds names and whose others hold right-aligned figures. Scrolls when too wide."""
-    top = tag("tr", {}, *[tag("th", {"scope": "col"}, h) for h in head])
-    body = [tag("tr", {}, tag("th", {"scope": "row"}, r[0]), *[tag("td", {}, cell) for cell in r[1:]]) for r in rows]
-    return tag("div", {"class": "scroll"}, tag("table", {}, tag("thead", {}, top), tag("tbody", {}, *body)))
+    return macros("tables.html").plain(head, rows)
 
 
 def summary(result: Json) -> Markup:
@@ -44,21 +59,8 @@ def summary(result: Json) -> Markup:
     were timed in runs of their own, beside the original, and only their ratios can be compared.
     """
     columns = _columns(result)
-    head = [tag("th", {"scope": "col"}, "measured")]
-    for c in columns:
-        style = {"scope": "col", "class": "final" if c.final else None}
-        head.append(tag("th", style, c.name, tag("small", {}, c.note) if c.note else None))
-    rows = []
-    for title, write in _rows(result):
-        cells = [write(c.part) if c.part else units.EMPTY for c in columns]
-        if any(cell != units.EMPTY for cell in cells[1:] or cells):
-            tds = [
-                tag("td", {"class": "final" if c.final else None}, *_lines(cell))
-                for c, cell in zip(columns, cells, strict=True)
-            ]
-            rows.append(tag("tr", {}, tag("th", {"scope": "row"}, *_lines(title)), *tds))
-    table = tag("table", {"class": "summary"}, tag("thead", {}, tag("tr", {}, *head)), tag("tbody", {}, *rows))
-    return tag("div", {"class": "scroll"}, table)
+    rows = [row for row in [*_qualities(result, columns), *_costs(result, columns)] if row.known]
+    return macros("tables.html").summary(columns, rows)
 
 
 def _columns(result: Json) -> list[Column]:
@@ -80,31 +82,35 @@ def _timed_apart(part: Json) -> Json:
     return {**part, "latency_ms": None} if part.get("latency_ratio") is not None else part
 
 
-def _rows(result: Json) -> list[tuple[str, Callable[[Json], str]]]:
-    """Titles, and how each is read from a column's measurements. Second lines are separated by a newline."""
-    divergence = divergence_of(result)
-    rows: list[tuple[str, Callable[[Json], str]]] = [
-        (f"{divergence.short} to the original", lambda p: units.divergence(p.get("kl"))),
-        (f"{what_agrees(result)} that agree", lambda p: units.percent(p.get("agreement"))),
-        ("cosine distance", lambda p: units.significant(p.get("cosine_distance"))),
-        ("perplexity", lambda p: units.significant(p.get("perplexity"))),
-        ("bits per byte", lambda p: units.significant(p.get("bits_per_byte"))),
+def _qualities(result: Json, columns: list[Column]) -> list[Row]:
+    rows: list[tuple[Cell, str, Callable[[float | None], str]]] = [
+        (["divergence from the original", divergence_of(result).unit], "kl", units.divergence),
+        ([f"{what_agrees(result)} that agree"], "agreement", units.percent),
+        (["cosine distance"], "cosine_distance", units.significant),
+        (["perplexity"], "perplexity", units.significant),
+        (["bits per byte"], "bits_per_byte", units.significant),
     ]
+    return [Row(title, [[write(c.part.get(key))] for c in columns]) for title, key, write in rows]
+
+
+def _costs(result: Json, columns: list[Column]) -> list[Row]:
+    rows = []
     for name, cost in COSTS.items():
-
-        def write(part: Json, name: str = name) -> str:
-            value, share = part.get(COSTS[name].field), ratio(result, part, name)
-            if not value and share is None:
-                return units.EMPTY
-            absolute = f"\n{COSTS[name].write(value)}" if value is not None else ""
-            return units.ratio(share) + absolute
-
         bound = get(result, "settings", "budget", name)
-        title = cost.title if bound is None else f"{cost.title}\nbudget {units.ratio(bound)}"
-        rows.append((title, write))
+        title = [cost.title] if bound is None else [cost.title, f"budget {units.bound(bound)}"]
+        rows.append(Row(title, [_cost(result, c.part, name) for c in columns]))
     return rows
 
 
-def _lines(cell: str) -> list[Markup | str]:
-    first, _, second = cell.partition("\n")
-    return [first, tag("small", {}, second)] if second else [first]
+def _cost(result: Json, part: Json, name: str) -> Cell:
+    """The share of the original's, the figure itself, and of a latency the quartiles of its rounds."""
+    value = part.get(COSTS[name].field)
+    if not value and ratio(result, part, name) is None:
+        return [units.EMPTY]
+    lines = [share_of(result, part, name)]
+    if value is not None:
+        lines.append(COSTS[name].write(value))
+        quartiles = part.get("latency_ms_spread") or []
+        if name == "latency" and len(quartiles) == 2 and None not in quartiles:
+            lines.append(f"quartiles {units.between(*quartiles)}")
+    return lines

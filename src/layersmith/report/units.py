@@ -25,7 +25,7 @@ def tick(value: float) -> str:
 
 
 def divergence(value: float | None) -> str:
-    """KL or a relative error: two significant digits, which is what a few thousand held-out tokens support."""
+    """Nats or a relative error: two significant digits, which is what a few thousand held-out tokens support."""
     return significant(value, 2)
 
 
@@ -34,11 +34,25 @@ def ratio(value: float | None) -> str:
     return EMPTY if value is None else f"{value:.2f}×"
 
 
+def bound(value: float | None) -> str:
+    """A budget as it was asked for, with two decimals at least: 0.6 -> "0.60×", 0.745 -> "0.745×"."""
+    return EMPTY if value is None else f"{value:.2f}×" if round(value, 2) == value else f"{value:g}×"
+
+
 def apart(a: float, b: float, digits: int = 2) -> tuple[str, str]:
     """Two numbers with as many digits as it takes to tell them apart: (0.6004, 0.6) -> ("0.6004", "0.6000")."""
     while f"{a:.{digits}f}" == f"{b:.{digits}f}" and a != b and digits < 9:
         digits += 1
     return f"{a:.{digits}f}", f"{b:.{digits}f}"
+
+
+def against(share: float | None, bound: float | None, digits: int = 2) -> str:
+    """A share; one that is over its bound with digits enough not to read like it: (0.6004, 0.6) -> "0.6004×"."""
+    if share is None:
+        return EMPTY
+    if bound is None or share <= bound:
+        return f"{share:.{digits}f}×"
+    return f"{apart(share, bound, digits)[0]}×"
 
 
 def percent(value: float | None) -> str:
@@ -59,6 +73,13 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return EMPTY
     return f"{significant(value / 1000)}\u00a0s" if value >= 1000 else f"{significant(value)}\u00a0ms"
+
+
+def between(low: float, high: float) -> str:
+    """A range of milliseconds: (29.74, 31.2) -> "29.7 to 31.2 ms"."""
+    return (
+        f"{significant(low)} to {milliseconds(high)}" if high < 1000 else f"{milliseconds(low)} to {milliseconds(high)}"
+    )
 
 
 def count(value: float | None) -> str:

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from layersmith.report import units
-from layersmith.report.markup import Markup, join, tag
+from layersmith.report.markup import Markup, join
 from layersmith.report.reading import (
     COSTS,
     Json,
     best_uniform,
-    divergence_of,
+    bound_of,
     final_and_unhealed,
     get,
     main_cost,
     missed,
     named,
-    ratio,
+    share_of,
     what_agrees,
 )
+from layersmith.report.templating import macros
 
 
 def headline(result: Json) -> str:
     """One sentence: the price and the gain, as measured."""
     final, _ = final_and_unhealed(result)
     if not final:
-        return "This run ended without a refitted model."
+        return "This run ended without a refitted model"
     cost = main_cost(result)
-    share = units.ratio(ratio(result, final, cost))
-    sentence = f"{share} the {COSTS[cost].title} of the original at {divergence_of(result).of(get(final, 'kl'))}"
+    share = share_of(result, final, cost)
+    sentence = f"{share} the {COSTS[cost].title} of the original at {_divergence(get(final, 'kl'))}"
     agreement = get(final, "agreement")
     return (
         f"{sentence}; {units.percent(agreement)} of {what_agrees(result)} agree" if agreement is not None else sentence
@@ -45,7 +46,7 @@ def comparison(result: Json) -> str | None:
     if best is None:
         return "No single method meets the budget on its own."
     theirs = best["healed" if healed else "measured"]["kl"]
-    reached = divergence_of(result).of(theirs)
+    reached = _divergence(theirs)
     if chosen.get("meets_budget") is False:
         return f"A single method does meet it: {named(best)}, at {reached}."
     state = "both healed with the same tokens" if healed else "both before healing"
@@ -58,19 +59,19 @@ def comparison(result: Json) -> str | None:
     return f"{start}: here the search brought nothing." if theirs <= ours else f"{start}."
 
 
+def _divergence(value: float | None) -> str:
+    return f"a divergence of {units.divergence(value)}"
+
+
 def conditions(result: Json) -> str:
     """Under which conditions the numbers of the page were measured, in one sentence."""
-    machine, data = result.get("environment") or {}, result.get("data") or {}
-    device = machine.get("device") or "cpu"
-    where = machine.get("cpu") if device == "cpu" else device
+    data = result.get("data") or {}
     parts = []
     if get(result, "settings", "at"):
         parts.append(f"Latency at {get(result, 'settings', 'at')}, measured in turns with the original")
+    where = _machine(result.get("environment") or {})
     if where:
-        threads = machine.get("threads")
-        parts.append(
-            f"on {where}" + (f" with {units.plural(threads, 'thread')}" if threads and device == "cpu" else "")
-        )
+        parts.append(f"on {where}")
     start = " ".join(parts)
     tokens = data.get("report_tokens")
     text = f"quality on {units.count(tokens)} held-out tokens of {get(result, 'settings', 'data')}" if tokens else ""
@@ -78,17 +79,59 @@ def conditions(result: Json) -> str:
     return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
 
 
-def banners(result: Json, not_finite: list[str]) -> Markup:
-    """What must not be overlooked: a budget that was missed, a heal that was undone, a reload that differs."""
-    return join(
-        _banner(title, words)
-        for title, words in [_budget(result), _heal(result), _reload(result), _broken(not_finite)]
-        if words
+def _machine(environment: Json) -> str:
+    """The processor with the instruction sets that matter, its threads, and whether kernels were compiled for it."""
+    device = environment.get("device") or "cpu"
+    if device != "cpu" or not environment.get("cpu"):
+        return "" if device == "cpu" else device
+    sets = ", ".join(environment.get("instruction_sets") or [])
+    threads = environment.get("threads")
+    kernels = {"compiled": "compiled kernels", "reference": "no compiled kernels"}.get(environment.get("kernels") or "")
+    equipped = " and ".join(p for p in [units.plural(threads, "thread") if threads else "", kernels] if p)
+    name = f"{environment['cpu']} ({sets})" if sets else environment["cpu"]
+    return f"{name} with {equipped}" if equipped else name
+
+
+def unreachable(result: Json) -> str | None:
+    """How many single methods are not drawn, because they cannot meet the budget."""
+    weak = [u for u in result.get("uniform") or [] if u.get("meets_budget") is False and not u.get("measured")]
+    if not weak:
+        return None
+    return f"{units.plural(len(weak), 'uniform model')} cannot meet the budget; the table lists how far each gets."
+
+
+def aim(result: Json) -> str | None:
+    """Why a mix searched for one budget is predicted at another share: the search was told to aim beside it."""
+    told, asked = get(result, "solver", "effective_budget") or {}, get(result, "settings", "budget") or {}
+    moved = {n: share for n, share in told.items() if share is not None and asked.get(n) not in (None, share)}
+    if not moved:
+        return None
+    listed = ", ".join(f"{n} {units.apart(share, asked[n])[0]}×" for n, share in moved.items())
+    return (
+        f"“Searched for” names the budget that a mix was made for, not what it is predicted to cost. Sublayers timed "
+        f"alone do not add up to the time of a whole model, so the search aims beside the budget, as far as the clock "
+        f"shows that it must: here a predicted {listed}, in order to measure "
+        f"{', '.join(f'{n} {units.bound(asked[n])}' for n in moved)}. The other mixes were corrected in the same way."
     )
 
 
-def _banner(title: str, words: str) -> Markup:
-    return tag("div", {"class": "banner", "role": "note"}, tag("p", {}, tag("b", {}, title), words))
+def healed(result: Json) -> str | None:
+    """How long healing went on, and whether it ended early."""
+    heal = result.get("heal") or {}
+    steps = units.plural(heal["steps"], "step") if heal.get("steps") is not None else ""
+    tokens = f"{units.count(heal['tokens'])} tokens" if heal.get("tokens") is not None else ""
+    start = ", ".join(p for p in [steps, tokens] if p)
+    end = "It stopped early, when the held-out curve no longer fell." if heal.get("stopped_early") else ""
+    return " ".join(p for p in [f"{start}." if start else "", end] if p) or None
+
+
+def banners(result: Json, not_finite: list[str]) -> Markup:
+    """What must not be overlooked: a budget that was missed, a heal that was undone, a reload that differs."""
+    return join(
+        macros("sections.html").banner(title, words)
+        for title, words in [_budget(result), _heal(result), _reload(result), _broken(not_finite)]
+        if words
+    )
 
 
 def _budget(result: Json) -> tuple[str, str]:
@@ -101,19 +144,23 @@ def _budget(result: Json) -> tuple[str, str]:
         over.append(f"{COSTS[name].title} {reached}× against {asked}×")
     reachable = chosen.get("best_reachable")
     if isinstance(reachable, dict):
-        reached = ", ".join(f"{n} {units.ratio(v)}" for n, v in reachable.items() if isinstance(v, (int, float)))
+        reached = ", ".join(_reached(result, n, v) for n, v in reachable.items() if isinstance(v, (int, float)))
     else:
-        reached = f"{COSTS[main_cost(result)].title} {units.ratio(reachable)}" if reachable is not None else ""
+        reached = _reached(result, main_cost(result), reachable) if reachable is not None else ""
     words = f"Measured: {'; '.join(over)}. " if over else ""
     words += f"The best that the offered methods reach on this model and machine: {reached}. " if reached else ""
     return "The budget was not met.", words + "Everything below describes the closest model."
 
 
+def _reached(result: Json, name: str, share: float) -> str:
+    title = COSTS[name].title if name in COSTS else name
+    return f"{title} {units.against(share, bound_of(result, name))}"
+
+
 def _heal(result: Json) -> tuple[str, str]:
     if not (get(result, "chosen", "rolled_back") or get(result, "heal", "rolled_back")):
         return "", ""
-    words = f"It did not lower the held-out {divergence_of(result).short}, so the unhealed model was kept."
-    return "Healing was rolled back.", words
+    return "Healing was rolled back.", "It did not lower the held-out divergence, so the unhealed model was kept."
 
 
 def _reload(result: Json) -> tuple[str, str]:
