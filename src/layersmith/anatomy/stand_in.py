@@ -110,8 +110,8 @@ def _replaced(module: nn.Module) -> bool:
 
 
 def _outline(module: nn.Module) -> SimpleNamespace:
-    """What can be looked at: plain attributes, the same of all parts, and empty weights (RWKV rescales them in place)."""
-    parts = {name: _outline(child) for name, child in module.named_children()}
+    """What can be looked at: plain attributes, the same of all parts, and empty weights (RWKV rescales them)."""
+    parts: dict[str, Any] = {name: _outline(child) for name, child in module.named_children()}
     if isinstance(weight := getattr(module, "weight", None), Tensor):
         parts["weight"] = weight.detach()[:0]
     return SimpleNamespace(**(parts | _plain(module)))
