@@ -20,11 +20,11 @@ def page() -> str:
     counts, first = Counter(row["outcome"] for row in rows), rows[0]
     about = (
         f"{len(rows)} architectures of transformers, each as a tiny model with random weights that went through a "
-        f"whole default `refit` with one step of healing: {counts['works']} came back exactly when saved and loaded again, "
+        f"default `refit` with one step of healing. {counts['works']} came back exactly when saved and loaded again; "
         f"{counts['refused']} are refused in the first minute, with the reason that stands here. Run with layersmith "
         f"{first['layersmith']}, torch {first['torch']} and transformers {first['transformers']} by "
-        "`benchmarks/architecture_sweep.py`; `make test-real` runs it again. It shows that a model of this kind can be "
-        " taken apart, changed, healed and saved; not how well large ones keep their quality."
+        "`benchmarks/architecture_sweep.py`; `make test-real` runs it again. What works here can be taken apart, "
+        "changed, healed and saved; how well a large model keeps its quality is another question."
     )
     return "\n\n".join(["# Architectures", inline(about), table(COLUMNS, map(_cells, rows))]) + "\n"
 
