@@ -82,14 +82,19 @@ def test_measure_of_text_without_a_tokenizer_is_refused(run: Run, loads: Any) ->
     assert "tokenizer" in err
 
 
-def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: dict[str, Any], tmp_path: Path) -> None:
+def test_refit_passes_its_arguments_on_and_prints_both_sides(
+    run: Run, refits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out_folder = tmp_path / "x"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.csv").write_text("body\nwords\n")
     (tmp_path / "y" / "workspace").mkdir(parents=True)
     status, out, _ = run(
         *("refit", "pocket", "--budget", "latency=0.75, bytes=0.5", "--out", str(out_folder)),
         *("--methods", "width,drop", "--at", "decode=1x64", "--seed", "3", "--heal-tokens", "0", "--quiet"),
         *("--heal-lr", "0.0005", "--heal-baseline", "--workers", "2", "--device", "cuda:1"),
         *("--sites", "layers.3.ffn, layers.*.attn", "--distill-steps", "7", "--reuse", str(tmp_path / "y")),
+        *("--data", "book.csv", "--text-column", "body", "--dtype", "bfloat16"),
     )
     assert status == 0
     assert refits == {
@@ -110,6 +115,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(run: Run, refits: d
         "trust_remote_code": False,
         "workers": 2,
         "device": "cuda:1",
+        "dtype": "bfloat16",
         "reuse": tmp_path / "y",
         "progress": False,
     }
@@ -131,7 +137,8 @@ def test_a_missed_budget_has_an_exit_status_of_its_own_and_is_told_apart(
 
     figures = {"latency_ms": 40.0, "params": 100, "bytes": 400, "flops": 9, "kv_bytes": 0}
     result = {
-        "model": {"name": "pocket"},
+        "model": {"name": "pocket", "architecture": "LlamaForCausalLM"},
+        "export": "stock",
         "settings": {"budget": {"latency": 0.6, "params": 1.0}, "at": "prefill=1x512"},
         "baseline": figures,
         "chosen": {"measured": figures | {"latency_ratio": 0.6004, "kl": 0.1}, "meets_budget": False},

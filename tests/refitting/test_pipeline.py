@@ -15,7 +15,7 @@ from tests.refitting.whole_run import BUDGET, comparable, run
 
 def test_result_holds_what_it_promises(finished):
     out, result = finished
-    assert json.loads((out / "result.json").read_text()) == json.loads(json.dumps(result))
+    assert json.loads((out / "result.json").read_text()) == json.loads(json.dumps(result.to_json()))
     assert (out / "report.html").stat().st_size > 10_000
     assert result["schema"] == "layersmith.refit/1"
     chosen = result["chosen"]

@@ -171,7 +171,14 @@ def test_a_worker_that_finds_other_files_than_its_run_builds_nothing(model, text
     """A text that is edited while the run works must not be mixed with the one it began with."""
     workspace = Workspace(tmp_path / "run", {"text": {"fit": "of something else"}})
     job = {"model": str(model), "trust_remote_code": False, "device": None, "data": str(text), "sizes": vars(Sizes())}
-    job |= {"seed": 0, "out": str(workspace.out), "threads": 1, "library": {"methods": [], "sites": []}, "blocks": []}
+    job |= {
+        "text_column": None,
+        "seed": 0,
+        "out": str(workspace.out),
+        "threads": 1,
+        "library": {"methods": [], "sites": []},
+        "blocks": [],
+    }
     with pytest.raises(UserError, match=r"have changed while the run works: .*the text that is read"):
         list(build(job))
     workspace.close()

@@ -100,7 +100,7 @@ def test_another_choice_never_meets_the_figures_of_this_one(finished, copied, te
 
 def test_a_healed_baseline_is_kept_under_its_own_choice(finished, tmp_path, text, tokenizer, monkeypatch):
     monkeypatch.setattr(checkpoint, "verify_reload", lambda *inputs: 0.0)
-    options = {"reuse": finished[0], "heal_baseline": True, "heal_tokens": 2048}
+    options = {"reuse": finished[0], "heal_baseline": True, "heal_tokens": 8192}
     first, again = (run(tmp_path / "run", text, tokenizer, **options) for _ in range(2))
     healed = [u for u in first["uniform"] if u["healed"]]
     assert len(healed) == 1

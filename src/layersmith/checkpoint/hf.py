@@ -144,6 +144,12 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
         model._renew_tables()
         return (model, info) if with_info else model
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: of custom code transformers skips what a stock model does after loading to modules without weights of
+        their own, such as filling the buffers that no file holds (Falcon-H1's multipliers)."""
+        return False
+
     def _renew_tables(self) -> None:
         """Compute again what parts keep but do not save (non-persistent buffers), which loading leaves undefined."""
         for edit in map(Edit.from_json, self.config.edits):

@@ -27,6 +27,7 @@ from layersmith.anatomy import Replay, find_sites
 from layersmith.anatomy.running import uncompiled
 from layersmith.disk import writable_folder, writing
 from layersmith.errors import UserError
+from layersmith.measuring.cost import read
 from layersmith.measuring.divergence import main_output
 from layersmith.measuring.shape import Shape, parse_shape
 from layersmith.refitting import methods
@@ -161,6 +162,7 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, shape: Sh
         bar.note(batches.facts["note"])
     identity = run_identity(model, tokenizer, batches, settings)
     check_finite(model, batches.fit[0])
+    check_shape(model, shape)
     anatomy = find_sites(model)
     sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
     check_patterns(settings.sites, anatomy, settings.methods)
@@ -248,6 +250,20 @@ def _borrowed(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
         for module, training in modes.items():
             module.training = training
+
+
+def check_shape(model: nn.Module, shape: Shape) -> None:
+    """Raise a UserError now, and not after the library was built, when the model does not run at the run's shape."""
+    try:
+        read(model, shape)
+    except UserError:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{type(model).__name__} does not run at {shape}, the shape that costs are measured at: "
+            f"{type(error).__name__}: {said} Choose another one with --at."
+        ) from error
 
 
 @torch.no_grad()

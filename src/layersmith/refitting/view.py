@@ -136,14 +136,18 @@ class SublayerView:
                         found[f"{path}.{name}".rstrip(".")] = module
         return found
 
+    def used_linears(self) -> dict[str, nn.Module]:
+        """Those of `linears` that ran on the fit calls (Longformer's global ones wait for global tokens)."""
+        return {path: module for path, module in self.linears().items() if path in self.grams}
+
     @property
     def grams(self) -> dict[str, Tensor]:
-        """For each of `linears`: X^T X / tokens of its inputs on the fit calls, (d_in, d_in) float32."""
+        """For each of `used_linears`: X^T X / tokens of its inputs on the fit calls, (d_in, d_in) float32."""
         return self._moments[0]
 
     @property
     def means(self) -> dict[str, Tensor]:
-        """For each of `linears`: the mean of its inputs on the fit calls, (d_in,) float32."""
+        """For each of `used_linears`: the mean of its inputs on the fit calls, (d_in,) float32."""
         return self._moments[1]
 
     @cached_property

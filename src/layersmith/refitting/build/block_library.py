@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from layersmith.anatomy import Site
+from layersmith.errors import UserError
 from layersmith.refitting import methods
 from layersmith.refitting.build.changeable import check_library
 from layersmith.refitting.build.distill import distill
@@ -23,6 +24,10 @@ from layersmith.refitting.candidate import Candidate, Library, decided_sites, pa
 from layersmith.refitting.method import Method, candidate_id
 from layersmith.refitting.view import SublayerView
 from layersmith.runs.workspace import Workspace
+
+#: What a site's own numbers, or how it is called, may come to while a candidate is built: a refusal with its reason, and
+#: everything else goes on.
+NO_FIT = (torch.linalg.LinAlgError, UserError)
 
 
 @dataclass(frozen=True)
@@ -104,12 +109,21 @@ def _site_jobs(
             if reason is not None:
                 report.refusals[name] = reason
                 continue
-            for chosen in method.options(view):
-                candidate = _load(workspace, candidate_id(site.name, name, chosen))
-                candidates.append(candidate or _build(view, method, chosen, workspace, settings))
-        except torch.linalg.LinAlgError as error:
-            # The numbers of this site, not a fault of the program: everything else goes on.
-            report.refusals[name] = f"its fit has no solution here: {' '.join(str(error).split())}"
+            offered = method.options(view)
+        except NO_FIT as error:
+            report.refusals[name] = _why(error)
+            continue
+        for chosen in offered:
+            candidate = _load(workspace, candidate_id(site.name, name, chosen))
+            if candidate is None:
+                try:
+                    candidate, tensors = _build(view, method, chosen, settings)
+                except NO_FIT as error:
+                    report.refusals[name] = _why(error)
+                    break
+                workspace.save_tensors(f"library/{candidate.id}", tensors)
+                workspace.save_json(f"library/{candidate.id}", candidate.to_json())
+            candidates.append(candidate)
     for floor, name in methods.FLOORS.items():
         errors = [c.local_error for c in candidates if c.method == name]
         if errors:
@@ -118,9 +132,14 @@ def _site_jobs(
     return report, candidates
 
 
+def _why(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return said if isinstance(error, UserError) else f"its fit has no solution here: {said}"
+
+
 def _build(
-    view: SublayerView, method: Method, chosen: dict[str, Any], workspace: Workspace, settings: LibrarySettings
-) -> Candidate:
+    view: SublayerView, method: Method, chosen: dict[str, Any], settings: LibrarySettings
+) -> tuple[Candidate, dict[str, Tensor]]:
     start = time.perf_counter()
     torch.manual_seed(settings.seed)
     replacement = [(edit, module.eval()) for edit, module in method.build(view, chosen)]
@@ -142,9 +161,7 @@ def _build(
         candidate.refused = "its output is not finite on held-out activations"
     elif not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
         candidate.refused = f"some of its weights are too large for {view.dtype}"
-    workspace.save_tensors(f"library/{candidate.id}", tensors)
-    workspace.save_json(f"library/{candidate.id}", candidate.to_json())
-    return candidate
+    return candidate, tensors
 
 
 def _load(workspace: Workspace, name: str) -> Candidate | None:

@@ -91,8 +91,6 @@ def heal(
         while healing.steps < settings.steps and course.bad_checks < settings.patience:
             step = healing.steps
             batch = batches[_shuffled(len(batches), step, settings.seed)]
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * _schedule(step, settings.steps)
             loss = add_gradients(trained, teacher, batch, rows, of_student, of_teacher)
             if not math.isfinite(loss):
                 student.load_state_dict(course.best_state)
@@ -100,9 +98,7 @@ def heal(
                     f"Healing diverged at step {step}: the loss is not finite. The best earlier state was kept. Try a "
                     f"smaller learning rate (--heal-lr {settings.lr / 4:g})."
                 )
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            _update(optimizer, parameters, settings.lr * _schedule(step, settings.steps))
             running.append(loss)
             healing.steps += 1
             healing.tokens += tokens_of(batch)
@@ -135,6 +131,14 @@ class Course:
         self.bad_checks = 0 if error < self.best_error else self.bad_checks + 1
         if error < self.best_error:
             self.best_error, self.best_state = error, _state(student)
+
+
+def _update(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _has_half_precision(model: nn.Module) -> bool:

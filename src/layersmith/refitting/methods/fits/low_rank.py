@@ -42,7 +42,7 @@ class LowRankWeights(Method):
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         replacement: Replacement = []
-        for path, module in view.linears().items():
+        for path, module in view.used_linears().items():
             weight, bias = weight_and_bias(module)
             d_out, d_in = weight.shape
             rank = int(settings["keep"] * d_in * d_out / (d_in + d_out)) // 8 * 8

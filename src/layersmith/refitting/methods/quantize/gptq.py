@@ -40,7 +40,7 @@ class GPTQ(Method):
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         replacement: Replacement = []
-        for path, module in view.linears().items():
+        for path, module in view.used_linears().items():
             weight, bias = weight_and_bias(module)
             group = group_size(weight.shape[1])
             codes, scale, zero = gptq(weight, view.grams[path], settings["bits"], group)

@@ -60,7 +60,7 @@ class ToStructured(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         replacement: Replacement = []
-        for path, module in view.linears().items():
+        for path, module in view.used_linears().items():
             weight, bias = weight_and_bias(module)
             part = fitted(weight.double(), view.grams[path], settings, bias)
             replacement.append((Edit(path, part.spec(), {}), part.to(weight.dtype)))
