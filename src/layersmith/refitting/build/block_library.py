@@ -25,8 +25,8 @@ from layersmith.refitting.method import Method, candidate_id
 from layersmith.refitting.view import SublayerView
 from layersmith.runs.workspace import Workspace
 
-#: What a site's own numbers, or how it is called, may come to while a candidate is built: a refusal with its reason, and
-#: everything else goes on.
+#: What a site's own numbers, or how it is called, may come to while a candidate is built: a refusal with its reason.
+#: Everything else goes on.
 NO_FIT = (torch.linalg.LinAlgError, UserError)
 
 
