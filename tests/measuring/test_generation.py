@@ -1,5 +1,6 @@
 import copy
 
+import pytest
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -40,3 +41,11 @@ def test_greedy_text_is_the_continuation_decoded(tiny: nn.Module, tokenizer: Pre
     prompt = _prompts()[0]
     expected = tokenizer.decode(continuations(tiny, prompt[None], 8)[0])
     assert greedy_text(tiny, tokenizer, prompt, 8) == expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, (32, 48)), (80, (32, 48)), (64, (32, 32)), (20, (10, 10))])
+def test_prompt_and_continuation_fit_into_the_context(monkeypatch, limit, expected):
+    from layersmith.measuring import generation
+
+    monkeypatch.setattr(generation, "longest_input", lambda model: limit)
+    assert generation.room(None, 32, 48) == expected

@@ -77,6 +77,12 @@ def test_a_loaded_model_stays_where_it_is(tmp_path, text, tokenizer):
         run(tmp_path / "run", text, tokenizer, device="cpu")
 
 
+def test_a_shape_the_model_does_not_run_at_is_refused_at_once(tmp_path, text, tokenizer):
+    with pytest.raises(UserError, match="positions"):
+        run(tmp_path / "run", text, tokenizer, at="prefill=1x4096")
+    assert not (tmp_path / "run").exists()
+
+
 def test_text_that_is_too_short(tmp_path, tokenizer):
     (tmp_path / "short.txt").write_text("too short")
     with pytest.raises(UserError, match=r"too little text|too short"):
