@@ -7,8 +7,8 @@
 #          are NaN or wrong, and nothing is said. The parent, from the same folder, is exact.
 # Why:     weights are loaded into a model without memory, and what no file holds is filled afterwards by the model's own
 #          _init_weights. Of classes that are not transformers' own, modules without parameters of their own are skipped.
-# For us:  our saved models hold a stock model; they tell transformers that they are no custom code, and the proof that a
-#          saved model is the measured one also compares the buffers that no file holds.
+# For us:  what no file holds is computed again when one of our models is loaded, and the proof that a saved model is the
+#          measured one also compares these buffers.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

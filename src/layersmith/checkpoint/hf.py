@@ -11,6 +11,7 @@ What a config may name is limited: classes that transformers itself exports, and
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 from functools import cache
@@ -142,13 +143,8 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
                 f"nowhere, {wrong[0]!r} for one. One of the files has been changed or damaged."
             )
         model._renew_tables()
+        model._renew_buffers()
         return (model, info) if with_info else model
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        """No: of custom code transformers skips what a stock model does after loading to modules without weights of
-        their own, such as filling the buffers that no file holds (Falcon-H1's multipliers)."""
-        return False
 
     def _renew_tables(self) -> None:
         """Compute again what parts keep but do not save (non-persistent buffers), which loading leaves undefined."""
@@ -161,6 +157,21 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
                 fresh = dict(type(part)(**{k: v for k, v in edit.spec.items() if k != "name"}).named_buffers())
                 for name in tables.keys() & fresh.keys():  # a part inside this one has an edit, and a turn, of its own
                     tables[name].copy_(fresh[name])
+
+    def _renew_buffers(self) -> None:
+        """Fill what the stock model computes when it is made and no file holds (Falcon-H1's multipliers).
+
+        For classes that are not its own, transformers leaves it undefined, but for rotary frequencies. The few models
+        that have such buffers are made once more for them.
+        """
+        stored = stored_tensors(self.base)
+        lost = {n: b for n, b in self.base.named_buffers() if n not in stored and not n.endswith("inv_freq")}
+        replaced = tuple(f"{edit['path']}." for edit in self.config.edits)
+        lost = {name: buffer for name, buffer in lost.items() if not name.startswith(replaced)}
+        if lost:
+            fresh = dict(checked_stock_class(self.config)(copy.deepcopy(self.config.base_config)).named_buffers())
+            for name in lost.keys() & fresh.keys():
+                lost[name].copy_(fresh[name])
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]
         """As in transformers; the folder also loads where layersmith is installed but was never imported."""

@@ -24,7 +24,7 @@ def test_low_rank_keeps_the_directions_that_carry_most_output_and_the_bias():
     torch.manual_seed(0)
     linear = torch.nn.Linear(48, 40)
     x = torch.randn(400, 48) * torch.logspace(-1.5, 1, 48)[torch.randperm(48)]
-    at = View(linears=lambda: {"p": linear}, grams={"p": x.T @ x / 400}, site=SITE)
+    at = View(linears=lambda: {"p": linear}, used_linears=lambda: {"p": linear}, grams={"p": x.T @ x / 400}, site=SITE)
     part = built("low_rank", at, {"keep": 0.75})
     rank = int(0.75 * 48 * 40 / 88) // 8 * 8
     assert part.v.weight.shape == (rank, 48)
