@@ -16,7 +16,7 @@ import inspect
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -164,12 +164,12 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
         For classes that are not its own, transformers leaves it undefined, but for rotary frequencies. The few models
         that have such buffers are made once more for them.
         """
-        stored = stored_tensors(self.base)
+        stored, config = stored_tensors(self.base), cast(LayersmithConfig, self.config)
         lost = {n: b for n, b in self.base.named_buffers() if n not in stored and not n.endswith("inv_freq")}
-        replaced = tuple(f"{edit['path']}." for edit in self.config.edits)
+        replaced = tuple(f"{edit['path']}." for edit in config.edits)
         lost = {name: buffer for name, buffer in lost.items() if not name.startswith(replaced)}
         if lost:
-            fresh = dict(checked_stock_class(self.config)(copy.deepcopy(self.config.base_config)).named_buffers())
+            fresh = dict(checked_stock_class(config)(copy.deepcopy(config.base_config)).named_buffers())
             for name in lost.keys() & fresh.keys():
                 lost[name].copy_(fresh[name])
 
