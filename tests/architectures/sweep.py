@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -101,9 +102,14 @@ def text(path: Path) -> Path:
 def sweep(architectures: Iterable[Architecture], folder: Path) -> list[Outcome]:
     """All of them, one after the other; each is told as it ends, because the whole takes minutes."""
     outcomes = []
-    for architecture in architectures:
-        place = folder / architecture.name
-        place.mkdir(parents=True)
-        outcomes.append(swept(architecture, place))
-        print(json.dumps(outcomes[-1].to_json()), flush=True)  # noqa: T201
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # models this small take longer on several
+    try:
+        for architecture in architectures:
+            place = folder / architecture.name
+            place.mkdir(parents=True)
+            outcomes.append(swept(architecture, place))
+            print(json.dumps(outcomes[-1].to_json()), flush=True)  # noqa: T201
+    finally:
+        torch.set_num_threads(threads)
     return outcomes
