@@ -66,7 +66,7 @@ def test_it_can_be_put_into_one_layer(finished, name):
         pytest.skip(reasons[0])
     assert all(c["refused"] is None and math.isfinite(c["local_error"]) for c in found)
     library = Library(workspace, [])
-    replacement = library.replacement(Candidate(**workspace.load_json(f"library/{found[0]['id']}")))
+    replacement = library.replacement(Candidate.from_json(workspace.load_json(f"library/{found[0]['id']}")))
     before = apply(model, replacement)
     try:
         with torch.no_grad():
