@@ -35,6 +35,15 @@ def minilm_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def albert_path() -> Path:
-    """An ALBERT encoder for chemical reactions, a folder in fp32 with its vocabulary."""
-    return _real_model("rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k")
+def albert_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ALBERT encoder for chemical reactions, a folder in fp32 with its vocabulary.
+
+    It comes as pytorch_model.bin, which is not opened here; as a user is told to, it is saved once by transformers.
+    """
+    from transformers import AlbertForMaskedLM, AutoTokenizer
+
+    source = _real_model("rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k")
+    folder = tmp_path_factory.mktemp("albert") / "model"
+    AlbertForMaskedLM.from_pretrained(source).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder

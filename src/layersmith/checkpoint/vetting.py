@@ -27,6 +27,14 @@ _MOST_COUNTED = 2**16
 #: What a model may need beyond what is stored: elements it computes, bytes of tables, calls of torch per tensor.
 _SPARE_ELEMENTS, _SPARE_BYTES, _SPARE_CALLS, _CALLS_PER_TENSOR = 2**24, 2**30, 20_000, 200
 _JSON_BYTES = 64 * 2**20
+#: Read by transformers beside config.json. It goes on without a damaged one, with other settings.
+_FURTHER_CONFIGS = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
 #: Files that quantizers left beside the weights before config.json had a place for it.
 _QUANTIZER_FILES = ("quantize_config.json", "quant_config.json", "quant_log.csv")
 
@@ -51,8 +59,9 @@ def vet(folder: Path, config: dict[str, Any]) -> dict[str, Stored]:
             f"{str(folder)!r} holds an adapter, which is not applied when a model is loaded here. Load base model and "
             f"adapter with PEFT, call merge_and_unload(), save the merged model, and give that folder."
         )
-    for file in sorted(folder.glob("*_config.json")):
-        read_config(file)  # transformers goes on without a damaged one of these, with other settings
+    for name in _FURTHER_CONFIGS:
+        if (folder / name).is_file():
+            read_config(folder / name)
     _refuse_quantized(folder, config)
     _refuse_names(folder, config)
     stored = stored_tensors(folder)
