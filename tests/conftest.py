@@ -1,6 +1,7 @@
 """Shared by all tests: no network, and where the real models are."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,4 +47,5 @@ def albert_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("albert") / "model"
     AlbertForMaskedLM.from_pretrained(source).save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    shutil.copy(source / "vocab.txt", folder)
     return folder

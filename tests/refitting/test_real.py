@@ -49,7 +49,9 @@ def test_minilm(minilm_path, tmp_path):
 
 def test_albert_shares_one_block(albert_path, tmp_path):
     """One set of weights runs twelve times: a change at its only feed-forward touches all twelve."""
-    rows = [REACTION.replace("C)S", "C" * (i % 9) + ")S") for i in range(200)]
+    sizes = [(a, b) for a in range(27) for b in range(27)]  # no row twice: what repeats is read once
+    rows = [REACTION.replace("C)S", "C" * a + ")S").replace("Fc1", "C" * b + "c1") for a, b in sizes]
+    rows = [" ".join(row).replace("> >", ">>") for row in rows]  # this tokenizer splits at spaces alone
     (tmp_path / "reactions.txt").write_text("\n\n".join(rows))
     from layersmith.checkpoint import load
 
