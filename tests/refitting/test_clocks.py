@@ -193,7 +193,7 @@ class Run:
             return SimpleNamespace(id=f"{site}/low", sites=[site], kl=kl, cost=cost(latency_ms, 4), refused=None)
 
         found = [candidate("a", 6.4, 0.1), candidate("b", 6.4, 0.2)]
-        self.library = SimpleNamespace(candidates={c.id: c for c in found}, offered=lambda: found)
+        self.built = SimpleNamespace(candidates={c.id: c for c in found}, offered=lambda: found)
         self.costs = select.SiteCosts({"a": cost(10.0), "b": cost(10.0)}, cost(100.0, 100))
         workspace = SimpleNamespace(load_json=lambda name: None, save_json=lambda name, data: None)
         self.ctx = SimpleNamespace(
@@ -216,7 +216,7 @@ class Run:
         monkeypatch.setattr(select, "clock", clocked)
 
     def __call__(self):
-        return select.select(self.ctx, self.library, self.costs)
+        return select.select(self.ctx, self.built, self.costs)
 
 
 @pytest.mark.parametrize(("factor", "bound"), [(1.0, 0.95), (1.02, 0.95), (1.023, 0.95), (1.0, 0.93), (0.9, 0.85)])

@@ -67,7 +67,7 @@ def assemble(
     refitted = final["refitted"]
     original = final["original"]
     shares = found.shares(Cost.from_json(refitted), refitted["latency_ratio"], ctx.settings.budget)
-    candidates = found.library.candidates.values()
+    candidates = found.built.candidates.values()
     config = getattr(ctx.model, "config", None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
@@ -115,7 +115,7 @@ def assemble(
 
 def _site(found: Found, site: Any) -> dict[str, Any]:
     """One row of the sites table: what stands there, its cost, and the four floors."""
-    at = {c.method: c for c in found.library.at(site.name)}
+    at = {c.method: c for c in found.built.at(site.name)}
     errors = found.reports[site.name].floors if site.name in found.reports else {}
     cost = found.costs.of_site.get(site.name)
     return {

@@ -38,12 +38,12 @@ def measure_baselines(ctx: RunContext, found: Found) -> dict[str, Any]:
     rounds = rounds_for(found.costs.total.of("latency"), CLOCK_SECONDS, *CLOCK_ROUNDS)
 
     def clocked(ids: list[str]) -> Clocked:
-        return clock(ctx, found.library, ids, rounds)
+        return clock(ctx, found.built, ids, rounds)
 
     budget, told = ctx.settings.budget, found.selection.effective_budget
     gained = gain(told.get("latency", 1.0), budget.get("latency", 1.0))
     climbs: dict[str, tuple[Ladder, Climb]] = {}
-    all_ladders = ladders(found.library, ctx.anatomy)
+    all_ladders = ladders(found.built, ctx.anatomy)
     for done, ladder in enumerate(all_ladders):
         costs = [found.costs.predicted(rung.candidates) for rung in ladder.rungs]
         shares = [found.shares(cost, None, budget) for cost in costs]
@@ -150,7 +150,7 @@ def climb(
 
 
 def _candidates(found: Found, ids: list[str]) -> list[Candidate]:
-    return [found.library.candidates[i] for i in ids]
+    return [found.built.candidates[i] for i in ids]
 
 
 def _predicted(found: Found, ids: list[str]) -> dict[str, Any]:

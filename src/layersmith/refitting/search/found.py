@@ -17,14 +17,14 @@ from layersmith.refitting.search.select import Selection
 class Found:
     """All candidates, what was learnt at each site, what everything costs, and the chosen mix."""
 
-    library: Library
+    built: Library
     reports: dict[str, SiteReport]
     costs: SiteCosts
     selection: Selection
 
     def replacement(self, ids: list[str]) -> Replacement:
         """The edits and modules of these candidates together."""
-        return replacement_of([self.library.candidates[i] for i in ids], self.library)
+        return replacement_of([self.built.candidates[i] for i in ids], self.built)
 
     def shares(self, cost: Cost, latency_ratio: float | None, budget: dict[str, float]) -> dict[str, float]:
         """Each budgeted figure as a share of the original's. Of latency the ratio, which was formed within rounds."""

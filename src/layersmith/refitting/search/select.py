@@ -65,7 +65,7 @@ class _Search:
     """One search: what may be chosen, and what was measured of it so far."""
 
     def __init__(self, ctx: RunContext, library: Library, costs: SiteCosts):
-        self.ctx, self.library, self.costs = ctx, library, costs
+        self.ctx, self.built, self.costs = ctx, library, costs
         self.budget = ctx.settings.budget
         self.menu = options(library, costs)
         self.expected = outputs(ctx.model, ctx.batches.search)
@@ -130,7 +130,7 @@ class _Search:
     ) -> Selection:
         ratio = self.clocked(solution) if "latency" in self.budget else None
         return Selection(
-            chosen=[c.id for c in candidates_of(solution, self.library)],
+            chosen=[c.id for c in candidates_of(solution, self.built)],
             predicted_kl=solution.score,
             joint_kl=kl,
             latency_ratio=ratio,
@@ -144,21 +144,21 @@ class _Search:
         """Measured divergence of the whole mix."""
         key = frozenset(solution.chosen)
         if key not in self.seen:
-            replacement = replacement_of(candidates_of(solution, self.library), self.library)
+            replacement = replacement_of(candidates_of(solution, self.built), self.built)
             self.seen[key] = joint_kl(self.ctx.model, replacement, self.ctx.batches.search, self.expected).value
         return self.seen[key]
 
     def clocked(self, solution: Solution) -> float:
         """Measured latency of the whole mix, as a share of the original's."""
-        ids = [c.id for c in candidates_of(solution, self.library)]
-        return clock(self.ctx, self.library, ids, self.rounds).latency_ratio
+        ids = [c.id for c in candidates_of(solution, self.built)]
+        return clock(self.ctx, self.built, ids, self.rounds).latency_ratio
 
     def predicted_latency(self, solution: Solution) -> float:
         """The latency that the sum of separately timed parts comes to, as a share of the original's."""
         return (solution.cost["latency"] + self.costs.outside.of("latency")) / self.costs.total.of("latency")
 
     def predicted_share(self, found: Selection) -> float:
-        chosen = [self.library.candidates[i] for i in found.chosen]
+        chosen = [self.built.candidates[i] for i in found.chosen]
         return self.costs.predicted(chosen).share("latency", self.costs.total)
 
     def limits_but_latency(self) -> dict[str, float]:
