@@ -10,29 +10,7 @@ from torch import nn
 from layersmith.anatomy import find_sites, swap
 from layersmith.errors import UserError
 from layersmith.ffn.zero import Zero
-from tests.anatomy.families import BY_NAME, FAMILIES
-
-EVERY = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
-OTHERS = {
-    "gptj": (
-        lambda: tf.GPTJForCausalLM(
-            tf.GPTJConfig(vocab_size=96, n_embd=32, n_layer=1, n_head=4, rotary_dim=4, n_positions=64)
-        ),
-        ["attn_norm", "attn", "ffn"],  # side by side, after one norm
-    ),
-    "fnet": (
-        lambda: tf.FNetForMaskedLM(
-            tf.FNetConfig(vocab_size=96, hidden_size=32, num_hidden_layers=1, intermediate_size=48)
-        ),
-        ["attn", "attn_norm", "ffn", "ffn_norm"],  # tokens are mixed by a Fourier transform
-    ),
-    "swin": (
-        lambda: tf.SwinForImageClassification(
-            tf.SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1], num_heads=[2], window_size=4)
-        ),
-        ["attn_norm", "attn", "ffn_norm", "ffn"],  # attention in windows, none of which crosses the middle
-    ),
-}
+from tests.anatomy.families import BY_NAME
 
 
 def test_tokens_first_models_are_refused() -> None:

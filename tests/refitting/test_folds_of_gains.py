@@ -12,35 +12,9 @@ from layersmith.errors import UserError
 from layersmith.refitting.prove.folds import gain
 from tests.anatomy.families import BY_NAME
 from tests.checkpoint.edited import output
+from tests.refitting.test_folds import difference, shaken
 
 PRE_LN = ("gpt2", "opt", "gpt_neox", "vit")
-
-
-def shaken(name, eps=0.1):
-    """The family's model with random biases and gains, means, and a large eps, so that each makes a difference.
-
-    eps  None leaves it: for models whose own norms are saved, since it is the config that says what it is
-    """
-    model = BY_NAME[name].model()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            # A constant in every matrix and table gives the stream a mean worth removing.
-            parameter.add_(0.5 * torch.randn_like(parameter) if parameter.dim() == 1 else 0.1)
-    for module in model.modules():
-        for attribute in ("eps", "variance_epsilon"):
-            if eps is not None and hasattr(module, attribute):
-                setattr(module, attribute, eps)
-    return model
-
-
-def difference(model, fold, inputs):
-    """How far the folded model's output is from the model's, relative to its size; undone afterwards."""
-    expected = output(model, inputs)
-    undo = fold.apply(model)
-    found = output(model, inputs)
-    undo()
-    assert torch.equal(output(model, inputs), expected)
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 @pytest.mark.parametrize("name", [*PRE_LN, "llama", "gemma3", "qwen3", "whisper", "t5"])
