@@ -51,11 +51,12 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
         saved = {"folds": folds, **_save(ctx, found, healed, folded)}
     result = assemble(ctx, found, variants, healing, final, saved)
     out = ctx.workspace.out
+    report.write(result, out / "report.html")
+    report.write_svg(result, out / "pareto.svg")
+    # The last of all: where result.json stands, the run has ended and everything else is there.
     fresh = out / "result.json.new"
     fresh.write_text(json.dumps(result, indent=1))
     os.replace(fresh, out / "result.json")
-    report.write(result, out / "report.html")
-    report.write_svg(result, out / "pareto.svg")
     return RefitResult(out, result)
 
 
