@@ -1,0 +1,1 @@
+"""Train mechanisms from scratch under one budget and rank them."""

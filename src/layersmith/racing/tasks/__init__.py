@@ -1,0 +1,1 @@
+"""The tasks of a race, one file each."""
