@@ -33,7 +33,7 @@ class Batch:
 
 
 class Task(ABC):
-    """One question for models. Its constructor arguments are its settings, all with defaults; ValueError for bad ones."""
+    """One question for models. Constructor arguments are its settings, all with defaults; ValueError for bad ones."""
 
     #: Name on the command line.
     name: ClassVar[str]
