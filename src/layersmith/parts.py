@@ -182,6 +182,13 @@ ENTRIES: dict[str, Entry] = {
         (),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "feature_map": "hedgehog", "rope_theta": 10000.0},
     ),
+    "mesa": Entry(
+        "layersmith.mixer.mesa:Mesa",
+        "mixer",
+        ("uncovering-mesa-optimization-algorithms-transformers",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0},
+        missing="the forgetting factor and the learned penalty of its paper",
+    ),
     "partial_attention": Entry(
         "layersmith.mixer.partial:PartialAttention",
         "mixer",

@@ -31,7 +31,10 @@ OTHER_SETTINGS = [
     ("softmax_attention", {"d_model": 16, "n_heads": 2}),
     ("softmax_attention", {"d_model": 16, "n_heads": 4, "n_kv_heads": 1, "window": 9, "rope_theta": 100.0}),
     ("softmax_attention", {"d_model": 16, "n_heads": 2, "causal": False, "rope_theta": 100.0}),
+    ("softmax_attention", {"d_model": 16, "n_heads": 2, "log_length": True}),
+    ("softmax_attention", {"d_model": 16, "n_heads": 2, "log_length": True, "window": 9}),
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "elu1"}),
+    ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "identity", "normalize": False}),
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "relu", "causal": False}),
     ("deltanet", {"d_model": 16, "n_heads": 2, "head_dim": 4, "conv": 1, "chunk": 16}),
 ]

@@ -13,6 +13,8 @@ def features(name: str, x: torch.Tensor, weight: torch.Tensor | None) -> torch.T
     """phi of one head's vector x (d,), entry by entry."""
     if name == "elu1":
         return torch.tensor([e + 1 if e > 0 else math.exp(e) for e in x.tolist()], dtype=x.dtype)
+    if name == "identity":
+        return x
     if name == "relu":
         return torch.tensor([max(e, 0.0) for e in x.tolist()], dtype=x.dtype)
     z = [sum(float(x[i] * weight[i, j]) for i in range(len(x))) for j in range(len(x))]
@@ -37,7 +39,7 @@ def linear_attention_by_loops(m: LinearAttention, name: str, x: torch.Tensor) ->
                 weight = float(phi_q @ features(name, k[s, shared], w_k))
                 norm += weight
                 out[t, own] += weight * v[s, shared]
-            out[t, own] /= norm
+            out[t, own] /= norm if m.normalize else 1.0
     return m.o(out)
 
 
@@ -50,6 +52,18 @@ def test_equals_loops(feature_map, causal):
     m = LinearAttention(12, 4, n_kv_heads=2, feature_map=feature_map, causal=causal, bias=True, chunk=4).double()
     for parameter in m.parameters():
         parameter.add_(0.3 * torch.randn_like(parameter))
+    x = torch.randn(2, 10, 12, dtype=torch.float64)
+    want = torch.stack([linear_attention_by_loops(m, feature_map, row) for row in x])
+    torch.testing.assert_close(m(x)[0], want, atol=1e-12, rtol=0)
+
+
+@pytest.mark.oracle("linear_attention")
+@torch.no_grad()
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("feature_map", ["identity", "elu1"])
+def test_equals_loops_without_the_normaliser(feature_map, causal):
+    torch.manual_seed(0)
+    m = LinearAttention(12, 4, n_kv_heads=2, feature_map=feature_map, causal=causal, normalize=False, chunk=4).double()
     x = torch.randn(2, 10, 12, dtype=torch.float64)
     want = torch.stack([linear_attention_by_loops(m, feature_map, row) for row in x])
     torch.testing.assert_close(m(x)[0], want, atol=1e-12, rtol=0)
@@ -118,3 +132,5 @@ def test_bad_configs_are_refused():
         LinearAttention(16, 4, chunk=0)
     with pytest.raises(ValueError, match="multiple of n_kv_heads"):
         LinearAttention(16, 4, n_kv_heads=3)
+    with pytest.raises(ValueError, match="normalize=False"):
+        LinearAttention(16, 4, feature_map="identity")

@@ -36,7 +36,8 @@ def attention_by_loops(m: SoftmaxAttention, x: torch.Tensor) -> torch.Tensor:
         shared = slice(h // group * m.head_dim, (h // group + 1) * m.head_dim)
         for t in range(len(x)):
             seen = [s for s in range(t + 1 if m.causal else len(x)) if m.window is None or abs(t - s) < m.window]
-            weights = [math.exp(scale * float(q[t, own] @ k[s, shared])) for s in seen]
+            own_scale = scale * math.log(len(seen)) if m.log_length else scale
+            weights = [math.exp(own_scale * float(q[t, own] @ k[s, shared])) for s in seen]
             for weight, s in zip(weights, seen, strict=True):
                 out[t, own] += weight / sum(weights) * v[s, shared]
     return m.o(out)
@@ -51,6 +52,9 @@ def attention_by_loops(m: SoftmaxAttention, x: torch.Tensor) -> torch.Tensor:
         {"window": 3},
         {"causal": False, "scale": 0.3},
         {"causal": False, "window": 3, "n_kv_heads": 2},
+        {"log_length": True},
+        {"log_length": True, "window": 3, "scale": 2.0},
+        {"log_length": True, "causal": False, "n_kv_heads": 2},
     ],
 )
 @pytest.mark.oracle("softmax_attention")

@@ -6,17 +6,21 @@ Feature maps phi (F features of a head):
     elu1       elu(x) + 1                                 F = head_dim
     relu       max(x, 0)                                  F = head_dim
     hedgehog   [softmax(W x), softmax(-W x)]              F = 2 head_dim, W learned per head, for q and k apart
+    identity   x                                          F = head_dim, only without the normaliser
+
+With normalize=False the normaliser is left out, y_t = W_o concat_h phi(q_t) S_t: the "linear self-attention" of theory.
 
 The maps q, k, v, o are those of `SoftmaxAttention` (`shared/heads.py`), whose weights can be copied in; RoPE acts
 before the feature map. Computed chunk by chunk with matrix products (`chunked.py`); not causal: one sum over all
 tokens.
 
 Shapes: x (B, T, D) -> phi(q) (B, H, T, F), phi(k) (B, H_kv, T, F), v (B, H_kv, T, head_dim) -> y (B, T, D).
-State: kv (B, H_kv, F, head_dim + 1) in at least float32, S and, as its last column, z; position (B,) with RoPE.
+State: kv (B, H_kv, F, head_dim + 1) in at least float32, S and, as its last column, z (absent without the normaliser);
+position (B,) with RoPE.
 
 Papers: Katharopoulos et al. 2020, "Transformers are RNNs", arXiv 2006.16236 (elu1, both forms); Zhang et al. 2024,
 "The Hedgehog & the Porcupine", arXiv 2402.04347, and "LoLCATs", arXiv 2410.10254 (hedgehog; identity start and
-softmax over features confirmed in the released code).
+softmax over features confirmed in the released code); von Oswald et al. 2022, arXiv 2212.07677 (no normaliser).
 Differs from the papers: grouped key-value heads share one state and one key feature map (LoLCATs repeats keys first);
 LoLCATs' sliding window of softmax attention is left out.
 """
@@ -52,7 +56,7 @@ class Hedgehog(nn.Module):
         return torch.cat((x.softmax(-1), (-x).softmax(-1)), dim=-1)
 
 
-FEATURE_MAPS = ("elu1", "relu", "hedgehog")
+FEATURE_MAPS = ("elu1", "relu", "hedgehog", "identity")
 
 
 class LinearAttention(HeadMixer):
@@ -60,9 +64,10 @@ class LinearAttention(HeadMixer):
 
     d_model, n_heads, n_kv_heads, head_dim, bias, out_bias, rope_*, qk_norm     as in `SoftmaxAttention`
     causal         False: every token reads the sums over the whole sequence, and no state is accepted
-    feature_map    "elu1", "relu" or "hedgehog"
+    feature_map    "elu1", "relu", "hedgehog" or "identity"
     chunk          tokens computed together; changes speed, not values
     eps            added to the normaliser
+    normalize      divide by the sum of the weights; must be False for "identity"
     """
 
     name = "linear_attention"
@@ -84,6 +89,7 @@ class LinearAttention(HeadMixer):
         out_bias: bool = False,
         chunk: int = 64,
         eps: float = 1e-6,
+        normalize: bool = True,
     ):
         super().__init__(
             d_model,
@@ -104,7 +110,12 @@ class LinearAttention(HeadMixer):
             raise ValueError(
                 f"LinearAttention: unknown feature_map {feature_map!r}. {suggest(feature_map, list(FEATURE_MAPS))}"
             )
-        self.chunk, self.eps = chunk, eps
+        if normalize and feature_map == "identity":
+            raise ValueError(
+                "LinearAttention: with feature_map='identity' weights can be negative and their sum zero, so there is "
+                "nothing to divide by. Use normalize=False, or another feature map."
+            )
+        self.chunk, self.eps, self.normalize = chunk, eps, normalize
         self.phi_q = _feature_map(feature_map, n_heads, self.head_dim)
         self.phi_k = _feature_map(feature_map, self.n_kv_heads, self.head_dim)
 
@@ -115,7 +126,9 @@ class LinearAttention(HeadMixer):
         # A query group is one more leading dimension, over which keys and values broadcast: (B, H_kv, G, T, .)
         q = precise(self.phi_q(q)).unflatten(1, (self.n_kv_heads, -1))
         k = precise(self.phi_k(k)).unsqueeze(2)
-        v = F.pad(precise(v), (0, 1), value=1.0).unsqueeze(2)  # a column of ones sums the normaliser z
+        v = precise(v).unsqueeze(2)
+        if self.normalize:
+            v = F.pad(v, (0, 1), value=1.0)  # a column of ones sums the normaliser z
         if mask is not None:
             k = k * mask[:, None, None, :, None]
         with full_precision(q):
@@ -126,11 +139,12 @@ class LinearAttention(HeadMixer):
                 new = {"kv": kv.squeeze(2)}
             else:
                 y, new = q @ (k.mT @ v), None
-            y = y[..., :-1] / (y[..., -1:] + self.eps)
+            if self.normalize:
+                y = y[..., :-1] / (y[..., -1:] + self.eps)
         return y.flatten(1, 2).to(dtype), new
 
 
 def _feature_map(name: str, n_heads: int, head_dim: int) -> nn.Module:
     if name == "hedgehog":
         return Hedgehog(n_heads, head_dim)
-    return Elu1() if name == "elu1" else nn.ReLU()
+    return {"elu1": Elu1, "relu": nn.ReLU, "identity": nn.Identity}[name]()

@@ -3,6 +3,9 @@
     y_t = W_o concat_h sum_s softmax_s(scale * q_t . k_s) v_s      over real s <= t, t - s < window
                                                                     (not causal: over all real s, |t - s| < window)
 
+With log_length the scores are multiplied by log n_t as well, n_t the number of tokens that t may see: a score c above
+all others then keeps at least 1 / (1 + n^(1-c)) of the weight, however long the text.
+
 with q, k, v split into heads, grouped, normalised and rotated as in `shared/heads.py`; what is cached and what may be
 read is in `shared/key_values.py`.
 
@@ -12,13 +15,14 @@ rope, the real tokens so far; real (B, S) bool once a mask has been given.
 
 Papers: Vaswani et al. 2017, "Attention Is All You Need", arXiv 1706.03762; GQA: Ainslie et al. 2023, arXiv
 2305.13245; window: Beltagy et al. 2020, arXiv 2004.05150; query-key norm: Henry et al. 2020, arXiv 2010.04245, as RMS
-norm per head as in Qwen3.
+norm per head as in Qwen3; log_length: Chiang & Cholak 2022, arXiv 2202.12172 (natural logarithm).
 Differs from the papers: the window counts real tokens. `cost` counts the whole T x T square:
 a causal or windowed forward over a whole sequence is counted (and, with a window, computed) as a full one.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -40,6 +44,7 @@ class SoftmaxAttention(HeadMixer):
     qk_norm             RMS-normalise every query and key head before RoPE, with qk_norm_eps
     bias, out_bias      biases of the q, k, v maps and of the output map
     scale               factor on the scores; None = head_dim^-0.5
+    log_length          multiply the scores by the logarithm of the number of tokens that may be seen
     """
 
     name = "softmax_attention"
@@ -60,6 +65,7 @@ class SoftmaxAttention(HeadMixer):
         bias: bool = False,
         out_bias: bool = False,
         scale: float | None = None,
+        log_length: bool = False,
     ):
         super().__init__(
             d_model,
@@ -77,7 +83,7 @@ class SoftmaxAttention(HeadMixer):
         )
         if window is not None:
             require_positive(SoftmaxAttention, window=window)
-        self.window, self.scale = window, scale
+        self.window, self.scale, self.log_length = window, scale, log_length
 
     def mix(
         self, q: Tensor, k: Tensor, v: Tensor, state: State | None, mask: Tensor | None
@@ -90,7 +96,18 @@ class SoftmaxAttention(HeadMixer):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
         """The last T of S tokens attend to all S, as far as they may: q (B, H, T, .), k and v (B, H_kv, S, .)."""
         visible, triangle = readable(q, k, real, self.window, self.causal)
+        if self.log_length:
+            q = q * _counts(q, k, visible, triangle).log().to(q.dtype)
         grouped = q.shape[1] != k.shape[1]  # the kernel reads shared keys and values, none is repeated here
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=visible, is_causal=triangle, scale=self.scale, enable_gqa=grouped
         )
+
+
+def _counts(q: Tensor, k: Tensor, visible: Tensor | None, triangle: bool) -> Tensor:
+    """How many tokens each of the last T of S may see, (B or 1, 1, T or 1, 1), in at least float32."""
+    if visible is not None:
+        counts = visible.sum(-1, keepdim=True)
+    else:
+        counts = torch.arange(1 if triangle else k.shape[2], k.shape[2] + 1, device=q.device)[:, None]
+    return counts.to(torch.promote_types(q.dtype, torch.float32))
