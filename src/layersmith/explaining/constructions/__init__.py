@@ -1,0 +1,50 @@
+"""Published weights, one construction a file: networks written down, not trained, and what they are claimed to do.
+
+This table is the only list of them; a class is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from layersmith.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from layersmith.explaining.constructions.construction import Construction
+
+_ROOM = "layersmith.explaining.constructions"
+
+CONSTRUCTIONS: dict[str, str] = {
+    "gradient_descent": f"{_ROOM}.gradient_descent:GradientDescent",
+    "mesa": f"{_ROOM}.mesa:MesaRegression",
+    "parity": f"{_ROOM}.parity:Parity",
+    "first": f"{_ROOM}.first:First",
+    "induction_head": f"{_ROOM}.induction_head:InductionHead",
+    "gated_rnn": f"{_ROOM}.gated_rnn:GatedRNN",
+    "connectivity": f"{_ROOM}.connectivity:Connectivity",
+    "sparse_averages": f"{_ROOM}.sparse_averages:SparseAverages",
+    "newton": f"{_ROOM}.newton:IterativeNewton",
+    "facts": f"{_ROOM}.facts:Facts",
+    "k_parity": f"{_ROOM}.k_parity:KParity",
+    "versatile": f"{_ROOM}.versatile:Versatile",
+    "one_step": f"{_ROOM}.one_step:OneStep",
+    "regression_mixture": f"{_ROOM}.regression_mixture:RegressionMixture",
+    "match2": f"{_ROOM}.match2:Match2",
+    "automaton": f"{_ROOM}.automaton:Automaton",
+}
+
+
+def check_construction(name: str) -> None:
+    """Raise a UserError with the closest names for a name that is no construction's. Imports nothing."""
+    if name not in CONSTRUCTIONS:
+        near = suggest(name, list(CONSTRUCTIONS))
+        raise UserError(f"Unknown construction {name!r}. {near} `layersmith construct` lists all {len(CONSTRUCTIONS)}.")
+
+
+def get(name: str) -> Construction:
+    """The construction of that name; a UserError with the closest names otherwise."""
+    check_construction(name)
+    module_name, _, class_name = CONSTRUCTIONS[name].partition(":")
+    construction: type[Construction] = getattr(importlib.import_module(module_name), class_name)
+    return construction()

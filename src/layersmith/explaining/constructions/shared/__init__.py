@@ -1,0 +1,1 @@
+"""What constructions share: how weights are written down, how sublayers are stacked, how drawn data look."""
