@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from layersmith import catalogue, describe
+from layersmith.explaining.constructions import CONSTRUCTIONS
 from layersmith.papers import papers
 from layersmith.refitting import methods
 
@@ -66,6 +67,14 @@ def test_a_page_holds_everything_known_about_its_part(name: str, pages: dict[str
 def test_every_paper_stands_on_the_page_once_and_every_method_has_its_section(pages: dict[str, str]) -> None:
     assert sorted(re.findall(r'<a id="([^"]+)">', pages["papers.md"])) == sorted(papers())
     assert re.findall(r"^## (\w+)", pages["methods.md"], flags=re.MULTILINE) == list(methods.METHODS)
+
+
+def test_every_construction_has_its_section_with_every_claim(pages: dict[str, str]) -> None:
+    page = pages["constructions.md"]
+    assert re.findall(r"^## (\w+)", page, flags=re.MULTILINE) == list(CONSTRUCTIONS)
+    for record in describe.constructions_as_json():
+        section = page.partition(f"## {record['name']}\n")[2].partition("\n## ")[0]
+        assert len(re.findall(r"^\| (?:does|stops) \|", section, flags=re.MULTILINE)) == len(record["claims"])
 
 
 def test_links_between_pages_lead_to_pages(pages: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ import layersmith
 from layersmith.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = {"apply", "build", "catalogue", "load", "measure", "refit", "save", "sites", "swap"}
+NAMES = {"apply", "build", "catalogue", "construct", "load", "measure", "refit", "save", "sites", "swap"}
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,14 @@ from layersmith.refitting.options import RefitConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-GENERATED = {"methods.md", "evidence.md", "claims.md", "papers.md", "architectures.md"}  # by docs/hooks.py
+GENERATED = {
+    "methods.md",
+    "constructions.md",
+    "evidence.md",
+    "claims.md",
+    "papers.md",
+    "architectures.md",
+}  # by docs/hooks.py
 
 
 def _blocks(page: Path, language: str) -> list[str]:

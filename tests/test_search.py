@@ -6,6 +6,7 @@ import pytest
 
 from layersmith import catalogue, search
 from layersmith.errors import UserError
+from layersmith.explaining.constructions import CONSTRUCTIONS
 from layersmith.papers import papers
 from layersmith.refitting import methods
 from layersmith.refitting.prove.folds import FOLDS
@@ -82,8 +83,16 @@ def test_every_word_must_occur_and_where_none_has_them_all_some_will_do() -> Non
 
 
 def test_everything_that_can_be_run_and_every_paper_is_in_the_index() -> None:
-    kinds = {kind: [item.name for item in search.index() if item.kind == kind] for kind in ("method", "fold", "paper")}
-    assert kinds == {"method": list(methods.METHODS), "fold": list(FOLDS), "paper": list(papers())}
+    kinds = {
+        kind: [item.name for item in search.index() if item.kind == kind]
+        for kind in ("method", "fold", "construction", "paper")
+    }
+    assert kinds == {
+        "method": list(methods.METHODS),
+        "fold": list(FOLDS),
+        "construction": list(CONSTRUCTIONS),
+        "paper": list(papers()),
+    }
     parts = [item.name for item in search.index() if item.kind in ("part", "scheme")]
     assert parts == list(catalogue.ENTRIES)
     assert len(search.find("")) == len(search.index())

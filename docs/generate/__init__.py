@@ -10,7 +10,7 @@ from layersmith import catalogue
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))  # record.py reads the committed records
 
-from generate import architectures, evidence, methods, papers, parts
+from generate import architectures, constructions, evidence, methods, papers, parts
 from generate.text import FAMILIES
 
 
@@ -22,6 +22,7 @@ def pages() -> dict[str, str]:
         "evidence.md": evidence.evidence_page(),
         "claims.md": evidence.claims_page(),
         "methods.md": methods.page(),
+        "constructions.md": constructions.page(),
         "papers.md": papers.page(),
         "architectures.md": architectures.page(),
     }

@@ -8,6 +8,7 @@
     save(model, edits, path)          a folder that loads again
     measure(model, against)           quality and cost, side by side, in one run -> Measurement
     refit(model, budget=, out=)       the best mix of alternatives under a budget -> RefitResult, and files in `out`
+    construct(name, settings, out=)   weights published on paper, built and put to the proof -> Constructed
     catalogue                         the table of parts
 
 A site is named ("layers.3.ffn"), given as a `Site`, or chosen by a pattern ("layers.*.ffn"): a pattern's first site
@@ -33,12 +34,14 @@ from layersmith.anatomy.swap import replacement_of, swap
 from layersmith.checkpoint import load
 from layersmith.checkpoint.saving import Tokenizer
 from layersmith.errors import UserError
+from layersmith.explaining.constructions.constructing import Constructed, construct, load_construction
 from layersmith.measuring.compare import Measurement, measure
 from layersmith.refitting.pipeline import refit
 from layersmith.refitting.prove.result import RefitResult
 
 __all__ = [
     "Anatomy",
+    "Constructed",
     "Edit",
     "Measurement",
     "RefitResult",
@@ -47,7 +50,9 @@ __all__ = [
     "apply",
     "build",
     "catalogue",
+    "construct",
     "load",
+    "load_construction",
     "measure",
     "refit",
     "save",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
 
@@ -17,6 +17,7 @@ from layersmith import catalogue, evidence
 from layersmith.contract import Cost, Operator, Scheme
 from layersmith.errors import UserError
 from layersmith.evidence import Claim, Outcomes
+from layersmith.explaining import constructions
 from layersmith.papers import Paper, named
 from layersmith.refitting import methods
 from layersmith.refitting.method import STATISTICS, Method
@@ -27,16 +28,17 @@ COST_COLUMNS = ("params", "active per token", "bytes", "FLOPs", "bytes of state"
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a paper stands: the parts, methods and folds that name it, and the claims measured."""
+    """Where a paper stands: the parts, methods, folds and constructions that name it, and the claims measured."""
 
     parts: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     folds: tuple[str, ...] = ()
+    constructions: tuple[str, ...] = ()
     claims: tuple[tuple[str, Claim], ...] = ()
 
     @property
     def nowhere(self) -> bool:
-        return not (self.parts or self.methods or self.folds)
+        return not (self.parts or self.methods or self.folds or self.constructions)
 
 
 def spec_of(name: str, d_model: int | None = None, config: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -205,6 +207,30 @@ def folds_as_json() -> list[dict[str, Any]]:
     ]
 
 
+def construction_text(name: str) -> str:
+    """The docstring that opens the construction's file."""
+    return inspect.cleandoc(import_module(constructions.CONSTRUCTIONS[name].partition(":")[0]).__doc__ or "")
+
+
+def constructions_as_json() -> list[dict[str, Any]]:
+    """One record for each construction: what it does, its settings, and what is claimed of it with these defaults."""
+    return [construction_as_json(name) for name in constructions.CONSTRUCTIONS]
+
+
+def construction_as_json(name: str) -> dict[str, Any]:
+    construction = constructions.get(name)
+    return {
+        "name": name,
+        "summary": construction.summary,
+        "settings": {key: asdict(setting) for key, setting in construction.settings.items()},
+        "claims": [
+            {"what": claim.what, "how": claim.how, "bound": claim.bound, "limit": claim.limit}
+            for claim in construction.claims(construction.settled({}))
+        ],
+        "papers": named(construction.papers),
+    }
+
+
 def paper_as_json(paper: Paper) -> dict[str, Any]:
     """A paper, where it stands, and, where it stands nowhere, why."""
     stands = standing(paper)
@@ -217,6 +243,7 @@ def paper_as_json(paper: Paper) -> dict[str, Any]:
         "parts": list(stands.parts),
         "methods": list(stands.methods),
         "folds": list(stands.folds),
+        "constructions": list(stands.constructions),
         "reason": reason(paper),
     }
 
@@ -241,11 +268,12 @@ def tests(outcomes: Outcomes) -> list[tuple[str, str, int]]:
 
 
 def standing(paper: Paper) -> Standing:
-    """Which parts, methods and folds name the paper, and what was measured of its claims."""
+    """Which parts, methods, folds and constructions name the paper, and what was measured of its claims."""
     claims = [(part, claim) for part in catalogue.ENTRIES for claim in evidence.of(part).claims]
     return Standing(
         tuple(name for name, found in catalogue.ENTRIES.items() if paper.id in found.papers),
         tuple(name for name in methods.METHODS if paper.id in methods.get(name).papers),
         tuple(name for name, fold in FOLDS.items() if paper.id in fold.papers),
+        tuple(name for name in constructions.CONSTRUCTIONS if paper.id in constructions.get(name).papers),
         tuple((part, claim) for part, claim in claims if claim.paper == paper.id),
     )

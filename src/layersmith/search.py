@@ -1,4 +1,4 @@
-"""One search over everything that can be run (parts, methods, folds, schemes) and over the source papers.
+"""One search over all that can be run (parts, methods, folds, schemes, constructions) and over the source papers.
 
     find("prune heads")        -> items, best first
     item_named("heads")        -> what `layersmith show` tells about; papers by arXiv id or by words of the title
@@ -16,6 +16,7 @@ from functools import cache
 
 from layersmith import catalogue, describe
 from layersmith.errors import UserError, suggest
+from layersmith.explaining.constructions import CONSTRUCTIONS, get
 from layersmith.papers import ARXIV, papers
 from layersmith.refitting import methods
 from layersmith.refitting.prove.folds import FOLDS
@@ -57,7 +58,10 @@ SYNONYMS = {
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One thing to find. kind: part, scheme, method, fold or paper. title: one line; text: everything else known."""
+    """One thing to find. title: one line; text: everything else known.
+
+    kind: part, scheme, method, fold, construction or paper
+    """
 
     kind: str
     name: str
@@ -110,13 +114,13 @@ def item_named(words: str) -> Item:
             f"{len(titled)} papers have {name!r} in their title. Name one by its id: {some}."
             + (f" Of what can be run, the nearest: {', '.join(runs)}." if runs else "")
         )
-    told = f"The runsest are {', '.join(runs)}." if runs else suggest(name, list(by_name))
+    told = f"The nearest are {', '.join(runs)}." if runs else suggest(name, list(by_name))
     raise UserError(f"Nothing is called {name!r}. {told} `layersmith catalogue WORDS` searches.")
 
 
 @cache
 def index() -> tuple[Item, ...]:
-    """Everything there is to find: parts and schemes, methods, folds, papers."""
+    """Everything there is to find: parts and schemes, methods, folds, constructions, papers."""
     found = []
     for name, entry in catalogue.ENTRIES.items():
         kind = "scheme" if entry.family == "scheme" else "part"
@@ -129,6 +133,10 @@ def index() -> tuple[Item, ...]:
     for name, fold in FOLDS.items():
         told = describe.fold_text(name)
         found.append(Item("fold", name, describe.first_line(told), f"{told} {_cited(fold.papers)}"))
+    for name in CONSTRUCTIONS:
+        known = get(name)
+        text = f"{describe.construction_text(name)} {_cited(known.papers)}"
+        found.append(Item("construction", name, known.summary, text))
     found += [Item("paper", p.id, p.title, f"{p.kind} {p.mechanism}") for p in papers().values()]
     return tuple(found)
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from layersmith import catalogue as table
 from layersmith import evidence
 from layersmith.commands.catalogue import catalogue, show
+from layersmith.explaining.constructions import CONSTRUCTIONS
 from layersmith.papers import papers
 from layersmith.refitting import methods as methods_table
 from layersmith.refitting.prove.folds import FOLDS
@@ -35,6 +36,7 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
     assert [p["name"] for p in data["parts"]] == list(table.ENTRIES)
     assert [m["name"] for m in data["methods"]] == list(methods_table.METHODS)
     assert [f["name"] for f in data["folds"]] == list(FOLDS)
+    assert [c["name"] for c in data["constructions"]] == list(CONSTRUCTIONS)
     assert [p["id"] for p in data["papers"]] == list(papers())
     for part in data["parts"]:
         assert part.keys() >= {"name", "family", "papers", "evidence", "summary", "stands_at", "state"}
@@ -46,7 +48,7 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
             assert papers()[paper["id"]].title == paper["title"]
             assert paper["arxiv"] in (paper["id"], None)
     for paper in data["papers"]:
-        assert bool(paper["reason"]) != bool(paper["parts"] or paper["methods"] or paper["folds"])
+        assert bool(paper["reason"]) != any(paper[where] for where in ("parts", "methods", "folds", "constructions"))
 
 
 def test_words_need_no_quotes_and_the_answer_fits_on_a_screen() -> None:

@@ -19,7 +19,7 @@ def test_help_lists_every_command_and_version_is_the_packages(run: Run) -> None:
 
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("sites", "refit", "measure", "check", "catalogue", "show", "--debug"):
+    for command in ("sites", "refit", "measure", "check", "catalogue", "show", "construct", "--debug"):
         assert command in out
     assert run("--version")[1].strip() == f"layersmith {layersmith.__version__}"
 
@@ -91,7 +91,7 @@ def test_an_interruption_says_how_to_go_on(run: Run, loads: Any) -> None:
     assert err == "interrupted; run the same command again to go on\n"
 
 
-@pytest.mark.parametrize("command", ["sites", "refit", "measure", "check", "catalogue", "show", "compile"])
+@pytest.mark.parametrize("command", ["sites", "refit", "measure", "check", "catalogue", "show", "construct", "compile"])
 def test_the_help_of_every_command_names_debug_and_json(run: Run, command: str) -> None:
     status, out, _ = run(command, "--help")
     assert status == 0

@@ -25,7 +25,9 @@ MOST = 20
 def catalogue(
     words: Annotated[list[str] | None, typer.Argument(help="what to look for: linear attention")] = None,
     only_papers: Annotated[bool, typer.Option("--papers", help="list source papers instead")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON: parts, methods, folds and papers")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print JSON: parts, methods, folds, constructions and papers")
+    ] = False,
 ) -> None:
     """List the parts, or search everything that can be run: parts, methods, folds and schemes."""
     from layersmith import search
@@ -58,6 +60,7 @@ def _as_json(found: list[Item]) -> dict[str, list[dict[str, object]]]:
         "parts": [p for p in table.as_json() if {("part", p["name"]), ("scheme", p["name"])} & named],
         "methods": [m for m in describe.methods_as_json() if ("method", m["name"]) in named],
         "folds": [f for f in describe.folds_as_json() if ("fold", f["name"]) in named],
+        "constructions": [c for c in describe.constructions_as_json() if ("construction", c["name"]) in named],
         "papers": [describe.paper_as_json(p) for p in papers().values() if ("paper", p.id) in named],
     }
 
@@ -89,7 +92,7 @@ def _print_papers(console: Console, read: list[Item], query: str) -> None:
     for item in shown:
         paper = papers()[item.name]
         stands = describe.standing(paper)
-        here = ", ".join(dict.fromkeys([*stands.parts, *stands.methods, *stands.folds]))
+        here = ", ".join(dict.fromkeys([*stands.parts, *stands.methods, *stands.folds, *stands.constructions]))
         key = paper.arxiv or f"[dim]{paper.id}[/dim]"
         listing.add_row(key, escape(paper.title), here or f"[dim]{escape(describe.reason(paper))}[/dim]")
     console.print(listing)
@@ -98,7 +101,9 @@ def _print_papers(console: Console, read: list[Item], query: str) -> None:
 
 
 def show(
-    words: Annotated[list[str], typer.Argument(help="a part, method, fold, arXiv id, or words of a paper's title")],
+    words: Annotated[
+        list[str], typer.Argument(help="a part, method, fold, construction, arXiv id, or words of a title")
+    ],
     d_model: Annotated[int | None, typer.Option(help="width; every d_… of the example grows with it")] = None,
     config: Annotated[str | None, typer.Option(help="constructor arguments as JSON, over the example's")] = None,
     batch: Annotated[int, typer.Option(help="batch size of the cost", min=1)] = 1,
@@ -116,6 +121,8 @@ def show(
         print_method(console, item.name)
     elif item.kind == "fold":
         _print_fold(console, item.name)
+    elif item.kind == "construction":
+        _print_construction(console, item.name)
     else:
         _print_part(console, item.name, d_model, parse_config(config) if config else {}, (batch, tokens))
 
@@ -222,6 +229,23 @@ def _print_fold(console: Console, name: str) -> None:
     )
 
 
+def _print_construction(console: Console, name: str) -> None:
+    from layersmith import describe
+
+    record = describe.construction_as_json(name)
+    console.rule(f"{name} · construction", align="left")
+    console.print(escape(describe.construction_text(name)) + "\n", soft_wrap=True)
+    for key, setting in record["settings"].items():
+        bounds = f"{setting['default']:g}, from {setting['least']:g} to {setting['most']:g}"
+        console.print(f"[bold]Setting[/bold]    {key}: {escape(setting['meaning'])} ({bounds})", soft_wrap=True)
+    for claim in record["claims"]:
+        title = "Limit" if claim["limit"] else "Claim"
+        told = escape(f"{claim['what']}: {claim['how']} {claim['bound']}")
+        console.print(f"[bold]{title}[/bold]      {told}", soft_wrap=True)
+    print_cited(console, tuple(paper["id"] for paper in record["papers"]))
+    console.print(f"[bold]Prove it[/bold]   layersmith construct {name}")
+
+
 def _print_paper(console: Console, key: str) -> None:
     from layersmith import describe
     from layersmith.papers import papers
@@ -241,6 +265,8 @@ def _print_paper(console: Console, key: str) -> None:
         console.print(f"  method     {method}: layersmith refit MODEL --methods {method} …")
     for fold in stands.folds:
         console.print(f"  fold       {fold}: layersmith show {fold}")
+    for construction in stands.constructions:
+        console.print(f"  construction {construction}: layersmith construct {construction}")
     for part, claim in stands.claims:
         console.print(f"  claim      {claim.verdict} ({part}): {escape(claim.claim)}", soft_wrap=True)
         console.print(f"             measured: {escape(claim.measured)} ({claim.file})", soft_wrap=True)

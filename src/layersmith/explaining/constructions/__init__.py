@@ -17,7 +17,7 @@ _ROOM = "layersmith.explaining.constructions"
 
 CONSTRUCTIONS: dict[str, str] = {
     "gradient_descent": f"{_ROOM}.gradient_descent:GradientDescent",
-    "mesa": f"{_ROOM}.mesa:MesaRegression",
+    "mesa_regression": f"{_ROOM}.mesa_regression:MesaRegression",
     "parity": f"{_ROOM}.parity:Parity",
     "first": f"{_ROOM}.first:First",
     "induction_head": f"{_ROOM}.induction_head:InductionHead",

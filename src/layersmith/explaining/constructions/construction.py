@@ -52,6 +52,11 @@ class Claim:
         if (self.most is None) == (self.least is None):
             raise ValueError(f"The claim {self.what!r} needs one bound: either most or least.")
 
+    @property
+    def bound(self) -> str:
+        """The bound as it is printed."""
+        return f"≤ {self.most:.6g}" if self.most is not None else f"≥ {self.least:.6g}"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -67,18 +72,13 @@ class Result:
             return self.measured <= self.claim.most
         return self.claim.least is not None and self.measured >= self.claim.least
 
-    @property
-    def bound(self) -> str:
-        most = self.claim.most is not None
-        return f"{'≤' if most else '≥'} {self.claim.most if most else self.claim.least:.6g}"
-
     def to_json(self) -> dict[str, Any]:
         return {
             "what": self.claim.what,
             "how": self.claim.how,
             "limit": self.claim.limit,
             "measured": self.measured if abs(self.measured) < float("inf") else str(self.measured),
-            "bound": self.bound,
+            "bound": self.claim.bound,
             "holds": self.holds,
         }
 

@@ -24,8 +24,6 @@ from torch import nn
 
 from layersmith.explaining.constructions.construction import Claim, Construction, Setting, Settings
 from layersmith.explaining.constructions.shared.wiring import Stream, finished, wire
-from layersmith.model.config import TransformerConfig
-from layersmith.model.transformer import TransformerLM
 
 THETA, TURNING = 10_000.0, 64
 #: Who reads whom: (writer, reader, what of it).
@@ -51,6 +49,9 @@ class InductionHead(Construction):
     }
 
     def build(self, settings: Settings) -> nn.Module:
+        from layersmith.model.config import TransformerConfig  # brings transformers, which a listing does not need
+        from layersmith.model.transformer import TransformerLM
+
         vocab, sharpness = settings["symbols"] + 1, settings["sharpness"]
         at = Stream(now=vocab, before=vocab, next=vocab)
         size = max(TURNING, vocab + vocab % 2)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.explaining.constructions.construction import Claim, Construction, Setting, Settings
-from layersmith.explaining.constructions.mesa import NextVector, rotation, wire_next_vector
+from layersmith.explaining.constructions.mesa_regression import NextVector, rotation, wire_next_vector
 from layersmith.explaining.constructions.shared.regression import dot, largest
 from layersmith.explaining.constructions.shared.wiring import finished, theory_attention
 

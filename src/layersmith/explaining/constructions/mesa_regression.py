@@ -53,7 +53,7 @@ def rotation(seed: int, d: int, tokens: int) -> Tensor:
 
 
 class MesaRegression(Construction):
-    name = "mesa"
+    name = "mesa_regression"
     summary = "one mesa layer predicts a linear sequence by ridge regression on its past at every position"
     papers = ("uncovering-mesa-optimization-algorithms-transformers",)
     settings = {  # noqa: RUF012
