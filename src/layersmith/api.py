@@ -8,6 +8,7 @@
     save(model, edits, path)          a folder that loads again
     measure(model, against)           quality and cost, side by side, in one run -> Measurement
     refit(model, budget=, out=)       the best mix of alternatives under a budget -> RefitResult, and files in `out`
+    explain(model, tool=, site=)      what sublayers compute, judged in place -> ExplainResult, and files in `out`
     catalogue                         the table of parts
 
 A site is named ("layers.3.ffn"), given as a `Site`, or chosen by a pattern ("layers.*.ffn"): a pattern's first site
@@ -33,6 +34,8 @@ from layersmith.anatomy.swap import replacement_of, swap
 from layersmith.checkpoint import load
 from layersmith.checkpoint.saving import Tokenizer
 from layersmith.errors import UserError
+from layersmith.explaining.pipeline import explain
+from layersmith.explaining.result import ExplainResult
 from layersmith.measuring.compare import Measurement, measure
 from layersmith.refitting.pipeline import refit
 from layersmith.refitting.prove.result import RefitResult
@@ -40,6 +43,7 @@ from layersmith.refitting.prove.result import RefitResult
 __all__ = [
     "Anatomy",
     "Edit",
+    "ExplainResult",
     "Measurement",
     "RefitResult",
     "Site",
@@ -47,6 +51,7 @@ __all__ = [
     "apply",
     "build",
     "catalogue",
+    "explain",
     "load",
     "measure",
     "refit",
