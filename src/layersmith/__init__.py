@@ -1,8 +1,8 @@
 """layersmith: take any transformer apart at its sublayers, swap any of them, and prove what the swap costs and gains.
 
 Everything for users is in `layersmith.api`, and here under the same names: load, sites, build, swap, apply, save,
-measure, refit, explain, catalogue. Each is imported when it is first used, so `import layersmith` costs nothing. Verbs are
-functions; the rooms behind them have names of their own (`layersmith.measuring`, `layersmith.refitting`).
+measure, refit, explain, catalogue. Each is imported when it is first used, so `import layersmith` costs nothing. Verbs
+are functions; the rooms behind them have names of their own (`layersmith.measuring`, `layersmith.refitting`).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def test_the_sublayer_itself_is_a_perfect_explanation(pocket, tokenizer, tmp_pat
     assert row["loss_recovered"] == row["loss_recovered_from_mean"] == 1.0
     assert row["agreement"] == 1.0
     assert row["local_error"] == 0.0
-    assert "more faithful than a linear map" in result["sites"][0]["verdicts"][0]
+    assert "more faithful than every floor" in result["sites"][0]["verdicts"][0]
 
 
 def test_nothing_is_exactly_the_zero_floor(pocket, tokenizer, tmp_path) -> None:
@@ -39,7 +39,20 @@ def test_nothing_is_exactly_the_zero_floor(pocket, tokenizer, tmp_path) -> None:
     assert site["table"]["zero"]["local_error"] == 1.0
     assert site["table"]["zero"]["loss_recovered"] == 0.0
     assert site["rank"] == 3  # as many directions as are active
-    assert "does NOT beat the linear floor" in site["verdicts"][0]
+    best = min(judging.FLOORS, key=lambda floor: site["table"][floor]["divergence"])
+    assert " NOT " in site["verdicts"][0]
+    assert judging.FLOORS[best] in site["verdicts"][0] or "the linear floor" in site["verdicts"][0]
+
+
+def test_the_verdict_follows_the_table() -> None:
+    def told(explanation: float, **floors: float) -> str:
+        rows = {"explanation": explanation, "zero": 4.0, "mean": 3.0, "linear": 2.0, "rank_r": 2.5, **floors}
+        table = {name: {"divergence": value, "local_error": 1.0} for name, value in rows.items()}
+        return judging.verdicts({**table, "shuffled": {"local_error": 1.0}})[0]
+
+    assert "more faithful than every floor, the best of which is one matrix" in told(1.9)
+    assert "does NOT beat the linear floor" in told(2.0)
+    assert "beats the linear floor, but NOT no output (divergence 1.9 against 1)" in told(1.9, zero=1.0)
 
 
 def test_a_matrix_is_the_linear_floor_and_its_control_stands_at_the_mean(llama, tokenizer, tmp_path) -> None:

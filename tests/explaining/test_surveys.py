@@ -177,7 +177,7 @@ def test_the_tuned_lens_is_exact_where_the_rest_of_the_model_is_affine(tokenizer
     block = model.transformer.h[1]
     with torch.no_grad():
         block.attn.c_proj.weight.zero_()
-        block.mlp.c_fc.weight.copy_(matrix(32, 128, 16))
+        block.mlp.c_fc.weight.copy_(8 * matrix(32, 128, 16))
     block.ln_2, block.mlp.act = nn.Identity(), nn.Identity()
     found = survey(model, tokenizer, tmp_path / "o", "lens", settings={"steps": 0}, tokens=2048)["survey"]["layers"]
     assert found["layers.0"]["tuned_divergence"] < 1e-3

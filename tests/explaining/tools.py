@@ -1,5 +1,7 @@
 """Tools whose figures are known beforehand, named in tests as "tests.explaining.tools:Same" and so on."""
 
+from typing import ClassVar
+
 import torch
 
 from layersmith import catalogue
@@ -29,7 +31,7 @@ class Matrix(Tool):
     """The linear floor as a tool, with something to show."""
 
     name, summary, kinds = "matrix", "One matrix.", KINDS
-    settings = {"strength": 1e-3}
+    settings: ClassVar[dict[str, float]] = {"strength": 1e-3}
     fits = 0
 
     def explain(self, observed, settings, tell):

@@ -33,6 +33,8 @@ from layersmith.measuring.quality import TextLoss
 
 Row = dict[str, Any]
 
+FLOORS = {"zero": "no output", "mean": "the mean output", "linear": "one matrix", "rank_r": "a thin pair of matrices"}
+
 #: A control that scores less than this share of the mean floor's local error has learned what was shuffled away.
 AT_THE_FLOOR = 0.95
 
@@ -132,11 +134,16 @@ def _recovered(ablated: float, found: float, original: float) -> float | None:
 
 
 def verdicts(table: dict[str, Row]) -> list[str]:
-    """What the table says, in words: whether the explanation beats a linear map, and what the control shows."""
-    found, linear, control, mean = (table[name] for name in ("explanation", "linear", "shuffled", "mean"))
-    figures = f"divergence {found['divergence']:.4g} against {linear['divergence']:.4g}"
-    if found["divergence"] < linear["divergence"]:
-        said = [f"It is more faithful than a linear map of the same inputs: {figures}."]
+    """What the table says, in words: whether the explanation beats the floors, and what the control shows."""
+    found, control, mean = (table[name] for name in ("explanation", "shuffled", "mean"))
+    beaten = {name: found["divergence"] < table[name]["divergence"] for name in FLOORS}
+    best = min(FLOORS, key=lambda name: table[name]["divergence"])
+    shown = best if beaten["linear"] else "linear"
+    figures = f"divergence {found['divergence']:.4g} against {table[shown]['divergence']:.4g}"
+    if all(beaten.values()):
+        said = [f"It is more faithful than every floor, the best of which is {FLOORS[best]}: {figures}."]
+    elif beaten["linear"]:
+        said = [f"It beats the linear floor, but NOT {FLOORS[best]} ({figures})."]
     else:
         said = [f"It does NOT beat the linear floor: one matrix is as faithful, or more so ({figures})."]
     ratio = control["local_error"] / max(mean["local_error"], 1e-30)

@@ -14,7 +14,7 @@ papers' interventions and attention circuits in vocabulary space are not here.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class Lens(Survey):
         "analyzing-transformers-embedding-space",
         "interpreting-key-mechanisms-factual-recall",
     )
-    settings = {"steps": 24}
+    settings: ClassVar[Settings] = {"steps": 24}
 
     def survey(self, subject: Subject, settings: Settings) -> dict[str, Any]:
         with evaluating(subject.model):

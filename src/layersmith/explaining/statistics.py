@@ -8,7 +8,7 @@ null, never guessed.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class Statistics(Survey):
         "spectral-scaling-laws-language-models",
         "uncovering-hidden-geometry-transformers-disentangling",
     )
-    settings = {"sink": 0.3}
+    settings: ClassVar[Settings] = {"sink": 0.3}
 
     def survey(self, subject: Subject, settings: Settings) -> dict[str, Any]:
         found, means = _statistics(subject, settings["sink"])

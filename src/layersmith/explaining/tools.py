@@ -6,6 +6,7 @@ A tool explains one site by a module that can stand in its place; a survey looks
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from layersmith.errors import UserError, suggest
@@ -62,10 +63,8 @@ def _read(name: str, value: Any, default: Any) -> Any:
     if isinstance(value, str) and kind is bool:
         value = {"true": True, "false": False}.get(value.lower(), value)
     elif (isinstance(value, str) and kind in (int, float)) or (isinstance(value, int) and kind is float):
-        try:
+        with suppress(ValueError):
             value = kind(value)
-        except ValueError:
-            pass
     if default is not None and type(value) is not kind:
         raise UserError(f"The setting {name} is to be like {default!r} ({kind.__name__}), not {value!r}.")
     return value

@@ -1,4 +1,4 @@
-"""How many directions of its space a set of vectors uses, from the eigenvalues l_i of its covariance, p_i = l_i / sum l.
+"""How many directions of its space a set of vectors uses, from the eigenvalues l of its covariance; p = l / sum l.
 
     hard rank   (sum l)^2 / sum l^2, the participation ratio
     soft rank   exp(-sum p log p)
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def eigenvalues(rows: Tensor) -> Tensor:
-    """Of the covariance of rows (N, D), float64, without those that rounding made negative; the smaller gram decides."""
+    """Of the covariance of rows (N, D), min(N, D) of them, float64; what rounding made negative is 0."""
     centred = rows.double() - rows.double().mean(0)
     gram = centred.T @ centred if len(centred) >= centred.shape[1] else centred @ centred.T
     return torch.linalg.eigvalsh(gram).clamp_min(0) / max(len(centred), 1)
