@@ -41,10 +41,7 @@ def entering(subject: Subject, index: int) -> Entering:
     """What enters block `index` on the fit batches, from a run of the model."""
     if not subject.replay.exact:
         return [None] * len(subject.fit)
-    with (
-        evaluating(subject.model),
-        weighing(subject.model),
-    ):  # as in `look`: what another kernel gives differs by rounding
+    with evaluating(subject.model), weighing(subject.model):  # as in `look`: another kernel rounds otherwise
         return [subject.replay.block_inputs(batch)[index] for batch in subject.fit]
 
 

@@ -6,6 +6,7 @@ A tool explains one site by a module that can stand in its place; a survey looks
 from __future__ import annotations
 
 import importlib
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from layersmith.errors import UserError, suggest
 if TYPE_CHECKING:
     from layersmith.explaining.survey import Survey
     from layersmith.explaining.tool import Tool
+
+_OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 TOOLS: dict[str, str] = {
     "statistics": "layersmith.explaining.statistics:Statistics",
@@ -26,7 +29,7 @@ def check_tool(name: str) -> None:
 
     A tool of one's own is named "package.module:Class".
     """
-    if name not in TOOLS and ":" not in name:
+    if name not in TOOLS and not _OWN.fullmatch(name):
         raise UserError(f"Unknown tool {name!r}. {suggest(name, list(TOOLS))}")
 
 
