@@ -14,7 +14,7 @@ import layersmith
 from layersmith.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = {"apply", "build", "catalogue", "construct", "load", "measure", "refit", "save", "sites", "swap"}
+NAMES = {"apply", "build", "catalogue", "construct", "explain", "load", "measure", "refit", "save", "sites", "swap"}
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,12 @@ def run_example(name: str, *arguments: str, folder: Path) -> str:
 
 def test_the_example_of_a_swap_runs(tmp_path) -> None:
     assert "saved and loaded" in run_example("swap_and_save.py", folder=tmp_path)
+
+
+def test_the_example_of_an_explanation_runs(tmp_path) -> None:
+    told = run_example("explain.py", str(tmp_path / "out"), folder=tmp_path)
+    assert "beats the linear floor" in told or "every floor" in told or "does NOT beat the linear floor" in told
+    assert (tmp_path / "out" / "map" / "report.html").is_file()
 
 
 @pytest.mark.real

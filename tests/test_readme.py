@@ -11,6 +11,7 @@ import pytest
 
 import layersmith.cli
 from layersmith.cli import main
+from layersmith.explaining.config import ExplainConfig
 from layersmith.refitting.options import RefitConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,14 +36,18 @@ def _commands() -> list[str]:
     return sorted({line for line in lines if line.startswith("layersmith ") and "MODEL" not in line})
 
 
-COMMANDS = [c for c in _commands() if "refit" not in c]
-LONG_COMMANDS = [c for c in _commands() if "refit" in c]
+LONG = ("layersmith refit", "layersmith explain pocket\n")
+COMMANDS = [c for c in _commands() if not f"{c}\n".startswith(LONG)]
+LONG_COMMANDS = [c for c in _commands() if f"{c}\n".startswith(LONG)]
 
 
 def test_the_pages_hold_what_is_tested_here() -> None:
     assert len(COMMANDS) >= 5
-    assert LONG_COMMANDS == ["layersmith refit pocket --budget latency=0.75 --out out/demo"]
-    assert len(_blocks(ROOT / "README.md", "python")) == 1
+    assert LONG_COMMANDS == [
+        "layersmith explain pocket",
+        "layersmith refit pocket --budget latency=0.75 --out out/demo",
+    ]
+    assert len(_blocks(ROOT / "README.md", "python")) == 2
 
 
 @pytest.mark.parametrize("code", _blocks(ROOT / "README.md", "python"))
@@ -55,8 +60,9 @@ def test_python_of_the_readme_runs(code: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_of_the_pages_run(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", shlex.split(command))
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -73,14 +79,21 @@ def test_long_commands_of_the_pages_run(command: str, tmp_path: Path) -> None:
         [program, *shlex.split(command)[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    for written in ("model/config.json", "result.json", "report.html"):
-        assert (tmp_path / "out/demo" / written).is_file()
+    of_refit, of_explain = ("model/config.json", "result.json", "report.html"), ("result.json", "report.html")
+    for written in of_refit if "refit" in command else of_explain:
+        assert (next((tmp_path / "out").iterdir()) / written).is_file()
 
 
 def test_the_page_of_refit_lists_every_option() -> None:
     table = (ROOT / "docs/refit.md").read_text(encoding="utf-8").partition("## What happens")[0]
     for field in fields(RefitConfig):
         assert f"`--{field.name.replace('_', '-')}`" in table
+
+
+def test_the_page_of_explain_lists_every_option() -> None:
+    table = (ROOT / "docs/explain.md").read_text(encoding="utf-8").partition("## How an")[0]
+    for field in fields(ExplainConfig):
+        assert f"`{field.metadata.get('flag', '--' + field.name.replace('_', '-'))}`" in table
 
 
 def test_exit_statuses_are_the_same_in_the_program_and_on_the_page() -> None:

@@ -9,6 +9,7 @@
     measure(model, against)           quality and cost, side by side, in one run -> Measurement
     refit(model, budget=, out=)       the best mix of alternatives under a budget -> RefitResult, and files in `out`
     construct(name, settings, out=)   weights published on paper, built and put to the proof -> Constructed
+    explain(model, tool=, site=)      what sublayers compute, judged in place -> ExplainResult, and files in `out`
     catalogue                         the table of parts
 
 A site is named ("layers.3.ffn"), given as a `Site`, or chosen by a pattern ("layers.*.ffn"): a pattern's first site
@@ -35,6 +36,8 @@ from layersmith.checkpoint import load
 from layersmith.checkpoint.saving import Tokenizer
 from layersmith.errors import UserError
 from layersmith.explaining.constructions.constructing import Constructed, construct, load_construction
+from layersmith.explaining.pipeline import explain
+from layersmith.explaining.result import ExplainResult
 from layersmith.measuring.compare import Measurement, measure
 from layersmith.refitting.pipeline import refit
 from layersmith.refitting.prove.result import RefitResult
@@ -43,6 +46,7 @@ __all__ = [
     "Anatomy",
     "Constructed",
     "Edit",
+    "ExplainResult",
     "Measurement",
     "RefitResult",
     "Site",
@@ -51,6 +55,7 @@ __all__ = [
     "build",
     "catalogue",
     "construct",
+    "explain",
     "load",
     "load_construction",
     "measure",

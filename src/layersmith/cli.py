@@ -29,6 +29,7 @@ from layersmith.commands.catalogue import catalogue, show
 from layersmith.commands.check import check
 from layersmith.commands.compile import compile_kernels
 from layersmith.commands.construct import construct
+from layersmith.commands.explain import explain
 from layersmith.commands.measure import measure
 from layersmith.commands.methods import methods
 from layersmith.commands.refit import refit
@@ -102,7 +103,7 @@ def _with_debug(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (sites, refit, measure, check, catalogue, show, methods, construct):
+for command in (sites, refit, explain, measure, check, catalogue, show, methods, construct):
     app.command(cls=Command)(_with_debug(command))
 app.command("compile", cls=Command)(_with_debug(compile_kernels))
 

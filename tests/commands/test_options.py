@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from layersmith.commands.options import parse_budget, takes
+from layersmith.commands.options import parse_budget, parse_settings, takes
 from layersmith.errors import UserError
 
 
@@ -18,6 +19,7 @@ class Config:
     shares: dict[str, float] = field(metadata={"help": "what share"})
     place: Path | None = field(default=None, metadata={"help": "where"})
     names: list[str] | None = field(default=None, metadata={"help": "which"})
+    settings: dict[str, Any] | None = field(default=None, metadata={"flag": "--set", "help": "of the tool"})
     steps: int | None = field(default=None, metadata={"help": "how many"})
     rate: float = field(default=0.5, metadata={"help": "how fast"})
     keep_all: bool = field(default=False, metadata={"help": "whether"})
@@ -40,9 +42,12 @@ def app() -> tuple[typer.Typer, list[tuple[str, Config, bool]]]:
 def test_every_kind_of_field_is_read(app: tuple[typer.Typer, list[tuple[str, Config, bool]]]) -> None:
     program, seen = app
     line = ["m", "--shares", "a=0.5, b=1", "--place", "x/y", "--names", "n, o", "--steps", "3", "--keep-all", "--quiet"]
+    line += ["--set", "k=3, way = top"]
     done = CliRunner().invoke(program, line, catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert seen == [("m", Config({"a": 0.5, "b": 1.0}, Path("x/y"), ["n", "o"], 3, 0.5, True), True)]
+    assert seen == [
+        ("m", Config({"a": 0.5, "b": 1.0}, Path("x/y"), ["n", "o"], {"k": "3", "way": "top"}, 3, 0.5, True), True)
+    ]
 
 
 def test_what_is_not_given_is_the_dataclasss_own_default(
@@ -69,3 +74,9 @@ def test_help_is_the_fields_own(app: tuple[typer.Typer, list[tuple[str, Config, 
 def test_budgets_that_cannot_be_read(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         parse_budget(text)
+
+
+@pytest.mark.parametrize("text", ["k", "k=", "=3", "k=3,", "k=3,k=4", ""])
+def test_settings_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(UserError, match="settings"):
+        parse_settings(text)

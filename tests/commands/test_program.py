@@ -19,7 +19,7 @@ def test_help_lists_every_command_and_version_is_the_packages(run: Run) -> None:
 
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("sites", "refit", "measure", "check", "catalogue", "show", "construct", "--debug"):
+    for command in ("sites", "refit", "explain", "measure", "check", "catalogue", "show", "construct", "--debug"):
         assert command in out
     assert run("--version")[1].strip() == f"layersmith {layersmith.__version__}"
 

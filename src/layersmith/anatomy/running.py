@@ -62,6 +62,47 @@ class evaluating:
             module.training = True
 
 
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode and without gradients, and afterwards as the caller had it."""
+    modes = {module: module.training for module in model.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    config: Any = getattr(model, "config", None)
+    as_dict = getattr(config, "return_dict", True)
+    if not as_dict:
+        config.return_dict = True  # many classes of transformers fail with False, whoever calls them
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        if not as_dict:
+            config.return_dict = as_dict
+        for parameter, requires_grad in wanted.items():
+            parameter.requires_grad_(requires_grad)
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def weighing(model: nn.Module) -> Iterator[bool]:
+    """Inside, attention modules return their weights beside their outputs, where the model's code lets them.
+
+    The fused kernels of transformers never hold the weights; its plain ("eager") code does. Yields False for a model
+    whose attention cannot be chosen, or is no attention.
+    """
+    able = getattr(model, "_can_set_attn_implementation", None)
+    can = callable(able) and bool(able())
+    configs = [c for c in _configs(model) if hasattr(c, "_attn_implementation_internal")] if can else []
+    before = [(config, config._attn_implementation_internal) for config in configs]
+    for config in configs:
+        config._attn_implementation_internal = "eager"
+    try:
+        yield bool(configs)
+    finally:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """The model inside a `torch.compile` wrapper, whose module paths are those of its checkpoint; any other as is."""
     inner = getattr(model, "_orig_mod", None)

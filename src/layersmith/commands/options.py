@@ -17,8 +17,8 @@ from layersmith.errors import UserError
 def takes(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the fields of a dataclass as options; it is called with the whole as `config`.
 
-    A field's name is the option's, its `metadata["help"]` the help, its default the default. Lists are written with
-    commas, dicts as NAME=SHARE with commas, and a bool is a flag.
+    A field's name is the option's (or `metadata["flag"]`), its `metadata["help"]` the help, its default the default.
+    Lists are written with commas, dicts as NAME=VALUE with commas, and a bool is a flag.
     """
     hints = get_type_hints(config)
     fields = dataclasses.fields(config)
@@ -45,7 +45,7 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     plain = _plain(hint)
     metavar, _ = _READ.get(plain, (None, None))
     written = plain if metavar is None else str
-    flag = "--" + field.name.replace("_", "-")
+    flag = field.metadata.get("flag", "--" + field.name.replace("_", "-"))
     option = typer.Option(flag, help=field.metadata["help"], metavar=metavar)
     return inspect.Parameter(
         field.name,
@@ -85,6 +85,19 @@ def parse_budget(text: str) -> dict[str, float]:
     return budget
 
 
+def parse_settings(text: str) -> dict[str, str]:
+    """`"features=4096,active=32"` -> `{"features": "4096", "active": "32"}`."""
+    settings: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not name or not equals or not value:
+            raise UserError(f"The settings {text!r} are not of the form NAME=VALUE[,NAME=VALUE]: look at {part!r}.")
+        if name in settings:
+            raise UserError(f"The settings {text!r} name {name} twice. Give it once.")
+        settings[name] = value
+    return settings
+
+
 def parse_names(text: str) -> list[str]:
     """`"width, drop"` -> `["width", "drop"]`."""
     return [name.strip() for name in text.split(",")]
@@ -100,6 +113,7 @@ def parse_folder(text: str) -> Path:
 #: How a field is written on the command line, and read from there; what is not here typer reads itself.
 _READ: dict[Any, tuple[str, Callable[[str], Any]]] = {
     dict[str, float]: ("NAME=SHARE,...", parse_budget),
+    dict[str, Any]: ("NAME=VALUE,...", parse_settings),
     list[str]: ("NAME,...", parse_names),
     Path: ("FOLDER", parse_folder),
 }

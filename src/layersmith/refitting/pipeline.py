@@ -14,8 +14,6 @@ The stages, each kept in the workspace so that a killed run goes on where it was
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from torch import nn
 
 from layersmith import checkpoint
 from layersmith.anatomy import Replay, find_sites
-from layersmith.anatomy.running import uncompiled
+from layersmith.anatomy.running import borrowed, uncompiled
 from layersmith.disk import writable_folder, writing
 from layersmith.errors import UserError
 from layersmith.measuring.cost import read
@@ -140,7 +138,7 @@ def refit(
             bar.note(f"loading {model}")
             model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device, tell=bar.note)
         model = uncompiled(model)
-        with checkpoint.stored_as(model, dtype), _borrowed(model):
+        with checkpoint.stored_as(model, dtype), borrowed(model):
             return _refit(model, tokenizer, name, config, shape, bar)
 
 
@@ -229,27 +227,6 @@ def _checked_out(out: str | Path) -> Path:
         if (folder / name).is_dir():
             raise UserError(f"{folder / name} is a folder, where a file is to be written. Give another --out.")
     return folder
-
-
-@contextmanager
-def _borrowed(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode and without gradients, and afterwards as the caller had it."""
-    modes = {module: module.training for module in model.modules()}
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    config: Any = getattr(model, "config", None)
-    as_dict = getattr(config, "return_dict", True)
-    if not as_dict:
-        config.return_dict = True  # many classes of transformers fail with False, whoever calls them
-    model.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        if not as_dict:
-            config.return_dict = as_dict
-        for parameter, requires_grad in wanted.items():
-            parameter.requires_grad_(requires_grad)
-        for module, training in modes.items():
-            module.training = training
 
 
 def check_shape(model: nn.Module, shape: Shape) -> None:

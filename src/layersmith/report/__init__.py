@@ -1,4 +1,4 @@
-"""One self-contained HTML page from a result file, so that a refit can be judged by looking at it.
+"""One self-contained HTML page from a result file, so that what a verb did can be judged by looking at it.
 
 `write(result, "report.html")` draws what `result.json` says and measures nothing. The page loads nothing: styles,
 charts (SVG made here) and a little script are inside the file, and its content policy forbids any request.

@@ -1,4 +1,4 @@
-"""Fill the page of a refit: what its header says, and the content of every section (templates/refit.html)."""
+"""Fill a page: what any needs, and of a refit its header and sections (templates/refit.html)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from layersmith.report import (
     additivity,
+    explained,
     facts,
     floors,
     healing,
@@ -29,7 +30,7 @@ from layersmith.report.templating import fill
 
 
 def write(result: Json, path: str | os.PathLike[str]) -> Path:
-    """Write `result` (parsed result.json) as one self-contained HTML file, atomically. Returns the path."""
+    """Write `result` (parsed result.json of any verb) as one self-contained HTML file, atomically. Returns the path."""
     path = Path(path)
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_text(render(result), encoding="utf-8")
@@ -41,15 +42,17 @@ def render(result: Json) -> str:
     """The page as a string."""
     not_finite: list[str] = []
     result = finite(result, found=not_finite)
-    return fill("refit.html", {**_frame(result), **_head(result, not_finite), **_sections(result)})
+    if str(result.get("schema", "")).startswith("layersmith.explain/"):
+        return fill("explain.html", {**_frame(result, "explain"), "name": _name(result), **explained.page(result)})
+    return fill("refit.html", {**_frame(result, "refit"), **_head(result, not_finite), **_sections(result)})
 
 
-def _frame(result: Json) -> dict[str, object]:
+def _frame(result: Json, verb: str) -> dict[str, object]:
     """What any page needs."""
     script = _asset("page.js")
     version, date = get(result, "environment", "layersmith"), get(result, "environment", "date")
     return {
-        "title": f"{_name(result)}: layersmith refit report",
+        "title": f"{_name(result)}: layersmith {verb} report",
         "policy": _policy(script),
         "style": Markup(_asset("chart.css") + _asset("page.css")),
         "script": Markup(script),

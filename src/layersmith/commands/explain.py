@@ -1,0 +1,79 @@
+"""`layersmith explain`: what sublayers compute, and how faithful the answer is."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from layersmith.commands.options import takes
+from layersmith.explaining.config import ExplainConfig, check
+from layersmith.names import model_source, shown_name
+
+if TYPE_CHECKING:
+    from layersmith.explaining.result import ExplainResult
+
+#: Columns of the judging table: title, key, format.
+COLUMNS = (
+    ("local error", "local_error", "{:.4f}"),
+    ("divergence", "divergence", "{:.4f}"),
+    ("loss recovered", "loss_recovered", "{:.1%}"),
+    ("from the mean", "loss_recovered_from_mean", "{:.1%}"),
+    ("agreement", "agreement", "{:.1%}"),
+    ("params", "params", "{:,}"),
+)
+
+
+@takes(ExplainConfig)
+def explain(
+    model: Annotated[str, typer.Argument(help="a folder, a Hub id, a .gguf file, or pocket")],
+    config: ExplainConfig,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress bars")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Say what sublayers compute: map the model, read it through a lens, or put an explanation in a site's place."""
+    model_source(model)
+    check(config)
+    from layersmith.explaining.pipeline import explain as run
+
+    result = run(model, progress=not quiet, **vars(config))
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+        return
+    _print(result)
+
+
+def _print(result: ExplainResult) -> None:
+    document = result.document
+    console = Console()
+    for site in document.get("sites", []):
+        _print_site(console, site, document["model"]["name"])
+    for section in document.get("survey", {}).get("sections", []):
+        if "map" in section:
+            _print_map(console, section["title"], section["map"])
+    console.print(f"{result.folder}/result.json · {result.folder}/report.html", markup=False, highlight=False)
+
+
+def _print_site(console: Console, site: dict[str, Any], model: str) -> None:
+    table = Table("", title=escape(f"{shown_name(model)}: {site['name']}"), title_justify="left")
+    for title, _, _ in COLUMNS:
+        table.add_column(title, justify="right")
+    for name, row in site["table"].items():
+        cells = ["–" if row[key] is None else show.format(row[key]) for _, key, show in COLUMNS]
+        table.add_row(f"rank {site['rank']}" if name == "rank_r" else name, *cells)
+    console.print(table)
+    size = ", ".join(f"{value:g} {name}" for name, value in site["size"].items())
+    console.print("\n".join([f"size: {size}", *site["verdicts"], ""]), markup=False, highlight=False)
+
+
+def _print_map(console: Console, title: str, drawn: dict[str, Any]) -> None:
+    table = Table("", title=escape(title), title_justify="left")
+    for column in drawn["columns"]:
+        table.add_column(column["title"], justify="right")
+    for row in drawn["rows"]:
+        table.add_row(row["name"], *("–" if value is None else f"{value:.3g}" for value in row["values"]))
+    console.print(table)

@@ -1,0 +1,1 @@
+"""The statistics of `explain`, one a file: functions of tensors that know no model."""

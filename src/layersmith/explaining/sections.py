@@ -1,0 +1,49 @@
+"""What a tool or survey has to show: a list of sections as JSON, which the report draws and escapes.
+
+A section has a title, maybe a text, and any of
+
+    map        rows x columns of figures as a heat map: what `heat_map` makes
+    table      {"columns": [...], "rows": [[...], ...]}; the first column names, the others hold figures or words
+    passages   [{"label": "...", "tokens": [["word", 0.7], ...]}]: text whose tokens are shaded by a strength in [0, 1]
+
+A tool's are in `Explanation.pages["sections"]`, a survey's under "sections" of what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Section = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a map.
+
+    title    above it
+    meaning  one sentence, shown with every cell
+    log      shades follow the logarithm, for figures over several powers of ten
+    """
+
+    title: str
+    meaning: str
+    log: bool = False
+
+
+def heat_map(
+    title: str, columns: Sequence[Column], rows: Sequence[tuple[str, Sequence[float | None]]], text: str = ""
+) -> Section:
+    """A section with a map; columns without any figure are left out."""
+    kept = [index for index in range(len(columns)) if any(values[index] is not None for _, values in rows)]
+    drawn = {
+        "columns": [asdict(columns[index]) for index in kept],
+        "rows": [{"name": name, "values": [values[index] for index in kept]} for name, values in rows],
+    }
+    return {"title": title, "text": text, "map": drawn}
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], text: str = "") -> Section:
+    """A section with a table."""
+    return {"title": title, "text": text, "table": {"columns": list(columns), "rows": [list(row) for row in rows]}}

@@ -1,0 +1,73 @@
+"""The tools and surveys, one per file. This table is the only list of them; a class is imported when it is asked for.
+
+A tool explains one site by a module that can stand in its place; a survey looks at all sites in one pass.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from layersmith.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from layersmith.explaining.survey import Survey
+    from layersmith.explaining.tool import Tool
+
+_OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+TOOLS: dict[str, str] = {
+    "statistics": "layersmith.explaining.statistics:Statistics",
+    "lens": "layersmith.explaining.lens:Lens",
+}
+
+
+def check_tool(name: str) -> None:
+    """Raise a UserError, with the closest names, for a name that is no tool's. Imports nothing.
+
+    A tool of one's own is named "package.module:Class".
+    """
+    if name not in TOOLS and not _OWN.fullmatch(name):
+        raise UserError(f"Unknown tool {name!r}. {suggest(name, list(TOOLS))}")
+
+
+def get(name: str) -> Tool | Survey:
+    """The tool or survey of that name, or of one's own module. Raises UserError where there is none."""
+    check_tool(name)
+    module_name, _, class_name = TOOLS.get(name, name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        if name in TOOLS:
+            raise
+        raise UserError(f"There is no tool at {name!r} ({error}). Write it as package.module:Class.") from error
+    made: Tool | Survey = found()
+    return made
+
+
+def settings_of(tool: Tool | Survey, given: dict[str, Any]) -> dict[str, Any]:
+    """The tool's settings with what the user gave in place of the defaults, text read as the default's type.
+
+    Raises UserError for a setting that the tool does not have, and for text that is no such value.
+    """
+    settings = dict(tool.settings)
+    for name, value in given.items():
+        if name not in settings:
+            near = suggest(name, list(settings)) if settings else "It has none."
+            raise UserError(f"The tool {tool.name!r} has no setting {name!r}. {near}")
+        settings[name] = _read(name, value, settings[name])
+    return settings
+
+
+def _read(name: str, value: Any, default: Any) -> Any:
+    kind = type(default)
+    if isinstance(value, str) and kind is bool:
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    elif (isinstance(value, str) and kind in (int, float)) or (isinstance(value, int) and kind is float):
+        with suppress(ValueError):
+            value = kind(value)
+    if default is not None and type(value) is not kind:
+        raise UserError(f"The setting {name} is to be like {default!r} ({kind.__name__}), not {value!r}.")
+    return value

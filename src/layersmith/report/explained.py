@@ -1,0 +1,147 @@
+"""What the page of an explanation shows: the judging table of every site, and the sections a tool or survey made.
+
+A section's map is drawn as a heat map: a row a block, a column a statistic, shaded within its column.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from layersmith.report import facts, units
+from layersmith.report.markup import Markup, join, tag
+from layersmith.report.reading import Json, get
+from layersmith.report.svg import chart, fitted, text, text_width
+from layersmith.report.tables import plain
+from layersmith.report.templating import macros
+
+SHADES, ROW, CELL, TOP = 9, 22, 62.0, 66
+
+#: Columns of the judging table: title, key, how it is written.
+JUDGED = (
+    ("local error", "local_error", units.significant),
+    ("divergence", "divergence", units.divergence),
+    ("loss recovered, from zero", "loss_recovered", units.percent),
+    ("from the mean", "loss_recovered_from_mean", units.percent),
+    ("agreement", "agreement", units.percent),
+    ("parameters", "params", units.count),
+)
+NAMES = {
+    "explanation": "the explanation",
+    "zero": "floor: no output",
+    "mean": "floor: the mean output",
+    "linear": "floor: one matrix",
+    "shuffled": "control: shuffled outputs",
+}
+
+
+def page(result: Json) -> dict[str, object]:
+    """The values of templates/explain.html."""
+    model, tool = result.get("model") or {}, result.get("tool") or {}
+    layers = f"{model['layers']} layers" if model.get("layers") else ""
+    size = f"{units.count(model['params'])} parameters" if model.get("params") else ""
+    return {
+        "about": ", ".join(p for p in [model.get("architecture") or "", layers, size] if p),
+        "tool": tool.get("name") or "explain",
+        "headline": (tool.get("summary") or "What the sublayers compute").rstrip("."),
+        "papers": tool.get("papers") or [],
+        "tokens": get(result, "data", "judge_tokens"),
+        "sites": [_site(site) for site in result.get("sites") or []],
+        "survey": [section(each) for each in get(result, "survey", "sections") or []],
+        "notes": result.get("notes") or [],
+        "time": facts.timings(result),
+        "facts": facts.conditions(result),
+    }
+
+
+def _site(site: Json) -> dict[str, object]:
+    size = ", ".join(f"{units.significant(value, 4)} {name}" for name, value in (site.get("size") or {}).items())
+    return {
+        "name": site["name"],
+        "size": size or "–",
+        "verdicts": site.get("verdicts") or [],
+        "table": judged(site),
+        "sections": [section(each) for each in get(site, "pages", "sections") or []],
+    }
+
+
+def judged(site: Json) -> Markup:
+    """The judging table: the explanation, the floors and the control in one."""
+    names = {**NAMES, "rank_r": f"floor: rank {site.get('rank')}"}
+    rows = [
+        [names.get(name, name), *(write(row.get(key)) for _, key, write in JUDGED)]
+        for name, row in (site.get("table") or {}).items()
+    ]
+    return plain(["", *(title for title, _, _ in JUDGED)], rows)
+
+
+def section(made: Json) -> dict[str, object]:
+    """A section with its parts drawn; see `layersmith.explaining.sections`."""
+    parts = []
+    if made.get("map"):
+        parts.append(tag("figure", {}, heat_map(made["map"])))
+    if made.get("table"):
+        shown = [[_written(cell) for cell in row] for row in made["table"]["rows"]]
+        parts.append(plain([str(c) for c in made["table"]["columns"]], shown))
+    if made.get("passages"):
+        shaded = [
+            {"label": p.get("label") or "", "tokens": [(word, round(4 * _within(s))) for word, s in p["tokens"]]}
+            for p in made["passages"]
+        ]
+        parts.append(macros("passages.html").passages(shaded))
+    return {"title": made.get("title") or "", "text": made.get("text") or "", "content": join(parts)}
+
+
+def heat_map(drawn: Json) -> Markup:
+    """Rows x columns of figures; every column has shades of its own, from its least figure to its largest."""
+    columns, rows = drawn["columns"], drawn["rows"]
+    left = max([text_width(str(row["name"])) for row in rows], default=0.0) + 12
+    parts = []
+    for index, column in enumerate(columns):
+        x = left + index * CELL + CELL / 2
+        for line, words in enumerate(_two_lines(str(column["title"]))):
+            parts.append(text(x, TOP - 30 + 14 * line, fitted(words, CELL + 4, 11), "middle", "tick"))
+    for number, row in enumerate(rows):
+        y = TOP + number * ROW
+        parts.append(text(left - 8, y + 15, str(row["name"]), "end", "row-name"))
+        for index, value in enumerate(row["values"]):
+            parts.append(_cell(columns[index], _column(rows, index), value, row["name"], (left + index * CELL, y)))
+    width = max(left + CELL * len(columns), 150.0)
+    return chart(width, TOP + ROW * len(rows) + 6, "statistics by block", *parts)
+
+
+def _cell(column: Json, known: list[float], value: Any, row: str, at: tuple[float, float]) -> Markup:
+    x, y = at
+    tip = f"{row}: {column['title']} {units.significant(value, 4)}\n{column['meaning']}"
+    box = {"x": x + 0.5, "y": y + 0.5, "width": CELL - 1, "height": ROW - 1.0, "data-tip": tip}
+    if value is None:
+        return tag("rect", {**box, "class": "cell blank"})
+    shade = _shade(value, known, bool(column.get("log")))
+    number = text(x + CELL / 2, y + 15, units.significant(value, 2), "middle", f"value on{shade}")
+    return tag("g", {}, tag("rect", {**box, "class": f"cell q{shade}"}), number)
+
+
+def _shade(value: float, known: list[float], log: bool) -> int:
+    """0 for the least figure of the column, 8 for the largest."""
+    if log:
+        least = min((v for v in known if v > 0), default=1.0)
+        value, known = math.log(max(value, least)), [math.log(max(v, least)) for v in known]
+    low, high = min(known), max(known)
+    return round((SHADES - 1) * (value - low) / (high - low)) if high > low else 0
+
+
+def _column(rows: list[Json], index: int) -> list[float]:
+    return [row["values"][index] for row in rows if row["values"][index] is not None]
+
+
+def _two_lines(title: str) -> list[str]:
+    first, _, rest = title.partition(" ")
+    return [first, rest]
+
+
+def _within(strength: float) -> float:
+    return min(max(float(strength), 0.0), 1.0)
+
+
+def _written(cell: Any) -> str:
+    return units.significant(cell, 4) if isinstance(cell, int | float) and not isinstance(cell, bool) else str(cell)
