@@ -142,6 +142,9 @@ def test_a_feature_that_is_never_active_has_no_page(seen):
     found = pages.feature_pages(made, x, None, pages.activity(made, x, y), FEATURES)
     assert 5 not in [page["feature"] for page in found["features"]]
     assert found["never"] == 1
+    overview, table = (section["table"]["rows"] for section in found["sections"])
+    assert ["never active on this text", 1] in overview
+    assert [row[0] for row in table] == [f"feature {page['feature']}" for page in found["features"]]
 
 
 def test_tokens_promoted_and_neighbours_and_heads():

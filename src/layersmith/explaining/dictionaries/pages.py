@@ -5,7 +5,8 @@
     "histogram": {"edges": [...], "counts": [...]},                  of its codes; edges are powers of two
     "passages": [{"row": 4711, "at": 8, "ids": [...], "codes": [...]}],  most active first; `at` is the token's place
     "neighbours": [{"feature": 3, "cosine": 0.8}]}],
- "density": [...], "unexplained": 0.2, "active": 31.4, "never": 12}  of all features: density; error, mean number active
+ "density": [...], "unexplained": 0.2, "active": 31.4, "never": 12,  of all features: density; error, mean number active
+ "sections": [...]}                                                 the same as tables, which the report draws
 
 Rows are the calibration text's tokens in their order, so a passage may begin in the text before.
 """
@@ -111,6 +112,7 @@ def feature_pages(
             }
         )
     return {
+        "sections": [_overview(dictionary, seen), _table(pages)],
         "features": pages,
         "density": [round(share, 7) for share in density.tolist()],
         "unexplained": seen.unexplained,
@@ -130,6 +132,34 @@ def passage(dictionary: SparseDictionary, inputs: Tensor, ids: Tensor | None, fe
         "ids": None if ids is None else ids[start:stop].tolist(),
         "codes": [round(code, 4) for code in codes.tolist()],
     }
+
+
+def _overview(dictionary: SparseDictionary, seen: Activity) -> dict[str, Any]:
+    density = seen.density
+    rows = [
+        ["features", len(density)],
+        ["active for a token, on average", round(seen.active, 2)],
+        ["never active on this text", int((density == 0).sum())],
+        ["active for more than one token in ten", int((density > 0.1).sum())],
+        ["error on the text it was fitted to, 1 being that of the mean", round(seen.unexplained, 4)],
+    ]
+    title = f"A dictionary with the activation {dictionary.activation}"
+    return {"title": title, "table": {"columns": ["", ""], "rows": rows}}
+
+
+def _table(pages: list[dict[str, Any]]) -> dict[str, Any]:
+    rows = [
+        [
+            f"feature {page['feature']}",
+            round(page["density"], 5),
+            round(page["mean"], 3),
+            round(page["most"], 3),
+            ", ".join(f"{near['feature']} ({near['cosine']:.2f})" for near in page["neighbours"][:3]),
+        ]
+        for page in pages
+    ]
+    columns = ["", "share of tokens", "mean where active", "most", "nearest decoder rows (cosine)"]
+    return {"title": "The features that contribute most", "table": {"columns": columns, "rows": rows}}
 
 
 def _chunks(inputs: Tensor, outputs: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -34,7 +34,7 @@ class Recipe:
     k: int = 32
     steps: int = 2000
     batch: int = 1024
-    lr: float = 1e-3
+    lr: float = 2e-3
     seed: int = 0
     dead_after: int = 100_000
 

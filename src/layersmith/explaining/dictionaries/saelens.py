@@ -102,7 +102,7 @@ def _config(part: SparseDictionary, architecture: str, metadata: dict[str, Any])
         "apply_b_dec_to_input": part.centred,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"sae_lens_version": VERSION, **metadata},
+        "metadata": {"sae_lens_version": VERSION, "model_from_pretrained_kwargs": {}, **metadata},
     }
     if architecture == "topk":
         config["k"] = part.k

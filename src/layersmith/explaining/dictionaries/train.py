@@ -31,8 +31,9 @@ Stream = Callable[[int], tuple[Tensor, Tensor]]
 FIRST = 4
 #: Weight of the dead features' error (arXiv 2406.04093).
 REVIVAL = 1 / 32
-#: First weight of the sparsity penalty, and how fast it follows the number of active features, per step.
-PRESSURE, STEER = 0.1, 0.001
+#: First weight of the sparsity penalty, and how far it follows the number of active features: over a whole run in which
+#: e times too many are active, by this power of e.
+PRESSURE, STEER = 0.1, 4.0
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -130,7 +131,7 @@ class Training:
 
     def _steer(self, active: float) -> None:
         ratio = math.log(max(active, 0.1) / self.recipe.k)
-        self.pressure *= math.exp(STEER * max(-3.0, min(3.0, ratio)))
+        self.pressure *= math.exp(STEER / self.recipe.steps * max(-3.0, min(3.0, ratio)))
 
     def state(self) -> dict[str, Tensor]:
         """Everything a later `restore` needs to go on in the same bits."""
