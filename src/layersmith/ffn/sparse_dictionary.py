@@ -131,11 +131,11 @@ class SparseDictionary(FeedForward):
         if self.activation == "topk":
             values, chosen = self.top(rows)
             return values.new_zeros(len(rows), len(self.decoder)).scatter(1, chosen, values)
+        if self.activation == "gated":
+            return self._gated(rows)
         pre = self.pre(rows)
         if self.activation == "relu":
             return F.relu(pre)
-        if self.activation == "gated":
-            return gated(pre, self.magnitude(pre))
         if self.activation == "batch_topk" and self.training:
             found, smallest = batch_topk(pre, self.k)
             self._follow(smallest)
@@ -152,9 +152,10 @@ class SparseDictionary(FeedForward):
         """Pre-activations of chosen features only, (N, K), of rows that are centred already."""
         return rows_dot(centred_rows, self.encoder.weight, chosen) + self.encoder.bias[chosen]
 
-    def magnitude(self, pre: Tensor) -> Tensor:
-        """For "gated": the other pre-activation. It shares the encoder's directions, each with a length of its own."""
-        return (pre - self.encoder.bias) * self.log_ratio.exp() + self.magnitude_bias
+    def _gated(self, rows: Tensor) -> Tensor:
+        """Gate and magnitude share the encoder's directions; the magnitude has lengths and biases of its own."""
+        plain = F.linear(self.centre(rows), self.encoder.weight)
+        return gated(plain + self.encoder.bias, plain * self.log_ratio.exp() + self.magnitude_bias)
 
     def centre(self, rows: Tensor) -> Tensor:
         """What the encoder multiplies: the rows, less the decoder's bias if `centred`."""

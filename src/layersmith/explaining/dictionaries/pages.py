@@ -82,7 +82,15 @@ def activity(dictionary: SparseDictionary, inputs: Tensor, outputs: Tensor) -> A
     tokens = len(inputs)
     shaped = counts.view(features, bins)
     active = float(shaped.sum()) / max(tokens, 1)
-    return Activity(shaped, sums, best.T, rows.T, wrong / max(total, 1e-30), active, tokens)
+    return Activity(
+        counts=shaped,
+        sums=sums,
+        best=best.T,
+        rows=rows.T,
+        unexplained=wrong / max(total, 1e-30),
+        active=active,
+        tokens=tokens,
+    )
 
 
 def feature_pages(
