@@ -98,6 +98,7 @@ class Training:
         self.silent = torch.zeros(len(self.dictionary.decoder), dtype=torch.int64, device=device)
         self.pressure = torch.tensor(PRESSURE, dtype=torch.float64)
 
+    @torch.enable_grad()
     def step(self) -> None:
         x, y = self.stream(self.done)
         part = self.dictionary
