@@ -138,6 +138,12 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 32, "d_hidden": 64, "k": 16, "r": 16},
         missing="its paper's sparse attention, in which a query reads its best keys only",
     ),
+    "sparse_dictionary": Entry(
+        "layersmith.ffn.sparse_dictionary:SparseDictionary",
+        "ffn",
+        ("2406.11944",),
+        {"d_model": 32, "d_features": 64, "k": 8},
+    ),
     "sparse_vq": Entry(
         "layersmith.ffn.sparse_vq:SparseVQ", "ffn", ("2402.05830",), {"d_model": 32, "codes": 12, "heads": 2}
     ),

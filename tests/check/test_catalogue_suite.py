@@ -24,6 +24,11 @@ OTHER_SETTINGS = [
     ("topk_glu", {"d_model": 16, "d_hidden": 24, "k": 4, "gather_tokens": 0}),
     ("structured", {"d_model": 16, "d_hidden": 32, "structure": "low_rank", "rank": 4, "gated": True}),
     ("structured", {"d_model": 16, "d_hidden": 32, "structure": "block_shuffle", "blocks": 4}),
+    # "gated" is not among these: its gate learns from a loss of its own (tests/explaining/test_dictionary_losses.py).
+    ("sparse_dictionary", {"d_model": 16, "d_features": 256, "k": 4, "skip": True, "centred": True}),
+    ("sparse_dictionary", {"d_model": 16, "d_features": 48, "k": 4, "activation": "batch_topk"}),
+    ("sparse_dictionary", {"d_model": 16, "d_features": 48, "k": 4, "activation": "jumprelu", "bandwidth": 2.0}),
+    ("sparse_dictionary", {"d_model": 16, "d_features": 48, "k": 4, "activation": "relu"}),
     ("quantized", {"d_in": 32, "d_out": 16, "bits": 8, "group_size": 8}),
     ("rms_norm", {"d_model": 16, "offset": True, "bias": True}),
     ("prep_bn", {"d_model": 16}),

@@ -49,6 +49,7 @@ METHODS: dict[str, str] = {
     "ultra_mem": "layersmith.refitting.methods.replace.to_ultra_mem:ToUltraMem",
     "sparse_vq": "layersmith.refitting.methods.replace.to_sparse_vq:ToSparseVQ",
     "dyt": "layersmith.refitting.methods.replace.to_dyt:ToDyT",
+    "transcoder": "layersmith.refitting.methods.replace.to_sparse_dictionary:ToSparseDictionary",
     "idle_ffn": "layersmith.refitting.methods.prune.to_idle_ffn:ToIdleFFN",
     "hourglass": "layersmith.refitting.methods.replace.to_hourglass:ToHourglass",
     "deep_mlp": "layersmith.refitting.methods.replace.to_deep_mlp:ToDeepMLP",
