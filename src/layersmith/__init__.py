@@ -1,8 +1,8 @@
 """layersmith: take any transformer apart at its sublayers, swap any of them, and prove what the swap costs and gains.
 
 Everything for users is in `layersmith.api`, and here under the same names: load, sites, build, swap, apply, save,
-measure, refit, catalogue. Each is imported when it is first used, so `import layersmith` costs nothing. Verbs are
-functions; the rooms behind them have names of their own (`layersmith.measuring`, `layersmith.refitting`).
+measure, refit, race, catalogue. Each is imported when it is first used, so `import layersmith` costs nothing. Verbs are
+functions; the rooms behind them have names of their own (`layersmith.measuring`, `layersmith.refitting`, ...).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from layersmith.api import build as build
     from layersmith.api import load as load
     from layersmith.api import measure as measure
+    from layersmith.api import race as race
     from layersmith.api import refit as refit
     from layersmith.api import save as save
     from layersmith.api import sites as sites
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["__version__", "apply", "build", "catalogue", "load", "measure", "refit", "save", "sites", "swap"]
+__all__ = ["__version__", "apply", "build", "catalogue", "load", "measure", "race", "refit", "save", "sites", "swap"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@
     save(model, edits, path)          a folder that loads again
     measure(model, against)           quality and cost, side by side, in one run -> Measurement
     refit(model, budget=, out=)       the best mix of alternatives under a budget -> RefitResult, and files in `out`
+    race(mixer=[...], task=, out=)    mechanisms trained from scratch under one budget, with a verdict -> RaceResult
     catalogue                         the table of parts
 
 A site is named ("layers.3.ffn"), given as a `Site`, or chosen by a pattern ("layers.*.ffn"): a pattern's first site
@@ -34,6 +35,8 @@ from layersmith.checkpoint import load
 from layersmith.checkpoint.saving import Tokenizer
 from layersmith.errors import UserError
 from layersmith.measuring.compare import Measurement, measure
+from layersmith.racing.pipeline import race
+from layersmith.racing.result import RaceResult
 from layersmith.refitting.pipeline import refit
 from layersmith.refitting.prove.result import RefitResult
 
@@ -41,6 +44,7 @@ __all__ = [
     "Anatomy",
     "Edit",
     "Measurement",
+    "RaceResult",
     "RefitResult",
     "Site",
     "UserError",
@@ -49,6 +53,7 @@ __all__ = [
     "catalogue",
     "load",
     "measure",
+    "race",
     "refit",
     "save",
     "sites",

@@ -30,6 +30,7 @@ from layersmith.commands.check import check
 from layersmith.commands.compile import compile_kernels
 from layersmith.commands.measure import measure
 from layersmith.commands.methods import methods
+from layersmith.commands.race import race
 from layersmith.commands.refit import refit
 from layersmith.commands.sites import sites
 from layersmith.errors import UserError
@@ -101,7 +102,7 @@ def _with_debug(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (sites, refit, measure, check, catalogue, show, methods):
+for command in (sites, refit, race, measure, check, catalogue, show, methods):
     app.command(cls=Command)(_with_debug(command))
 app.command("compile", cls=Command)(_with_debug(compile_kernels))
 

@@ -1,4 +1,4 @@
-"""Fill the page of a refit: what its header says, and the content of every section (templates/refit.html)."""
+"""Fill a page: what any needs, and of a refit its header and sections (templates/refit.html)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from layersmith.report import (
     heatmap,
     layout,
     pareto,
+    raced,
     samples,
     stages,
     tables,
@@ -29,7 +30,7 @@ from layersmith.report.templating import fill
 
 
 def write(result: Json, path: str | os.PathLike[str]) -> Path:
-    """Write `result` (parsed result.json) as one self-contained HTML file, atomically. Returns the path."""
+    """Write `result` (parsed result.json of any verb) as one self-contained HTML file, atomically. Returns the path."""
     path = Path(path)
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_text(render(result), encoding="utf-8")
@@ -41,15 +42,17 @@ def render(result: Json) -> str:
     """The page as a string."""
     not_finite: list[str] = []
     result = finite(result, found=not_finite)
-    return fill("refit.html", {**_frame(result), **_head(result, not_finite), **_sections(result)})
+    if str(result.get("schema", "")).startswith("layersmith.race/"):
+        return fill("race.html", {**_frame(result, "race"), **raced.page(result)})
+    return fill("refit.html", {**_frame(result, "refit"), **_head(result, not_finite), **_sections(result)})
 
 
-def _frame(result: Json) -> dict[str, object]:
+def _frame(result: Json, verb: str) -> dict[str, object]:
     """What any page needs."""
     script = _asset("page.js")
     version, date = get(result, "environment", "layersmith"), get(result, "environment", "date")
     return {
-        "title": f"{_name(result)}: layersmith refit report",
+        "title": f"{_name(result)}: layersmith {verb} report",
         "policy": _policy(script),
         "style": Markup(_asset("chart.css") + _asset("page.css")),
         "script": Markup(script),
@@ -101,8 +104,8 @@ def _sections(result: Json) -> dict[str, object]:
 
 
 def _name(result: Json) -> str:
-    """The model's name; of a local path only its last part."""
-    name = get(result, "model", "name") or "model"
+    """The name of the model or task; of a local path only its last part."""
+    name = get(result, "model", "name") or get(result, "task", "name") or "model"
     return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
 
 
