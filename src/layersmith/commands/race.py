@@ -50,8 +50,8 @@ def _print(result: dict[str, Any], out: Path) -> None:
     console.print(_table(head[:OUTCOME], [row[:OUTCOME] for row in rows]))
     entrants = rows[: len(result["entrants"])]
     console.print(_table([head[0], *head[OUTCOME:]], [[row[0], *row[OUTCOME:]] for row in entrants]))
-    told = [verdict(result), f"{out}/result.json · {out}/leaderboard.csv · {out}/report.html"]
-    console.print("\n".join(told), markup=False, highlight=False, soft_wrap=True)
+    lines = [verdict(result), f"{out}/result.json · {out}/leaderboard.csv · {out}/report.html"]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> Table:

@@ -130,9 +130,14 @@ def _operator(spec: Spec, given: Name, causal: bool) -> dict[str, Any]:
             chosen[name] = spec.rope_theta
         elif name == "causal":
             chosen[name] = causal
-        elif parameter.default is inspect.Parameter.empty:
+        elif parameter.default is inspect.Parameter.empty or _is_open(part, parameter, example):
             chosen[name] = _scaled(name, example[name], scale, "d_hidden" in takes)
     return chosen
+
+
+def _is_open(part: type[Any], parameter: inspect.Parameter, example: dict[str, Any]) -> bool:
+    """Whether it is a feed-forward's and None by default, but not in the example: a rank that some structures need."""
+    return part.family == "ffn" and parameter.default is None and parameter.name in example
 
 
 def _scaled(name: str, value: Any, scale: float, counts_hidden: bool) -> Any:

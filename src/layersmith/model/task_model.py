@@ -11,6 +11,8 @@ Shapes: ids (B, T) or features (B, T, n_inputs) -> (B, T, n_outputs), or (B, n_o
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,8 +22,11 @@ from torch import Tensor, nn
 from layersmith.cost import Cost
 from layersmith.errors import UserError
 from layersmith.model.config import TransformerConfig
-from layersmith.model.spec import Spec, expand
+from layersmith.model.spec import ROUND, Spec, expand
 from layersmith.model.transformer import TransformerLayer, norm_of
+
+#: Steps of width beyond which nobody looks: the width of the largest models, and more than a budget will be.
+LARGEST = 4096
 
 
 @dataclass(frozen=True)
@@ -123,25 +128,23 @@ def fit_width(
         return float(getattr(cost_of(candidate, ends), quantity))
 
     def off(candidate: Spec) -> float:
-        return abs(reached(candidate) / target - 1)
+        """By which share it misses; infinite for what an operator refuses, sizes that its groups do not divide say."""
+        try:
+            return abs(reached(candidate) / target - 1)
+        except UserError:
+            return math.inf
 
-    step = spec.multiple
-    low, high = 1, 1
-    while reached(spec.resized(step * high, spec.inner)) < target and high < 4096:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        below = reached(spec.resized(step * middle, spec.inner)) < target
-        low, high = (middle, high) if below else (low, middle)
-    best = min((spec.resized(step * width, spec.inner) for width in (low, high)), key=off)
+    low, high = _bracket(
+        lambda width: reached(spec.resized(width, spec.inner)) < target, math.lcm(spec.multiple, ROUND)
+    )
+    best = min((spec.resized(width, spec.inner) for width in range(low, high + 1, spec.multiple)), key=off)
     # What whole heads leave over, the feed-forwards take: their inner width has finer steps.
     thin, thick = 0.5 * spec.inner, 2.0 * spec.inner
     for _ in range(8):
-        if off(best) < tolerance / 10:
+        candidate = spec.resized(best.d_model, (thin * thick) ** 0.5)
+        if off(best) < tolerance / 10 or off(candidate) == math.inf:
             break
-        inner = (thin * thick) ** 0.5
-        candidate = spec.resized(best.d_model, inner)
-        thin, thick = (inner, thick) if reached(candidate) < target else (thin, inner)
+        thin, thick = (candidate.inner, thick) if reached(candidate) < target else (thin, candidate.inner)
         best = min(best, candidate, key=off)
     if off(best) > tolerance:
         raise UserError(
@@ -149,3 +152,14 @@ def fit_width(
             f"{quantity}={reached(best):g}, at d_model={best.d_model}. Ask for that, or allow a larger tolerance."
         )
     return best
+
+
+def _bracket(too_small: Callable[[int], bool], step: int) -> tuple[int, int]:
+    """Two neighbouring multiples of `step`, the first of them too small (or the least), the second not (or huge)."""
+    low, high = 1, 1
+    while too_small(step * high) and high < LARGEST:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if too_small(step * middle) else (low, middle)
+    return step * low, step * high
