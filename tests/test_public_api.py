@@ -14,7 +14,7 @@ import layersmith
 from layersmith.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = {"apply", "build", "catalogue", "load", "measure", "refit", "save", "sites", "swap"}
+NAMES = {"apply", "build", "catalogue", "load", "measure", "race", "refit", "save", "sites", "swap"}
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,13 @@ def run_example(name: str, *arguments: str, folder: Path) -> str:
 
 def test_the_example_of_a_swap_runs(tmp_path) -> None:
     assert "saved and loaded" in run_example("swap_and_save.py", folder=tmp_path)
+
+
+@pytest.mark.real
+def test_the_example_of_a_race_runs(tmp_path) -> None:
+    shown = run_example("race.py", str(tmp_path / "out"), folder=tmp_path)
+    assert "deltanet #2" in shown
+    assert "'oracle': 1.0" in shown
 
 
 @pytest.mark.real

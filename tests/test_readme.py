@@ -11,6 +11,7 @@ import pytest
 
 import layersmith.cli
 from layersmith.cli import main
+from layersmith.racing.config import RaceConfig
 from layersmith.refitting.options import RefitConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,13 +29,21 @@ def _commands() -> list[str]:
     return sorted({line for line in lines if line.startswith("layersmith ") and "MODEL" not in line})
 
 
-COMMANDS = [c for c in _commands() if "refit" not in c]
-LONG_COMMANDS = [c for c in _commands() if "refit" in c]
+#: Commands that take minutes -> the folder they write to, and what is in it afterwards.
+LONG_COMMANDS = {
+    "layersmith race": ("out/race", ("leaderboard.csv", "result.json", "report.html")),
+    "layersmith refit pocket --budget latency=0.75 --out out/demo": (
+        "out/demo",
+        ("model/config.json", "result.json", "report.html"),
+    ),
+}
+COMMANDS = [c for c in _commands() if c not in LONG_COMMANDS]
 
 
 def test_the_pages_hold_what_is_tested_here() -> None:
     assert len(COMMANDS) >= 5
-    assert LONG_COMMANDS == ["layersmith refit pocket --budget latency=0.75 --out out/demo"]
+    assert set(LONG_COMMANDS) <= set(_commands())
+    assert not [command for command in COMMANDS if "refit" in command]
     assert len(_blocks(ROOT / "README.md", "python")) == 1
 
 
@@ -48,8 +57,9 @@ def test_python_of_the_readme_runs(code: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_of_the_pages_run(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", shlex.split(command))
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -66,8 +76,14 @@ def test_long_commands_of_the_pages_run(command: str, tmp_path: Path) -> None:
         [program, *shlex.split(command)[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    for written in ("model/config.json", "result.json", "report.html"):
-        assert (tmp_path / "out/demo" / written).is_file()
+    out, written = LONG_COMMANDS[command]
+    assert all((tmp_path / out / name).is_file() for name in written)
+
+
+def test_the_page_of_race_lists_every_option() -> None:
+    table = (ROOT / "docs/race.md").read_text(encoding="utf-8").partition("## A race as a file")[0]
+    for field in fields(RaceConfig):
+        assert ("help" in field.metadata) == (f"`--{field.name.replace('_', '-')}`" in table), field.name
 
 
 def test_the_page_of_refit_lists_every_option() -> None:

@@ -79,7 +79,7 @@ def parse_budget(text: str) -> dict[str, float]:
             share = float(value[:-1]) * _SUFFIXES[value[-1]] if value[-1:] in _SUFFIXES else float(value)
         except ValueError as error:
             raise UserError(
-                f"The budget {text!r} is not of the form NAME=SHARE[,NAME=SHARE]: {part!r} has no number after an "
+                f"The budget {text!r} is not of the form NAME=NUMBER[,NAME=NUMBER]: {part!r} has no number after an "
                 f"equals sign. Write, for example, latency=0.75,bytes=0.5."
             ) from error
         if name in budget:
@@ -110,7 +110,7 @@ def parse_folder(text: str) -> Path:
 
 #: How a field is written on the command line, and read from there; what is not here typer reads itself.
 _READ: dict[Any, tuple[str, Callable[[str], Any]]] = {
-    dict[str, float]: ("NAME=SHARE,...", parse_budget),
+    dict[str, float]: ("NAME=NUMBER,...", parse_budget),
     list[str]: ("NAME,...", parse_names),
     list[float]: ("NUMBER,...", parse_numbers),
     Path: ("FOLDER", parse_folder),

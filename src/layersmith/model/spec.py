@@ -120,6 +120,8 @@ def _operator(spec: Spec, given: Name, causal: bool) -> dict[str, Any]:
     chosen = {"name": given} if isinstance(given, str) else dict(given)
     part, example = catalogue.resolve(chosen["name"]), catalogue.entry(chosen["name"]).example
     takes = inspect.signature(part).parameters
+    # Where the example fills an argument that is None by default, only the example as a whole is sure to fit.
+    whole = part.family == "ffn" and any(takes[name].default is None for name in example)
     scale = spec.d_model / example["d_model"] * (spec.inner if part.family == "ffn" else 1.0)
     for name, parameter in takes.items():
         if name in chosen or name == "d_model":
@@ -130,14 +132,9 @@ def _operator(spec: Spec, given: Name, causal: bool) -> dict[str, Any]:
             chosen[name] = spec.rope_theta
         elif name == "causal":
             chosen[name] = causal
-        elif parameter.default is inspect.Parameter.empty or _is_open(part, parameter, example):
+        elif parameter.default is inspect.Parameter.empty or (whole and name in example):
             chosen[name] = _scaled(name, example[name], scale, "d_hidden" in takes)
     return chosen
-
-
-def _is_open(part: type[Any], parameter: inspect.Parameter, example: dict[str, Any]) -> bool:
-    """Whether it is a feed-forward's and None by default, but not in the example: a rank that some structures need."""
-    return part.family == "ffn" and parameter.default is None and parameter.name in example
 
 
 def _scaled(name: str, value: Any, scale: float, counts_hidden: bool) -> Any:

@@ -26,7 +26,7 @@ from layersmith.model.spec import ROUND, Spec, expand
 from layersmith.model.transformer import TransformerLayer, norm_of
 
 #: Steps of width beyond which nobody looks: the width of the largest models, and more than a budget will be.
-LARGEST = 4096
+LARGEST = 1024
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,14 @@ def fit_width(
         except UserError:
             return math.inf
 
-    low, high = _bracket(
-        lambda width: reached(spec.resized(width, spec.inner)) < target, math.lcm(spec.multiple, ROUND)
-    )
+    def too_small(width: int) -> bool:
+        try:
+            return reached(spec.resized(width, spec.inner)) < target
+        except UserError:
+            return width < spec.d_model
+
+    reached(spec)  # what cannot be built at all is said as such
+    low, high = _bracket(too_small, math.lcm(spec.multiple, ROUND))
     best = min((spec.resized(width, spec.inner) for width in range(low, high + 1, spec.multiple)), key=off)
     # What whole heads leave over, the feed-forwards take: their inner width has finer steps.
     thin, thick = 0.5 * spec.inner, 2.0 * spec.inner
