@@ -55,9 +55,9 @@ def _print(result: dict[str, Any], out: Path) -> None:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> Table:
-    table = Table()
+    table = Table(padding=(0, 1, 0, 0))
     for index, title in enumerate(head):
-        table.add_column(escape(title), justify="left" if index == 0 else "right")
+        table.add_column(escape(title), justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
         table.add_row(*map(escape, row))
     return table

@@ -49,10 +49,18 @@ def time_steps(config: RaceConfig) -> dict[str, float]:
     found = {}
     for name, given in entrants_of(config).items():
         spec = asdict(_spec(given, config))
-        settings = config.task_settings or {}
-        found[name] = seconds_per_step(
-            Trial(name, config.task, settings, spec, config.lrs[0], 0.0, config.seed, config.steps, config.batch)
+        trial = Trial(
+            entrant=name,
+            task=config.task,
+            task_settings=config.task_settings or {},
+            spec=spec,
+            lr=config.lrs[0],
+            weight_decay=0.0,
+            seed=config.seed,
+            steps=config.steps,
+            batch=config.batch,
         )
+        found[name] = seconds_per_step(trial)
     return found
 
 

@@ -28,6 +28,15 @@ DEFAULT_BUDGET = {"params": 100_000.0}
 #: The least number of seeds that a verdict needs.
 ENOUGH_SEEDS = 3
 
+#: What entries of a race file are made of, and in words.
+_KINDS: tuple[tuple[tuple[str, ...], Any, str], ...] = (
+    (("task", "claim", "out"), str, "text"),
+    (("mixer", "ffn", "norm", "lr", "weight_decay"), list, "a list"),
+    (("budget", "task_settings", "entrants"), dict, "names and values"),
+    (("layers", "heads", "steps", "batch", "seeds", "seed", "workers"), int, "a whole number"),
+    (("tolerance",), (int, float), "a number"),
+)
+
 
 @dataclass(frozen=True)
 class RaceConfig:
@@ -133,20 +142,18 @@ def from_file(path: Path, config: RaceConfig) -> RaceConfig:
         if name not in known:
             raise UserError(f"The race file {str(path)!r} has an entry {name!r}. {suggest(str(name), known)}")
     given = {o.name: v for o in fields(RaceConfig) if (v := getattr(config, o.name)) != o.default}
+    _check_kinds(found)
     if "out" in found:
         found["out"] = Path(found["out"]).expanduser()
-    _check_kinds(found)
     return replace(RaceConfig(**found), **given)
 
 
 def _check_kinds(found: dict[str, Any]) -> None:
     """YAML may hold anything: refuse what is not of the kind that the option of that name takes."""
-    kinds = {"mixer": list, "ffn": list, "norm": list, "lr": list, "weight_decay": list, "task": str, "claim": str}
-    kinds |= {"budget": dict, "task_settings": dict, "entrants": dict}
-    kinds |= dict.fromkeys(("layers", "heads", "steps", "batch", "seeds", "seed", "workers"), int)
     for name, value in found.items():
-        if name in kinds and (not isinstance(value, kinds[name]) or isinstance(value, bool)):
-            raise UserError(f"{name} in a race file must be a {kinds[name].__name__}, not {value!r}.")
+        kind, words = next(each for names, *each in _KINDS if name in names)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(f"{name} in a race file must be {words}, not {value!r}.")
     for name, spec in (found.get("entrants") or {}).items():
         if not isinstance(name, str) or not isinstance(spec, dict):
             raise UserError(f"An entrant in a race file is a name and a dict, not {name!r}: {spec!r}.")

@@ -85,7 +85,8 @@ def trained(job: Job, workspace: Workspace) -> tuple[Tuned, Outcome]:
 
 
 def finish(stage: str, jobs: list[Job], workspace: Workspace, workers: int, bar: Progress) -> None:
-    """Do all jobs, with that many at the same time."""
+    """Do all jobs, with that many at the same time; the longest first, so that none is alone at the end."""
+    jobs = sorted(jobs, key=lambda job: -job.entrant.flops)
     if workers > 1:
         todo = {"out": str(workspace.out), "jobs": [asdict(job) for job in jobs]}
         environment = {"OMP_NUM_THREADS": "1"}

@@ -80,7 +80,7 @@ def leaderboard(result: Json) -> tuple[list[str], list[list[str]]]:
     """Head and rows: entrants best first, then the yardsticks, which need no training."""
     metric = get(result, "task", "metric") or "score"
     head = ["entrant", "verdict", metric, "of the seeds", "behind the best by", "parameters"]
-    head += ["training", "seconds", "state", "steps", "width", "learning rate", "weight decay"]
+    head += ["training", "seconds", "state", "steps", "width", "rate", "decay"]
     rows = [_row(entrant) for entrant in result.get("entrants") or []]
     for name, score in (result.get("yardsticks") or {}).items():
         rows.append([name, "yardstick", _score(score), *[units.EMPTY] * 10])
@@ -167,6 +167,10 @@ def _panel(result: Json, entrants: list[Json], y: Scale, title: str, along: Call
                 parts.append(marker("circle", *at, 7, {"class": f"mark {colour}", "data-tip": tip}))
     # Not units.flops: the title under the axis says what is counted.
     shown = [(v, units.count(v).replace("\u00a0", "") if v >= 10_000 else f"{v:g}") for v in x.ticks(4)]
+    for name, score in (result.get("yardsticks") or {}).items():
+        if y.low <= score <= y.high:
+            parts.append(line(LEFT, y(score), RIGHT, y(score), "equal"))
+            parts.append(text(RIGHT, y(score) - 4, name, "end", "tick"))
     metric = get(result, "task", "metric") or "score"
     return chart(
         PANEL,
