@@ -80,7 +80,7 @@ def test_the_page_holds_outcome_costs_and_conditions(result: dict[str, Any]) -> 
         "recall: layersmith race report",
     ):
         assert told in page.replace("\u00a0", " "), told
-    assert page.count("<polyline") == 3 * (3 + 2 + 3) + 3, "three axes; a diverged training has an empty line"
+    assert page.count("<polyline") == 3 * (3 + 2 + 3), "three axes, three entrants, three seeds of which one diverged"
 
 
 def test_an_interval_is_drawn_where_it_is(result: dict[str, Any]) -> None:

@@ -35,21 +35,15 @@ def race(
         _print(result, config.out)
 
 
-#: Columns of the leaderboard that tell the outcome; the others tell what it cost, in a table of their own.
-OUTCOME = 5
-
-
 def _print(result: dict[str, Any], out: Path) -> None:
-    from layersmith.report.raced import equal, leaderboard, verdict
+    from layersmith.report.raced import costs, equal, outcome, verdict
 
-    head, rows = leaderboard(result)
     console = Console()
     console.print(
         f"{result['task']['name']}: {result['task']['summary']} {equal(result)}", markup=False, highlight=False
     )
-    console.print(_table(head[:OUTCOME], [row[:OUTCOME] for row in rows]))
-    entrants = rows[: len(result["entrants"])]
-    console.print(_table([head[0], *head[OUTCOME:]], [[row[0], *row[OUTCOME:]] for row in entrants]))
+    console.print(_table(*outcome(result)))
+    console.print(_table(*costs(result)))
     lines = [verdict(result), f"{out}/result.json · {out}/leaderboard.csv · {out}/report.html"]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 

@@ -16,7 +16,7 @@ AXES: tuple[tuple[str, Callable[[Json, Json], float]], ...] = (
     ("FLOPs", lambda entrant, point: entrant["flops"] * point["step"] / entrant["steps"]),
     ("seconds", lambda entrant, point: point["seconds"]),
 )
-PANEL, LEFT, RIGHT, TOP, BOTTOM = 330, 48, 318, 34, 214
+PANEL, LEFT, RIGHT, TOP, BOTTOM = 300, 40, 288, 34, 204
 #: What a budget holds equal, as a sentence goes on.
 EQUAL = {
     "params": "parameters",
@@ -30,7 +30,6 @@ def page(result: Json) -> dict[str, object]:
     """The values of templates/race.html."""
     task = result.get("task") or {}
     seeds = get(result, "settings", "seeds") or []
-    board = tables.plain(*leaderboard(result))
     return {
         "task": task.get("name") or "a task",
         "summary": task.get("summary") or "",
@@ -41,8 +40,9 @@ def page(result: Json) -> dict[str, object]:
         "claim": result.get("claim"),
         "equal": equal(result),
         "seeds": units.plural(len(seeds), "seed"),
-        "level": units.percent(get(result, "settings", "level")),
-        "leaderboard": board,
+        "level": f"{100 * (get(result, 'settings', 'level') or 0):g}\u00a0%",
+        "leaderboard": tables.plain(*outcome(result)),
+        "costs": tables.plain(*costs(result)),
         "intervals": intervals(result),
         "curves": curves(result),
         "tuning": tuning(result),
@@ -69,25 +69,28 @@ def verdict(result: Json) -> str:
 def equal(result: Json) -> str:
     """What was held equal, and how far entrants differ in it."""
     quantity, amount = get(result, "budget", "quantity") or "params", get(result, "budget", "amount")
-    words = f"Equal for all: {units.significant(amount)} {EQUAL[quantity]}"
     if quantity == "seconds":
-        return f"{words}, as timed before the race."
+        return f"Equal for all: {units.significant(amount)} {EQUAL[quantity]}, as timed before the race."
     found = [entrant[quantity] / amount - 1 for entrant in result.get("entrants") or []]
-    return f"{words}, met within {units.percent(max(map(abs, found)))}."
+    return f"Equal for all: {units.count(amount)} {EQUAL[quantity]}, met within {units.percent(max(map(abs, found)))}."
 
 
-def leaderboard(result: Json) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: entrants best first, then the yardsticks, which need no training."""
+def outcome(result: Json) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the leaderboard: entrants best first, then the yardsticks, which need no training."""
     metric = get(result, "task", "metric") or "score"
-    head = ["entrant", "verdict", metric, "of the seeds", "behind the best by", "parameters"]
-    head += ["training", "seconds", "state", "steps", "width", "rate", "decay"]
-    rows = [_row(entrant) for entrant in result.get("entrants") or []]
+    rows = [_outcome(entrant) for entrant in result.get("entrants") or []]
     for name, score in (result.get("yardsticks") or {}).items():
-        rows.append([name, "yardstick", _score(score), *[units.EMPTY] * 10])
-    return head, rows
+        rows.append([name, "yardstick", _score(score), units.EMPTY, units.EMPTY])
+    return ["entrant", "verdict", metric, "of the seeds", "behind the best by"], rows
 
 
-def _row(entrant: Json) -> list[str]:
+def costs(result: Json) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: what each entrant costs, whichever of it was held equal, and how it was tuned."""
+    head = ["entrant", "parameters", "training", "seconds", "state", "steps", "width", "rate", "decay"]
+    return head, [_costs(entrant) for entrant in result.get("entrants") or []]
+
+
+def _outcome(entrant: Json) -> list[str]:
     diverged = sum(run["diverged"] is not None for run in entrant["runs"])
     scores = [run["score"] for run in entrant["runs"] if run["score"] is not None]
     spread = f"{_score(min(scores))} to {_score(max(scores))}" if scores else units.EMPTY
@@ -97,12 +100,12 @@ def _row(entrant: Json) -> list[str]:
     behind = units.EMPTY if entrant["difference"] == 0 and interval is None else _score(entrant["difference"])
     if interval is not None:
         behind += f" ({_score(interval[0])} to {_score(interval[1])})"
+    return [entrant["name"], entrant["verdict"], _score(entrant["mean"]), spread, behind]
+
+
+def _costs(entrant: Json) -> list[str]:
     return [
         entrant["name"],
-        entrant["verdict"],
-        _score(entrant["mean"]),
-        spread,
-        behind,
         units.count(entrant["params"]),
         units.flops(entrant["flops"]),
         units.significant(entrant["seconds"]),
@@ -160,11 +163,12 @@ def _panel(result: Json, entrants: list[Json], y: Scale, title: str, along: Call
         colour = _colour(result, entrant)
         for run in entrant["runs"]:
             known = [p for p in run["curve"] if p["score"] is not None]
-            parts.append(polyline([(x(along(entrant, p)), y(p["score"])) for p in known], f"curve {colour}"))
-            for p in known[-1:]:
-                tip = f"{entrant['name']}, seed {run['seed']}\n{_score(p['score'])} after {p['step']} steps"
-                at = (x(along(entrant, p)), y(p["score"]))
-                parts.append(marker("circle", *at, 7, {"class": f"mark {colour}", "data-tip": tip}))
+            if not known:
+                continue
+            line_of = [(x(along(entrant, p)), y(p["score"])) for p in known]
+            tip = f"{entrant['name']}, seed {run['seed']}\n{_score(known[-1]['score'])} after {known[-1]['step']} steps"
+            parts.append(polyline(line_of, f"curve {colour}"))
+            parts.append(marker("circle", *line_of[-1], 7, {"class": f"mark {colour}", "data-tip": tip}))
     # Not units.flops: the title under the axis says what is counted.
     shown = [(v, units.count(v).replace("\u00a0", "") if v >= 10_000 else f"{v:g}") for v in x.ticks(4)]
     for name, score in (result.get("yardsticks") or {}).items():
