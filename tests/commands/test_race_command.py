@@ -18,7 +18,7 @@ def test_a_whole_race_of_twenty_steps(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     status, shown, _ = run("race", "--mixer", "deltanet,softmax_attention", "--out", str(out), *SMALL)
     assert status == 0
-    for told in ("deltanet", "softmax_attention", "random", "oracle", "params", "report.html", "20"):
+    for told in ("deltanet", "softmax_attention", "random", "oracle", "parameters", "report.html"):
         assert told in shown
     assert {path.name for path in out.iterdir()} == {"result.json", "leaderboard.csv", "report.html", "workspace"}
     again, shown, _ = run("race", "--mixer", "deltanet,softmax_attention", "--out", str(out), *SMALL, "--json")

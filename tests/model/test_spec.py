@@ -27,9 +27,9 @@ def test_every_part_races_without_code_of_its_own(family: str, name: str) -> Non
             with pytest.raises(UserError, match="not causal"):
                 build(spec, ends)
             continue
-        fitted = fit_width(spec, ends, params=120_000, tolerance=0.15)
+        fitted = fit_width(spec, ends, params=120_000, tolerance=0.3)
         model = build(fitted, ends)
-        assert sum(p.numel() for p in model.parameters()) == pytest.approx(120_000, rel=0.15)
+        assert sum(p.numel() for p in model.parameters()) == pytest.approx(120_000, rel=0.3)
         inputs = torch.randn(2, 17, 5) if ends.reads == "features" else torch.randint(64, (2, 32))
         outputs = model(inputs)
         assert outputs.shape == ((2, 3) if ends.writes == "class" else (2, 32, 64))

@@ -72,6 +72,9 @@ class TaskModel(nn.Module):
         x = self.final_norm(x)
         return self.head(x.mean(1) if self.ends.writes == "class" else x)
 
+    def params(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
     def cost(self) -> Cost:
         """Of one example of the task: the operators' own accounts, and the input and output maps.
 
@@ -82,7 +85,7 @@ class TaskModel(nn.Module):
         costs = [part.cost(1, tokens) for part in parts]
         written = 1 if self.ends.writes == "class" else tokens
         read = 0 if self.ends.reads == "tokens" else 2 * tokens * self.ends.n_inputs * width
-        params = sum(p.numel() for p in self.parameters())
+        params = self.params()
         return Cost(
             params=params,
             active_params=params - sum(cost.params - cost.active_params for cost in costs),
@@ -125,7 +128,9 @@ def fit_width(
     ((quantity, target),) = bounds.items()
 
     def reached(candidate: Spec) -> float:
-        return float(getattr(cost_of(candidate, ends), quantity))
+        with torch.random.fork_rng(devices=[]):
+            model = build(candidate, ends)
+        return float(model.params() if quantity == "params" else getattr(model.cost(), quantity))
 
     def off(candidate: Spec) -> float:
         """By which share it misses; infinite for what an operator refuses, sizes that its groups do not divide say."""

@@ -2,7 +2,7 @@
 
 The stages, each kept in the workspace so that a killed race goes on where it was:
 
-    size     the width of every entrant at which all cost the same
+    size     the width of every entrant at which all cost the same, or the steps that take the same time
     tune     learning rate and weight decay of each, by successive halving, with a seed of its own
     train    every entrant, tuned, with every seed
     judge    paired intervals of the differences, and a word
@@ -95,11 +95,11 @@ def race(
     check(config)
     built = build_task(config.task, config.task_settings or {})
     with writing(config.out), Progress(progress) as bar:
-        if budget_of(config)[0] != "seconds":
-            sized(config, built, {})  # everything that can be refused is refused before anything is stored
+        # Everything that can be refused is refused before anything is stored; seconds are measured later.
+        entrants = sized(config, built, dict.fromkeys(entrants_of(config), 1.0))
         workspace = Workspace(config.out, _identity(config), on_rebuild=bar.rebuilding)
         try:
-            return _stages(config, built, workspace, bar)
+            return _stages(config, built, entrants, workspace, bar)
         finally:
             workspace.close()
 
@@ -113,12 +113,13 @@ def _identity(config: RaceConfig) -> dict[str, Any]:
     return {"verb": "race", "settings": settings, "versions": versions}
 
 
-def _stages(config: RaceConfig, task: Task, workspace: Workspace, bar: Progress) -> RaceResult:
+def _stages(config: RaceConfig, task: Task, entrants: list[Entrant], workspace: Workspace, bar: Progress) -> RaceResult:
     clock = Stopwatch(workspace, bar)
     workers = config.workers or os.cpu_count() or 1
     settings = config.task_settings or {}
-    with clock.stage("size"):
-        entrants = sized(config, task, _timed(config, workspace))
+    if budget_of(config)[0] == "seconds":
+        with clock.stage("time"):
+            entrants = sized(config, task, _timed(workspace, config))
 
     def job(kind: Any, entrant: Entrant, seed: int) -> Job:
         return Job(kind, config.task, settings, entrant, seed, config.batch)
@@ -140,10 +141,8 @@ def _stages(config: RaceConfig, task: Task, workspace: Workspace, bar: Progress)
     return RaceResult(config.out, document)
 
 
-def _timed(config: RaceConfig, workspace: Workspace) -> dict[str, float]:
-    """Seconds of a step of each entrant, for a budget of seconds: measured once, so that a resumed race is the same."""
-    if budget_of(config)[0] != "seconds":
-        return {}
+def _timed(workspace: Workspace, config: RaceConfig) -> dict[str, float]:
+    """Seconds of a step of each entrant, measured once, so that a resumed race is the same."""
     found = workspace.load_json("timed/steps")
     if found is None:
         found = time_steps(config)
