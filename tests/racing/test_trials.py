@@ -168,6 +168,14 @@ def test_a_trial_that_diverges_is_recorded_as_such(workspace: Workspace, monkeyp
     assert outcome.test is outcome.loss is None
 
 
+def test_a_task_with_longer_examples_is_scored_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from layersmith.racing.tasks.recall import Recall
+
+    assert whole(tmp_path).longer is None
+    monkeypatch.setattr(Recall, "splits", ("train", "valid", "test", "longer"))
+    assert whole(tmp_path / "again").longer is not None
+
+
 def test_it_learns(tmp_path: Path) -> None:
     spec = {"d_model": 32, "n_layers": 2, "mixer": "deltanet"}
     outcome = whole(tmp_path, replace(TRIAL, spec=spec, steps=200, batch=16))

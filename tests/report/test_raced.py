@@ -111,6 +111,13 @@ def test_without_intervals_the_section_is_left_out(result: dict[str, Any]) -> No
     assert 'id="intervals"' not in report.render(result)
 
 
+def test_scores_on_longer_examples_have_a_column_where_there_are_some(result: dict[str, Any]) -> None:
+    assert "on longer ones" not in raced.outcome(result)[0]
+    result["entrants"][0]["longer"] = 0.25
+    head, rows = raced.outcome(result)
+    assert [row[head.index("on longer ones")] for row in rows] == ["0.250", "–", "–", "–", "–"]
+
+
 def test_a_budget_of_seconds_is_told_as_such(result: dict[str, Any]) -> None:
     result["budget"] = {"quantity": "seconds", "amount": 30, "tolerance": 0.05}
     assert raced.equal(result) == "Equal for all: 30.0 seconds of one training, as timed before the race."

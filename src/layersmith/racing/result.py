@@ -21,7 +21,7 @@ from layersmith.racing.verdict import LEVEL, judge
 SCHEMA = "layersmith.race/1"
 #: Columns of leaderboard.csv.
 COLUMNS = (
-    *("entrant", "verdict", "mean", "difference", "low", "high", "seeds", "diverged"),
+    *("entrant", "verdict", "mean", "difference", "low", "high", "longer", "seeds", "diverged"),
     *("params", "flops", "state_bytes", "seconds", "steps", "d_model", "lr", "weight_decay"),
 )
 
@@ -101,8 +101,10 @@ def assemble(
 
 def _row(entrant: Entrant, runs: list[tuple[Tuned, Outcome]], config: RaceConfig) -> dict[str, Any]:
     tuned = runs[0][0]
+    longer = [outcome.longer for _, outcome in runs if outcome.longer is not None]
     return {
         **asdict(entrant),
+        "longer": sum(longer) / len(longer) if longer else None,
         "seconds": median(outcome.seconds for _, outcome in runs),
         "lr": tuned.lr,
         "weight_decay": tuned.weight_decay,
@@ -112,7 +114,13 @@ def _row(entrant: Entrant, runs: list[tuple[Tuned, Outcome]], config: RaceConfig
             for lr, decay, share, loss in tuned.tried
         ],
         "runs": [
-            {"seed": config.seed + i, "score": outcome.test, "diverged": outcome.diverged, "curve": outcome.curve}
+            {
+                "seed": config.seed + i,
+                "score": outcome.test,
+                "longer": outcome.longer,
+                "diverged": outcome.diverged,
+                "curve": outcome.curve,
+            }
             for i, (_, outcome) in enumerate(runs)
         ],
     }

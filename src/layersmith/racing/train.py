@@ -67,6 +67,7 @@ class Outcome:
     step      steps done
     loss      on examples that settings are chosen by; None when it is not finite
     test      score on examples that nothing is chosen by; None before the last step
+    longer    the same on examples longer than any that was trained on, where the task has such
     diverged  the step at which loss or gradient was no longer finite; None when they stayed finite
     seconds   of training, without scoring
     curve     [{"step", "loss", "score", "seconds"}]: mean training loss since the last point, score on the examples
@@ -76,6 +77,7 @@ class Outcome:
     step: int
     loss: float | None
     test: float | None
+    longer: float | None
     diverged: int | None
     seconds: float
     curve: list[dict[str, Any]]
@@ -190,11 +192,21 @@ class _Running:
         return _finite(sum(scores) / len(scores)), _finite(sum(losses) / len(losses))
 
     def outcome(self) -> Outcome:
-        loss = test = None
+        loss = test = longer = None
         if self.diverged is None:
             _, loss = self.score("valid", VALID_EXAMPLES)
-            test = self.score("test", TEST_EXAMPLES)[0] if self.step == self.trial.steps else None
-        return Outcome(self.step, loss, test, self.diverged, self.seconds, self.curve)
+            if self.step == self.trial.steps:
+                test, _ = self.score("test", TEST_EXAMPLES)
+                longer, _ = self.score("longer", TEST_EXAMPLES) if "longer" in self.task.splits else (None, None)
+        return Outcome(
+            step=self.step,
+            loss=loss,
+            test=test,
+            longer=longer,
+            diverged=self.diverged,
+            seconds=self.seconds,
+            curve=self.curve,
+        )
 
     # -- what is kept -------------------------------------------------------------------------------------------
 

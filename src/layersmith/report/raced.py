@@ -78,10 +78,15 @@ def equal(result: Json) -> str:
 def outcome(result: Json) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the leaderboard: entrants best first, then the yardsticks, which need no training."""
     metric = get(result, "task", "metric") or "score"
-    rows = [_outcome(entrant) for entrant in result.get("entrants") or []]
+    entrants = result.get("entrants") or []
+    head, rows = ["entrant", "verdict", metric, "of the seeds", "behind the best by"], list(map(_outcome, entrants))
     for name, score in (result.get("yardsticks") or {}).items():
         rows.append([name, "yardstick", _score(score), units.EMPTY, units.EMPTY])
-    return ["entrant", "verdict", metric, "of the seeds", "behind the best by"], rows
+    if any(entrant.get("longer") is not None for entrant in entrants):
+        longer = [_score(entrant.get("longer")) for entrant in entrants]
+        longer += [units.EMPTY] * (len(rows) - len(entrants))
+        head, rows = [*head, "on longer ones"], [[*row, cell] for row, cell in zip(rows, longer, strict=True)]
+    return head, rows
 
 
 def costs(result: Json) -> tuple[list[str], list[list[str]]]:
