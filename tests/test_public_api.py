@@ -14,7 +14,20 @@ import layersmith
 from layersmith.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = {"apply", "build", "catalogue", "construct", "explain", "load", "measure", "refit", "save", "sites", "swap"}
+NAMES = {
+    "apply",
+    "build",
+    "catalogue",
+    "construct",
+    "explain",
+    "load",
+    "measure",
+    "race",
+    "refit",
+    "save",
+    "sites",
+    "swap",
+}
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +152,13 @@ def test_the_example_of_an_explanation_runs(tmp_path) -> None:
     told = run_example("explain.py", str(tmp_path / "out"), folder=tmp_path)
     assert "beats the linear floor" in told or "every floor" in told or "does NOT beat the linear floor" in told
     assert (tmp_path / "out" / "map" / "report.html").is_file()
+
+
+@pytest.mark.real
+def test_the_example_of_a_race_runs(tmp_path) -> None:
+    shown = run_example("race.py", str(tmp_path / "out"), folder=tmp_path)
+    assert "deltanet #2" in shown
+    assert "'oracle': 1.0" in shown
 
 
 @pytest.mark.real

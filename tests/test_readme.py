@@ -12,6 +12,7 @@ import pytest
 import layersmith.cli
 from layersmith.cli import main
 from layersmith.explaining.config import ExplainConfig
+from layersmith.racing.config import RaceConfig
 from layersmith.refitting.options import RefitConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,17 +37,22 @@ def _commands() -> list[str]:
     return sorted({line for line in lines if line.startswith("layersmith ") and "MODEL" not in line})
 
 
-LONG = ("layersmith refit", "layersmith explain pocket\n")
-COMMANDS = [c for c in _commands() if not f"{c}\n".startswith(LONG)]
-LONG_COMMANDS = [c for c in _commands() if f"{c}\n".startswith(LONG)]
+#: Commands that take minutes -> the folder they write to, and what is in it afterwards.
+LONG_COMMANDS = {
+    "layersmith explain pocket": ("out/explain-pocket", ("result.json", "report.html")),
+    "layersmith race": ("out/race", ("leaderboard.csv", "result.json", "report.html")),
+    "layersmith refit pocket --budget latency=0.75 --out out/demo": (
+        "out/demo",
+        ("model/config.json", "result.json", "report.html"),
+    ),
+}
+COMMANDS = [c for c in _commands() if c not in LONG_COMMANDS]
 
 
 def test_the_pages_hold_what_is_tested_here() -> None:
     assert len(COMMANDS) >= 5
-    assert LONG_COMMANDS == [
-        "layersmith explain pocket",
-        "layersmith refit pocket --budget latency=0.75 --out out/demo",
-    ]
+    assert set(LONG_COMMANDS) <= set(_commands())
+    assert not [command for command in COMMANDS if "refit" in command]
     assert len(_blocks(ROOT / "README.md", "python")) == 2
 
 
@@ -79,9 +85,14 @@ def test_long_commands_of_the_pages_run(command: str, tmp_path: Path) -> None:
         [program, *shlex.split(command)[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    of_refit, of_explain = ("model/config.json", "result.json", "report.html"), ("result.json", "report.html")
-    for written in of_refit if "refit" in command else of_explain:
-        assert (next((tmp_path / "out").iterdir()) / written).is_file()
+    out, written = LONG_COMMANDS[command]
+    assert all((tmp_path / out / name).is_file() for name in written)
+
+
+def test_the_page_of_race_lists_every_option() -> None:
+    table = (ROOT / "docs/race.md").read_text(encoding="utf-8").partition("## A race as a file")[0]
+    for field in fields(RaceConfig):
+        assert ("help" in field.metadata) == (f"`--{field.name.replace('_', '-')}`" in table), field.name
 
 
 def test_the_page_of_refit_lists_every_option() -> None:

@@ -10,6 +10,7 @@
     refit(model, budget=, out=)       the best mix of alternatives under a budget -> RefitResult, and files in `out`
     construct(name, settings, out=)   weights published on paper, built and put to the proof -> Constructed
     explain(model, tool=, site=)      what sublayers compute, judged in place -> ExplainResult, and files in `out`
+    race(mixer=[...], task=, out=)    mechanisms trained from scratch under one budget, with a verdict -> RaceResult
     catalogue                         the table of parts
 
 A site is named ("layers.3.ffn"), given as a `Site`, or chosen by a pattern ("layers.*.ffn"): a pattern's first site
@@ -39,6 +40,8 @@ from layersmith.explaining.constructions.constructing import Constructed, constr
 from layersmith.explaining.pipeline import explain
 from layersmith.explaining.result import ExplainResult
 from layersmith.measuring.compare import Measurement, measure
+from layersmith.racing.pipeline import race
+from layersmith.racing.result import RaceResult
 from layersmith.refitting.pipeline import refit
 from layersmith.refitting.prove.result import RefitResult
 
@@ -48,6 +51,7 @@ __all__ = [
     "Edit",
     "ExplainResult",
     "Measurement",
+    "RaceResult",
     "RefitResult",
     "Site",
     "UserError",
@@ -59,6 +63,7 @@ __all__ = [
     "load",
     "load_construction",
     "measure",
+    "race",
     "refit",
     "save",
     "sites",

@@ -34,6 +34,15 @@ def entry(name: str) -> Entry:
     return ENTRIES[name]
 
 
+def check_family(name: str, family: str) -> None:
+    """Raise a UserError, with the nearest names, unless there is a part of that name and family."""
+    if name in ENTRIES and ENTRIES[name].family != family:
+        raise UserError(f"{name!r} is of the family {ENTRIES[name].family!r}; a {family} is needed here.")
+    if name not in ENTRIES:
+        known = [key for key, found in ENTRIES.items() if found.family == family]
+        raise UserError(f"The catalogue has no {family} {name!r}. {suggest(name, known)}")
+
+
 def resolve(name: str, trust_remote_code: bool = False) -> type[Any]:
     """The class behind a catalogue name, or behind "package.module:Class" when the caller trusts that code."""
     if ":" in name:

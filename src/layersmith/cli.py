@@ -32,6 +32,7 @@ from layersmith.commands.construct import construct
 from layersmith.commands.explain import explain
 from layersmith.commands.measure import measure
 from layersmith.commands.methods import methods
+from layersmith.commands.race import race
 from layersmith.commands.refit import refit
 from layersmith.commands.sites import sites
 from layersmith.errors import UserError
@@ -103,7 +104,7 @@ def _with_debug(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (sites, refit, explain, measure, check, catalogue, show, methods, construct):
+for command in (sites, refit, race, explain, measure, check, catalogue, show, methods, construct):
     app.command(cls=Command)(_with_debug(command))
 app.command("compile", cls=Command)(_with_debug(compile_kernels))
 

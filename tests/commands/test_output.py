@@ -155,5 +155,5 @@ def test_a_missed_budget_has_an_exit_status_of_its_own_and_is_told_apart(
 
 @pytest.mark.parametrize("text", ["latency", "0.75", "latency=", "latency=0.75;bytes=0.5", ""])
 def test_a_budget_that_cannot_be_read_is_quoted(text: str) -> None:
-    with pytest.raises(UserError, match="NAME=SHARE"):
+    with pytest.raises(UserError, match="NAME=NUMBER"):
         parse_budget(text)

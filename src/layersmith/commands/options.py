@@ -13,15 +13,19 @@ import typer
 
 from layersmith.errors import UserError
 
+#: Letters that may end a number of a budget.
+_SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
 
 def takes(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the fields of a dataclass as options; it is called with the whole as `config`.
 
     A field's name is the option's (or `metadata["flag"]`), its `metadata["help"]` the help, its default the default.
-    Lists are written with commas, dicts as NAME=VALUE with commas, and a bool is a flag.
+    Lists are written with commas, dicts as NAME=VALUE with commas, and a bool is a flag. A field without help is no
+    option.
     """
     hints = get_type_hints(config)
-    fields = dataclasses.fields(config)
+    fields = [field for field in dataclasses.fields(config) if "help" in field.metadata]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(**given: Any) -> None:
@@ -68,15 +72,15 @@ def _plain(hint: Any) -> Any:
 
 
 def parse_budget(text: str) -> dict[str, float]:
-    """`"latency=0.75,bytes=0.5"` -> `{"latency": 0.75, "bytes": 0.5}`."""
+    """`"latency=0.75,bytes=0.5"` -> `{"latency": 0.75, "bytes": 0.5}`; 100k, 1M, 2G and 1T are numbers too."""
     budget: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = (piece.strip() for piece in part.partition("="))
         try:
-            share = float(value)
+            share = float(value[:-1]) * _SUFFIXES[value[-1]] if value[-1:] in _SUFFIXES else float(value)
         except ValueError as error:
             raise UserError(
-                f"The budget {text!r} is not of the form NAME=SHARE[,NAME=SHARE]: {part!r} has no number after an "
+                f"The budget {text!r} is not of the form NAME=NUMBER[,NAME=NUMBER]: {part!r} has no number after an "
                 f"equals sign. Write, for example, latency=0.75,bytes=0.5."
             ) from error
         if name in budget:
@@ -98,6 +102,14 @@ def parse_settings(text: str) -> dict[str, str]:
     return settings
 
 
+def parse_numbers(text: str) -> list[float]:
+    """`"1e-3, 3e-3"` -> `[0.001, 0.003]`."""
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"{text!r} is no list of numbers separated by commas, such as 1e-3,3e-3.") from error
+
+
 def parse_names(text: str) -> list[str]:
     """`"width, drop"` -> `["width", "drop"]`."""
     return [name.strip() for name in text.split(",")]
@@ -112,8 +124,9 @@ def parse_folder(text: str) -> Path:
 
 #: How a field is written on the command line, and read from there; what is not here typer reads itself.
 _READ: dict[Any, tuple[str, Callable[[str], Any]]] = {
-    dict[str, float]: ("NAME=SHARE,...", parse_budget),
+    dict[str, float]: ("NAME=NUMBER,...", parse_budget),
     dict[str, Any]: ("NAME=VALUE,...", parse_settings),
     list[str]: ("NAME,...", parse_names),
+    list[float]: ("NUMBER,...", parse_numbers),
     Path: ("FOLDER", parse_folder),
 }

@@ -33,16 +33,16 @@ Part = TypeVar("Part", bound=Operator)
 
 
 class TransformerLayer(nn.Module):
-    """Token mixing, then channel mixing, each with a residual and a norm."""
+    """Token mixing, then channel mixing, each with a residual and a norm. With `causal`, no mixer may look ahead."""
 
-    def __init__(self, config: TransformerConfig, index: int):
+    def __init__(self, config: TransformerConfig, index: int, causal: bool = True):
         super().__init__()
         specs = config.layers[index]
-        self.norm = _norm(config, f"norm of layer {index}", specs["norm"])
+        self.norm = norm_of(config, f"norm of layer {index}", specs["norm"])
         self.mixer = _part(Mixer, config, f"mixer of layer {index}", specs["mixer"])
-        self.ffn_norm = _norm(config, f"ffn_norm of layer {index}", specs["ffn_norm"])
+        self.ffn_norm = norm_of(config, f"ffn_norm of layer {index}", specs["ffn_norm"])
         self.ffn = _part(FeedForward, config, f"ffn of layer {index}", specs["ffn"])
-        if not self.mixer.causal:
+        if causal and not self.mixer.causal:
             raise UserError(
                 f"The mixer of layer {index}, {specs['mixer']}, is not causal: tokens would see what they are to "
                 f"predict. Use a causal mixer, or causal=True if it has that argument."
@@ -112,7 +112,7 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
         layers = [TransformerLayer(config, i) for i in range(config.num_hidden_layers)]
         self.layers = nn.ModuleList(layers)
         self.without_state = [i for i, layer in enumerate(layers) if not layer.mixer.streams]
-        self.final_norm = _norm(config, "final_norm", config.final_norm)
+        self.final_norm = norm_of(config, "final_norm", config.final_norm)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
 
@@ -184,7 +184,7 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
             initialization.normal_(module.weight, std=self.config.initializer_range)
 
 
-def _norm(config: TransformerConfig, place: str, spec: dict[str, Any] | None) -> nn.Module:
+def norm_of(config: TransformerConfig, place: str, spec: dict[str, Any] | None) -> nn.Module:
     """The norm of a spec; the identity for None."""
     return nn.Identity() if spec is None else _part(Norm, config, place, spec)
 

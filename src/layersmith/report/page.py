@@ -18,6 +18,7 @@ from layersmith.report import (
     heatmap,
     layout,
     pareto,
+    raced,
     samples,
     stages,
     tables,
@@ -44,6 +45,8 @@ def render(result: Json) -> str:
     result = finite(result, found=not_finite)
     if str(result.get("schema", "")).startswith("layersmith.explain/"):
         return fill("explain.html", {**_frame(result, "explain"), "name": _name(result), **explained.page(result)})
+    if str(result.get("schema", "")).startswith("layersmith.race/"):
+        return fill("race.html", {**_frame(result, "race"), **raced.page(result)})
     return fill("refit.html", {**_frame(result, "refit"), **_head(result, not_finite), **_sections(result)})
 
 
@@ -104,8 +107,8 @@ def _sections(result: Json) -> dict[str, object]:
 
 
 def _name(result: Json) -> str:
-    """The model's name; of a local path only its last part."""
-    name = get(result, "model", "name") or "model"
+    """The name of the model or task; of a local path only its last part."""
+    name = get(result, "model", "name") or get(result, "task", "name") or "model"
     return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
 
 

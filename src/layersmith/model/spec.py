@@ -1,0 +1,144 @@
+"""A model in one line: names of operators and a size, expanded to all that a `TransformerConfig` has to say.
+
+    {"mixer": "deltanet"}
+    {"d_model": 128, "n_layers": 4, "mixer": "deltanet", "ffn": {"name": "glu", "d_hidden": 384}, "norm": "rms_norm"}
+    {"d_model": 128, "layers": [{"mixer": "softmax_attention"}, {"mixer": "deltanet"}], "ffn": "gr_kan"}
+
+An operator is a catalogue name, or {"name": ..., arguments}. Arguments that it needs and that are not given are those
+of its example in the catalogue, with inner widths in proportion to d_model; heads and positions are the spec's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from layersmith import catalogue
+from layersmith.errors import UserError, suggest
+from layersmith.model.config import TransformerConfig
+
+#: Needed arguments that grow with the width of the model, besides those that begin with "d_".
+WIDTHS = ("rank", "r", "n_tokens", "n_features")
+#: Inner widths are multiples of this, which groups and blocks divide.
+ROUND = 8
+#: What may differ from layer to layer.
+SUBLAYERS = ("mixer", "ffn", "norm")
+
+Name = str | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A model in short.
+
+    d_model, n_layers, n_heads   width, number of layers, heads of every mixer that has heads
+    mixer, ffn, norm             the operators of every layer; norm also stands before the output map
+    layers                       one {"mixer", "ffn", "norm"} a layer instead, each with what differs from the above
+    inner                        factor on the inner widths of feed-forwards; 1 = in proportion as in the catalogue
+    rope_theta                   for mixers that can rotate queries and keys; None: none of them does
+    norm_position                "pre" or "post"
+    """
+
+    d_model: int = 64
+    n_layers: int = 2
+    n_heads: int = 2
+    mixer: Name = "softmax_attention"
+    ffn: Name = "glu"
+    norm: Name = "rms_norm"
+    layers: list[dict[str, Name]] | None = None
+    inner: float = 1.0
+    rope_theta: float | None = 10000.0
+    norm_position: str = "pre"
+
+    @property
+    def multiple(self) -> int:
+        """Widths the spec allows are multiples of this: whole heads of an even size, which rotation needs."""
+        return 2 * self.n_heads
+
+    def resized(self, d_model: int, inner: float) -> Spec:
+        return replace(self, d_model=d_model, inner=inner)
+
+
+def read_spec(given: dict[str, Any]) -> Spec:
+    """The spec that a dict says. UserError for what it cannot say, with the nearest name; nothing is built."""
+    known = [field.name for field in fields(Spec)]
+    for key in given:
+        if key not in known:
+            raise UserError(f"A model's spec has no entry {key!r}. {suggest(key, known)}")
+    spec = Spec(**given)
+    for name in ("d_model", "n_layers", "n_heads"):
+        value = getattr(spec, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} of a model must be a whole number from 1 on, not {value!r}.")
+    if not isinstance(spec.inner, int | float) or not spec.inner > 0:
+        raise UserError(f"inner of a model must be more than 0, not {spec.inner!r}.")
+    for layer in _layers(spec):
+        for sublayer in SUBLAYERS:
+            _check_operator(sublayer, layer[sublayer])
+    return spec
+
+
+def _check_operator(family: str, given: Name) -> None:
+    name = given.get("name") if isinstance(given, dict) else given
+    if not isinstance(name, str):
+        raise UserError(f"A {family} is a name, or a dict with a 'name' and arguments; this one is {given!r}.")
+    catalogue.check_family(name, family)
+
+
+def expand(spec: Spec, vocab_size: int, causal: bool = True) -> TransformerConfig:
+    """The whole configuration; causal=False tells mixers that can be either not to be causal."""
+    if spec.d_model % spec.n_heads:
+        raise UserError(f"d_model={spec.d_model} is no multiple of n_heads={spec.n_heads}.")
+    layers = []
+    for layer in _layers(spec):
+        norm = _operator(spec, layer["norm"], causal)
+        mixer, ffn = _operator(spec, layer["mixer"], causal), _operator(spec, layer["ffn"], causal)
+        layers.append({"norm": norm, "mixer": mixer, "ffn_norm": dict(norm), "ffn": ffn})
+    return TransformerConfig(
+        vocab_size=vocab_size,
+        d_model=spec.d_model,
+        layers=layers,
+        norm_position=spec.norm_position,
+        final_norm=None if spec.norm_position == "post" else _operator(spec, spec.norm, causal),
+        tie_word_embeddings=False,
+    )
+
+
+def _layers(spec: Spec) -> list[dict[str, Name]]:
+    common: dict[str, Name] = {"mixer": spec.mixer, "ffn": spec.ffn, "norm": spec.norm}
+    if spec.layers is None:
+        return [common] * spec.n_layers
+    for index, layer in enumerate(spec.layers):
+        if not isinstance(layer, dict) or not set(layer) <= set(SUBLAYERS):
+            raise UserError(f"Layer {index} of the spec is {layer!r}; a layer is a dict of {', '.join(SUBLAYERS)}.")
+    return [{**common, **layer} for layer in spec.layers]
+
+
+def _operator(spec: Spec, given: Name, causal: bool) -> dict[str, Any]:
+    """Name and arguments of an operator as wide as the spec says, without d_model."""
+    chosen = {"name": given} if isinstance(given, str) else dict(given)
+    part, example = catalogue.resolve(chosen["name"]), catalogue.entry(chosen["name"]).example
+    takes = inspect.signature(part).parameters
+    # Where the example fills an argument that is None by default, only the example as a whole is sure to fit.
+    whole = part.family == "ffn" and any(takes[name].default is None for name in example)
+    scale = spec.d_model / example["d_model"] * (spec.inner if part.family == "ffn" else 1.0)
+    for name, parameter in takes.items():
+        if name in chosen or name == "d_model":
+            continue
+        if name == "n_heads":
+            chosen[name] = spec.n_heads
+        elif name == "rope_theta":
+            chosen[name] = spec.rope_theta
+        elif name == "causal":
+            chosen[name] = causal
+        elif parameter.default is inspect.Parameter.empty or (whole and name in example):
+            chosen[name] = _scaled(name, example[name], scale, "d_hidden" in takes)
+    return chosen
+
+
+def _scaled(name: str, value: Any, scale: float, counts_hidden: bool) -> Any:
+    """An argument of the example, for another width. k grows where it counts hidden channels, not where experts."""
+    if name.startswith("d_") or name in WIDTHS or (name == "k" and counts_hidden):
+        return max(ROUND, ROUND * round(value * scale / ROUND))
+    return value

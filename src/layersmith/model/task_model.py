@@ -1,0 +1,175 @@
+"""A model for any task: the layers of the reference transformer between an input and an output of the task's kind.
+
+    x = W_in features, or an embedding of ids          (B, T, D)
+    x = layers(x)                                      as in `TransformerLM`
+    y = W_out norm(x)                                  for a class W_out of the mean over positions
+
+Where a position may see those after it, mixers that are not causal may stand in the layers.
+
+Shapes: ids (B, T) or features (B, T, n_inputs) -> (B, T, n_outputs), or (B, n_outputs) for a class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from layersmith.cost import Cost
+from layersmith.errors import UserError
+from layersmith.model.config import TransformerConfig
+from layersmith.model.spec import ROUND, Spec, expand
+from layersmith.model.transformer import TransformerLayer, norm_of
+
+#: Steps of width beyond which nobody looks: the width of the largest models, and more than a budget will be.
+LARGEST = 1024
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a model reads and writes.
+
+    reads     ids of a vocabulary, or vectors of features
+    writes    something at every position ("tokens", "real"), or once ("class")
+    n_inputs, n_outputs   size of the vocabulary or width of the features; numbers written at a time
+    tokens    positions of an input
+    causal    whether a position may see only those before it
+    """
+
+    reads: Literal["tokens", "features"]
+    writes: Literal["tokens", "class", "real"]
+    n_inputs: int
+    n_outputs: int
+    tokens: int
+    causal: bool
+
+
+class TaskModel(nn.Module):
+    """The layers of a config between the ends of a task. Draws its weights from torch's global generator."""
+
+    def __init__(self, config: TransformerConfig, ends: Ends):
+        super().__init__()
+        self.ends = ends
+        if ends.reads == "tokens":
+            self.embed: nn.Module = nn.Embedding(ends.n_inputs, config.d_model)
+            nn.init.normal_(self.embed.weight, std=config.initializer_range)
+        else:
+            self.embed = nn.Linear(ends.n_inputs, config.d_model)
+        layers = [TransformerLayer(config, i, causal=ends.causal) for i in range(len(config.layers))]
+        self.layers = nn.ModuleList(layers)
+        self.final_norm = norm_of(config, "final_norm", config.final_norm)
+        self.head = nn.Linear(config.d_model, ends.n_outputs, bias=False)
+        nn.init.normal_(self.head.weight, std=config.initializer_range)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = self.embed(inputs)
+        for layer in self.layers:
+            x, _ = layer(x, None, None)
+        x = self.final_norm(x)
+        return self.head(x.mean(1) if self.ends.writes == "class" else x)
+
+    def params(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def cost(self) -> Cost:
+        """Of one example of the task: the operators' own accounts, and the input and output maps.
+
+        state_bytes  what all mixers keep to go on after the last position
+        """
+        tokens, width = self.ends.tokens, self.head.in_features
+        parts = [part for layer in self.layers for part in (layer.mixer, layer.ffn)]
+        costs = [part.cost(1, tokens) for part in parts]
+        written = 1 if self.ends.writes == "class" else tokens
+        read = 0 if self.ends.reads == "tokens" else 2 * tokens * self.ends.n_inputs * width
+        params = self.params()
+        return Cost(
+            params=params,
+            active_params=params - sum(cost.params - cost.active_params for cost in costs),
+            flops=sum(cost.flops for cost in costs) + read + 2 * written * width * self.ends.n_outputs,
+            state_bytes=sum(cost.state_bytes for cost in costs),
+            weight_bytes=4 * params,
+        )
+
+
+def build(spec: Spec, ends: Ends) -> TaskModel:
+    """A fresh model. UserError where an operator does not fit: another family, sizes it refuses, not causal."""
+    return TaskModel(expand(spec, ends.n_inputs, ends.causal), ends)
+
+
+def cost_of(spec: Spec, ends: Ends) -> Cost:
+    """What a model of this spec costs for one example. Torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        return build(spec, ends).cost()
+
+
+def fit_width(
+    spec: Spec,
+    ends: Ends,
+    *,
+    params: float | None = None,
+    flops: float | None = None,
+    state_bytes: float | None = None,
+    tolerance: float = 0.05,
+) -> Spec:
+    """The spec with the width, and then the inner width of its feed-forwards, at which its cost is the one asked for.
+
+    params, flops, state_bytes   exactly one: parameters; FLOPs of a forward over one example; bytes of state after it
+    tolerance                    by which share the cost may differ
+    UserError, with the nearest that can be reached, when no width comes that close.
+    """
+    asked = {"params": params, "flops": flops, "state_bytes": state_bytes}
+    bounds = {name: value for name, value in asked.items() if value is not None}
+    if len(bounds) != 1:
+        raise UserError("fit_width takes exactly one of params, flops and state_bytes.")
+    ((quantity, target),) = bounds.items()
+
+    def reached(candidate: Spec) -> float:
+        with torch.random.fork_rng(devices=[]):
+            model = build(candidate, ends)
+        return float(model.params() if quantity == "params" else getattr(model.cost(), quantity))
+
+    def off(candidate: Spec) -> float:
+        """By which share it misses; infinite for what an operator refuses, sizes that its groups do not divide say."""
+        try:
+            return abs(reached(candidate) / target - 1)
+        except UserError:
+            return math.inf
+
+    def too_small(width: int) -> bool:
+        try:
+            return reached(spec.resized(width, spec.inner)) < target
+        except UserError:
+            return width < spec.d_model
+
+    reached(spec)  # what cannot be built at all is said as such
+    low, high = _bracket(too_small, math.lcm(spec.multiple, ROUND))
+    best = min((spec.resized(width, spec.inner) for width in range(low, high + 1, spec.multiple)), key=off)
+    # What whole heads leave over, the feed-forwards take: their inner width has finer steps.
+    thin, thick = 0.5 * spec.inner, 2.0 * spec.inner
+    for _ in range(8):
+        candidate = spec.resized(best.d_model, (thin * thick) ** 0.5)
+        if off(best) < tolerance / 10 or off(candidate) == math.inf:
+            break
+        thin, thick = (candidate.inner, thick) if reached(candidate) < target else (thin, candidate.inner)
+        best = min(best, candidate, key=off)
+    if off(best) > tolerance:
+        raise UserError(
+            f"No width of this model comes within {tolerance:.0%} of {quantity}={target:g}: the nearest is "
+            f"{quantity}={reached(best):g}, at d_model={best.d_model}. Ask for that, or allow a larger tolerance."
+        )
+    return best
+
+
+def _bracket(too_small: Callable[[int], bool], step: int) -> tuple[int, int]:
+    """Two neighbouring multiples of `step`, the first of them too small (or the least), the second not (or huge)."""
+    low, high = 1, 1
+    while too_small(step * high) and high < LARGEST:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if too_small(step * middle) else (low, middle)
+    return step * low, step * high
