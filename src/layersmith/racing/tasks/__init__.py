@@ -1,1 +1,55 @@
-"""The tasks of a race, one file each."""
+"""The tasks of a race, one file each, and the one explicit table of them: name -> class, resolved when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from layersmith.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from layersmith.racing.task import Task
+
+TASKS: dict[str, str] = {
+    "addition": "layersmith.racing.tasks.addition:Addition",
+    "automata": "layersmith.racing.tasks.automata:Automata",
+    "burgers": "layersmith.racing.tasks.burgers:Burgers",
+    "connectivity": "layersmith.racing.tasks.connectivity:Connectivity",
+    "darcy": "layersmith.racing.tasks.darcy:Darcy",
+    "digits": "layersmith.racing.tasks.digits:Digits",
+    "facts": "layersmith.racing.tasks.facts:Facts",
+    "first": "layersmith.racing.tasks.first:First",
+    "in_context_boolean": "layersmith.racing.tasks.in_context_boolean:InContextBoolean",
+    "in_context_networks": "layersmith.racing.tasks.in_context_networks:InContextNetworks",
+    "in_context_regression": "layersmith.racing.tasks.in_context_regression:InContextRegression",
+    "in_context_series": "layersmith.racing.tasks.in_context_series:InContextSeries",
+    "induction": "layersmith.racing.tasks.induction:Induction",
+    "language_modelling": "layersmith.racing.tasks.language_modelling:LanguageModelling",
+    "listops": "layersmith.racing.tasks.listops:ListOps",
+    "modular_addition": "layersmith.racing.tasks.modular_addition:ModularAddition",
+    "multiplication": "layersmith.racing.tasks.multiplication:Multiplication",
+    "parity": "layersmith.racing.tasks.parity:Parity",
+    "pathfinder": "layersmith.racing.tasks.pathfinder:Pathfinder",
+    "selective_copying": "layersmith.racing.tasks.selective_copying:SelectiveCopying",
+    "series": "layersmith.racing.tasks.series:Series",
+    "sorting": "layersmith.racing.tasks.sorting:Sorting",
+}
+
+
+def check_task(name: str) -> None:
+    """Raise a UserError, with the nearest names, unless there is a task of that name."""
+    if name not in TASKS:
+        raise UserError(f"There is no task {name!r}. {suggest(name, list(TASKS))}")
+
+
+def build_task(name: str, settings: dict[str, Any]) -> Task:
+    """The task of that name with these settings. UserError for settings that it does not take."""
+    check_task(name)
+    module, _, found = TASKS[name].partition(":")
+    task = getattr(importlib.import_module(module), found)
+    try:
+        return task(**settings)
+    except TypeError as error:
+        raise UserError(f"The task {name!r} does not take these settings: {error}.") from error
+    except ValueError as refused:
+        raise UserError(str(refused)) from refused
