@@ -21,6 +21,7 @@ _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 TOOLS: dict[str, str] = {
     "statistics": "layersmith.explaining.statistics:Statistics",
     "lens": "layersmith.explaining.lens:Lens",
+    "dictionary": "layersmith.explaining.dictionary:Dictionary",
 }
 
 

@@ -11,7 +11,29 @@ if TYPE_CHECKING:
     from layersmith.racing.task import Task
 
 TASKS: dict[str, str] = {
+    "addition": "layersmith.racing.tasks.addition:Addition",
+    "automata": "layersmith.racing.tasks.automata:Automata",
+    "burgers": "layersmith.racing.tasks.burgers:Burgers",
+    "connectivity": "layersmith.racing.tasks.connectivity:Connectivity",
+    "darcy": "layersmith.racing.tasks.darcy:Darcy",
+    "digits": "layersmith.racing.tasks.digits:Digits",
+    "facts": "layersmith.racing.tasks.facts:Facts",
+    "first": "layersmith.racing.tasks.first:First",
+    "in_context_boolean": "layersmith.racing.tasks.in_context_boolean:InContextBoolean",
+    "in_context_networks": "layersmith.racing.tasks.in_context_networks:InContextNetworks",
+    "in_context_regression": "layersmith.racing.tasks.in_context_regression:InContextRegression",
+    "in_context_series": "layersmith.racing.tasks.in_context_series:InContextSeries",
+    "induction": "layersmith.racing.tasks.induction:Induction",
+    "language_modelling": "layersmith.racing.tasks.language_modelling:LanguageModelling",
+    "listops": "layersmith.racing.tasks.listops:ListOps",
+    "modular_addition": "layersmith.racing.tasks.modular_addition:ModularAddition",
+    "multiplication": "layersmith.racing.tasks.multiplication:Multiplication",
+    "parity": "layersmith.racing.tasks.parity:Parity",
+    "pathfinder": "layersmith.racing.tasks.pathfinder:Pathfinder",
     "recall": "layersmith.racing.tasks.recall:Recall",
+    "selective_copying": "layersmith.racing.tasks.selective_copying:SelectiveCopying",
+    "series": "layersmith.racing.tasks.series:Series",
+    "sorting": "layersmith.racing.tasks.sorting:Sorting",
 }
 
 

@@ -1,0 +1,1 @@
+"""What several tasks share: checked settings, packed strings, yardstick predictors, random fields."""
