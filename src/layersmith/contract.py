@@ -154,6 +154,10 @@ class Mixer(Operator):
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         raise NotImplementedError
 
+    def settled(self, state: State) -> State:
+        """The state as a cache keeps it, which goes on from it once only: it may be written into by the next call."""
+        return state
+
     def state_bytes(self, tokens: int, batch: int = 1) -> int:
         """Bytes of the state after `tokens` tokens, from the state's own shapes."""
         if not self.streams:

@@ -56,6 +56,7 @@ ENTRIES: dict[str, Entry] = {
     "fff_leaves": Entry(
         "layersmith.ffn.fff_leaves:FFFLeaves", "ffn", ("2405.16836",), {"d_model": 32, "depth": 2, "d_leaf": 8}
     ),
+    "fused_glu": Entry("layersmith.ffn.fused_glu:FusedGLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
     "glu": Entry("layersmith.ffn.glu:GLU", "ffn", (), {"d_model": 32, "d_hidden": 64}),
     "gr_kan": Entry(
         "layersmith.ffn.gr_kan:GRKAN", "ffn", ("2409.10594", "2505.13813"), {"d_model": 32, "d_hidden": 64}
@@ -181,6 +182,12 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         (),
         {"d_model": 32, "d_expert": 16, "n_experts": 4, "factor": 1.0},
+    ),
+    "fused_attention": Entry(
+        "layersmith.mixer.fused_attention:FusedAttention",
+        "mixer",
+        (),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "qk_norm": True},
     ),
     "linear_attention": Entry(
         "layersmith.mixer.linear_attention:LinearAttention",

@@ -13,6 +13,7 @@ at least 32 bits and rounded once at the end.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Norm, require_positive
@@ -59,9 +60,8 @@ class RMSNorm(Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         weight = self.weight.to(wide.dtype)
-        y = y * (1 + weight if self.offset else weight)
+        y = F.rms_norm(wide, weight.shape, 1 + weight if self.offset else weight, self.eps)
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype)

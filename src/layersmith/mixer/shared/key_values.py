@@ -16,6 +16,11 @@ from torch import Tensor
 
 from layersmith.contract import State
 
+#: Keys and values are given room for the next multiple of this many tokens.
+ROOM = 128
+#: The attribute of keys and values that have room behind them: the whole of it.
+_ROOM = "_room"
+
 
 def append(state: State | None, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """(k, v, real) of the tokens in the state and the new ones; mask (B, T) is about the new ones."""
@@ -25,7 +30,17 @@ def append(state: State | None, k: Tensor, v: Tensor, mask: Tensor | None) -> tu
     if mask is not None or "real" in state:
         before = state["real"] if "real" in state else _all_real(state["k"])
         real = torch.cat((before, _all_real(k) if mask is None else mask), 1)
-    return torch.cat((state["k"], k), 2), torch.cat((state["v"], v), 2), real
+    return _longer(state["k"], k), _longer(state["v"], v), real
+
+
+def with_room(state: State) -> State:
+    """The state with keys and values that have room for more behind them, where the next ones are put without a copy.
+
+    Only for who goes on from a state once, as a cache does: the next call writes behind what is there.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return state
+    return {name: _roomy(t) if name in ("k", "v") else t for name, t in state.items()}
 
 
 def remember(k: Tensor, v: Tensor, real: Tensor | None, window: int | None = None) -> State:
@@ -59,6 +74,35 @@ def readable(q: Tensor, k: Tensor, real: Tensor | None, window: int | None, caus
         place = key[None] if real is None else real.cumsum(1)
         visible = visible & ((place[:, slots - tokens :, None] - place[:, None, :]).abs() < window)
     return (visible | (query == key))[:, None], False
+
+
+def _roomy(kept: Tensor) -> Tensor:
+    if kept.is_meta or hasattr(kept, _ROOM):
+        return kept
+    batch, heads, slots, width = kept.shape
+    room = kept.new_empty(batch, heads, (slots // ROOM + 1) * ROOM, width)
+    room[:, :, :slots] = kept
+    return _front(room, slots)
+
+
+def _longer(kept: Tensor, new: Tensor) -> Tensor:
+    """Both, one behind the other: in the room behind `kept` where there is enough, else in a copy."""
+    room: Tensor | None = getattr(kept, _ROOM, None)
+    slots = kept.shape[2] + new.shape[2]
+    fits = room is not None and slots <= room.shape[2] and room.dtype == new.dtype
+    if room is None or not fits or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.cat((kept, new), 2)
+    if room.is_inference() and not torch.is_inference_mode_enabled():  # which torch forbids to write to
+        return torch.cat((kept, new), 2)
+    room[:, :, kept.shape[2] : slots] = new
+    return _front(room, slots)
+
+
+def _front(room: Tensor, slots: int) -> Tensor:
+    """The first slots, which remember the room they are in. Whatever is made from them (another order) does not."""
+    front = room[:, :, :slots]
+    setattr(front, _ROOM, room)
+    return front
 
 
 def _all_real(k: Tensor) -> Tensor:

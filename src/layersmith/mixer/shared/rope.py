@@ -48,11 +48,11 @@ def token_positions(x: Tensor, mask: Tensor | None, seen: Tensor | None) -> Tens
 
 def tokens_seen(x: Tensor, mask: Tensor | None, seen: Tensor | None) -> Tensor:
     """(B,): real tokens up to and including this chunk; the next chunk's `seen`."""
-    if mask is None:
-        new = torch.full((x.shape[0],), x.shape[1], device=x.device, dtype=torch.long)
-    else:
-        new = mask.sum(1)
-    return new if seen is None else new + seen
+    if mask is not None:
+        return mask.sum(1) if seen is None else mask.sum(1) + seen
+    if seen is not None:
+        return seen + x.shape[1]
+    return torch.full((x.shape[0],), x.shape[1], device=x.device, dtype=torch.long)
 
 
 def rotary_table(positions: Tensor, size: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
