@@ -51,8 +51,8 @@ class Decoder(nn.Module):
 
     def forward(self, word: Tensor) -> Tensor:
         start = torch.tensor([self.symbols])
-        ids, held = torch.cat((start, word, start + 1)), [None, None]
-        written = []
+        ids, written = torch.cat((start, word, start + 1)), []
+        held: list[State | None] = [None, None]
         for _ in range(len(word)):
             state, held = self._step(ids, held)
             written.append(state)
