@@ -127,3 +127,16 @@ def test_facts_answer_by_the_relation_that_is_asked() -> None:
             scores = module(torch.tensor([subject]), torch.tensor([relation]))[0]
             want = [float(codes[attribute] @ code) for code in codes]
             torch.testing.assert_close(scores.detach(), torch.tensor(want).double(), atol=1e-12, rtol=0)
+
+
+def test_automaton_runs_a_table_of_random_moves() -> None:
+    from layersmith.explaining.constructions.automaton import Decoder
+
+    draw = random.Random(1)
+    table = [[draw.randrange(7) for _ in range(3)] for _ in range(7)]
+    word = [draw.randrange(3) for _ in range(120)]
+    want, state = [], 0
+    for symbol in word:
+        state = table[state][symbol]
+        want.append(state)
+    assert Decoder(table).double()(torch.tensor(word)).tolist() == want

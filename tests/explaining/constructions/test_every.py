@@ -31,6 +31,7 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
     "one_step": ({}, "layers.parts.0.q.weight"),
     "regression_mixture": ({}, "square.down.weight"),
     "match2": ({"numbers": 32}, "head.q.weight"),
+    "automaton": ({"n": 30, "things": 4}, "look_up.down.weight"),
     "next_step": ({}, "mixer.k.weight"),
 }
 

@@ -148,7 +148,7 @@ def test_gated_network_is_the_sum_over_the_past() -> None:
 
 def test_mixture_is_the_posterior_mean() -> None:
     torch.manual_seed(3)
-    module, _settings = build("regression_mixture", components=3, d=2, pairs=5, noise=0.8)
+    module, _ = build("regression_mixture", components=3, d=2, pairs=5, noise=0.8)
     betas = module.betas.detach().tolist()
     x, y, query = torch.randn(5, 2).double(), torch.randn(5).double(), torch.randn(2, 2).double()
     likelihoods = []

@@ -31,6 +31,7 @@ CONSTRUCTIONS: dict[str, str] = {
     "one_step": f"{_ROOM}.one_step:OneStep",
     "regression_mixture": f"{_ROOM}.regression_mixture:RegressionMixture",
     "match2": f"{_ROOM}.match2:Match2",
+    "automaton": f"{_ROOM}.automaton:Automaton",
     "next_step": f"{_ROOM}.next_step:NextStep",
 }
 

@@ -29,8 +29,9 @@ class Powers(nn.Module):
     def __init__(self, nodes: int, layers: int, factor: float):
         super().__init__()
         every = slice(0, nodes)
-        self.layers = nn.ModuleList(theory_attention(nodes, 1, nodes) for _ in range(layers))
-        for layer in self.layers:
+        made = [theory_attention(nodes, 1, nodes) for _ in range(layers)]
+        self.layers = nn.ModuleList(made)
+        for layer in made:
             for linear in (layer.q, layer.k, layer.v):
                 wire(linear, (every, every, 1.0))
             wire(layer.o, (every, every, factor))

@@ -43,7 +43,7 @@ class Claim:
 
     what: str
     how: str
-    measure: Callable[[nn.Module], float]
+    measure: Callable[[Any], float]  # of the module that `build` makes, whose class only the construction knows
     most: float | None = None
     least: float | None = None
     limit: bool = False

@@ -17,6 +17,7 @@ one-hot beside the subject, as an attention head would have brought it.
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -115,9 +116,9 @@ def _codes(settings: Settings) -> Tensor:
 
 
 @torch.no_grad()
-def _taught(module: nn.Module, original: nn.Module, facts: list[list[int]]) -> nn.Module:
+def _taught(module: Any, original: nn.Module, facts: list[list[int]]) -> nn.Module:
     """The module with the original's feed-forward and embeddings of these facts."""
-    module.ffn.load_state_dict(original.ffn.state_dict())
+    module.ffn.load_state_dict(original.get_submodule("ffn").state_dict())
     module.subjects.copy_(torch.cat([module.codes[torch.tensor(of_one)] for of_one in facts], 1))
     return module
 

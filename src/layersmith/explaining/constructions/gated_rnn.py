@@ -14,6 +14,8 @@ Differs from the paper: nothing; q, k, v are the maps of the catalogue's linear 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -125,6 +127,6 @@ def _summed(layer: LinearAttention, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _forgetful(module: nn.Module) -> nn.Module:
+def _forgetful(module: Any) -> nn.Module:
     module.decay.mul_(0.9)
     return module

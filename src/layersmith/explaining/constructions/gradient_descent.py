@@ -14,6 +14,8 @@ Differs from the paper: queries are masked as keys, which the paper needs from t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -101,7 +103,7 @@ def _left(w: list[float], x: Tensor, y: Tensor) -> Tensor:
     return column(t - dot(w, row) for row, t in zip(x.tolist(), y.tolist(), strict=True))
 
 
-def _growth(module: nn.Module, settings: Settings, x: Tensor) -> float:
+def _growth(module: Any, settings: Settings, x: Tensor) -> float:
     """Inputs stretched to a curvature of 3 / rate, targets along the steepest direction: a step gives -2 of them."""
     _, values, directions = torch.linalg.svd(x[0], full_matrices=False)
     steep = x * (3 / settings["rate"] * settings["pairs"] / values[0] ** 2).sqrt()

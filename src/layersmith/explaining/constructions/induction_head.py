@@ -18,6 +18,7 @@ Differs from the papers: heads found in trained models are written down here, wi
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,7 +68,8 @@ class InductionHead(Construction):
         with torch.no_grad():
             model.embed_tokens.weight.zero_()[:, at.now] = torch.eye(vocab).double()
         every, turned = slice(0, vocab), THETA ** (-torch.arange(0, size, 2).double() / size)
-        first, second = model.layers[0].mixer, model.layers[1].mixer
+        mixers: list[Any] = [layer.get_submodule("mixer") for layer in model.layers]
+        first, second = mixers
         wire(first.q, bias=dict(enumerate(torch.cat((turned.cos(), -turned.sin())).tolist())))
         wire(first.k, bias=dict.fromkeys(range(size // 2), 1.0))
         wire(first.v, (every, at.now, 1.0))
@@ -119,7 +121,7 @@ def _layer(mixer: dict[str, object]) -> dict[str, object]:
     return {"norm": None, "mixer": attention, "ffn_norm": None, "ffn": {"name": "zero"}}
 
 
-def _off(model: nn.Module, text: list[int], gain: float) -> float:
+def _off(model: Any, text: list[int], gain: float) -> float:
     """How far logits are from gain times the shares, where the symbol was seen before."""
     logits = model(torch.tensor([text])).logits[0].tolist()
     worst = 0.0
@@ -130,7 +132,7 @@ def _off(model: nn.Module, text: list[int], gain: float) -> float:
     return worst
 
 
-def _wrong(model: nn.Module, text: list[int], last: int) -> int:
+def _wrong(model: Any, text: list[int], last: int) -> int:
     """How many of the last symbols are not the most likely ones after those before them."""
     likely = model(torch.tensor([text[:-1]])).logits[0].argmax(-1).tolist()
     return sum(said != true for said, true in zip(likely[-last:], text[-last:], strict=True))

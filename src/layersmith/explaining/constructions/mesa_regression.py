@@ -19,6 +19,7 @@ from layersmith.contract import Mixer
 from layersmith.explaining.constructions.construction import Claim, Construction, Setting, Settings
 from layersmith.explaining.constructions.shared.regression import dot, draw, largest
 from layersmith.explaining.constructions.shared.wiring import Stream, finished, wire
+from layersmith.mixer.linear_attention import LinearAttention
 from layersmith.mixer.mesa import Mesa
 
 
@@ -34,7 +35,7 @@ class NextVector(nn.Module):
         return self.mixer(torch.cat((s, before), -1))[0][..., : s.shape[-1]]
 
 
-def wire_next_vector(mixer: nn.Module, d: int, gain: float = 1.0) -> None:
+def wire_next_vector(mixer: Mesa | LinearAttention, d: int, gain: float = 1.0) -> None:
     """Keys s_{t-1}, values and queries s_t; the head's output, times gain, replaces the first half of the token."""
     at, head = Stream(now=d, before=d), slice(0, d)
     wire(mixer.q, (head, at.now, 1.0))

@@ -17,6 +17,8 @@ Differs from the papers: numbers are the same in every layer.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -75,6 +77,7 @@ class Versatile(Construction):
         def whitening(share: float) -> Settings:
             return {**plain, "yx": 0.0, "xx": -share / curvature}
 
+        apart: Any = self.build({**whitening(3.0), "layers": 3})
         return [
             Claim(
                 "a query holds minus the prediction of the linear model it carries",
@@ -103,17 +106,14 @@ class Versatile(Construction):
             Claim(
                 "w_xx = -3 over the largest curvature drives them apart",
                 "condition number of the inputs after 3 layers over that before",
-                lambda m: (
-                    _condition(self.build({**whitening(3.0), "layers": 3}).stream(uneven, y, query)[0, :n, :-1])
-                    / _condition(uneven[0])
-                ),
+                lambda m: _condition(apart.stream(uneven, y, query)[0, :n, :-1]) / _condition(uneven[0]),
                 least=10.0,
                 limit=True,
             ),
         ]
 
 
-def _like(module: nn.Module, built: nn.Module) -> nn.Module:
+def _like(module: Any, built: Any) -> Any:
     """The built module with the query and key maps of the given one: a fault there is a fault here."""
     for own, given in zip(built.layers.parts, module.layers.parts, strict=True):
         own.q.load_state_dict(given.q.state_dict())
