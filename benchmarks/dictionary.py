@@ -125,6 +125,7 @@ def trainings(tokens: int) -> tuple[Step, Step]:
     plain.dictionary = dense.train()
     plain.optimizer = torch.optim.Adam(dense.parameters(), lr=recipe.lr, fused=True)
 
+    @torch.enable_grad()
     def step() -> None:
         inputs, outputs = stream(plain.done)
         loss = (dense(inputs) - outputs).square().sum(-1).mean() / plain.variance
