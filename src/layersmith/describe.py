@@ -17,6 +17,7 @@ from layersmith import catalogue, evidence
 from layersmith.contract import Cost, Operator, Scheme
 from layersmith.errors import UserError
 from layersmith.evidence import Claim, Outcomes
+from layersmith.explaining import tools
 from layersmith.papers import Paper, named
 from layersmith.refitting import methods
 from layersmith.refitting.method import STATISTICS, Method
@@ -27,16 +28,17 @@ COST_COLUMNS = ("params", "active per token", "bytes", "FLOPs", "bytes of state"
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a paper stands: the parts, methods and folds that name it, and the claims measured."""
+    """Where a paper stands: the parts, methods, folds and tools that name it, and the claims measured."""
 
     parts: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     folds: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
     claims: tuple[tuple[str, Claim], ...] = ()
 
     @property
     def nowhere(self) -> bool:
-        return not (self.parts or self.methods or self.folds)
+        return not (self.parts or self.methods or self.folds or self.tools)
 
 
 def spec_of(name: str, d_model: int | None = None, config: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -217,6 +219,7 @@ def paper_as_json(paper: Paper) -> dict[str, Any]:
         "parts": list(stands.parts),
         "methods": list(stands.methods),
         "folds": list(stands.folds),
+        "tools": list(stands.tools),
         "reason": reason(paper),
     }
 
@@ -241,11 +244,12 @@ def tests(outcomes: Outcomes) -> list[tuple[str, str, int]]:
 
 
 def standing(paper: Paper) -> Standing:
-    """Which parts, methods and folds name the paper, and what was measured of its claims."""
+    """Which parts, methods, folds and tools of `explain` name the paper, and what was measured of its claims."""
     claims = [(part, claim) for part in catalogue.ENTRIES for claim in evidence.of(part).claims]
     return Standing(
         tuple(name for name, found in catalogue.ENTRIES.items() if paper.id in found.papers),
         tuple(name for name in methods.METHODS if paper.id in methods.get(name).papers),
         tuple(name for name, fold in FOLDS.items() if paper.id in fold.papers),
+        tuple(name for name in tools.TOOLS if paper.id in tools.get(name).papers),
         tuple((part, claim) for part, claim in claims if claim.paper == paper.id),
     )

@@ -46,7 +46,7 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
             assert papers()[paper["id"]].title == paper["title"]
             assert paper["arxiv"] in (paper["id"], None)
     for paper in data["papers"]:
-        assert bool(paper["reason"]) != bool(paper["parts"] or paper["methods"] or paper["folds"])
+        assert bool(paper["reason"]) != bool(paper["parts"] or paper["methods"] or paper["folds"] or paper["tools"])
 
 
 def test_words_need_no_quotes_and_the_answer_fits_on_a_screen() -> None:
