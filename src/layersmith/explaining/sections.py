@@ -76,8 +76,5 @@ def with_words(pages: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
 def _shaded(passage: dict[str, Any], most: float, tokenizer: Any) -> dict[str, Any]:
     """The passage's tokens in words, each with its code as a share of the feature's largest."""
     words = [tokenizer.decode([token]) for token in passage["ids"]]
-    strengths = [max(code, 0.0) / most if most > 0 else 0.0 for code in passage["codes"]]
-    return {
-        "label": f"{max(passage['codes']):.3g}",
-        "tokens": [list(pair) for pair in zip(words, strengths, strict=True)],
-    }
+    shares = [max(code, 0.0) / most if most > 0 else 0.0 for code in passage["codes"]]
+    return {"label": f"{max(passage['codes']):.3g}", "tokens": [list(p) for p in zip(words, shares, strict=True)]}
