@@ -76,6 +76,15 @@ def test_a_tool_that_sees_through_the_shuffling_is_found_out(llama, tokenizer, t
     assert "BETTER than a constant" in site["verdicts"][1]
 
 
+def test_a_model_in_half_precision_is_explained_in_float32(tokenizer, tmp_path) -> None:
+    model = tiny("llama").bfloat16()
+    result = run(model, tokenizer, tmp_path / "o", "Same", site=FFN)
+    assert result["sites"][0]["table"]["explanation"]["divergence"] == 0.0
+    result = run(model, tokenizer, tmp_path / "p", site=FFN)
+    assert result.modules[FFN].linear.weight.dtype == torch.float32
+    assert model.dtype == torch.bfloat16
+
+
 def test_what_explains_can_be_swapped_in(llama, tokenizer, tmp_path) -> None:
     result = run(llama, tokenizer, tmp_path / "o", site=FFN)
     ids = torch.arange(20)[None]

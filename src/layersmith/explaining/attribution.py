@@ -69,6 +69,8 @@ def head_of(model: Any, anatomy: Anatomy, stream: Tensor, logits: Tensor) -> Hea
 
     stream, logits  (B, T, D) and (B, T, V): what left the last block, and the model's answer to it
     """
+    if stream.dtype.itemsize < 4:
+        return "the model is in half precision, in which shares do not add up; load it in float32"
     stack = list(anatomy.blocks)[-1]
     final = [s for s in anatomy.of_kind("norm") if s.role == "final_norm" and s.stack == stack]
     unembed = getattr(model, "get_output_embeddings", lambda: None)()
