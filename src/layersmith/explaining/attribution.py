@@ -91,7 +91,7 @@ def head_of(model: Any, anatomy: Anatomy, stream: Tensor, logits: Tensor) -> Hea
     if plain.shape != logits.shape:
         return "the model does not answer with a logit for every token of its vocabulary at every position"
     factor = float((plain * (logits - bias)).sum() / plain.square().sum())
-    found = Head(norm, weight, bias, factor, gain, shift, centres)
+    found = Head(norm, weight, bias, factor, gain=gain, shift=shift, centres=centres)
     again = gain * found.centred(stream) * found.scales(stream)[..., None] + shift
     if not _equal(again, normed):
         return "its final norm is neither a LayerNorm nor an RMSNorm"

@@ -119,7 +119,8 @@ def explain(
             model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device, tell=bar.note)
         model = uncompiled(model)
         with borrowed(model):
-            return _explain(model, tokenizer, name, found, chosen, replace(config, out=folder), bar)
+            config = replace(config, out=folder)
+            return _explain(model, tokenizer, name, found, settings=chosen, config=config, bar=bar)
 
 
 def _explain(

@@ -116,7 +116,7 @@ def _of_block(subject: Subject, seen: BlockRows, rows: dict[str, Tensor]) -> Fig
 
 def _of_sublayer(seen: BlockRows, site: Site, threshold: float) -> Figures:
     rows = seen.rows[site.name]
-    figures = {
+    figures: Figures = {
         "kind": site.kind,
         "rows": len(rows["inputs"]),
         "linearity": linearity(rows["inputs"], rows["outputs"]),

@@ -37,7 +37,7 @@ def translator(subject: Subject, head: Readout, layer: int, count: int, steps: i
         last = [_load(subject, head, len(head.blocks) - 1, index) for index in range(count)]
         saved = _fitted(subject, head, streams, last, steps)
         subject.workspace.save_tensors(name, saved)
-    linear = nn.Linear(*reversed(saved["weight"].shape)).to(subject.device)
+    linear = nn.Linear(len(saved["bias"]), len(saved["bias"])).to(subject.device)
     linear.load_state_dict(saved)
     subject.tell("tuning the lens", layer + 1, len(head.blocks))
     return linear.requires_grad_(False)
