@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from layersmith import catalogue, describe, papers
-from layersmith.explaining.constructions import CONSTRUCTIONS, get
+from layersmith.explaining import constructions, tools
 from layersmith.papers import ARXIV, Paper
 from layersmith.refitting import methods
 from layersmith.refitting.prove.folds import FOLDS
@@ -50,7 +50,8 @@ def test_year_is_read_from_the_arxiv_id(key: str, year: int | None) -> None:
 def test_everything_is_made_from_papers_of_the_table() -> None:
     named = [entry.papers for entry in catalogue.ENTRIES.values()]
     named += [methods.get(name).papers for name in methods.METHODS] + [fold.papers for fold in FOLDS.values()]
-    named += [get(name).papers for name in CONSTRUCTIONS]
+    named += [constructions.get(name).papers for name in constructions.CONSTRUCTIONS]
+    named += [tools.get(name).papers for name in tools.TOOLS]
     assert {key for keys in named for key in keys} <= papers.papers().keys()
 
 

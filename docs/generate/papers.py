@@ -26,8 +26,8 @@ def page() -> str:
     here = sum(not describe.standing(paper).nowhere for paper in papers().values())
     out = [
         "# Source papers",
-        f"{len(papers())} papers: what each one does in a sentence of ours, and where it stands. Parts, "
-        f"methods, folds and constructions are made from {here} of them.",
+        f"{len(papers())} papers: what each one does in a sentence of ours, and where it stands. Parts, methods, "
+        f"folds, constructions and tools are made from {here} of them.",
     ]
     for kind in KINDS:
         rows = [
@@ -50,4 +50,5 @@ def _standing(paper: Paper) -> str:
     told += [f"method [{name}](methods.md#{name})" for name in stands.methods]
     told += [f"fold `{name}`" for name in stands.folds]
     told += [f"construction [{name}](constructions.md#{name})" for name in stands.constructions]
+    told += [f"tool [{name}](explain.md#{name})" for name in stands.tools]
     return "<br>".join(told) or inline(describe.reason(paper))

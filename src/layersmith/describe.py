@@ -17,7 +17,7 @@ from layersmith import catalogue, evidence
 from layersmith.contract import Cost, Operator, Scheme
 from layersmith.errors import UserError
 from layersmith.evidence import Claim, Outcomes
-from layersmith.explaining import constructions
+from layersmith.explaining import constructions, tools
 from layersmith.papers import Paper, named
 from layersmith.refitting import methods
 from layersmith.refitting.method import STATISTICS, Method
@@ -28,17 +28,18 @@ COST_COLUMNS = ("params", "active per token", "bytes", "FLOPs", "bytes of state"
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a paper stands: the parts, methods, folds and constructions that name it, and the claims measured."""
+    """Where a paper stands: what of each kind names it, and the claims measured."""
 
     parts: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     folds: tuple[str, ...] = ()
     constructions: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
     claims: tuple[tuple[str, Claim], ...] = ()
 
     @property
     def nowhere(self) -> bool:
-        return not (self.parts or self.methods or self.folds or self.constructions)
+        return not (self.parts or self.methods or self.folds or self.constructions or self.tools)
 
 
 def spec_of(name: str, d_model: int | None = None, config: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -244,6 +245,7 @@ def paper_as_json(paper: Paper) -> dict[str, Any]:
         "methods": list(stands.methods),
         "folds": list(stands.folds),
         "constructions": list(stands.constructions),
+        "tools": list(stands.tools),
         "reason": reason(paper),
     }
 
@@ -268,12 +270,13 @@ def tests(outcomes: Outcomes) -> list[tuple[str, str, int]]:
 
 
 def standing(paper: Paper) -> Standing:
-    """Which parts, methods, folds and constructions name the paper, and what was measured of its claims."""
+    """What of each kind names the paper, and what was measured of its claims."""
     claims = [(part, claim) for part in catalogue.ENTRIES for claim in evidence.of(part).claims]
     return Standing(
         tuple(name for name, found in catalogue.ENTRIES.items() if paper.id in found.papers),
         tuple(name for name in methods.METHODS if paper.id in methods.get(name).papers),
         tuple(name for name, fold in FOLDS.items() if paper.id in fold.papers),
         tuple(name for name in constructions.CONSTRUCTIONS if paper.id in constructions.get(name).papers),
+        tuple(name for name in tools.TOOLS if paper.id in tools.get(name).papers),
         tuple((part, claim) for part, claim in claims if claim.paper == paper.id),
     )

@@ -48,7 +48,8 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
             assert papers()[paper["id"]].title == paper["title"]
             assert paper["arxiv"] in (paper["id"], None)
     for paper in data["papers"]:
-        assert bool(paper["reason"]) != any(paper[where] for where in ("parts", "methods", "folds", "constructions"))
+        kinds = ("parts", "methods", "folds", "constructions", "tools")
+        assert bool(paper["reason"]) != any(paper[kind] for kind in kinds)
 
 
 def test_words_need_no_quotes_and_the_answer_fits_on_a_screen() -> None:

@@ -12,6 +12,8 @@ import layersmith
 from layersmith.errors import UserError
 from layersmith.explaining import judge as judging
 from layersmith.explaining.pipeline import explain
+from layersmith.explaining.sections import with_words
+from layersmith.explaining.tools import TOOLS, get
 from tests.explaining import tools
 from tests.explaining.conftest import BUILDERS, tiny
 
@@ -72,6 +74,15 @@ def test_a_matrix_is_the_linear_floor_and_its_control_stands_at_the_mean(llama, 
 def test_a_tool_that_sees_through_the_shuffling_is_found_out(llama, tokenizer, tmp_path) -> None:
     site = run(llama, tokenizer, tmp_path / "o", "Cheat", site=FFN)["sites"][0]
     assert "BETTER than a constant" in site["verdicts"][1]
+
+
+def test_a_model_in_half_precision_is_explained_in_float32(tokenizer, tmp_path) -> None:
+    model = tiny("llama").bfloat16()
+    result = run(model, tokenizer, tmp_path / "o", "Same", site=FFN)
+    assert result["sites"][0]["table"]["explanation"]["divergence"] == 0.0
+    result = run(model, tokenizer, tmp_path / "p", site=FFN)
+    assert result.modules[FFN].linear.weight.dtype == torch.float32
+    assert model.dtype == torch.bfloat16
 
 
 def test_what_explains_can_be_swapped_in(llama, tokenizer, tmp_path) -> None:
@@ -185,3 +196,23 @@ def test_too_little_text_is_refused_with_the_numbers(llama, tokenizer, tmp_path)
 def test_nothing_recovered_where_nothing_is_lost() -> None:
     assert judging._recovered(2.0, 1.5, 1.0) == 0.5
     assert judging._recovered(1.0, 1.5, 1.0) is None
+
+
+def test_passages_of_features_become_words(tokenizer) -> None:
+    ids = tokenizer("for each line", add_special_tokens=False)["input_ids"]
+    codes = [0.0, 1.0, 4.0][: len(ids)] + [0.0] * (len(ids) - 3)
+    feature = {"feature": 7, "most": 4.0, "passages": [{"ids": ids, "codes": codes}, {"ids": None, "codes": []}]}
+    pages = {"features": [feature], "sections": [{"title": "first"}]}
+    first, made = with_words(pages, tokenizer)["sections"]
+    assert first == {"title": "first"}
+    assert made["title"] == "Feature 7"
+    (passage,) = made["passages"]
+    assert "".join(word for word, _ in passage["tokens"]) == "for each line"
+    assert [strength for _, strength in passage["tokens"]][:3] == [0.0, 0.25, 1.0]
+    assert with_words(pages, None) is pages
+
+
+def test_tables_name_tools_that_are_there() -> None:
+    for name in TOOLS:
+        assert get(name).name == name
+        assert get(name).summary.endswith(".")

@@ -8,7 +8,7 @@ from torch import nn
 
 from layersmith.anatomy import Replay, find_sites
 from layersmith.errors import UserError
-from layersmith.explaining import lens, statistics
+from layersmith.explaining import readout, statistics
 from layersmith.explaining.attribution import Head, head_of, parts_of
 from layersmith.explaining.pipeline import explain
 from layersmith.measuring.divergence import main_output
@@ -190,6 +190,16 @@ def test_training_never_makes_the_tuned_lens_worse_on_what_it_was_chosen_on(llam
 
 
 def test_a_model_that_does_not_answer_from_its_last_block_has_no_lens(llama, tokenizer, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(lens.Readout, "read", lambda self, hidden, batch: self._whole(batch).logits + 1)
+    monkeypatch.setattr(readout.Readout, "read", lambda self, hidden, batch: self._whole(batch).logits + 1)
     with pytest.raises(UserError, match="no lens"):
         survey(llama, tokenizer, tmp_path / "o", "lens")
+
+
+@pytest.mark.parametrize("tool", ["statistics", "lens"])
+def test_a_model_in_half_precision(tool, tokenizer, tmp_path) -> None:
+    model = tiny("llama").bfloat16()
+    options = {"settings": {"steps": 2}} if tool == "lens" else {}
+    found = survey(model, tokenizer, tmp_path / "o", tool, **options)["survey"]
+    if tool == "lens":
+        assert "float32" in found["no_attribution"]
+    assert model.dtype == torch.bfloat16

@@ -92,7 +92,8 @@ def _print_papers(console: Console, read: list[Item], query: str) -> None:
     for item in shown:
         paper = papers()[item.name]
         stands = describe.standing(paper)
-        here = ", ".join(dict.fromkeys([*stands.parts, *stands.methods, *stands.folds, *stands.constructions]))
+        made = [*stands.parts, *stands.methods, *stands.folds, *stands.constructions, *stands.tools]
+        here = ", ".join(dict.fromkeys(made))
         key = paper.arxiv or f"[dim]{paper.id}[/dim]"
         listing.add_row(key, escape(paper.title), here or f"[dim]{escape(describe.reason(paper))}[/dim]")
     console.print(listing)
@@ -267,6 +268,8 @@ def _print_paper(console: Console, key: str) -> None:
         console.print(f"  fold       {fold}: layersmith show {fold}")
     for construction in stands.constructions:
         console.print(f"  construction {construction}: layersmith construct {construction}")
+    for tool in stands.tools:
+        console.print(f"  tool       {tool}: layersmith explain MODEL --with {tool}")
     for part, claim in stands.claims:
         console.print(f"  claim      {claim.verdict} ({part}): {escape(claim.claim)}", soft_wrap=True)
         console.print(f"             measured: {escape(claim.measured)} ({claim.file})", soft_wrap=True)

@@ -69,6 +69,8 @@ def head_of(model: Any, anatomy: Anatomy, stream: Tensor, logits: Tensor) -> Hea
 
     stream, logits  (B, T, D) and (B, T, V): what left the last block, and the model's answer to it
     """
+    if stream.dtype.itemsize < 4:
+        return "the model is in half precision, in which shares do not add up; load it in float32"
     stack = list(anatomy.blocks)[-1]
     final = [s for s in anatomy.of_kind("norm") if s.role == "final_norm" and s.stack == stack]
     unembed = getattr(model, "get_output_embeddings", lambda: None)()
@@ -89,7 +91,7 @@ def head_of(model: Any, anatomy: Anatomy, stream: Tensor, logits: Tensor) -> Hea
     if plain.shape != logits.shape:
         return "the model does not answer with a logit for every token of its vocabulary at every position"
     factor = float((plain * (logits - bias)).sum() / plain.square().sum())
-    found = Head(norm, weight, bias, factor, gain, shift, centres)
+    found = Head(norm, weight, bias, factor, gain=gain, shift=shift, centres=centres)
     again = gain * found.centred(stream) * found.scales(stream)[..., None] + shift
     if not _equal(again, normed):
         return "its final norm is neither a LayerNorm nor an RMSNorm"

@@ -16,31 +16,19 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from layersmith.anatomy import Replay
 from layersmith.anatomy.running import evaluating
-from layersmith.errors import UserError
 from layersmith.explaining.attribution import Head, head_of, parts_of
-from layersmith.explaining.floors import ridge
+from layersmith.explaining.readout import Readout
 from layersmith.explaining.sections import Column, Section, heat_map, table
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings
-from layersmith.measuring.divergence import (
-    Divergence,
-    is_distribution,
-    main_output,
-    real_positions,
-    real_rows,
-    token_kl,
-)
-
-Batch = dict[str, Tensor]
+from layersmith.explaining.tuned import forget, record, translator
+from layersmith.measuring.divergence import Divergence, main_output, real_positions, real_rows
 
 #: Tokens whose readings are shown.
 SHOWN = 10
-RATE = 3e-4
 
 
 class Lens(Survey):
@@ -56,153 +44,14 @@ class Lens(Survey):
     def survey(self, subject: Subject, settings: Settings) -> dict[str, Any]:
         with evaluating(subject.model):
             head = Readout(subject)
-            count = _record(subject, head)
-            tuned = [_translator(subject, head, layer, count, settings["steps"]) for layer in range(len(head.blocks))]
-            for layer in range(len(head.blocks)):
-                for index in range(count):
-                    subject.workspace.remove(_stream(layer, index))
+            count = record(subject, head)
+            tuned = [translator(subject, head, layer, count, settings["steps"]) for layer in range(len(head.blocks))]
+            forget(subject, head, count)
             read = _judge(subject, head, tuned)
             added, why = _attribute(subject, head)
             words = _words(subject, head)
         found = {"layers": read, "attribution": added, "no_attribution": why}
         return {**found, "sections": _sections(found, words)}
-
-
-class Readout:
-    """The model's own head: what follows the last block. `blocks` are the places of the last stack among all."""
-
-    def __init__(self, subject: Subject):
-        self.replay: Replay = subject.replay
-        stack = list(subject.anatomy.blocks.values())[-1]
-        self.names = [next(s.name for s in subject.anatomy.of_kind("block") if s.modules[0] == path) for path in stack]
-        self.blocks = [self.replay.blocks.index(path) for path in stack]
-        batch = subject.judge[0]
-        expected = main_output(self._whole(batch))
-        found = main_output(self.read(self.replay.block_inputs(batch)[-1], batch))
-        if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
-            raise UserError(
-                f"{type(subject.model).__name__} does not answer from the stream of its last block alone, so no lens "
-                f"can read the streams before it."
-            )
-
-    def streams(self, batch: Batch) -> list[Tensor]:
-        """(B, T, D) after each block of the stack; the last is what the model answers from."""
-        entering = self.replay.block_inputs(batch)
-        return [entering[block + 1] for block in self.blocks]
-
-    def read(self, hidden: Tensor, batch: Batch) -> Any:
-        """The model's output when `hidden` leaves the last block."""
-        if self.replay.exact:
-            return self.replay.run_from(self.replay.n_blocks, hidden, batch)
-        last = self.replay.model.get_submodule(self.replay.blocks[-1])
-        handle = last.register_forward_hook(lambda module, args, output: _with_first(output, hidden))
-        try:
-            return self._whole(batch)
-        finally:
-            handle.remove()
-
-    def _whole(self, batch: Batch) -> Any:
-        return self.replay.run_from(0, self.replay.block_inputs(batch)[0] if self.replay.exact else None, batch)
-
-
-def _with_first(output: Any, hidden: Tensor) -> Any:
-    return (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
-
-
-# -- the tuned lens -----------------------------------------------------------------------------------------------
-
-
-def _record(subject: Subject, head: Readout) -> int:
-    """Store the streams of the fit batches, one file a block and batch; returns how many batches there are."""
-    for index, batch in enumerate(subject.fit):
-        if not subject.workspace.has_tensors(_stream(len(head.blocks) - 1, index)):
-            for layer, hidden in enumerate(head.streams(batch)):
-                subject.workspace.save_tensors(_stream(layer, index), {"hidden": hidden.float()})
-        subject.tell("recording the streams", index + 1, len(subject.fit))
-    return len(subject.fit)
-
-
-def _translator(subject: Subject, head: Readout, layer: int, count: int, steps: int) -> nn.Linear:
-    """The translator of one block: h + linear(h) is to be read like the last stream."""
-    name = f"translators/{layer:04d}"
-    saved = subject.workspace.load_tensors(name)
-    if saved is None:
-        streams = [_load(subject, head, layer, index) for index in range(count)]
-        last = [_load(subject, head, len(head.blocks) - 1, index) for index in range(count)]
-        saved = _fitted(subject, head, streams, last, steps)
-        subject.workspace.save_tensors(name, saved)
-    linear = nn.Linear(*reversed(saved["weight"].shape)).to(subject.fit[0][next(iter(subject.fit[0]))].device)
-    linear.load_state_dict(saved)
-    subject.tell("tuning the lens", layer + 1, len(head.blocks))
-    return linear.requires_grad_(False)
-
-
-def _fitted(
-    subject: Subject, head: Readout, streams: list[Tensor], last: list[Tensor], steps: int
-) -> dict[str, Tensor]:
-    """Ridge regression, then `steps` of Adam on one row of text each; the best on the last batch, which is held out."""
-    masks = [_mask_of(batch, hidden) for batch, hidden in zip(subject.fit, last, strict=True)]
-    x = torch.cat([real_rows(h, m) for h, m in zip(streams, masks, strict=True)]).double()
-    y = torch.cat([real_rows(h, m) for h, m in zip(last, masks, strict=True)]).double()
-    weight, bias = ridge(x, y - x)
-    linear = nn.Linear(x.shape[1], x.shape[1]).to(x.device)
-    with torch.no_grad():
-        linear.weight.copy_(weight)
-        linear.bias.copy_(bias)
-    held = len(streams) - 1
-    if held < 1 or not is_distribution(head.read(last[held], subject.fit[held])):
-        return _state(linear)
-
-    def moved() -> float:
-        return float(_loss(head, linear, streams[held], last[held], subject.fit[held]))
-
-    best, state = moved(), _state(linear)
-    optimiser = torch.optim.Adam(linear.parameters(), lr=RATE)
-    for step in range(steps):
-        index = step % held
-        row = (step // held) % len(streams[index])
-        batch = {key: tensor[row : row + 1] for key, tensor in subject.fit[index].items()}
-        with torch.enable_grad():
-            loss = _loss(head, linear, streams[index][row : row + 1], last[index][row : row + 1], batch)
-            optimiser.zero_grad()
-            loss.backward()
-        optimiser.step()
-        if (step + 1) % 8 == 0 or step + 1 == steps:
-            found = moved()
-            if found < best:
-                best, state = found, _state(linear)
-    return state
-
-
-def _loss(head: Readout, linear: nn.Linear, stream: Tensor, last: Tensor, batch: Batch) -> Tensor:
-    """Mean KL of what the tuned lens reads from what the model answers."""
-    teacher = main_output(head.read(last, batch)).detach()
-    student = main_output(head.read(stream + linear(stream), batch))
-    mask = real_positions(batch)
-    return token_kl(real_rows(teacher, mask), real_rows(student, mask)).mean()
-
-
-def _mask_of(batch: Batch, hidden: Tensor) -> Tensor | None:
-    mask = real_positions(batch)
-    return mask if mask is not None and mask.shape == hidden.shape[:2] else None
-
-
-def _state(linear: nn.Linear) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in linear.state_dict().items()}
-
-
-def _load(subject: Subject, head: Readout, layer: int, index: int) -> Tensor:
-    stored = subject.workspace.load_tensors(_stream(layer, index))
-    if stored is None:  # removed or damaged: made again
-        return head.streams(subject.fit[index])[layer].float()
-    return stored["hidden"].to(next(iter(subject.fit[index].values())).device)
-
-
-def _stream(layer: int, index: int) -> str:
-    return f"streams/{layer:04d}-{index:04d}"
-
-
-# -- what is measured ---------------------------------------------------------------------------------------------
 
 
 def _judge(subject: Subject, head: Readout, tuned: list[nn.Linear]) -> dict[str, dict[str, Any]]:
@@ -212,7 +61,7 @@ def _judge(subject: Subject, head: Readout, tuned: list[nn.Linear]) -> dict[str,
         streams = head.streams(batch)
         teacher, mask = head.read(streams[-1], batch), real_positions(batch)
         for layer, (hidden, linear) in enumerate(zip(streams, tuned, strict=True)):
-            translated = (hidden.float() + linear(hidden.float())).to(hidden.dtype)
+            translated = hidden.float() + linear(hidden.float())
             sums[layer, "logit"].add(teacher, head.read(hidden, batch), mask)
             sums[layer, "tuned"].add(teacher, head.read(translated, batch), mask)
         subject.tell("reading after each block", index + 1, len(subject.judge))

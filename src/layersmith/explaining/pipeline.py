@@ -32,10 +32,12 @@ from layersmith.explaining.config import ExplainConfig, check, folder_for
 from layersmith.explaining.floors import floors, rank_of
 from layersmith.explaining.judge import judge, standing_for, verdicts
 from layersmith.explaining.result import SCHEMA, ExplainResult, peak_memory
+from layersmith.explaining.sections import with_words
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.texts import Texts, read
 from layersmith.explaining.tool import Observed, Settings, Tool
-from layersmith.measuring.divergence import main_output, run
+from layersmith.measuring.divergence import main_output
+from layersmith.measuring.divergence import run as run_model
 from layersmith.measuring.environment import environment
 from layersmith.measuring.inputs import placement
 from layersmith.runs.identity import identity_of
@@ -117,7 +119,8 @@ def explain(
             model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device, tell=bar.note)
         model = uncompiled(model)
         with borrowed(model):
-            return _explain(model, tokenizer, name, found, chosen, replace(config, out=folder), bar)
+            config = replace(config, out=folder)
+            return _explain(model, tokenizer, name, found, settings=chosen, config=config, bar=bar)
 
 
 def _explain(
@@ -125,7 +128,7 @@ def _explain(
 ) -> ExplainResult:
     texts = read(model, tokenizer, config.data, config.tokens, config.seed, config.text_column)
     with evaluating(model):
-        main_output(run(model, texts.fit[0]))  # a model that yields NaN is refused before anything else
+        main_output(run_model(model, texts.fit[0]))  # a model that yields NaN is refused before anything else
     anatomy = find_sites(model)
     sites = _sites(anatomy, tool, config.site)
     asked = {"tool": tool.name, "settings": settings, "sites": [s.name for s in sites], "seed": config.seed}
@@ -134,7 +137,7 @@ def _explain(
     identity = {**identity_of(model, tokenizer, batches), "settings": asked}
     workspace = Workspace(config.out, identity, on_rebuild=bar.rebuilding)
     try:
-        run_of_it = Run(
+        run = Run(
             name=name,
             model=model,
             tokenizer=tokenizer,
@@ -148,7 +151,7 @@ def _explain(
             bar=bar,
             clock=Stopwatch(workspace, bar),
         )
-        return _surveyed(run_of_it, tool) if isinstance(tool, Survey) else _explained(run_of_it, tool)
+        return _surveyed(run, tool) if isinstance(tool, Survey) else _explained(run, tool)
     finally:
         workspace.close()
 
@@ -200,7 +203,7 @@ def _explained_site(run: Run, tool: Tool, site: Site) -> tuple[dict[str, Any], n
         "rank": rank,
         "table": table,
         "verdicts": verdicts(table),
-        "pages": explanation.pages,
+        "pages": with_words(explanation.pages, run.tokenizer),
     }
     return row, explanation.module
 

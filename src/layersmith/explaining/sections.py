@@ -6,6 +6,9 @@ A section has a title, maybe a text, and any of
     table      {"columns": [...], "rows": [[...], ...]}; the first column names, the others hold figures or words
     passages   [{"label": "...", "tokens": [["word", 0.7], ...]}]: text whose tokens are shaded by a strength in [0, 1]
 
+A tool knows ids, not words. For passages of features, {"features": [{"feature": 17, "most": 9.2, "passages": [{"ids":
+[...], "codes": [...]}]}]} in its pages, `with_words` makes the sections.
+
 A tool's are in `Explanation.pages["sections"]`, a survey's under "sections" of what it returns.
 """
 
@@ -16,6 +19,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 Section = dict[str, Any]
+
+#: Features whose passages are shown.
+FEATURES = 20
 
 
 @dataclass(frozen=True)
@@ -47,3 +53,28 @@ def heat_map(
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], text: str = "") -> Section:
     """A section with a table."""
     return {"title": title, "text": text, "table": {"columns": list(columns), "rows": [list(row) for row in rows]}}
+
+
+def with_words(pages: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """A tool's pages, with a section of shaded text for each of the first features that have passages of token ids."""
+    told = [
+        (feature, [passage for passage in feature["passages"] if passage.get("ids")])
+        for feature in pages.get("features", [])[:FEATURES]
+    ]
+    made = [
+        {
+            "title": f"Feature {feature['feature']}",
+            "text": "",
+            "passages": [_shaded(passage, feature["most"], tokenizer) for passage in passages],
+        }
+        for feature, passages in told
+        if passages and tokenizer is not None
+    ]
+    return {**pages, "sections": [*pages.get("sections", []), *made]} if made else pages
+
+
+def _shaded(passage: dict[str, Any], most: float, tokenizer: Any) -> dict[str, Any]:
+    """The passage's tokens in words, each with its code as a share of the feature's largest."""
+    words = [tokenizer.decode([token]) for token in passage["ids"]]
+    shares = [max(code, 0.0) / most if most > 0 else 0.0 for code in passage["codes"]]
+    return {"label": f"{max(passage['codes']):.3g}", "tokens": [list(p) for p in zip(words, shares, strict=True)]}

@@ -83,8 +83,7 @@ def _statistics(subject: Subject, threshold: float) -> tuple[dict[str, Figures],
             found |= saved["figures"]
             means |= saved["means"]
         subject.tell("looking at blocks", index + 1, subject.replay.n_blocks)
-    device = next(iter(subject.fit[0].values())).device
-    return found, {name: torch.tensor(mean, device=device) for name, mean in means.items()}
+    return found, {name: torch.tensor(mean, device=subject.device) for name, mean in means.items()}
 
 
 def _figures(subject: Subject, block: Site, inside: list[Site], seen: BlockRows, threshold: float) -> Figures:
@@ -117,7 +116,7 @@ def _of_block(subject: Subject, seen: BlockRows, rows: dict[str, Tensor]) -> Fig
 
 def _of_sublayer(seen: BlockRows, site: Site, threshold: float) -> Figures:
     rows = seen.rows[site.name]
-    figures = {
+    figures: Figures = {
         "kind": site.kind,
         "rows": len(rows["inputs"]),
         "linearity": linearity(rows["inputs"], rows["outputs"]),

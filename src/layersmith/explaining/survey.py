@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from layersmith.anatomy import Anatomy, Replay, Site
@@ -34,6 +35,11 @@ class Subject:
     judge: list[dict[str, Tensor]]
     workspace: Workspace
     tell: Tell
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model and its batches are."""
+        return next(iter(self.fit[0].values())).device
 
 
 class Survey(ABC):

@@ -15,7 +15,7 @@ from layersmith.report.svg import chart, fitted, text, text_width
 from layersmith.report.tables import plain
 from layersmith.report.templating import macros
 
-SHADES, ROW, CELL, TOP = 9, 22, 62.0, 66
+SHADES, ROW, CELL, TOP = 9, 22, 70.0, 66
 
 #: Columns of the judging table: title, key, how it is written.
 JUDGED = (
@@ -48,7 +48,6 @@ def page(result: Json) -> dict[str, object]:
         "tokens": get(result, "data", "judge_tokens"),
         "sites": [_site(site) for site in result.get("sites") or []],
         "survey": [section(each) for each in get(result, "survey", "sections") or []],
-        "notes": result.get("notes") or [],
         "time": facts.timings(result),
         "facts": facts.conditions(result),
     }
@@ -144,4 +143,4 @@ def _within(strength: float) -> float:
 
 
 def _written(cell: Any) -> str:
-    return units.significant(cell, 4) if isinstance(cell, int | float) and not isinstance(cell, bool) else str(cell)
+    return units.significant(cell, 4) if isinstance(cell, float) else str(cell)
