@@ -51,9 +51,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _table(
-    length: int, size: int, theta: float, interleaved: bool, dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def _table(length: int, size: int, theta: float, interleaved: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(length, 2, size): cosines, and sines with the signs of `turn`, of the positions from 0 on."""
     # Made for good: a table from inside inference mode could not take part in a later fine-tuning.
     with torch.inference_mode(False), torch.no_grad():

@@ -20,7 +20,9 @@ class FuseNorm(Method):
     default = True
     saves = ("latency",)
     requires = "an RMS norm that is not fused already"
-    when_it_pays = "Wherever the model's own norm is a handful of small operations, as in transformers' Llama and its kin."
+    when_it_pays = (
+        "Wherever the model's own norm is a handful of small operations, as in transformers' Llama and its kin."
+    )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if self._found(view) else "it is not an RMS norm made of single operations"
