@@ -84,7 +84,7 @@ class FusedAttention(SoftmaxAttention):
 
     def project(self, x: Tensor, mask: Tensor | None, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         turning = self.n_heads + self.n_kv_heads
-        heads = self.qkv(x).view(x.shape[0], x.shape[1], -1, self.head_dim)
+        heads = self.qkv(x).view(*x.shape[:2], turning + self.n_kv_heads, self.head_dim)
         qk, v = heads[:, :, :turning], heads[:, :, turning:]
         if not isinstance(self.q_norm, nn.Identity):
             qk = torch.cat((self.q_norm(qk[:, :, : self.n_heads]), self.k_norm(qk[:, :, self.n_heads :])), dim=2)
