@@ -22,7 +22,8 @@ from tests.refitting.test_methods import SITE_OF
 
 #: The methods that a run has tried by itself so far, for each budget.
 TRIED = {
-    "latency": "fused_attention fused_glu fused_norm drop mean linear rank_r width width_taylor span kv_merge low_rank topk dyt idle_ffn",
+    "latency": "fused_attention fused_glu fused_norm "
+    "drop mean linear rank_r width width_taylor span kv_merge low_rank topk dyt idle_ffn",
     "params": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn",
     "bytes": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn rtn gptq",
     "flops": "drop mean linear rank_r width width_taylor span kv_merge low_rank linear_attention topk carve idle_ffn",

@@ -83,14 +83,14 @@ class FusedAttention(SoftmaxAttention):
         del self.q, self.k, self.v
 
     def project(self, x: Tensor, mask: Tensor | None, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
-        qk, v = heads.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=2)
+        turning = self.n_heads + self.n_kv_heads
+        heads = self.qkv(x).view(*x.shape[:2], turning + self.n_kv_heads, self.head_dim)
+        qk, v = heads[:, :, :turning], heads[:, :, turning:]
         if not isinstance(self.q_norm, nn.Identity):
-            q, k = qk.split((self.n_heads, self.n_kv_heads), dim=2)
-            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
+            qk = torch.cat((self.q_norm(qk[:, :, : self.n_heads]), self.k_norm(qk[:, :, self.n_heads :])), dim=2)
         if self.rope_theta is not None:
             qk = self._rotated(qk, x, mask, seen)
-        q, k = qk.split((self.n_heads, self.n_kv_heads), dim=2)
+        q, k = qk[:, :, : self.n_heads], qk[:, :, self.n_heads :]
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _rotated(self, qk: Tensor, x: Tensor, mask: Tensor | None, seen: Tensor | None) -> Tensor:

@@ -87,10 +87,11 @@ def _roomy(kept: Tensor) -> Tensor:
 
 def _longer(kept: Tensor, new: Tensor) -> Tensor:
     """Both, one behind the other: in the room behind `kept` where there is enough, else in a copy."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return torch.cat((kept, new), 2)
     room: Tensor | None = getattr(kept, _ROOM, None)
     slots = kept.shape[2] + new.shape[2]
-    fits = room is not None and slots <= room.shape[2] and room.dtype == new.dtype
-    if room is None or not fits or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if room is None or slots > room.shape[2] or room.dtype != new.dtype:
         return torch.cat((kept, new), 2)
     if room.is_inference() and not torch.is_inference_mode_enabled():  # which torch forbids to write to
         return torch.cat((kept, new), 2)

@@ -6,6 +6,8 @@ kind round before the multiplication by the weight as well.
 
 from __future__ import annotations
 
+from torch import nn
+
 from layersmith.anatomy.edit import Replacement
 from layersmith.anatomy.norms import as_rms_norm
 from layersmith.norm.rms_norm import RMSNorm
@@ -37,6 +39,8 @@ class FuseNorm(Method):
 
     def _found(self, view: SublayerView) -> RMSNorm | None:
         def look() -> RMSNorm | None:
+            if isinstance(view.original, nn.RMSNorm | RMSNorm):  # one call already
+                return None
             return as_rms_norm(view.original, view.site.d_model)
 
         return view.once("rms_norm", look)

@@ -1,0 +1,128 @@
+"""Fused attention against softmax attention, in float64: outputs, states, padding, chunks, and who may write where."""
+
+import copy
+
+import pytest
+import torch
+
+from layersmith.mixer.fused_attention import FusedAttention
+from layersmith.mixer.shared import key_values
+from layersmith.mixer.shared.rope import rotary_table, rotate
+from layersmith.mixer.shared.turning import turn, turning_rows
+from layersmith.mixer.softmax import SoftmaxAttention
+
+CONFIGS = [
+    {},
+    {"n_kv_heads": 2, "rope_theta": 100.0},
+    {"n_kv_heads": 1, "head_dim": 6, "bias": True, "out_bias": True, "scale": 0.3},
+    {"n_kv_heads": 2, "rope_theta": 100.0, "rope_fraction": 0.5, "rope_interleaved": True, "qk_norm": True},
+    {"rope_theta": 100.0, "window": 5},
+    {"causal": False, "rope_theta": 100.0, "n_kv_heads": 2, "window": 3},
+]
+MASKS = [
+    None,
+    [[0, 0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1, 1]],
+    [[1, 1, 1, 1, 1, 0, 0, 0, 0], [1, 0, 1, 1, 0, 0, 1, 1, 1]],
+]
+
+
+def pair(config, one_row=False):
+    torch.manual_seed(0)
+    plain = SoftmaxAttention(16, 4, **config).double()
+    for norm in (plain.q_norm, plain.k_norm):
+        for gain in norm.parameters():
+            torch.nn.init.normal_(gain)
+    fused = FusedAttention(16, 4, **config, one_row=one_row).double()
+    state = plain.state_dict()
+    for kind in ("weight", "bias") if config.get("bias") else ("weight",):
+        state[f"qkv.{kind}"] = torch.cat([state.pop(f"{name}.{kind}") for name in "qkv"])
+    fused.load_state_dict(state)
+    return plain, fused
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mask", MASKS, ids=["all-real", "left", "right-and-inside"])
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.oracle("fused_attention")
+def test_equals_softmax_attention(config, mask):
+    plain, fused = pair(config)
+    x = torch.randn(2, 9, 16, dtype=torch.float64)
+    real = None if mask is None else torch.tensor(mask).bool()
+    want, state = plain(x, mask=real)
+    y, fused_state = fused(x, mask=real)
+    close(y, want)
+    assert (state is None) == (fused_state is None)
+    for name in state or {}:
+        close(fused_state[name].double(), state[name].double())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("one_row", [False, True])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("config", CONFIGS[:5])
+def test_chunks_and_single_tokens_with_a_settled_state(config, batch, one_row, monkeypatch):
+    monkeypatch.setattr(key_values, "ROOM", 4)
+    plain, fused = pair(config, one_row)
+    x = torch.randn(batch, 19, 16, dtype=torch.float64)
+    state, parts = None, []
+    for part in x.split([4, 1, 1, 1, 5, 1, 6], dim=1):
+        y, state = fused(part, state)
+        state = fused.settled(state)
+        parts.append(y)
+    close(torch.cat(parts, 1), plain(x)[0])
+
+
+@torch.no_grad()
+def test_a_state_that_is_not_settled_can_be_gone_on_from_twice():
+    _, fused = pair(CONFIGS[1])
+    x = torch.randn(1, 8, 16, dtype=torch.float64)
+    _, state = fused(x[:, :6])
+    _, one = fused(x[:, 6:7], state)
+    kept = one["k"].clone()
+    fused(x[:, 7:], state)
+    close(one["k"], kept)
+
+
+@torch.no_grad()
+def test_a_settled_state_is_written_behind_and_nothing_made_from_it_is():
+    _, fused = pair(CONFIGS[1])
+    x = torch.randn(2, 8, 16, dtype=torch.float64)
+    settled = fused.settled(fused(x[:, :6])[1])
+    grown = fused(x[:, 6:7], settled)[1]
+    assert grown["k"].data_ptr() == settled["k"].data_ptr(), "without a copy"
+    assert grown["k"].shape[2] == 7
+    for other in ({n: t[torch.tensor([1, 0])] for n, t in grown.items()}, {n: t[:] for n, t in grown.items()}):
+        longer = fused(x[:, 7:], other)[1]
+        assert longer["k"].data_ptr() != other["k"].data_ptr()
+    twice = copy.deepcopy(grown)
+    assert twice["k"].data_ptr() != grown["k"].data_ptr()
+    one, other = fused(x[:, 7:], grown)[0], fused(x[:, 7:], twice)[0]
+    close(one, other)
+
+
+def test_training_does_not_write_into_what_backward_needs():
+    _, fused = pair(CONFIGS[1])
+    x = torch.randn(1, 4, 16, dtype=torch.float64)
+    with torch.no_grad():
+        state = fused.settled(fused(x)[1])
+    before = state["k"].clone()
+    y, state = fused(x, state)
+    fused.settled(state)
+    y.sum().backward()
+    assert torch.isfinite(fused.qkv.weight.grad).all()
+    close(state["k"][:, :, :4], before)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("size", [8, 4])
+def test_turning_is_rotating(size, interleaved):
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    seen = torch.tensor([300, 7])
+    cos, sin = turning_rows(x, None, seen, size=size, theta=100.0, interleaved=interleaved)
+    positions = seen[:, None] + torch.arange(3)
+    want = rotate(x.transpose(1, 2), rotary_table(positions, size, 100.0, x.dtype), interleaved).transpose(1, 2)
+    close(turn(x, cos, sin, interleaved), want)
