@@ -69,7 +69,7 @@ def test_help_is_the_fields_own(app: tuple[typer.Typer, list[tuple[str, Config, 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("a=1,a=0.5", "names a twice"), ("a", "NAME=NUMBER"), ("a=", "NAME=SHARE"), ("a=1,", "NAME=SHARE")],
+    [("a=1,a=0.5", "names a twice"), ("a", "NAME=NUMBER"), ("a=", "NAME=NUMBER"), ("a=1,", "NAME=NUMBER")],
 )
 def test_budgets_that_cannot_be_read(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):

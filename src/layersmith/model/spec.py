@@ -117,7 +117,7 @@ def _layers(spec: Spec) -> list[dict[str, Name]]:
 
 def _operator(spec: Spec, given: Name, causal: bool) -> dict[str, Any]:
     """Name and arguments of an operator as wide as the spec says, without d_model."""
-    chosen = {"name": given} if isinstance(given, str) else dict(given)
+    chosen: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
     part, example = catalogue.resolve(chosen["name"]), catalogue.entry(chosen["name"]).example
     takes = inspect.signature(part).parameters
     # Where the example fills an argument that is None by default, only the example as a whole is sure to fit.

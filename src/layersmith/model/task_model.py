@@ -55,8 +55,9 @@ class TaskModel(nn.Module):
         super().__init__()
         self.ends = ends
         if ends.reads == "tokens":
-            self.embed: nn.Module = nn.Embedding(ends.n_inputs, config.d_model)
-            nn.init.normal_(self.embed.weight, std=config.initializer_range)
+            table = nn.Embedding(ends.n_inputs, config.d_model)
+            nn.init.normal_(table.weight, std=config.initializer_range)
+            self.embed: nn.Module = table
         else:
             self.embed = nn.Linear(ends.n_inputs, config.d_model)
         layers = [TransformerLayer(config, i, causal=ends.causal) for i in range(len(config.layers))]
@@ -81,8 +82,8 @@ class TaskModel(nn.Module):
         state_bytes  what all mixers keep to go on after the last position
         """
         tokens, width = self.ends.tokens, self.head.in_features
-        parts = [part for layer in self.layers for part in (layer.mixer, layer.ffn)]
-        costs = [part.cost(1, tokens) for part in parts]
+        layers = [layer for layer in self.layers if isinstance(layer, TransformerLayer)]
+        costs = [part.cost(1, tokens) for layer in layers for part in (layer.mixer, layer.ffn)]
         written = 1 if self.ends.writes == "class" else tokens
         read = 0 if self.ends.reads == "tokens" else 2 * tokens * self.ends.n_inputs * width
         params = self.params()

@@ -150,8 +150,9 @@ def from_file(path: Path, config: RaceConfig) -> RaceConfig:
 
 def _check_kinds(found: dict[str, Any]) -> None:
     """YAML may hold anything: refuse what is not of the kind that the option of that name takes."""
+    kinds = {name: (kind, words) for names, kind, words in _KINDS for name in names}
     for name, value in found.items():
-        kind, words = next(each for names, *each in _KINDS if name in names)
+        kind, words = kinds[name]
         if not isinstance(value, kind) or isinstance(value, bool):
             raise UserError(f"{name} in a race file must be {words}, not {value!r}.")
     for name, spec in (found.get("entrants") or {}).items():

@@ -96,10 +96,10 @@ def race(
     built = build_task(config.task, config.task_settings or {})
     with writing(config.out), Progress(progress) as bar:
         # Everything that can be refused is refused before anything is stored; seconds are measured later.
-        entrants = sized(config, built, dict.fromkeys(entrants_of(config), 1.0))
+        able = sized(config, built, dict.fromkeys(entrants_of(config), 1.0))
         workspace = Workspace(config.out, _identity(config), on_rebuild=bar.rebuilding)
         try:
-            return _stages(config, built, entrants, workspace, bar)
+            return _stages(config, built, able, workspace, bar)
         finally:
             workspace.close()
 

@@ -16,7 +16,7 @@ from layersmith.racing.config import RaceConfig, budget_of
 from layersmith.racing.grid import Tuned
 from layersmith.racing.task import Task
 from layersmith.racing.train import Outcome
-from layersmith.racing.verdict import LEVEL, judge
+from layersmith.racing.verdict import LEVEL, Verdict, judge
 
 SCHEMA = "layersmith.race/1"
 #: Columns of leaderboard.csv.
@@ -126,7 +126,7 @@ def _row(entrant: Entrant, runs: list[tuple[Tuned, Outcome]], config: RaceConfig
     }
 
 
-def _judged(verdict: Any) -> dict[str, Any]:
+def _judged(verdict: Verdict) -> dict[str, Any]:
     interval = None if verdict.interval is None else list(verdict.interval)
     return {
         "mean": verdict.mean,
