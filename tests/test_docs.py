@@ -13,6 +13,7 @@ import pytest
 
 from layersmith import catalogue, describe
 from layersmith.papers import papers
+from layersmith.racing.tasks import TASKS, build_task
 from layersmith.refitting import methods
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -66,6 +67,19 @@ def test_a_page_holds_everything_known_about_its_part(name: str, pages: dict[str
 def test_every_paper_stands_on_the_page_once_and_every_method_has_its_section(pages: dict[str, str]) -> None:
     assert sorted(re.findall(r'<a id="([^"]+)">', pages["papers.md"])) == sorted(papers())
     assert re.findall(r"^## (\w+)", pages["methods.md"], flags=re.MULTILINE) == list(methods.METHODS)
+
+
+def test_every_task_stands_on_the_page_with_the_yardsticks_that_it_has(pages: dict[str, str]) -> None:
+    assert re.findall(r"^## (\w+)", pages["tasks.md"], flags=re.MULTILINE) == list(TASKS)
+    rows = dict(re.findall(r"^\| \[(\w+)\]\S+ \| .* \| (.*) \|$", pages["tasks.md"], flags=re.MULTILINE))
+    assert list(rows) == list(TASKS)
+    # Those that need data of the machine, or seconds to solve, are measured by the benchmark alone.
+    for name in TASKS.keys() - {"burgers", "darcy", "digits", "language_modelling"}:
+        told = dict(re.findall(r"([\w ]+) ([\d.e-]+)(?:, |$)", rows[name]))
+        found = build_task(name, {}).yardsticks()
+        assert {key: pytest.approx(float(value), rel=0.01, abs=1e-4) for key, value in told.items()} == found, (
+            f"run benchmarks/race_data.py: the yardsticks of {name} are not those on record"
+        )
 
 
 def test_links_between_pages_lead_to_pages(pages: dict[str, str]) -> None:
