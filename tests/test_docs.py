@@ -14,6 +14,7 @@ import pytest
 from layersmith import catalogue, describe
 from layersmith.explaining.constructions import CONSTRUCTIONS
 from layersmith.papers import papers
+from layersmith.racing.tasks import TASKS, build_task
 from layersmith.refitting import methods
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -75,6 +76,19 @@ def test_every_construction_has_its_section_with_every_claim(pages: dict[str, st
     for record in describe.constructions_as_json():
         section = page.partition(f"## {record['name']}\n")[2].partition("\n## ")[0]
         assert len(re.findall(r"^\| (?:does|stops) \|", section, flags=re.MULTILINE)) == len(record["claims"])
+
+
+def test_every_task_stands_on_the_page_with_the_yardsticks_that_it_has(pages: dict[str, str]) -> None:
+    assert re.findall(r"^## (\w+)", pages["tasks.md"], flags=re.MULTILINE) == list(TASKS)
+    rows = dict(re.findall(r"^\| \[(\w+)\]\S+ \| .* \| (.*) \|$", pages["tasks.md"], flags=re.MULTILINE))
+    assert list(rows) == list(TASKS)
+    # Those that need data of the machine, or seconds to solve, are measured by the benchmark alone.
+    for name in TASKS.keys() - {"burgers", "darcy", "digits", "language_modelling"}:
+        told = dict(re.findall(r"([\w ]+) ([\d.e-]+)(?:, |$)", rows[name]))
+        found = build_task(name, {}).yardsticks()
+        assert {key: pytest.approx(float(value), rel=0.01, abs=1e-4) for key, value in told.items()} == found, (
+            f"run benchmarks/race_data.py: the yardsticks of {name} are not those on record"
+        )
 
 
 def test_links_between_pages_lead_to_pages(pages: dict[str, str]) -> None:

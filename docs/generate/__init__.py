@@ -1,4 +1,4 @@
-"""The generated pages as Markdown: parts, evidence, claims, methods, source papers and architectures."""
+"""The generated pages as Markdown: parts, evidence, claims, methods, tasks, source papers and architectures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from layersmith import catalogue
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))  # record.py reads the committed records
 
-from generate import architectures, constructions, evidence, methods, papers, parts
+from generate import architectures, constructions, evidence, methods, papers, parts, tasks
 from generate.text import FAMILIES
 
 
@@ -24,6 +24,7 @@ def pages() -> dict[str, str]:
         "methods.md": methods.page(),
         "constructions.md": constructions.page(),
         "papers.md": papers.page(),
+        "tasks.md": tasks.page(),
         "architectures.md": architectures.page(),
     }
 

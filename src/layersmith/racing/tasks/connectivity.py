@@ -42,10 +42,10 @@ class Connectivity(Task):
         return Batch(adjacency, within(adjacency, n - 1).long())
 
     def yardsticks(self) -> dict[str, float]:
-        """random: a coin; constant: the more frequent answer; within k: yes to all within k hops, on 2048 graphs."""
+        """random: a coin; constant: the more frequent answer; hops: yes to all within so many. On 2048 graphs."""
         batch = judged(self)
         share = float(batch.targets.double().mean())
-        hops = {f"within {k}": self._right(within(batch.inputs, k), batch) for k in (1, 3)}
+        hops = {f"{k} hops": self._right(within(batch.inputs, k), batch) for k in (2, 4)}
         return {"random": 0.5, "constant": max(share, 1 - share), **hops, "oracle": 1.0}
 
     def _right(self, answers: Tensor, batch: Batch) -> float:

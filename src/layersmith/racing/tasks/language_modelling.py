@@ -1,8 +1,8 @@
 """Language modelling of bytes: predict the next byte of the standard library's source, or of a text of one's own.
 
-Documents follow one another with a zero byte after each. A file belongs to one split only (the standard library by the
-name of its top-level package), so "valid" and "test" hold no file that was trained on. A batch holds windows from
-random places of the running text.
+Documents follow one another with a zero byte after each. A file belongs to one split only (of the standard library: a
+top-level package; of a single file or a few: a block of about 4 kB), so "valid" and "test" hold nothing that was
+trained on. A batch holds windows from random places of the running text.
 """
 
 from __future__ import annotations
