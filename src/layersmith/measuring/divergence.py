@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.errors import UserError
-from layersmith.measuring.inputs import can_generate, placement
+from layersmith.measuring.inputs import placement, without_cache
 
 #: Values compared at once. Few enough to stay in a processor's cache over the several passes of a comparison: with a
 #: vocabulary of 49,152, ten times as fast as 256 rows at once.
@@ -182,4 +182,4 @@ def real_rows(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def run(model: nn.Module, inputs: Batch) -> Any:
     """The model's output, without a cache."""
-    return model(**inputs, use_cache=False) if can_generate(model) else model(**inputs)
+    return model(**inputs, **without_cache(model))

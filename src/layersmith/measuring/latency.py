@@ -18,7 +18,7 @@ from torch import nn
 
 from layersmith.errors import UserError
 from layersmith.measuring.cache import cache_of, rewinder
-from layersmith.measuring.inputs import can_generate, check_length, config_of, example_inputs, placement
+from layersmith.measuring.inputs import can_generate, check_length, config_of, example_inputs, placement, without_cache
 from layersmith.measuring.shape import Shape
 
 
@@ -124,8 +124,7 @@ def model_inputs(model: nn.Module, shape: Shape, seed: int = 0) -> dict[str, Any
     """The keyword arguments of one step at a shape; a decode step's include the cache that holds the prompt."""
     if shape.phase == "decode":
         return after_prompt(model, shape, read_prompt(model, shape, seed), seed)
-    inputs: dict[str, Any] = dict(example_inputs(model, shape.batch, shape.tokens, seed))
-    return inputs | ({"use_cache": False} if can_generate(model) else {})
+    return {**example_inputs(model, shape.batch, shape.tokens, seed), **without_cache(model)}
 
 
 def read_prompt(model: nn.Module, shape: Shape, seed: int = 0) -> Any:
