@@ -93,10 +93,11 @@ def main() -> None:
         label = row["variant"]
         if label in models:
             found = quality(models[label], batches.report, against=original)
-            row |= {"kl": found.divergence, "agreement": found.agreement, "perplexity": found.perplexity}
+            row |= {"divergence": found.divergence, "agreement": found.agreement, "perplexity": found.perplexity}
             row |= {"latency_ratio": ratio(timings, label, "original"), "latency_ms": timings[label].median * 1e3}
             row["params"] = sum(p.numel() for p in models[label].parameters())
-            print(f"{label:<32} KL {row['kl']:.4f}  {row['latency_ratio']:.3f}x  -{row['weights_removed']:.1%} weights")
+            told = f"KL {found.divergence:.4f}  {row['latency_ratio']:.3f}x  -{row['weights_removed']:.1%} weights"
+            print(f"{label:<32} {told}")
     print(save_csv(f"peers-{name}", rows))
 
 

@@ -61,7 +61,8 @@ def main() -> None:
     shared |= {"heal_tokens": (result["heal"] or {}).get("tokens", 0), "heal_lr": result["settings"]["heal_lr"]}
     shared |= {"report_tokens": result["data"]["report_tokens"]}
     for row in rows:
-        print(f"{row['variant']:<34} KL {row['kl']:.4f}  latency {row['latency_ratio']:.3f}x  {row['meets_budget']}")
+        told = f"KL {row['divergence']:.4f}  latency {row['latency_ratio']:.3f}x  {row['meets_budget']}"
+        print(f"{row['variant']:<34} {told}")
     for goal, held in goals.items():
         print(f"{goal}: {'nothing to compare with' if held is None else held}")
     stamped = [{**shared, **row, **goals} for row in rows]
@@ -71,7 +72,7 @@ def main() -> None:
 
 def rows_of(result: Row) -> list[Row]:
     """The uniform baselines, best first, then the searched mix; each unhealed and, where there is one, healed."""
-    uniform = sorted(result["uniform"], key=lambda u: u["measured"]["kl"])
+    uniform = sorted(result["uniform"], key=lambda u: u["measured"]["divergence"])
     chosen = result["chosen"]
     rows = []
     for u in uniform:
@@ -86,7 +87,7 @@ def rows_of(result: Row) -> list[Row]:
 
 
 def _row(variant: str, kind: str, healed: bool, measured: Row, meets_budget: bool) -> Row:
-    columns = ("kl", "agreement", "latency_ratio", "params", "bytes", "flops")
+    columns = ("divergence", "agreement", "latency_ratio", "params", "bytes", "flops")
     facts = {column: measured[column] for column in columns}
     return {"variant": variant, "kind": kind, "healed": healed, **facts, "meets_budget": meets_budget}
 
@@ -96,10 +97,12 @@ def goals_of(rows: list[Row]) -> dict[str, bool | None]:
 
     def holds(healed: bool, share: float) -> bool | None:
         mix = next((r for r in rows if r["kind"] == "searched" and r["healed"] == healed), None)
-        uniform = [r["kl"] for r in rows if r["kind"] == "uniform" and r["healed"] == healed and r["meets_budget"]]
+        uniform = [
+            r["divergence"] for r in rows if r["kind"] == "uniform" and r["healed"] == healed and r["meets_budget"]
+        ]
         if mix is None or not uniform:
             return None
-        return mix["meets_budget"] and mix["kl"] <= share * min(uniform)
+        return mix["meets_budget"] and mix["divergence"] <= share * min(uniform)
 
     return {"goal_healed_at_most_half": holds(True, 0.5), "goal_unhealed_below_all": holds(False, 1.0)}
 

@@ -15,6 +15,6 @@ result = layersmith.refit(
 )
 print("budget met:", result.meets_budget)
 print(f"parameters: {result.original['params']:,} -> {result.refitted['params']:,}")
-print(f"divergence from the original: {result.refitted['kl']:.3f} nats per token")
+print(f"divergence from the original: {result.refitted['divergence']:.3f} nats per token")
 print("changed:", {site: chosen for site, chosen in result.choice.items() if chosen != "keep"})
 print(f"{result.folder}/model, {result.folder}/report.html")

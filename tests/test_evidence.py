@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,20 +58,36 @@ def test_the_listing_shows_the_level_of_the_record() -> None:
 
 @pytest.mark.parametrize("name", catalogue.ENTRIES)
 def test_a_record_is_about_the_part_as_it_is(name: str) -> None:
-    """When this fails, the part's file has changed: run `python scripts/collect_evidence.py NAME`."""
+    """When this fails, the part's files have changed: run `python scripts/collect_evidence.py NAME`."""
     assert evidence.is_current(name)
 
 
 def test_a_record_goes_out_of_date_with_the_part_and_with_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "glu.py"
-    text = source("glu").read_bytes()
-    monkeypatch.setattr(evidence, "source", lambda part: file)
-    file.write_bytes(text.replace(b"\n", b"\r\n"))
-    assert evidence.is_current("glu")
-    file.write_bytes(text + b"\nx = 1\n")
-    assert not evidence.is_current("glu")
+    shutil.copytree(source("switch_moe").parent, tmp_path / "ffn")
+    monkeypatch.setattr(evidence, "source", lambda part: tmp_path / "ffn" / f"{part}.py")
+
+    def current_with(name: str, change: Callable[[bytes], bytes]) -> bool:
+        file = tmp_path / "ffn" / name
+        text = file.read_bytes()
+        file.write_bytes(change(text))
+        found = evidence.is_current("switch_moe")
+        file.write_bytes(text)
+        return found
+
+    assert current_with("switch_moe.py", lambda text: text.replace(b"\n", b"\r\n"))
+    for name in ("switch_moe.py", "shared/routing.py", "shared/experts.py"):
+        assert not current_with(name, lambda text: text + b"\nx = 1\n"), name
+    for name in ("topk_moe.py", "shared/tree.py"):
+        assert current_with(name, lambda text: text + b"\nx = 1\n"), name
+
+
+def test_what_a_shared_file_imports_counts_too() -> None:
+    """Softmax attention is made of heads, and heads turn by `rope.py`, which the part itself never names."""
+    names = {part: [file.name for file in evidence.files_of(part)] for part in ("softmax_attention", "layer_norm")}
+    assert {"softmax.py", "heads.py", "rope.py"} <= set(names["softmax_attention"])
+    assert names["layer_norm"] == ["layer_norm.py"]
 
 
 def test_a_part_without_a_record_is_not_current() -> None:

@@ -36,7 +36,7 @@ def evidence_page() -> str:
     out = [
         "# Evidence",
         "Read from the records that the tests and benchmarks wrote (`scripts/collect_evidence.py`), never typed; each "
-        "is about the part's file as its hash says. "
+        "is about the part's file, and what it takes from its family's shared ones, as their hash says. "
         "A part's level is the number of rungs it holds without a gap, from the lowest.",
         table(
             ["level", "rung", "what holds", "parts at this level"],

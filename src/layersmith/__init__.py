@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from layersmith.api import sites as sites
     from layersmith.api import swap as swap
 
-    __version__: str
+#: The one place that states it: pyproject.toml reads it here. What pip has on record is that of the last installation.
+__version__ = "0.2.0"
 
 __all__ = [
     "__version__",
@@ -45,10 +46,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("layersmith")
     if name not in __all__:
         raise AttributeError(f"module 'layersmith' has no attribute {name!r}")
     if name == "catalogue":

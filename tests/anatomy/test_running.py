@@ -11,10 +11,11 @@ from torch import nn
 
 from layersmith.anatomy import Replay, find_sites, replacement_for, swap
 from layersmith.anatomy.limits import longest_input
-from layersmith.anatomy.probe import example_inputs, vocabulary, with_decoder_ids
+from layersmith.anatomy.probe import example_inputs, with_decoder_ids
 from layersmith.anatomy.recognise import as_attention, as_ffn
 from layersmith.anatomy.running import evaluating, plainly, uncompiled
 from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel
+from layersmith.data.windows import vocabulary
 from layersmith.errors import UserError
 from layersmith.ffn.glu import GLU
 from layersmith.ffn.zero import Zero

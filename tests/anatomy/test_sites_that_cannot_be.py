@@ -11,6 +11,7 @@ from layersmith.anatomy import find_sites, swap
 from layersmith.errors import UserError
 from layersmith.ffn.zero import Zero
 from tests.anatomy.families import BY_NAME
+from tests.architectures.every import EVERY
 
 
 def test_tokens_first_models_are_refused() -> None:
@@ -91,6 +92,15 @@ def test_no_residual_blocks() -> None:
     assert "2 matrix products" in message
     assert "1 module lists" in message
     assert "Not found" in message
+
+
+def test_a_block_without_its_sublayers_is_no_norm() -> None:
+    """Two norms are left in it, so it does what a norm does; but it cannot be called like one."""
+    model = EVERY["bart"].model()
+    with swap(model, {"encoder.layers.1.attn": Zero(32), "encoder.layers.1.ffn": Zero(32)}):
+        anatomy = find_sites(model)
+    assert "encoder.layers.1" not in [s.name for s in anatomy.of_kind("block")]
+    assert not [s.name for s in anatomy.of_kind("norm") if s.modules == ("model.encoder.layers.1",)]
 
 
 def test_a_model_with_unknown_inputs_asks_for_an_example() -> None:

@@ -73,7 +73,7 @@ LONGEST: dict[str, int | None] = {
 #: Experts multiplied by torch's grouped matrix product, which knows no float64.
 NO_DOUBLES = {"mixtral", "granite_moe", "granite_hybrid", "qwen3_moe", "qwen3_next", "gpt_oss", "deepseek_v2"}
 #: What holds no cache that could be handed back.
-NO_CACHE = {"openai_gpt", "recurrent_gemma"}
+NO_CACHE = {"openai_gpt"}
 
 
 @EACH

@@ -8,6 +8,7 @@ import transformers as tf
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+import layersmith
 from layersmith import pocket
 from layersmith.checkpoint import export_stock, load, save, verify_reload
 from layersmith.cli import app
@@ -90,6 +91,39 @@ def test_commands(command, tmp_path):
     if command == "refit":
         assert "trap" not in (tmp_path / "out" / "model" / "config.json").read_text()
         assert not (tmp_path / "out" / "model" / "trap.py").exists()
+
+
+STRANGER = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class StrangerConfig(LlamaConfig):
+    model_type = "stranger"
+
+class StrangerForCausalLM(LlamaForCausalLM):
+    config_class = StrangerConfig
+"""
+
+
+def test_a_trusted_model_with_a_class_of_its_own_is_refused_before_any_work(tmp_path, monkeypatch):
+    """No result of it could be loaded without its code, which is never saved; that is said in the first minute."""
+    monkeypatch.setattr(tf.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    folder, out = tmp_path / "model", tmp_path / "out"
+    _, tokenizer = load("pocket")
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+    tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=len(tokenizer), **small)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "stranger.py").write_text(STRANGER)
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "stranger.StrangerConfig", "AutoModelForCausalLM": "stranger.StrangerForCausalLM"}
+    config |= {"model_type": "stranger", "architectures": ["StrangerForCausalLM"], "auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config))
+    options = {"budget": {"params": 0.96}, "out": out, "at": "prefill=1x16", "effort": 0.01, "progress": False}
+    with pytest.raises(UserError, match="brings its own Python code"):
+        layersmith.refit(str(folder), **options)
+    with pytest.raises(UserError, match=r"Nothing was started.*StrangerForCausalLM.*code is never put into a saved"):
+        layersmith.refit(str(folder), trust_remote_code=True, **options)
+    assert not (out / "workspace" / "library").exists()
 
 
 @pytest.mark.parametrize(

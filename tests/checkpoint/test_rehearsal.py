@@ -166,7 +166,10 @@ class OwnModel(tf.LlamaForCausalLM):
 
 @pytest.mark.parametrize(
     ("make", "reason"),
-    [(lambda: Adapted(llama()), "merge_and_unload"), (lambda: OwnModel(llama().config), "not a model class")],
+    [
+        (lambda: Adapted(llama()), "merge_and_unload"),
+        (lambda: OwnModel(llama().config), "code is never put into a saved model"),
+    ],
 )
 def test_models_that_no_result_could_be_saved_of(make, reason, tmp_path):
     with pytest.raises(UserError, match=f"Nothing was started.*{reason}"):

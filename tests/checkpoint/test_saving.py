@@ -239,6 +239,10 @@ def test_damaged_weights_are_refused(saved):
     save_file({k: v for k, v in tensors.items() if k != name}, file, {"format": "pt"})
     with pytest.raises(UserError, match=name):
         load(saved)
+    surplus = "base.model.layers.0.mlp.down.bias"
+    save_file({**tensors, surplus: torch.zeros(32)}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=surplus):
+        load(saved)
     save_file({**tensors, name: torch.zeros(3, 3)}, file, {"format": "pt"})
     with pytest.raises(UserError, match="cannot be loaded"):
         load(saved)

@@ -47,7 +47,7 @@ def refits(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def refit(model: str, **settings: Any) -> SimpleNamespace:
         seen.update(settings, model=model)
         baseline = {"latency_ms": 40.0, "params": 100, "bytes": 400, "flops": 9, "kv_bytes": 0, "perplexity": 8.0}
-        chosen = baseline | {"latency_ms": 30.0, "latency_ratio": 0.74, "kl": 0.0123, "perplexity": 8.4}
+        chosen = baseline | {"latency_ms": 30.0, "latency_ratio": 0.74, "divergence": 0.0123, "perplexity": 8.4}
         document = {
             "model": {"name": model, "architecture": "LlamaForCausalLM"},
             "export": "stock",

@@ -141,7 +141,7 @@ def test_a_missed_budget_has_an_exit_status_of_its_own_and_is_told_apart(
         "export": "stock",
         "settings": {"budget": {"latency": 0.6, "params": 1.0}, "at": "prefill=1x512"},
         "baseline": figures,
-        "chosen": {"measured": figures | {"latency_ratio": 0.6004, "kl": 0.1}, "meets_budget": False},
+        "chosen": {"measured": figures | {"latency_ratio": 0.6004, "divergence": 0.1}, "meets_budget": False},
         "reload_max_abs_diff": 0.0,
     }
     monkeypatch.setattr(pipeline, "refit", lambda *given, **settings: SimpleNamespace(to_json=lambda: result))

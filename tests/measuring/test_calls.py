@@ -3,9 +3,12 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaForSequenceClassification, LlamaModel
 
 from layersmith.errors import UserError
+from layersmith.measuring.cache import cache_of, cache_tensors
 from layersmith.measuring.calls import capture_call, capture_calls
+from layersmith.measuring.divergence import run
 from layersmith.measuring.latency import model_inputs
 from layersmith.measuring.shape import Shape
 
@@ -68,3 +71,16 @@ def test_a_module_that_is_never_called_is_named(tiny: nn.Module) -> None:
     with pytest.raises(UserError, match="does not call: spare"):
         capture_call(tiny, "spare", model_inputs(tiny, Shape("prefill", 1, 5)))
     assert not tiny.spare._forward_pre_hooks
+
+
+@pytest.mark.parametrize("model_class", [LlamaForSequenceClassification, LlamaModel])
+@torch.no_grad()
+def test_a_model_that_does_not_write_makes_no_cache_either(tiny: nn.Module, model_class: type) -> None:
+    """Its config asks for one, and a call captured with it could be repeated by the same attention only."""
+    model = model_class(tiny.config).eval()
+    assert model.config.use_cache
+    inputs = model_inputs(model, Shape("prefill", 1, 5))
+    paths = [name for name, _ in model.named_modules() if name.endswith("self_attn")]
+    for call in capture_calls(model, paths, inputs).values():
+        assert not [t for t in cache_tensors(call.kwargs.get("past_key_values"))]
+    assert not cache_of(run(model, {"input_ids": inputs["input_ids"]}))

@@ -12,6 +12,8 @@ from transformers import (
     MambaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
 )
 
 from layersmith.anatomy import find_sites
@@ -176,6 +178,25 @@ def test_a_model_without_keys_and_values_keeps_its_states(phase: str) -> None:
     state = (config.intermediate_size * config.state_size + config.intermediate_size * config.conv_kernel) * 4
     assert prompt.made["backbone.layers.0.mixer"] == state
     assert model_cost(model, Shape(phase, 1, 16)).state_bytes == 2 * state
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_states_that_modules_keep_count_beside_the_cache(phase: str) -> None:
+    """RecurrentGemma fills a cache that it is given and returns none; its recurrences keep their states themselves."""
+    torch.manual_seed(0)
+    config = RecurrentGemmaConfig(
+        **SMALL, num_hidden_layers=3, num_key_value_heads=2, head_dim=8, attention_window_size=6, lru_width=32
+    )
+    model = RecurrentGemmaForCausalLM(config).eval()
+    paths = [f"model.layers.{i}.temporal_block" for i in range(3)]
+    for _ in range(2):  # what an earlier prompt left is none of the next one's
+        prompt = read(model, Shape(phase, 1, 8), [*paths, "model.layers.0.mlp_block"])
+        recurrent = (32 + 32 * (config.conv1d_width - 1)) * 4  # the hidden state, and the tokens of its convolution
+        window = 2 * 2 * 5 * 8 * 4  # keys and values, heads, the window but for the token to come, width
+        assert [prompt.made[path] for path in paths] == [recurrent, recurrent, window]
+        assert prompt.made["model.layers.0.mlp_block"] == 0
+        assert prompt.kv_bytes == 2 * recurrent + window
+        assert prompt.kv_bytes == model_cost(model, Shape(phase, 1, 8)).state_bytes
 
 
 def test_a_counter_of_tokens_is_no_cache() -> None:

@@ -3,7 +3,12 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    CausalLMOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+)
 from transformers.models.clip.modeling_clip import CLIPOutput
 
 from layersmith.errors import UserError
@@ -123,6 +128,24 @@ def test_a_segmentation_has_one_position_per_pixel() -> None:
     p, q = theirs.double().log_softmax(1), ours.double().log_softmax(1)
     assert total.tokens == 2 * 3 * 4
     assert total.value == pytest.approx(float((p.exp() * (p - q)).sum(1).mean()), rel=1e-5)
+
+
+def test_an_answer_marked_in_the_text_has_a_start_and_an_end() -> None:
+    """(B, T) scores each: the softmax is over a text's positions, in which batches may differ."""
+    draw, total, expected = torch.Generator().manual_seed(0), Divergence(), []
+    for length in (2, 5):  # at 2, the positions are as many as start and end
+        theirs, ours = (
+            QuestionAnsweringModelOutput(
+                start_logits=torch.randn(3, length, generator=draw), end_logits=torch.randn(3, length, generator=draw)
+            )
+            for _ in range(2)
+        )
+        total.add(theirs, ours, torch.ones(3, length))
+        for name in ("start_logits", "end_logits"):
+            p, q = theirs[name].double().log_softmax(1), ours[name].double().log_softmax(1)
+            expected += (p.exp() * (p - q)).sum(1).tolist()
+    assert (total.kind, total.tokens) == ("kl", 12)
+    assert total.value == pytest.approx(sum(expected) / 12, rel=1e-5)
 
 
 def test_a_pair_of_embeddings_counts_both() -> None:

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from layersmith.anatomy.site import Anatomy, Site
+from layersmith.measuring import sites as sites_module
+from layersmith.measuring.latency import Timing
 from layersmith.measuring.shape import Shape
 from layersmith.measuring.sites import MODEL, site_costs, site_latency
 
@@ -41,7 +43,9 @@ def test_sites_are_timed_in_decode_too(tiny: nn.Module, anatomy: Anatomy) -> Non
     assert all(timing.n == 2 for timing in found.values())
 
 
-def test_a_site_of_several_modules_is_their_sum_and_a_shared_one_counts_its_calls() -> None:
+def test_a_site_of_several_modules_is_their_sum_and_a_shared_one_counts_its_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -61,8 +65,11 @@ def test_a_site_of_several_modules_is_their_sum_and_a_shared_one_counts_its_call
             return self.shared(self.shared(src))
 
     site = Site("layers.0.ffn", "ffn", ("shared.up", "shared.act", "shared.down"), 0, "", 32, calls=2)
+    second = Timing(1.0, 1.0, 1.0, 2, (1.0, 1.0))  # of anything
+    monkeypatch.setattr(sites_module, "latency", lambda steps, **_: dict.fromkeys(steps, second))
     rows = site_costs(Twice().eval(), Anatomy((site,), {"": ("shared",)}), Shape("prefill", 1, 8), rounds=2)
     assert rows[0]["flops"] == 2 * (2 * 2 * 8 * 32 * 48)
     assert rows[0]["flops_share"] == 1.0
+    assert (rows[0]["latency_ms"], rows[0]["latency_share"]) == (2000.0, 2.0)
     assert rows[0]["shapes"]["up.weight"] == [48, 32]
     assert rows[0]["params"] == 2 * 32 * 48 + 32 + 48

@@ -3,13 +3,19 @@
 import pytest
 import torch
 
+from layersmith.anatomy import find_sites, replacement_for
+from layersmith.anatomy.twin import twin
+from layersmith.ffn.mlp import MLP
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.latency import Timing, ratio
 from layersmith.measuring.shape import Shape
 from layersmith.mixer.softmax import SoftmaxAttention
 from layersmith.refitting import methods
 from layersmith.refitting.build.distill import relative_error
-from layersmith.refitting.candidate import pack, unpack
+from layersmith.refitting.candidate import Candidate, Library, pack, unpack
+from layersmith.refitting.score import costs as scoring
+from layersmith.runs.workspace import Workspace
+from tests.architectures.every import EVERY
 from tests.refitting.conftest import tiny_llama
 
 
@@ -60,6 +66,29 @@ def test_a_cache_counts_by_the_size_of_its_elements(dtype):
     assert cost.state_bytes == 2 * 16 * 2 * 2 * 2 * 8 * size  # batch, tokens, layers, keys and values, heads, width
     attention = SoftmaxAttention(32, 4, 2, 8).to(dtype)
     assert attention.state_bytes(16, batch=2) == 2 * 16 * 2 * 2 * 8 * size
+
+
+def test_a_shared_block_counts_as_often_as_it_runs_and_its_weights_once(tmp_path, monkeypatch):
+    """ALBERT runs one block for all of its layers; every step is made to take a millisecond here."""
+    model = EVERY["albert"].model()
+    anatomy = find_sites(model)
+    ffn = anatomy.site("layers.0.ffn")
+    assert ffn.calls == 2
+    edits, tensors = pack(replacement_for(model, ffn, MLP(32, 16).eval()))
+    narrow = Candidate(f"{ffn.name}/test", [ffn.name], "test", {}, edits, local_error=0.1)
+    workspace = Workspace(tmp_path / "run", {})
+    workspace.save_tensors(f"library/{narrow.id}", tensors)
+    library = Library(workspace, [], {narrow.id: narrow})
+    once = Timing(1e-3, 1e-3, 1e-3, 1, (1e-3,))
+    monkeypatch.setattr(scoring, "latency", lambda steps, **_: dict.fromkeys(steps, once))
+    costs = scoring.measure_costs(model, anatomy, library, Shape("prefill", 2, 8), workspace)
+    workspace.close()
+    assert costs.of_site[ffn.name].latency_ms == narrow.cost.latency_ms == 2.0
+    assert narrow.cost.flops == 2 * (2 * 2 * (2 * 8) * 32 * 16)
+    assert narrow.cost.params == 2 * 32 * 16 + 16 + 32
+    changed = model_cost(twin(model, library.replacement(narrow)), Shape("prefill", 2, 8))
+    for budget in ("params", "bytes", "flops"):
+        assert costs.predicted([narrow]).of(budget) == changed.of(budget), budget
 
 
 def test_a_candidate_with_weights_of_another_is_not_loaded(view):

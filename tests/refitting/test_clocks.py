@@ -172,7 +172,7 @@ def test_candidates_that_overlap_become_a_ladder_of_disjoint_ones():
             method="span",
             settings={"blocks": blocks},
             refused=None,
-            kl=harm,
+            divergence=harm,
             local_error=harm,
         )
 
@@ -189,8 +189,10 @@ class Run:
         def cost(latency_ms, params=10):
             return Cost(params=params, active_params=params, flops=0, latency_ms=latency_ms)
 
-        def candidate(site, latency_ms, kl):
-            return SimpleNamespace(id=f"{site}/low", sites=[site], kl=kl, cost=cost(latency_ms, 4), refused=None)
+        def candidate(site, latency_ms, divergence):
+            return SimpleNamespace(
+                id=f"{site}/low", sites=[site], divergence=divergence, cost=cost(latency_ms, 4), refused=None
+            )
 
         found = [candidate("a", 6.4, 0.1), candidate("b", 6.4, 0.2)]
         self.built = SimpleNamespace(candidates={c.id: c for c in found}, offered=lambda: found)
@@ -205,14 +207,14 @@ class Run:
         )
 
         def joint(model, replacement, batches, expected):
-            return SimpleNamespace(value=sum(c.kl for c in replacement))
+            return SimpleNamespace(value=sum(c.divergence for c in replacement))
 
         def clocked(ctx, library, ids, rounds):
             return Clocked(0.0, factor * (100 - saving * len(ids)) / 100)
 
         monkeypatch.setattr(select, "outputs", lambda model, batches: [])
         monkeypatch.setattr(select, "replacement_of", lambda candidates, library: candidates)
-        monkeypatch.setattr(select, "joint_kl", joint)
+        monkeypatch.setattr(select, "joint_divergence", joint)
         monkeypatch.setattr(select, "clock", clocked)
 
     def __call__(self):

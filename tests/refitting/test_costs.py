@@ -36,7 +36,7 @@ def keep(library, model, anatomy, name, replacement):
         settings={},
         edits=edits,
         local_error=0.1,
-        kl=0.1,
+        divergence=0.1,
     )
     library.workspace.save_tensors(f"library/{candidate.id}", tensors)
     library.candidates[candidate.id] = candidate

@@ -51,7 +51,7 @@ def test_the_floors_stand_beside_them(finished):
     _, _, result, _ = finished
     site = next(s for s in result["sites"] if s["name"] == SITES[0])
     assert set(site["floors"]) == {"zero", "mean", "ridge_linear", "rank_r"}
-    assert all(math.isfinite(floor["kl"]) for floor in site["floors"].values())
+    assert all(math.isfinite(floor["divergence"]) for floor in site["floors"].values())
     assert {s for c in result["candidates"] for s in c["sites"]} == set(SITES)
     assert result["reload_max_abs_diff"] <= 1e-4
 

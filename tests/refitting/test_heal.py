@@ -45,7 +45,7 @@ def test_it_heals(hurt, teacher):
     after = divergence(teacher, hurt, HELDOUT).value
     assert after < 0.7 * before
     assert not healing.rolled_back
-    assert after == pytest.approx(min(point["heldout_kl"] for point in healing.curve))
+    assert after == pytest.approx(min(point["heldout_divergence"] for point in healing.curve))
     assert healing.tokens == 60 * 2 * 24
 
 

@@ -23,8 +23,8 @@ from tests.refitting.conftest import VOCABULARY, tiny_batches, tiny_llama
 SITE = "layers.1.ffn"
 
 
-def of(method, error=0.5, kl=0.1):
-    return Candidate(f"{SITE}/{method}/default", [SITE], method, {}, [], local_error=error, kl=kl)
+def of(method, error=0.5, divergence=0.1):
+    return Candidate(f"{SITE}/{method}/default", [SITE], method, {}, [], local_error=error, divergence=divergence)
 
 
 def library_of(*candidates, named):
@@ -32,7 +32,7 @@ def library_of(*candidates, named):
 
 
 def test_floors_that_were_not_named_are_scored_and_are_neither_candidates_nor_rivals():
-    library = library_of(of("linear", error=0.1, kl=0.01), of("mean"), of("rtn"), named=["rtn"])
+    library = library_of(of("linear", error=0.1, divergence=0.01), of("mean"), of("rtn"), named=["rtn"])
     assert {c.method for c in worth_scoring(library, [])} == {"linear", "mean", "rtn"}
     assert {c.method for c in library.usable()} == {c.method for c in library.offered()} == {"rtn"}
 
@@ -56,7 +56,7 @@ def test_a_run_uses_nothing_but_what_was_named(tmp_path, method):
     fronts = [taken for front in result["front"] for taken in front["choice"].values() if taken != "keep"]
     assert {name.split("/")[1] for name in fronts} <= {method}
     assert {uniform["method"] for uniform in result["uniform"]} == {method}
-    floors = {c["method"]: c["kl"] for c in result["candidates"] if c["method"] != method}
+    floors = {c["method"]: c["divergence"] for c in result["candidates"] if c["method"] != method}
     assert {"linear", "mean", "rank_r"} <= {*floors}
     assert None not in floors.values()
 
@@ -148,6 +148,6 @@ def test_a_candidate_whose_outputs_are_not_finite_is_refused_and_the_others_are_
         score(library, activations.replay, activations, workspace, ["params"])
         assert bad.refused == "with it, the model's outputs are not finite"
         assert bad not in library.usable()
-        assert all(c.kl is not None for c in library.usable())
+        assert all(c.divergence is not None for c in library.usable())
         bad.refused = None
     workspace.close()

@@ -17,17 +17,31 @@ def test_result_holds_what_it_promises(finished):
     out, result = finished
     assert json.loads((out / "result.json").read_text()) == json.loads(json.dumps(result.to_json()))
     assert (out / "report.html").stat().st_size > 10_000
-    assert result["schema"] == "layersmith.refit/1"
+    assert result["schema"] == "layersmith.refit/2"
     chosen = result["chosen"]
     assert chosen["meets_budget"]
     assert chosen["measured"]["params"] <= BUDGET["params"] * result["baseline"]["params"]
     assert chosen["candidates"], "something has to change"
     assert result["reload_max_abs_diff"] <= 1e-4
-    curve = [point["heldout_kl"] for point in result["heal"]["curve"]]
+    curve = [point["heldout_divergence"] for point in result["heal"]["curve"]]
     assert result["heal"]["rolled_back"] == (min(curve) == curve[0])
     for site in result["sites"]:
         if site["kind"] in ("ffn", "mixer", "block"):
             assert set(site["floors"]) == {"zero", "mean", "ridge_linear", "rank_r"}
+
+
+def test_a_divergence_is_called_so_whatever_its_kind(finished):
+    """For encoders it is a squared error, which no key may call a KL."""
+    keys = set()
+
+    def walk(value):
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            walk(inner)
+        keys.update(value if isinstance(value, dict) else ())
+
+    walk(finished[1].to_json())
+    assert "divergence" in keys
+    assert not [key for key in keys if "kl" in key.split("_")]
 
 
 def test_predicted_params_are_exact(finished):

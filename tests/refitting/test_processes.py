@@ -100,9 +100,9 @@ def comparable(out):
     result = json.loads((out / "result.json").read_text())
     return {
         "chosen": result["chosen"]["candidates"],
-        "scores": {c["id"]: (c["local_error"], c["kl"]) for c in result["candidates"]},
+        "scores": {c["id"]: (c["local_error"], c["divergence"]) for c in result["candidates"]},
         "curve": result["heal"]["curve"],
-        "measured": result["chosen"]["measured"]["kl"],
+        "measured": result["chosen"]["measured"]["divergence"],
     }
 
 

@@ -104,7 +104,7 @@ def test_a_healed_baseline_is_kept_under_its_own_choice(finished, tmp_path, text
     first, again = (run(tmp_path / "run", text, tokenizer, **options) for _ in range(2))
     healed = [u for u in first["uniform"] if u["healed"]]
     assert len(healed) == 1
-    assert healed[0]["healed"]["kl"] != healed[0]["measured"]["kl"]
+    assert healed[0]["healed"]["divergence"] != healed[0]["measured"]["divergence"]
     assert again["uniform"] == first["uniform"]
     names = {path.parent.name for path in (tmp_path / "run" / "workspace").glob("heal*/*.s*")}
     assert names == {"heal", "healed-uniform"}, "and the baseline's checkpoint is gone"

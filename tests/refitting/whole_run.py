@@ -17,9 +17,9 @@ def comparable(result):
     """What must be equal between two runs: everything that is not a time."""
     return {
         "chosen": result["chosen"]["candidates"],
-        "unhealed": result["chosen"]["unhealed"]["kl"],
-        "healed": result["chosen"]["measured"]["kl"],
+        "unhealed": result["chosen"]["unhealed"]["divergence"],
+        "healed": result["chosen"]["measured"]["divergence"],
         "params": result["chosen"]["measured"]["params"],
-        "scores": {c["id"]: c["kl"] for c in result["candidates"]},
+        "scores": {c["id"]: c["divergence"] for c in result["candidates"]},
         "curve": result["heal"]["curve"],
     }

@@ -86,7 +86,7 @@ def candidates(site: Json, harm: float, encoder: bool, random: Random) -> list[J
                     "method": method,
                     "settings": setting,
                     "local_error": local,
-                    "kl": None if refused or (rough > 0.3 and harm > 0.2) else kl,
+                    "divergence": None if refused or (rough > 0.3 and harm > 0.2) else kl,
                     "agreement": None if refused or encoder else math.exp(-2.2 * math.sqrt(kl)),
                     "latency_ms": cost * latency,
                     "params": round(min(cost, 1.0) * params),
@@ -105,7 +105,7 @@ def part(latency: float, kl: float, params: float, encoder: bool, share: float) 
     return {
         "latency_ms": latency,
         "latency_ratio": share,
-        "kl": kl,
+        "divergence": kl,
         "agreement": None if encoder else math.exp(-0.27 * math.sqrt(kl)),
         "perplexity": None if encoder else 9.4 * math.exp(kl),
         "bits_per_byte": None if encoder else 1.06 + 0.4 * kl,
@@ -122,7 +122,7 @@ def front(r: float, total: float, params: float, encoder: bool, random: Random, 
     return {
         "budget": {budget: r},
         "choice": {},
-        "predicted": {"kl": kl, "latency_ms": r * total * 0.995, "params": r * params},
+        "predicted": {"divergence": kl, "latency_ms": r * total * 0.995, "params": r * params},
         "measured": part(share * total, kl * random.uniform(1.05, 1.35), share * params, encoder, share),
     }
 
@@ -142,7 +142,7 @@ def uniform(total: float, params: float, encoder: bool, heal: bool, random: Rand
                     "method": method,
                     "label": f"{method} {kind}",
                     "settings": settings[-1] if len(settings) > 1 else {**settings[0], "sites": 5},
-                    "predicted": {"kl": 0.7 * kl, "latency_ms": share * total * 1.01},
+                    "predicted": {"divergence": 0.7 * kl, "latency_ms": share * total * 1.01},
                     "measured": part(share * total, kl, share * params, encoder, share),
                     "healed": healed,
                     "meets_budget": share <= 0.75,
@@ -150,6 +150,6 @@ def uniform(total: float, params: float, encoder: bool, heal: bool, random: Rand
                 }
             )
     # At its strongest it gets no further, so its quality was not measured.
-    weak = {"predicted": {"kl": 0.5, "latency_ms": 0.93 * total}, "measured": None, "healed": None}
+    weak = {"predicted": {"divergence": 0.5, "latency_ms": 0.93 * total}, "measured": None, "healed": None}
     reach = {"meets_budget": False, "reach": {"latency": 0.9312}}
     return [*entries, {"method": "low_rank", "label": "low_rank mixer", "settings": {"rank": 8}, **weak, **reach}]

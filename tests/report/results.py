@@ -23,7 +23,7 @@ def make_result(
     budget: str = "latency",
     seed: int = 0,
 ) -> Json:
-    """A whole result.json of schema layersmith.refit/1."""
+    """A whole result.json of schema layersmith.refit/2."""
     random = Random(seed)
     at = sites(layers, stack, random)
     harms = {s["name"]: harm(s, layers, random) for s in at}
@@ -34,7 +34,7 @@ def make_result(
     params = sum(s["params"] for s in at if s["kind"] != "block") + 400_000
     chosen = _chosen(at, found, layers, random) | _measured(total, params, heal, met, encoder)
     result = {
-        "schema": "layersmith.refit/1",
+        "schema": "layersmith.refit/2",
         "model": _model(layers, params, encoder),
         "environment": ENVIRONMENT,
         "settings": _settings(budget),
@@ -52,9 +52,11 @@ def make_result(
             "samples": [] if encoder else SAMPLES,
         },
         "solver": {
-            "additivity": {"predicted_kl": 0.047, "measured_kl": REFINED},
+            "additivity": {"predicted_divergence": 0.047, "measured_divergence": REFINED},
             "solutions_measured": 12,
-            "refinement": [{"to": "layers.1.ffn/width/keep=0.5", "kl_before": SEARCHED, "kl_after": REFINED}],
+            "refinement": [
+                {"to": "layers.1.ffn/width/keep=0.5", "divergence_before": SEARCHED, "divergence_after": REFINED}
+            ],
             "effective_budget": {budget: 0.78},
         },
         "reload_max_abs_diff": 0.0,
@@ -120,7 +122,7 @@ def _floors(harm: float, random: Random) -> Json:
     return {
         floor: {
             "local_error": min(1.0, share * random.uniform(0.9, 1.0)),
-            "kl": harm * share * random.uniform(0.8, 1.1),
+            "divergence": harm * share * random.uniform(0.8, 1.1),
         }
         for floor, share in shares.items()
     }
@@ -129,7 +131,7 @@ def _floors(harm: float, random: Random) -> Json:
 def _baseline(total: float, params: int, encoder: bool) -> Json:
     baseline = {**part(total, 0.0, params, encoder, 1.0), "nonsite_latency_ms": 0.2 * total}
     baseline |= {"latency_ms_spread": [0.98 * total, 1.03 * total], "samples": [{"prompt": PROMPT, "text": TEXT}]}
-    del baseline["kl"], baseline["agreement"]
+    del baseline["divergence"], baseline["agreement"]
     return baseline
 
 
@@ -139,7 +141,11 @@ def _chosen(at: list[Json], found: list[Json], layers: int, random: Random) -> J
     dropped = f"{at[0]['name'].split('0.')[0]}{layers // 2}"
     choice |= {s: f"{dropped}/drop/default" for s in choice if s.startswith(dropped + ".")}
     for c in sorted(found, key=lambda c: random.random()):
-        gain = c["kl"] is not None and c["kl"] < 0.02 and c["method"] in ("width", "low_rank", "drop", "linear", "dyt")
+        gain = (
+            c["divergence"] is not None
+            and c["divergence"] < 0.02
+            and c["method"] in ("width", "low_rank", "drop", "linear", "dyt")
+        )
         if gain and all(choice[s] == "keep" for s in c["sites"]) and random.random() < 0.4:
             choice |= dict.fromkeys(c["sites"], c["id"])
     return {"choice": choice, "candidates": sorted({c for c in choice.values() if c != "keep"})}
@@ -154,7 +160,7 @@ def _measured(total: float, params: int, heal: str, met: bool, encoder: bool) ->
     final["divergence_kind"] = "relative_squared_error" if encoder else "kl"
     final["latency_ms_spread"] = [0.97 * share * total, 1.04 * share * total]
     return {
-        "predicted": {"kl": 0.047, "latency_ms": 0.745 * total, "params": 0.7 * params},
+        "predicted": {"divergence": 0.047, "latency_ms": 0.745 * total, "params": 0.7 * params},
         "unhealed": unhealed,
         "healed": None if heal == "none" else healed,
         "rolled_back": heal == "rolled_back",
@@ -168,7 +174,9 @@ def _heal(heal: str, random: Random) -> Json | None:
         {
             "step": 20 * i,
             "train_loss": 0.3 * math.exp(-i / 4) + 0.12 + random.uniform(-0.01, 0.01),
-            "heldout_kl": REFINED * (0.38 + 0.62 * math.exp(-i / 3.5)) if heal == "kept" else REFINED + 0.002 * i,
+            "heldout_divergence": REFINED * (0.38 + 0.62 * math.exp(-i / 3.5))
+            if heal == "kept"
+            else REFINED + 0.002 * i,
         }
         for i in range(16)
     ]

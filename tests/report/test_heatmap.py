@@ -28,7 +28,7 @@ def test_one_cell_per_method_and_layer():
     expected = cells(result)
     assert len(found) == len(expected)
     refused = [g for g in expected.values() if all(c["refused"] for c in g)]
-    hatched = [g for g in expected.values() if all(c["kl"] is None for c in g) and g not in refused]
+    hatched = [g for g in expected.values() if all(c["divergence"] is None for c in g) and g not in refused]
     assert sum("blank" in c for c in found) == len(refused) > 0
     assert sum("hatched" in c for c in found) == len(hatched) > 0
 
@@ -44,7 +44,7 @@ def test_the_least_divergence_of_the_settings_decides_the_shade():
     assert edges == sorted(edges)
     result = make_result()
     kl = {"layers.1.ffn/width/keep=0.75": 0.2, "layers.1.ffn/width/keep=0.5": 1e-9}
-    result["candidates"] = [{**c, "kl": kl[c["id"]]} for c in result["candidates"] if c["id"] in kl]
+    result["candidates"] = [{**c, "divergence": kl[c["id"]]} for c in result["candidates"] if c["id"] in kl]
     result["chosen"]["choice"], result["chosen"]["candidates"] = {}, []
     (shaded,) = [c for c in elements(result) if "cell" in c]
     assert "q0" in shaded
@@ -55,7 +55,7 @@ def one_cell(chosen, kls):
     result = make_result()
     settings = ("layers.1.ffn/width/keep=0.75", "layers.1.ffn/width/keep=0.5")
     kl = dict(zip(settings, kls, strict=True))
-    result["candidates"] = [{**c, "kl": kl[c["id"]]} for c in result["candidates"] if c["id"] in kl]
+    result["candidates"] = [{**c, "divergence": kl[c["id"]]} for c in result["candidates"] if c["id"] in kl]
     picked = {"layers.1.ffn": settings[chosen]} if chosen is not None else {}
     result["chosen"]["choice"], result["chosen"]["candidates"] = picked, list(picked.values())
     root = ElementTree.fromstring(f"<div>{heatmap.draw(result)}</div>")

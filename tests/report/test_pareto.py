@@ -39,12 +39,12 @@ def test_without_healing_there_is_one_ring_and_no_arrow():
 def test_lower_divergence_is_lower_and_cheaper_is_further_left():
     frame = Frame(make_result())
     base = frame.result["baseline"]["latency_ms"]
-    cheap = frame.at({"kl": 0.5, "latency_ms": 0.6 * base})
-    dear = frame.at({"kl": 0.02, "latency_ms": 0.9 * base})
+    cheap = frame.at({"divergence": 0.5, "latency_ms": 0.6 * base})
+    dear = frame.at({"divergence": 0.02, "latency_ms": 0.9 * base})
     assert cheap[0] < dear[0]
     assert cheap[1] < dear[1]
-    assert frame.at({"kl": 0.0, "latency_ms": base})[1] == ZERO
-    assert frame.at({"kl": None, "latency_ms": base}) is None
+    assert frame.at({"divergence": 0.0, "latency_ms": base})[1] == ZERO
+    assert frame.at({"divergence": None, "latency_ms": base}) is None
 
 
 def test_a_very_slow_method_stands_at_the_edge_with_its_real_value_in_the_tooltip():

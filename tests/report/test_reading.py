@@ -69,8 +69,8 @@ def test_the_charts_follow_the_budget():
 def test_best_uniform_is_the_least_divergence_within_budget():
     result = make_result()
     best = reading.best_uniform(result, "measured")
-    within = [u["measured"]["kl"] for u in result["uniform"] if u["meets_budget"]]
-    assert best["measured"]["kl"] == min(within)
+    within = [u["measured"]["divergence"] for u in result["uniform"] if u["meets_budget"]]
+    assert best["measured"]["divergence"] == min(within)
     for u in result["uniform"]:
         u["meets_budget"] = False
     assert reading.best_uniform(result, "measured") is None

@@ -9,7 +9,7 @@ from .results import HEALED, REFINED, SEARCHED, UNHEALED, make_result
 
 def test_searched_refined_and_healed_have_a_line_each():
     result = make_result()
-    kept = min(p["heldout_kl"] for p in result["heal"]["curve"])
+    kept = min(p["heldout_divergence"] for p in result["heal"]["curve"])
     assert stages.stages(result) == [
         ("searched", SEARCHED, None),
         ("refined, 1\u00a0exchange", REFINED, UNHEALED),
@@ -24,9 +24,9 @@ def test_the_numbers_are_those_of_the_other_sections():
     """What stood apart as 0.10 and 0.092 is one model on two sets of data."""
     result = make_result()
     _, refined, healed = stages.stages(result)
-    assert refined[1] == pytest.approx(result["heal"]["curve"][0]["heldout_kl"])
-    assert refined[2] == result["chosen"]["unhealed"]["kl"]
-    assert healed[2] == result["chosen"]["measured"]["kl"]
+    assert refined[1] == pytest.approx(result["heal"]["curve"][0]["heldout_divergence"])
+    assert refined[2] == result["chosen"]["unhealed"]["divergence"]
+    assert healed[2] == result["chosen"]["measured"]["divergence"]
 
 
 def test_after_a_roll_back_the_unhealed_model_stands():
@@ -37,7 +37,7 @@ def test_without_healing_and_without_exchanges():
     result = make_result(heal="none")
     result["solver"]["refinement"] = []
     assert stages.stages(result) == [("searched, no exchange was better", REFINED, UNHEALED)]
-    result["chosen"]["measured"]["kl"] = 0.057
+    result["chosen"]["measured"]["divergence"] = 0.057
     assert stages.stages(result)[-1] == ("folded and saved", None, 0.057)
 
 

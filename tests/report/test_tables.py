@@ -78,7 +78,7 @@ def test_floors_by_local_error_where_they_were_not_scored():
     result = make_result()
     for site in result["sites"]:
         for floor in site["floors"].values():
-            floor["kl"] = None
+            floor["divergence"] = None
     assert "local error, log scale" in floors.draw(result)
 
 

@@ -20,7 +20,7 @@ def uniform(kl, healed=None, meets=True):
         "method": "width",
         "label": "width ffn",
         "settings": {"keep": 0.5},
-        "measured": {"kl": kl},
+        "measured": {"divergence": kl},
         "healed": healed,
         "meets_budget": meets,
     }
@@ -33,7 +33,7 @@ def test_comparison_is_like_with_like():
     assert words.comparison(result).endswith(
         "where the searched mix has 0.055 (both before healing): 2.0 times as much."
     )
-    result["uniform"] = [uniform(0.11, healed={"kl": 0.063})]
+    result["uniform"] = [uniform(0.11, healed={"divergence": 0.063})]
     assert words.comparison(result).endswith(
         "where the searched mix has 0.021 (both healed with the same tokens): 3.0 times as much."
     )

@@ -80,10 +80,11 @@ def test_each_ingredient_is_named_when_it_differs(parts, change, named):
 
 @pytest.mark.parametrize("package", ["layersmith", "torch", "transformers"])
 def test_versions_are_ingredients(parts, monkeypatch, package):
-    before = identity(parts)
-    real = identities.version
+    before, real = identity(parts), identities.version
     monkeypatch.setattr(identities, "version", lambda name: "99.0" if name == package else real(name))
-    named = [f'the version of {package} (was "{real(package)}", is "99.0")']
+    if package == "layersmith":
+        monkeypatch.setattr(layersmith, "__version__", "99.0")
+    named = [f'the version of {package} (was "{before["versions"][package]}", is "99.0")']
     assert differences(before, identity(parts)) == named
 
 

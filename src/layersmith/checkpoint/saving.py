@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
 from layersmith.anatomy.edit import Edit, combined
 from layersmith.checkpoint.companions import copy_companions
-from layersmith.checkpoint.config import LayersmithConfig, stock_class
+from layersmith.checkpoint.config import LayersmithConfig
 from layersmith.checkpoint.dtypes import StoredDtypes, stored_dtypes
 from layersmith.checkpoint.folder import written_whole
 from layersmith.checkpoint.hf import LayersmithModel, point_here, stored_tensors
@@ -97,7 +98,8 @@ def _check_savable(base: Any) -> None:
             "The model carries an adapter of PEFT, which is not part of any model class. Merge it into the weights "
             "first: model = model.merge_and_unload()."
         )
-    if not isinstance(base, PreTrainedModel) or stock_class(name) is not type(base):
+    exported = getattr(transformers, name, None) is type(base) and type(base).__module__.startswith("transformers.")
+    if not isinstance(base, PreTrainedModel) or not exported:
         raise UserError(
             f"{name} is not a model class of transformers, so nothing could load it again without that class's own "
             f"Python code, and code is never put into a saved model. Save its state_dict, and rebuild it with your own "

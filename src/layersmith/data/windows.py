@@ -7,6 +7,7 @@ tokens). Both leave out rows that are in `seen` and add their own to it, so that
 
 import hashlib
 import re
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -99,15 +100,22 @@ def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
 
 
+def vocabulary(model: nn.Module) -> int | None:
+    """How many token ids the model has a row for; a tokenizer may have more. None for a model without token ids."""
+    table: Any = None
+    with suppress(NotImplementedError, AttributeError):
+        table = model.get_input_embeddings()  # type: ignore[operator]
+    rows = getattr(table, "num_embeddings", None)
+    if rows is None and hasattr(model, "config"):
+        rows = getattr(model.config.get_text_config(), "vocab_size", None)  # type: ignore[union-attr, operator]
+    return rows if isinstance(rows, int) else None
+
+
 def check_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: list[Tensor]) -> None:
     """A UserError when a token id lies beyond the model's embedding: the tokenizer is another model's."""
-    try:
-        embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
-        size = len(embedding.weight)
-    except (AttributeError, NotImplementedError, TypeError):
-        return  # no table to look ids up in
+    size = vocabulary(model)
     highest = max((int(row.max()) for row in rows if row.numel()), default=-1)
-    if highest >= size:
+    if size is not None and highest >= size:
         raise UserError(
             f"The tokenizer gives this text the token id {highest} ({tokenizer.convert_ids_to_tokens(highest)!r}), but "
             f"the model's embedding has {size:,} rows, for ids up to {size - 1}. The tokenizer (of {len(tokenizer):,} "

@@ -3,17 +3,20 @@
 The ladder: 1 contract (passes the suite), 2 oracle (equals an independent float64 oracle and its limit case),
 3 official (equals the authors' released code or a well-kept library's), 4 claim (the paper's headline claim was
 measured here, whatever came of it). `scripts/collect_evidence.py` runs the tests and writes one file for each part,
-`NAME.json` beside this one. A record is about the part's file as it was then, whose hash it holds: when the file
-changes, the record is out of date until the tests have been run again (`is_current`).
+`NAME.json` beside this one. A record is about the part's file as it was then, and about what it takes from its family's
+`shared/`; it holds their hash: when one of these files changes, the record is out of date until the tests have been
+run again (`is_current`).
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from layersmith.parts import source
@@ -101,13 +104,39 @@ def record(part: str) -> dict[str, Any]:
 
 
 def is_current(part: str) -> bool:
-    """Whether the record on file is about the part's file as it is now."""
+    """Whether the record on file is about the part's files as they are now."""
     return record(part).get("sha256") == fingerprint(part)
 
 
 def fingerprint(part: str) -> str:
-    """The hash of the part's file, whatever the line ends."""
-    return hashlib.sha256(source(part).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+    """The hash of the part's file and of the shared ones it is made with, whatever the line ends."""
+    digest = hashlib.sha256()
+    for file in files_of(part):
+        digest.update(file.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()
+
+
+def files_of(part: str) -> list[Path]:
+    """The part's own file, and by name those of its family's `shared/` that it imports, directly or through another."""
+    own = source(part)
+    found, waiting = {own}, [own]
+    while waiting:
+        new = _shared_imports(waiting.pop(), own.parent / "shared") - found
+        found |= new
+        waiting += new
+    return [own, *sorted(found - {own})]
+
+
+def _shared_imports(file: Path, shared: Path) -> set[Path]:
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            modules |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+    room = f".{shared.parent.name}.shared."
+    files = {shared / f"{module.rpartition(room)[2]}.py" for module in modules if room in module}
+    return {path for path in files if path.is_file()}
 
 
 def _parse(entry: dict[str, Any]) -> Evidence:

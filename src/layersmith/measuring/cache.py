@@ -33,6 +33,11 @@ def cache_of(output: Any) -> dict[str, Any]:
     return {name: cache for name, cache in found.items() if cache is not None}
 
 
+def module_states(model: nn.Module) -> list[Tensor]:
+    """Tensors that modules keep as plain attributes, where RecurrentGemma has its states: not weights, not buffers."""
+    return [v for module in model.modules() for v in vars(module).values() if isinstance(v, Tensor)]
+
+
 def share_tensors(cache: Any, other: Any, seen: set[int] | None = None) -> None:
     """Let `cache` hold the tensors of `other` wherever it holds one of the same shape and dtype.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from layersmith.contract import Linear, kept_bytes, stored_bytes
 from layersmith.cost import Cost
-from layersmith.measuring.cache import cache_bytes, cache_of, cache_tensors
+from layersmith.measuring.cache import cache_bytes, cache_of, cache_tensors, module_states
 from layersmith.measuring.flops import count_flops, count_flops_by_module
 from layersmith.measuring.inputs import can_generate
 from layersmith.measuring.latency import after_prompt, model_inputs, read_prompt
@@ -78,7 +78,8 @@ class Prompt:
 def read(model: nn.Module, shape: Shape, paths: Sequence[str] = (), seed: int = 0) -> Prompt:
     """Let the model read the shape's tokens, and see which of the modules at `paths` keeps how much of them.
 
-    What a module keeps is measured, not derived: whatever tensors its calls leave in the caches they are given. So
+    What a module keeps is measured, not derived: whatever tensors its calls leave in the caches they are given, or in
+    the module itself (RecurrentGemma). So
     sliding windows, latents, convolution states and cross-attention count as what they are. A cache that is laid out
     beforehand for all layers (RWKV's) is nobody's in particular.
     """
@@ -87,14 +88,19 @@ def read(model: nn.Module, shape: Shape, paths: Sequence[str] = (), seed: int = 
     made = dict.fromkeys(paths, 0)
     before: dict[str, list[Tensor]] = {}
 
-    def enters(path: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        before[path] = cache_tensors(args, kwargs)
+    def enters(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        before[path] = cache_tensors(args, kwargs) + module_states(module)
 
-    def leaves(path: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], __: Any) -> None:
+    def leaves(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
         known = {id(tensor) for tensor in before[path]}
-        made[path] += kept_bytes(t for t in cache_tensors(args, kwargs) if id(t) not in known)
+        kept = cache_tensors(args, kwargs) + module_states(module)
+        made[path] += kept_bytes(tensor for tensor in kept if id(tensor) not in known)
 
-    handles = []
+    def starts(*_: Any) -> None:  # a prompt that has to be read twice counts once
+        made.update(dict.fromkeys(paths, 0))
+
+    known = module_states(model)
+    handles = [model.register_forward_pre_hook(starts)]
     for path in paths:
         module = model.get_submodule(path)
         handles.append(module.register_forward_pre_hook(partial(enters, path), with_kwargs=True))
@@ -106,4 +112,5 @@ def read(model: nn.Module, shape: Shape, paths: Sequence[str] = (), seed: int = 
             handle.remove()
     decodes = shape.phase == "decode"
     step = after_prompt(model, shape, output, seed) if decodes else model_inputs(model, shape, seed)
-    return Prompt(step, cache_bytes(cache_of(output)), made)
+    states = [state for state in module_states(model) if all(state is not other for other in known)]
+    return Prompt(step, cache_bytes([cache_of(output), states]), made)

@@ -1,7 +1,7 @@
 """How far one model's outputs are from another's, summed up batch by batch.
 
 Models with logits (teacher = the original, student = the changed one), per position t: a real token, a frame of
-sound, a pixel of a segmentation, or the one answer of a classifier:
+sound, a pixel of a segmentation, the one answer of a classifier, or the start and end of an answer in the text:
 
     KL_t = sum_v p_teacher(v) * (log p_teacher(v) - log p_student(v))        in nats, averaged over tokens
     agreement = share of tokens whose most likely next token is the same
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.errors import UserError
-from layersmith.measuring.inputs import can_generate, placement
+from layersmith.measuring.inputs import placement, without_cache
 
 #: Values compared at once. Few enough to stay in a processor's cache over the several passes of a comparison: with a
 #: vocabulary of 49,152, ten times as fast as 256 rows at once.
@@ -31,6 +31,8 @@ BLOCK = 2**19
 
 #: Vectors that stand for a whole text, picture or recording, one per row (CLIP returns two).
 EMBEDDINGS = ("text_embeds", "image_embeds", "audio_embeds")
+#: What a reader that marks an answer in its text gives to every position, (B, T) each.
+SPAN = ("start_logits", "end_logits")
 
 KL, RELATIVE_SQUARED_ERROR = "kl", "relative_squared_error"
 
@@ -128,8 +130,9 @@ def rows_at_once(values: Tensor) -> int:
 def main_output(output: Any) -> Tensor:
     """What a model is judged by: logits (B, T, V), else embeddings (B, n, D), else the last hidden state (B, T, D).
 
-    A classifier's logits (B, V) become one position per row, a segmentation's (B, V, H, W) one per pixel. A plain
-    tensor stands for itself.
+    A classifier's logits (B, V) become one position per row, a segmentation's (B, V, H, W) one per pixel. Where an
+    answer is marked in the text, a row has two positions, start and end, and every token is a class (as in the loss
+    such models are trained with). A plain tensor stands for itself.
 
     Raises UserError for NaN or infinity, and for an output with none of these.
     """
@@ -144,6 +147,8 @@ def main_output(output: Any) -> Tensor:
 
 
 def _chosen(output: Any) -> Tensor:
+    if _marks_a_span(output):
+        return torch.stack([output[name] for name in SPAN], dim=1)
     if "logits" in output:
         logits = output["logits"]
         if logits.dim() == 4:
@@ -163,9 +168,17 @@ def _chosen(output: Any) -> Tensor:
 
 def is_distribution(output: Any) -> bool:
     """Whether an output is logits over several classes (one logit alone is a regression)."""
-    if isinstance(output, Tensor) or "logits" not in output:
+    if isinstance(output, Tensor):
+        return False
+    if _marks_a_span(output):
+        return True
+    if "logits" not in output:
         return False
     return output["logits"].shape[1 if output["logits"].dim() == 4 else -1] > 1
+
+
+def _marks_a_span(output: Any) -> bool:
+    return all(name in output for name in SPAN)
 
 
 def real_positions(inputs: Batch) -> Tensor | None:
@@ -182,4 +195,4 @@ def real_rows(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def run(model: nn.Module, inputs: Batch) -> Any:
     """The model's output, without a cache."""
-    return model(**inputs, use_cache=False) if can_generate(model) else model(**inputs)
+    return model(**inputs, **without_cache(model))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+import layersmith
 from layersmith.kernels import native
 
 #: As Linux names them; x86 first, then ARM.
@@ -27,7 +28,7 @@ INSTRUCTION_SETS = (
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     """A JSON-serialisable description of this machine and of the software that measures on `device`."""
     return {
-        "layersmith": version("layersmith"),
+        "layersmith": layersmith.__version__,
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "python": platform.python_version(),

@@ -6,6 +6,7 @@ never measured on them unless the model takes no text (and then the result says 
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +16,16 @@ from layersmith.anatomy.limits import longest_input
 from layersmith.anatomy.probe import placement
 from layersmith.errors import UserError
 
-__all__ = ["can_generate", "check_length", "config_of", "example_inputs", "is_causal_lm", "placement", "reads_text"]
+__all__ = [
+    "can_generate",
+    "check_length",
+    "config_of",
+    "example_inputs",
+    "is_causal_lm",
+    "placement",
+    "reads_text",
+    "without_cache",
+]
 
 
 def example_inputs(model: nn.Module, batch: int, tokens: int, seed: int = 0) -> dict[str, Tensor]:
@@ -51,6 +61,15 @@ def can_generate(model: nn.Module) -> bool:
 def is_causal_lm(model: nn.Module) -> bool:
     """Whether the model predicts each next token of one running text (GPT-like; not an encoder-decoder)."""
     return can_generate(model) and not config_of(model).is_encoder_decoder
+
+
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    """{"use_cache": False} for a model that might make a cache, {} for any other.
+
+    Not only models that write make one: a Llama with a classifier's head, and one without a head, do it by default.
+    """
+    takes = "use_cache" in inspect.signature(model.forward).parameters
+    return {"use_cache": False} if takes or can_generate(model) else {}
 
 
 def check_length(model: nn.Module, tokens: int) -> None:

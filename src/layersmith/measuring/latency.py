@@ -6,6 +6,7 @@ an order shuffled per round, and `ratio` compares only samples of the same round
 
 from __future__ import annotations
 
+import inspect
 import random
 import statistics
 import time
@@ -15,10 +16,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 from layersmith.errors import UserError
 from layersmith.measuring.cache import cache_of, rewinder
-from layersmith.measuring.inputs import can_generate, check_length, config_of, example_inputs, placement
+from layersmith.measuring.inputs import can_generate, check_length, config_of, example_inputs, placement, without_cache
 from layersmith.measuring.shape import Shape
 
 
@@ -124,8 +126,7 @@ def model_inputs(model: nn.Module, shape: Shape, seed: int = 0) -> dict[str, Any
     """The keyword arguments of one step at a shape; a decode step's include the cache that holds the prompt."""
     if shape.phase == "decode":
         return after_prompt(model, shape, read_prompt(model, shape, seed), seed)
-    inputs: dict[str, Any] = dict(example_inputs(model, shape.batch, shape.tokens, seed))
-    return inputs | ({"use_cache": False} if can_generate(model) else {})
+    return {**example_inputs(model, shape.batch, shape.tokens, seed), **without_cache(model)}
 
 
 def read_prompt(model: nn.Module, shape: Shape, seed: int = 0) -> Any:
@@ -139,8 +140,15 @@ def read_prompt(model: nn.Module, shape: Shape, seed: int = 0) -> Any:
             f"'prefill={shape.batch}x{shape.tokens}'."
         )
     check_length(model, shape.tokens + (shape.phase == "decode"))
+    inputs = {**example_inputs(model, shape.batch, shape.tokens, seed), "use_cache": True}
     with torch.no_grad():
-        return model(**example_inputs(model, shape.batch, shape.tokens, seed), use_cache=True)
+        output = model(**inputs)
+        if not cache_of(output) and "past_key_values" in inspect.signature(model.forward).parameters:
+            # RecurrentGemma fills a cache that it is given, and neither makes one nor returns it.
+            given = DynamicCache(config=model.config)
+            output = model(**inputs, past_key_values=given)
+            output.past_key_values = given
+    return output
 
 
 def after_prompt(model: nn.Module, shape: Shape, prompt: Any, seed: int = 0) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Candidate:
 
     sites        names of the sites it decides (a dropped attention decides its own norm too)
     local_error  relative squared error of the sublayer's contribution on holdout activations (1.0 = zero output)
-    kl           mean token KL(original || original with this one change), nats; None while not scored
+    divergence   of the original with this one change from the original (`measuring.divergence`); None while not scored
     agreement    share of tokens whose most likely next token stays the same
     cost         of the decided sites together, with the candidate in place; None while not measured
     refused      why it is not offered to the search, in plain words; None when it is
@@ -35,7 +35,7 @@ class Candidate:
     distilled_steps: int = 0
     seconds: float = 0.0
     refused: str | None = None
-    kl: float | None = None
+    divergence: float | None = None
     agreement: float | None = None
     cost: Cost | None = None
 
@@ -83,7 +83,7 @@ class Library:
 
     def offered(self) -> list[Candidate]:
         """Candidates the search may choose from: the usable ones that were scored."""
-        return [c for c in self.usable() if c.kl is not None]
+        return [c for c in self.usable() if c.divergence is not None]
 
 
 def pack(replacement: Replacement) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

@@ -4,7 +4,7 @@
 charts (SVG made here) and a little script are inside the file, and its content policy forbids any request.
 
 How the result is read: a site carries the cost of the original sublayer and a candidate the cost of all its sites with
-it in place; `baseline`, `predicted` and `measured` carry the cost of the whole model. `kl` is the divergence from the
+it in place; `baseline`, `predicted` and `measured` carry the cost of the whole model. `divergence` is that from the
 original in nats per token, or, where `divergence_kind` says so, the relative squared error of the hidden states.
 `chosen.measured` is the final model. Anything missing is drawn as "–", never guessed.
 """

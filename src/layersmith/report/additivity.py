@@ -36,7 +36,7 @@ def draw(result: Json) -> Markup | None:
     if not found:
         return None
     cost = main_cost(result)
-    kls = [(n, k, get(p, "kl"), get(m, "kl")) for n, k, p, m in found]
+    kls = [(n, k, get(p, "divergence"), get(m, "divergence")) for n, k, p, m in found]
     costs = [(n, k, ratio(result, p, cost), ratio(result, m, cost)) for n, k, p, m in found]
     title = COSTS[cost].title
     squares = [_square(kls, "divergence", True), _square(costs, f"{title} relative to the original", False)]
@@ -77,7 +77,7 @@ def table(result: Json) -> Markup:
     for name, kind, p, m in pairs(result):
         if kind != "uniform":
             ratios = (ratio(result, p, cost), ratio(result, m, cost))
-            kls = (get(p, "kl"), get(m, "kl"))
+            kls = (get(p, "divergence"), get(m, "divergence"))
             written = [
                 *map(units.divergence, kls),
                 units.change(*kls),

@@ -65,7 +65,7 @@ def refused(result: Json) -> Markup | None:
         for method, reason in (refusals or {}).items():
             reasons[method, reason or "no reason given"].add(site)
     items = [Refusal(method, reason, sorted(sites)) for (method, reason), sites in sorted(reasons.items())]
-    skipped = sum(1 for c in result.get("candidates") or [] if c.get("kl") is None and not c.get("refused"))
+    skipped = sum(1 for c in result.get("candidates") or [] if c.get("divergence") is None and not c.get("refused"))
     if skipped:
         what = f"{units.plural(skipped, 'candidate')} were not run in the whole model"
         items.append(Refusal(what, "their local error was too large to be worth it (prefilter)."))
@@ -116,20 +116,20 @@ def table_of_uniform(result: Json) -> Markup | None:
     everything = result.get("uniform") or []
     if not everything:
         return None
-    measured = [u for u in everything if get(u, "measured", "kl") is not None]
-    weak = [u for u in everything if get(u, "measured", "kl") is None]
+    measured = [u for u in everything if get(u, "measured", "divergence") is not None]
+    weak = [u for u in everything if get(u, "measured", "divergence") is None]
     cost = main_cost(result)
     rows = [
         [
             named(u),
             share_of(result, u["measured"], cost),
             _within(result, u),
-            units.divergence(u["measured"]["kl"]),
+            units.divergence(u["measured"]["divergence"]),
             units.percent(u["measured"].get("agreement")),
-            units.divergence(get(u, "healed", "kl")),
+            units.divergence(get(u, "healed", "divergence")),
             units.percent(get(u, "healed", "agreement")),
         ]
-        for u in sorted(measured, key=lambda u: u["measured"]["kl"])
+        for u in sorted(measured, key=lambda u: u["measured"]["divergence"])
     ]
     rows += [
         [named(u), units.against(get(u, "reach", cost), bound_of(result, cost)), _within(result, u), *[units.EMPTY] * 4]

@@ -41,7 +41,7 @@ class View:
 
     @property
     def title(self) -> str:
-        return "divergence" if self.key == "kl" else "local error"
+        return "divergence" if self.key == "divergence" else "local error"
 
 
 def draw(result: Json) -> Markup | None:
@@ -63,9 +63,9 @@ def draw(result: Json) -> Markup | None:
 
 
 def quantity(sites: list[Json]) -> str:
-    """ "kl" where the floors were run in the whole model, "local_error" where they were only fitted."""
-    scored = any(get(s, "floors", f, "kl") is not None for s in sites for f in FLOORS)
-    return "kl" if scored else "local_error"
+    """ "divergence" where the floors were run in the whole model, "local_error" where they were only fitted."""
+    scored = any(get(s, "floors", f, "divergence") is not None for s in sites for f in FLOORS)
+    return "divergence" if scored else "local_error"
 
 
 def best_candidates(result: Json, key: str, chosen: set[str]) -> dict[str, Json]:
@@ -136,6 +136,8 @@ def table(result: Json) -> Markup | None:
     head = ["site", *[f"{name}: {kind}" for name in FLOORS.values() for kind in ("local error", "divergence")]]
     rows = []
     for site in sites:
-        cells = [units.divergence(get(site, "floors", f, kind)) for f in FLOORS for kind in ("local_error", "kl")]
+        cells = [
+            units.divergence(get(site, "floors", f, kind)) for f in FLOORS for kind in ("local_error", "divergence")
+        ]
         rows.append([site["name"], *cells])
     return tables.plain(head, rows)

@@ -21,7 +21,7 @@ def draw(result: Json) -> Markup | None:
         return None
     steps = [p["step"] for p in curve]
     x = Scale(min(steps), max(steps), LEFT, RIGHT)
-    upper = _series(curve, "heldout_kl", x, (34, 190), "held-out divergence", "heldout")
+    upper = _series(curve, "heldout_divergence", x, (34, 190), "held-out divergence", "heldout")
     lower = _series(curve, "train_loss", x, (240, 320), "training loss", "train")
     return chart(
         WIDTH,
@@ -50,27 +50,33 @@ def _series(curve: list[Json], key: str, x: Scale, span: tuple[float, float], ti
 
 def _marks(result: Json, curve: list[Json], x: Scale) -> Markup | None:
     """A mark per held-out measurement, and the kept one with its name."""
-    known = [p for p in curve if p.get("heldout_kl") is not None]
-    y = _scale(curve, "heldout_kl", (34, 190))
+    known = [p for p in curve if p.get("heldout_divergence") is not None]
+    y = _scale(curve, "heldout_divergence", (34, 190))
     if y is None:
         return None
     rolled_back, kept = get(result, "heal", "rolled_back"), kept_of(result) or known[0]
-    before = known[0]["heldout_kl"]
+    before = known[0]["heldout_divergence"]
     parts = [
         line(LEFT, y(before), RIGHT, y(before), "equal"),
         text(RIGHT, y(before) - 6, f"unhealed, divergence {units.divergence(before)}", "end", "tick"),
     ]
     for p in known:
-        tip = f"step {p['step']}\nheld-out divergence {units.significant(p['heldout_kl'])}"
+        tip = f"step {p['step']}\nheld-out divergence {units.significant(p['heldout_divergence'])}"
         if p.get("train_loss") is not None:
             tip += f"\ntraining loss {units.significant(p['train_loss'])}"
         style = "mark measured" if p is kept else "mark predicted"
         parts.append(
-            marker("circle", x(p["step"]), y(p["heldout_kl"]), 9 if p is kept else 6, {"class": style, "data-tip": tip})
+            marker(
+                "circle",
+                x(p["step"]),
+                y(p["heldout_divergence"]),
+                9 if p is kept else 6,
+                {"class": style, "data-tip": tip},
+            )
         )
     words = "rolled back to the unhealed model" if rolled_back else f"kept: step {kept['step']}"
     at_end = x(kept["step"]) > (LEFT + RIGHT) / 2
-    height = y(kept["heldout_kl"])
+    height = y(kept["heldout_divergence"])
     at = (x(kept["step"]) + (-8 if at_end else 8), height + (20 if height < 165 else -10))
-    words = f"{words}, divergence {units.divergence(kept['heldout_kl'])}"
+    words = f"{words}, divergence {units.divergence(kept['heldout_divergence'])}"
     return join([*parts, text(*at, words, "end" if at_end else "start", "name accent")])

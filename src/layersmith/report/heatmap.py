@@ -39,7 +39,7 @@ def draw(result: Json) -> Markup | None:
     grouped = _panels(result)
     if not grouped:
         return None
-    edges = shade_edges([c["kl"] for c in result["candidates"] if c.get("kl") is not None])
+    edges = shade_edges([c["divergence"] for c in result["candidates"] if c.get("divergence") is not None])
     floors = {s["name"]: s.get("floors") or {} for s in result.get("sites") or []}
     left = max(text_width(method) for panel in grouped.values() for method in panel) + 12
     ordered = sorted(grouped.items(), key=lambda item: rank_of_role(item[0][1]))
@@ -85,15 +85,19 @@ def _panel(title: str, panel: Panel, view: View) -> Markup:
 
 
 def _median(row: dict[int | None, list[Json]]) -> float:
-    best = [min(known) for cell in row.values() if (known := [c["kl"] for c in cell if c.get("kl") is not None])]
+    best = [
+        min(known)
+        for cell in row.values()
+        if (known := [c["divergence"] for c in cell if c.get("divergence") is not None])
+    ]
     return median(best) if best else math.inf
 
 
 def shown(candidates: list[Json], chosen: set[str]) -> Json | None:
     """Whose number a cell shows: that of the chosen setting, or else of the mildest; None when none was scored."""
     standing = next((c for c in candidates if c["id"] in chosen), None)
-    scored = [c for c in candidates if c.get("kl") is not None]
-    return standing or min(scored, key=lambda c: c["kl"], default=None)
+    scored = [c for c in candidates if c.get("divergence") is not None]
+    return standing or min(scored, key=lambda c: c["divergence"], default=None)
 
 
 def _cell(candidates: list[Json], x: float, y: float, width: float, view: View) -> Markup:
@@ -102,7 +106,7 @@ def _cell(candidates: list[Json], x: float, y: float, width: float, view: View) 
     if best is None and all(c.get("refused") for c in candidates):
         dot = tag("circle", {"cx": x + width / 2, "cy": y + ROW / 2, "r": 1.6, "class": "refused"})
         return tag("g", {}, dot, tag("rect", {**box, "class": "cell blank"}))
-    kl = None if best is None else best.get("kl")
+    kl = None if best is None else best.get("divergence")
     shade = None if kl is None else sum(kl >= edge for edge in view.edges)
     parts = [tag("rect", {**box, "class": "cell hatched" if shade is None else f"cell q{shade}"})]
     if best is not None and best["id"] in view.chosen:
@@ -125,16 +129,16 @@ def _tip(candidates: list[Json], view: View) -> str:
     site = built_at(candidates[0])
     others = sorted({s for c in candidates for s in c["sites"]} - {site})
     lines = [f"{site}, deciding also {', '.join(others)}" if others else site]
-    for c in sorted(candidates, key=lambda c: math.inf if c.get("kl") is None else c["kl"]):
+    for c in sorted(candidates, key=lambda c: math.inf if c.get("divergence") is None else c["divergence"]):
         mark = "  ← in the chosen model" if c["id"] in view.chosen else ""
         if c.get("refused"):
             lines.append(f"{named(c)}: refused, {c['refused']}")
             continue
-        outcome = "not scored" if c.get("kl") is None else f"divergence {units.divergence(c['kl'])}"
+        outcome = "not scored" if c.get("divergence") is None else f"divergence {units.divergence(c['divergence'])}"
         local = f"local error {units.significant(c.get('local_error'), 2)}"
         cost = f"{units.milliseconds(c.get('latency_ms'))}, {units.count(c.get('params'))} params"
         lines.append(f"{named(c)}: {outcome}, {local}, {cost}{mark}")
-    known = [f"{name} {units.divergence(f.get('kl'))}" for name, f in view.floors.get(site, {}).items() if f]
+    known = [f"{name} {units.divergence(f.get('divergence'))}" for name, f in view.floors.get(site, {}).items() if f]
     return "\n".join([*lines, *(["floors (divergence): " + ", ".join(known)] if known else [])])
 
 

@@ -24,7 +24,7 @@ def draw(result: Json) -> Markup:
     frame = Frame(result)
     layers = [pareto_marks.uniform(frame), pareto_marks.front(frame), pareto_marks.chosen(frame)]
     original = (frame.x(1.0), ZERO)
-    tip = frame.tip("original", {**(result.get("baseline") or {}), "kl": 0.0})
+    tip = frame.tip("original", {**(result.get("baseline") or {}), "divergence": 0.0})
     names = placed(
         [Label(*original, "original", "name strong", 11), *[n for part in reversed(layers) for n in part.names]],
         [around(*original, 6), *[box for part in layers for box in part.boxes]],

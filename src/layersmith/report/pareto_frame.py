@@ -25,7 +25,7 @@ class Frame:
         low, high = min(known), min(max(known), FARTHEST)
         air = max(0.04 * (high - low), 0.01)
         self.x = Scale(low - air, high + 2 * air, LEFT, RIGHT)
-        divergences = [kl for p in parts if (kl := get(p, "kl")) is not None]
+        divergences = [kl for p in parts if (kl := get(p, "divergence")) is not None]
         self.log = Scale(*log_range(divergences, LEAST), LOG_BOTTOM, TOP, log=True)
 
     def budget(self) -> float | None:
@@ -34,7 +34,7 @@ class Frame:
 
     def at(self, part: Json | None) -> tuple[float, float] | None:
         """Pixels of a part, or None where it lacks its cost or its divergence."""
-        kl, r = get(part, "kl"), ratio(self.result, part, self.cost)
+        kl, r = get(part, "divergence"), ratio(self.result, part, self.cost)
         return None if kl is None or r is None else (self.x(r), self.log(kl) if kl >= LEAST else ZERO)
 
     def tip(self, name: str, part: Json | None) -> str:
@@ -45,7 +45,7 @@ class Frame:
         lines = [
             name,
             f"{share} {cost.title}{absolute}",
-            f"divergence {units.divergence(get(part, 'kl'))}",
+            f"divergence {units.divergence(get(part, 'divergence'))}",
         ]
         if get(part, "agreement") is not None:
             lines.append(f"{units.percent(get(part, 'agreement'))} of {what_agrees(self.result)} agree")

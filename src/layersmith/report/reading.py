@@ -36,7 +36,7 @@ COSTS = {
 
 @dataclass(frozen=True)
 class Divergence:
-    """What `kl` means in this result: its unit, and two sentences for someone who never met it."""
+    """What `divergence` means in this result: its unit, and two sentences for someone who never met it."""
 
     unit: str
     explained: str
@@ -171,10 +171,10 @@ def final_and_unhealed(result: Json) -> tuple[Json | None, Json | None]:
 
 def kept_of(result: Json) -> Json | None:
     """The point of the healing curve that was kept: the best one, or the first after a roll back."""
-    known = [p for p in get(result, "heal", "curve") or [] if p.get("heldout_kl") is not None]
+    known = [p for p in get(result, "heal", "curve") or [] if p.get("heldout_divergence") is not None]
     if not known:
         return None
-    return known[0] if get(result, "heal", "rolled_back") else min(known, key=lambda p: p["heldout_kl"])
+    return known[0] if get(result, "heal", "rolled_back") else min(known, key=lambda p: p["heldout_divergence"])
 
 
 def reach_of(result: Json, entry: Json) -> dict[str, str]:
@@ -190,8 +190,10 @@ def what_agrees(result: Json) -> str:
 
 def best_uniform(result: Json, part: str) -> Json | None:
     """The single-method model within budget with the least divergence in `part` ("measured" or "healed")."""
-    fitting = [u for u in result.get("uniform") or [] if u.get("meets_budget") and get(u, part, "kl") is not None]
-    return min(fitting, key=lambda u: u[part]["kl"], default=None)
+    fitting = [
+        u for u in result.get("uniform") or [] if u.get("meets_budget") and get(u, part, "divergence") is not None
+    ]
+    return min(fitting, key=lambda u: u[part]["divergence"], default=None)
 
 
 def methods(result: Json) -> list[str]:

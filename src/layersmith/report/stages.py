@@ -25,12 +25,12 @@ def table(result: Json) -> Markup | None:
 def stages(result: Json) -> list[Stage]:
     """Searched, refined, healed, in this order; those of which nothing was measured are left out."""
     moves = get(result, "solver", "refinement") or []
-    joint = get(result, "solver", "additivity", "measured_kl")
-    unhealed = get(result, "chosen", "unhealed", "kl")
+    joint = get(result, "solver", "additivity", "measured_divergence")
+    unhealed = get(result, "chosen", "unhealed", "divergence")
     final, _ = final_and_unhealed(result)
     found: list[Stage] = []
     if moves:
-        found.append(("searched", get(moves[0], "kl_before"), None))
+        found.append(("searched", get(moves[0], "divergence_before"), None))
         found.append((f"refined, {units.plural(len(moves), 'exchange')}", joint, unhealed))
     else:
         found.append(("searched, no exchange was better", joint, unhealed))
@@ -38,7 +38,7 @@ def stages(result: Json) -> list[Stage]:
     if kept is not None:
         rolled_back = get(result, "heal", "rolled_back")
         name = "healing, rolled back" if rolled_back else f"healed, {units.plural(kept['step'], 'step')}"
-        found.append((name, kept.get("heldout_kl"), get(final, "kl")))
-    elif get(final, "kl") != unhealed:
-        found.append(("folded and saved", None, get(final, "kl")))
+        found.append((name, kept.get("heldout_divergence"), get(final, "divergence")))
+    elif get(final, "divergence") != unhealed:
+        found.append(("folded and saved", None, get(final, "divergence")))
     return [stage for stage in found if stage[1:] != (None, None)]

@@ -65,7 +65,7 @@ def summary(result: Json) -> Markup:
 
 def _columns(result: Json) -> list[Column]:
     final, unhealed = final_and_unhealed(result)
-    columns = [Column("original", "", {**(result.get("baseline") or {}), "kl": 0.0, "cosine_distance": 0.0})]
+    columns = [Column("original", "", {**(result.get("baseline") or {}), "divergence": 0.0, "cosine_distance": 0.0})]
     if final:
         columns.append(Column("refitted", "healed" if unhealed else "", final, final=True))
     if unhealed:
@@ -84,7 +84,7 @@ def _timed_apart(part: Json) -> Json:
 
 def _qualities(result: Json, columns: list[Column]) -> list[Row]:
     rows: list[tuple[Cell, str, Callable[[float | None], str]]] = [
-        (["divergence from the original", divergence_of(result).unit], "kl", units.divergence),
+        (["divergence from the original", divergence_of(result).unit], "divergence", units.divergence),
         ([f"{what_agrees(result)} that agree"], "agreement", units.percent),
         (["cosine distance"], "cosine_distance", units.significant),
         (["perplexity"], "perplexity", units.significant),

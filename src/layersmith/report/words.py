@@ -27,7 +27,7 @@ def headline(result: Json) -> str:
         return "This run ended without a refitted model"
     cost = main_cost(result)
     share = share_of(result, final, cost)
-    sentence = f"{share} the {COSTS[cost].title} of the original at {_divergence(get(final, 'kl'))}"
+    sentence = f"{share} the {COSTS[cost].title} of the original at {_divergence(get(final, 'divergence'))}"
     agreement = get(final, "agreement")
     return (
         f"{sentence}; {units.percent(agreement)} of {what_agrees(result)} agree" if agreement is not None else sentence
@@ -39,13 +39,13 @@ def comparison(result: Json) -> str | None:
     chosen = result.get("chosen") or {}
     final, unhealed = final_and_unhealed(result)
     healed = unhealed is not None and best_uniform(result, "healed") is not None
-    ours = get(final if healed or unhealed is None else unhealed, "kl")
+    ours = get(final if healed or unhealed is None else unhealed, "divergence")
     best = best_uniform(result, "healed" if healed else "measured")
     if ours is None or not result.get("uniform"):
         return None
     if best is None:
         return "No single method meets the budget on its own."
-    theirs = best["healed" if healed else "measured"]["kl"]
+    theirs = best["healed" if healed else "measured"]["divergence"]
     reached = _divergence(theirs)
     if chosen.get("meets_budget") is False:
         return f"A single method does meet it: {named(best)}, at {reached}."

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import layersmith
+
 #: In a config but not of the model: where it lay, and who wrote it.
 _PASSING = ("_name_or_path", "name_or_path", "transformers_version")
 #: State of a tokenizer that its last call has set.
@@ -41,7 +43,8 @@ def identity_of(model: nn.Module, tokenizer: Any, batches: Batches) -> dict[str,
         "generation_config": _config(getattr(model, "generation_config", None)),
         "tokenizer": tokenizer_digest(tokenizer),
         "text": {purpose: batches_digest(found) for purpose, found in batches.items()},
-        "versions": {name: version(name) for name in ("layersmith", "torch", "transformers")},
+        "versions": {"layersmith": layersmith.__version__}
+        | {name: version(name) for name in ("torch", "transformers")},
     }
 
 

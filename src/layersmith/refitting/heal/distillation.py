@@ -72,7 +72,7 @@ def heal(
     parameters = [p for p in trained.parameters() if p.requires_grad and p.is_floating_point()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.0, betas=(0.9, 0.98))
     course = Course(Healing(0, 0, []), divergence(teacher, student, heldout).value, _state(student))
-    course.healing.curve.append({"step": 0, "heldout_kl": course.best_error})
+    course.healing.curve.append({"step": 0, "heldout_divergence": course.best_error})
     if workspace and (saved := _load(workspace, name, optimizer, parameters)):
         course = saved
     healing = course.healing
@@ -111,7 +111,7 @@ def heal(
                 if workspace:
                     _save(workspace, name, course, optimizer, parameters)
     healing.stopped_early = healing.steps < settings.steps
-    healing.rolled_back = course.best_error >= healing.curve[0]["heldout_kl"]
+    healing.rolled_back = course.best_error >= healing.curve[0]["heldout_divergence"]
     student.load_state_dict(course.best_state)
     return healing
 
@@ -127,7 +127,7 @@ class Course:
 
     def check(self, student: nn.Module, error: float, train_loss: float) -> None:
         """Take in a held-out check of the student as it is now."""
-        self.healing.curve.append({"step": self.healing.steps, "train_loss": train_loss, "heldout_kl": error})
+        self.healing.curve.append({"step": self.healing.steps, "train_loss": train_loss, "heldout_divergence": error})
         self.bad_checks = 0 if error < self.best_error else self.bad_checks + 1
         if error < self.best_error:
             self.best_error, self.best_state = error, _state(student)
@@ -188,7 +188,7 @@ def _save(
     # One file holds the state and its bookkeeping, so they can never disagree after a kill.
     numbers = [course.best_error, float(course.bad_checks), float(healing.steps), float(healing.tokens)]
     tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
-    columns = [[c["step"], c.get("train_loss", math.nan), c["heldout_kl"]] for c in healing.curve]
+    columns = [[c["step"], c.get("train_loss", math.nan), c["heldout_divergence"]] for c in healing.curve]
     tensors["curve"] = torch.tensor(columns, dtype=torch.float64)
     workspace.save_tensors(name, tensors)
 
@@ -210,7 +210,7 @@ def _load(
             optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state.items()}
     best_error, bad_checks, steps, tokens = tensors["numbers"].tolist()
     curve = [
-        {"step": int(s), **({} if math.isnan(t) else {"train_loss": t}), "heldout_kl": k}
+        {"step": int(s), **({} if math.isnan(t) else {"train_loss": t}), "heldout_divergence": k}
         for s, t, k in tensors["curve"].tolist()
     ]
     best_state = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}

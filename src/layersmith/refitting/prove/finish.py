@@ -97,13 +97,13 @@ def _heal_best_uniform(ctx: RunContext, found: Found, variants: dict[str, Any]) 
     meeting = [u for u in variants["uniform"] if u["meets_budget"]]
     if not meeting:
         return
-    best = min(meeting, key=lambda u: u["measured"]["kl"])
+    best = min(meeting, key=lambda u: u["measured"]["divergence"])
     kept = _checkpoint(ctx, "healed-uniform", best["candidates"])
     saved = ctx.workspace.load_json(kept)
     if saved is None:
         healed, _ = _heal(ctx, found, best["candidates"], "heal-uniform")
         moved = divergence(ctx.model, healed, ctx.batches.report)
-        saved = {**best["measured"], "kl": moved.value, "agreement": moved.agreement}
+        saved = {**best["measured"], "divergence": moved.value, "agreement": moved.agreement}
         ctx.workspace.save_json(kept, saved)
         ctx.workspace.remove(_checkpoint(ctx, "heal-uniform", best["candidates"]))
     best["healed"] = saved
@@ -123,7 +123,7 @@ def _side_by_side(ctx: RunContext, healed: Any, kept: str) -> dict[str, Any]:
         measured = quality(model, ctx.batches.report, against=against, token_bytes=counted).to_json()
         timing = timings[name]
         figures[name] = {
-            "kl": measured.pop("divergence"),
+            "divergence": measured.pop("divergence"),
             **measured,
             **replace(model_cost(model, ctx.shape), latency_ms=timing.median * 1e3).to_json(),
             "latency_ms_spread": [timing.p25 * 1e3, timing.p75 * 1e3],

@@ -16,7 +16,7 @@ from layersmith.refitting.heal.distillation import Healing
 from layersmith.refitting.methods import FLOORS
 from layersmith.refitting.search.found import Found, meets
 
-SCHEMA = "layersmith.refit/1"
+SCHEMA = "layersmith.refit/2"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RefitResult:
 
     folder         where `model/`, `result.json` and `report.html` are
     meets_budget   as measured end to end
-    original, refitted   measured figures of each: latency_ms, params, bytes, flops, kv_bytes, kl, ...
+    original, refitted   measured figures of each: latency_ms, params, bytes, flops, kv_bytes, divergence, ...
     choice         site -> id of the candidate that stands there now, or "keep"
     """
 
@@ -100,8 +100,8 @@ def assemble(
         "heal": None if healing is None else healing.to_json(),
         "solver": {
             "additivity": {
-                "predicted_kl": found.selection.predicted_kl,
-                "measured_kl": found.selection.joint_kl,
+                "predicted_divergence": found.selection.predicted_divergence,
+                "measured_divergence": found.selection.joint_divergence,
             },
             "solutions_measured": found.selection.solutions_measured,
             "refinement": found.selection.refinement,
@@ -124,7 +124,7 @@ def _site(found: Found, site: Any) -> dict[str, Any]:
         "modules": list(site.modules),
         **(dict.fromkeys(FIELDS.values()) if cost is None else cost.to_json()),
         "floors": {
-            floor: {"local_error": errors[floor], "kl": at[method].kl if method in at else None}
+            floor: {"local_error": errors[floor], "divergence": at[method].divergence if method in at else None}
             for floor, method in FLOORS.items()
             if floor in errors
         },

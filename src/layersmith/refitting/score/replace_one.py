@@ -32,7 +32,7 @@ def score(
     budgets: list[str],
     tell: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> None:
-    """Fill in `kl` and `agreement` of every candidate worth it. Finished scores are read back."""
+    """Fill in `divergence` and `agreement` of every candidate worth it. Finished scores are read back."""
     waiting = []
     for candidate in worth_scoring(library, budgets):
         saved = workspace.load_json(f"scores/{candidate.id}")
@@ -51,7 +51,7 @@ def score(
 
 
 def _set(candidate: Candidate, result: dict[str, Any]) -> None:
-    candidate.kl, candidate.agreement = result["kl"], result["agreement"]
+    candidate.divergence, candidate.agreement = result["divergence"], result["agreement"]
     candidate.refused = result["refused"]
 
 
@@ -103,6 +103,6 @@ def _score_together(
             except UserError:  # what it raises for outputs that are not finite: half precision overflows
                 refused[place] = "with it, the model's outputs are not finite"
     return [
-        {"kl": None if why else s.value, "agreement": None if why else s.agreement, "refused": why}
+        {"divergence": None if why else s.value, "agreement": None if why else s.agreement, "refused": why}
         for s, why in zip(sums, refused, strict=True)
     ]

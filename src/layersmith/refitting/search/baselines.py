@@ -154,9 +154,9 @@ def _candidates(found: Found, ids: list[str]) -> list[Candidate]:
 
 
 def _predicted(found: Found, ids: list[str]) -> dict[str, Any]:
-    kls = [c.kl for c in _candidates(found, ids)]
+    known = [c.divergence for c in _candidates(found, ids)]
     cost: Cost = found.costs.predicted(_candidates(found, ids))
-    return {"kl": None if None in kls else sum(kl or 0.0 for kl in kls), **cost.to_json()}
+    return {"divergence": None if None in known else sum(each or 0.0 for each in known), **cost.to_json()}
 
 
 def _choice(found: Found, ids: list[str]) -> dict[str, str]:

@@ -18,7 +18,9 @@ def options(library: Library, costs: SiteCosts) -> list[Option]:
     """Everything the solver may choose from: each site kept, and every offered candidate."""
     kept = [Option(f"{site}/{KEEP}", (site,), 0.0, _figures(cost)) for site, cost in costs.of_site.items()]
     offered = [
-        Option(c.id, tuple(c.sites), max(0.0, c.kl or 0.0), _figures(measured(c))) for c in library.offered() if c.sites
+        Option(c.id, tuple(c.sites), max(0.0, c.divergence or 0.0), _figures(measured(c)))
+        for c in library.offered()
+        if c.sites
     ]
     return kept + offered
 

@@ -21,14 +21,14 @@ class Refinement:
     """The refined solution, its measured divergence, and one line per accepted move for the report."""
 
     solution: Solution
-    kl: float
+    divergence: float
     moves: list[dict[str, float | str]]
     evaluations: int
 
 
 def refine(
     start: Solution,
-    start_kl: float,
+    start_divergence: float,
     options: list[Option],
     limits: dict[str, float],
     measure: Callable[[Solution], float],
@@ -38,7 +38,7 @@ def refine(
 ) -> Refinement:
     """Climb from `start` with at most `evaluations` calls of `measure` (solution -> joint divergence)."""
     by_id = {o.id: o for o in options}
-    current, kl = start, start_kl
+    current, least = start, start_divergence
     tried = {frozenset(start.chosen)}
     moves: list[dict[str, float | str]] = []
     used = 0
@@ -54,14 +54,14 @@ def refine(
             used += 1
             found = measure(proposal)
             tell("refining", used, evaluations)
-            if found < kl:
+            if found < least:
                 changed = sorted(set(proposal.chosen) - set(current.chosen))
-                moves.append({"to": ", ".join(changed), "kl_before": kl, "kl_after": found})
-                current, kl, improved = proposal, found, True
+                moves.append({"to": ", ".join(changed), "divergence_before": least, "divergence_after": found})
+                current, least, improved = proposal, found, True
                 break
         if not improved:
             break
-    return Refinement(current, kl, moves, used)
+    return Refinement(current, least, moves, used)
 
 
 def _neighbours(

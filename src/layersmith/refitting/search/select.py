@@ -19,7 +19,7 @@ from layersmith.refitting.search.choice import candidates_of, options, replaceme
 from layersmith.refitting.search.clock import clock, gain, rounds_for, to_predict
 from layersmith.refitting.search.knapsack import Option, Solution, best_reachable, diverse, solve
 from layersmith.refitting.search.refine import refine
-from layersmith.refitting.search.variants import joint_kl, outputs
+from layersmith.refitting.search.variants import joint_divergence, outputs
 from layersmith.report.units import apart
 
 #: The measured latency has to undercut the budget by this share, so that the final measurement still meets it.
@@ -38,8 +38,8 @@ class Selection:
     """The chosen mix and how it was found (JSON)."""
 
     chosen: list[str]
-    predicted_kl: float
-    joint_kl: float
+    predicted_divergence: float
+    joint_divergence: float
     latency_ratio: float | None
     meets_budget: bool
     #: What the solver was told instead of the user's latency share, after correction.
@@ -123,16 +123,16 @@ class _Search:
         start = min(solutions, key=self.joint)
         evaluations = self.ctx.settings.refine_evaluations
         refined = refine(start, self.joint(start), self.menu, limits, self.joint, evaluations=evaluations, tell=tell)
-        return self.selection(refined.solution, refined.kl, told, refined.moves)
+        return self.selection(refined.solution, refined.divergence, told, refined.moves)
 
     def selection(
-        self, solution: Solution, kl: float, told: dict[str, float], moves: list[dict[str, Any]]
+        self, solution: Solution, joint: float, told: dict[str, float], moves: list[dict[str, Any]]
     ) -> Selection:
         ratio = self.clocked(solution) if "latency" in self.budget else None
         return Selection(
             chosen=[c.id for c in candidates_of(solution, self.built)],
-            predicted_kl=solution.score,
-            joint_kl=kl,
+            predicted_divergence=solution.score,
+            joint_divergence=joint,
             latency_ratio=ratio,
             meets_budget=ratio is None or ratio <= self.budget["latency"],
             effective_budget=dict(told),
@@ -145,7 +145,7 @@ class _Search:
         key = frozenset(solution.chosen)
         if key not in self.seen:
             replacement = replacement_of(candidates_of(solution, self.built), self.built)
-            self.seen[key] = joint_kl(self.ctx.model, replacement, self.ctx.batches.search, self.expected).value
+            self.seen[key] = joint_divergence(self.ctx.model, replacement, self.ctx.batches.search, self.expected).value
         return self.seen[key]
 
     def clocked(self, solution: Solution) -> float:
@@ -168,7 +168,7 @@ class _Search:
 def _better(a: Selection, b: Selection) -> Selection:
     """Of two that meet the budget, the one closer to the original; else the one that meets it; else the faster."""
     if a.meets_budget and b.meets_budget:
-        return min(a, b, key=lambda s: s.joint_kl)
+        return min(a, b, key=lambda s: s.joint_divergence)
     if a.meets_budget or b.meets_budget:
         return a if a.meets_budget else b
     return min(a, b, key=lambda s: s.latency_ratio or 0.0)

@@ -61,7 +61,7 @@ def _rungs(candidates: list[Candidate]) -> list[Rung]:
 
 
 def _harm_per_site(candidate: Candidate) -> float:
-    harm = candidate.local_error if candidate.kl is None else candidate.kl
+    harm = candidate.local_error if candidate.divergence is None else candidate.divergence
     return harm / max(1, len(candidate.sites))
 
 

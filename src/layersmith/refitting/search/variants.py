@@ -40,17 +40,18 @@ class Clocked:
 class Measured:
     """One variant beside the original: what it keeps and what it costs."""
 
-    kl: float
+    divergence: float
     agreement: float | None
     latency_ratio: float
     cost: Cost
 
     def to_json(self) -> dict[str, Any]:
-        return {"kl": self.kl, "agreement": self.agreement, "latency_ratio": self.latency_ratio, **self.cost.to_json()}
+        kept = {"divergence": self.divergence, "agreement": self.agreement}
+        return {**kept, "latency_ratio": self.latency_ratio, **self.cost.to_json()}
 
 
 @torch.no_grad()
-def joint_kl(
+def joint_divergence(
     model: nn.Module, replacement: Replacement, batches: list[Batch], expected: list[Any] | None = None
 ) -> Divergence:
     """Divergence of the edited model from the original on batches.
@@ -99,7 +100,7 @@ def measure_variant(
     batches: list[Batch],
     expected: list[Any] | None = None,
 ) -> Measured:
-    """Quality on `batches` and cost at `shape` of a variant that was timed. `expected`: as for `joint_kl`."""
-    quality = joint_kl(model, replacement, batches, expected)
+    """Quality on `batches` and cost at `shape` of a variant that was timed. `expected`: as for `joint_divergence`."""
+    quality = joint_divergence(model, replacement, batches, expected)
     cost = replace(model_cost(twin(model, replacement), shape), latency_ms=clocked.latency_ms)
     return Measured(quality.value, quality.agreement, clocked.latency_ratio, cost)
