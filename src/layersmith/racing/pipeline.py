@@ -14,10 +14,12 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import layersmith
 from layersmith.disk import writable_folder, writing
 from layersmith.racing.budget import Entrant, sized, time_steps
 from layersmith.racing.config import RaceConfig, budget_of, check, entrants_of
@@ -109,7 +111,7 @@ def _identity(config: RaceConfig) -> dict[str, Any]:
     settings = {key: value for key, value in asdict(config).items() if key not in ("out", "workers")}
     settings |= {"lr": config.lrs, "weight_decay": config.weight_decays, "budget": dict([budget_of(config)])}
     settings["entrants"] = entrants_of(config)
-    versions = {name: version(name) for name in ("layersmith", "torch")}
+    versions = {"layersmith": layersmith.__version__, "torch": torch.__version__}
     return {"verb": "race", "settings": settings, "versions": versions}
 
 
