@@ -68,7 +68,7 @@ def test_induction_head_counts_successors() -> None:
         after = [b for a, b in itertools.pairwise(text[: t + 1]) if a == text[t]]
         if after:
             want = [10.0 * after.count(symbol) / len(after) for symbol in range(6)]
-            torch.testing.assert_close(logits[t].detach(), torch.tensor(want).double(), atol=1e-8, rtol=0)
+            torch.testing.assert_close(logits[t], torch.tensor(want, dtype=torch.float64), atol=1e-8, rtol=0)
 
 
 def test_induction_head_generates_what_it_has_seen() -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -137,6 +138,12 @@ class Automaton(Construction):
                 most=0,
             ),
             Claim(
+                "its feed-forward knows every move",
+                f"wrong moves among {2 * len(table)}, one for each state and symbol",
+                lambda m: _wrong_moves(m, table),
+                most=0,
+            ),
+            Claim(
                 "in float32 it loses its place",
                 "wrong states among 200",
                 lambda m: _errors(self.build(settings).float(), table, word[:200]),
@@ -151,6 +158,16 @@ def group(things: int) -> list[list[int]]:
     orders = list(itertools.permutations(range(things)))
     number = {order: n for n, order in enumerate(orders)}
     return [[number[(o[1], o[0], *o[2:])], number[(*o[1:], o[0])]] for o in orders]
+
+
+def _wrong_moves(module: Any, table: list[list[int]]) -> int:
+    wrong = 0
+    for state, moves in enumerate(table):
+        for symbol, true in enumerate(moves):
+            x = torch.zeros(module.at.width, dtype=torch.float64)
+            x[module.at.state.start + state] = x[module.at.read.start + symbol] = 1.0
+            wrong += int(module.look_up(x)[module.at.next].argmax()) != true
+    return wrong
 
 
 def _errors(module: nn.Module, table: list[list[int]], word: list[int]) -> int:

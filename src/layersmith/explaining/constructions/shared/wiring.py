@@ -60,14 +60,14 @@ def theory_attention(d_model: int, n_heads: int, head_dim: int, causal: bool = F
 
 
 class Residual(nn.Module):
-    """x <- x + part(x) for each part in turn; mask (B, T) is handed to the mixers."""
+    """x <- x + part(x) for each part in turn, or for the `first` ones; mask (B, T) is handed to the mixers."""
 
     def __init__(self, parts: Sequence[nn.Module]):
         super().__init__()
         self.parts = nn.ModuleList(parts)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        for part in self.parts:
+    def forward(self, x: Tensor, mask: Tensor | None = None, first: int | None = None) -> Tensor:
+        for part in self.parts[:first]:
             x = x + (part(x, mask=mask)[0] if isinstance(part, Mixer) else part(x))
         return x
 
