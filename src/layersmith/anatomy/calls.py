@@ -137,8 +137,9 @@ class AttentionCall(nn.Module):
         else:
             y = self.operator(x)
         if layer is not None:
-            settles = state is not None and isinstance(self.operator, Mixer)
-            layer.advance(x.shape[1], self.operator.settled(state) if settles else state)
+            if state is not None and isinstance(self.operator, Mixer):
+                state = self.operator.settled(state)
+            layer.advance(x.shape[1], state)
         return y
 
     def _returned(self, y: Tensor, given: dict[str, Any], first_may_lack_bias: bool) -> Any:
