@@ -212,10 +212,15 @@ def test_attention_weights_are_returned_inside_and_the_kernel_is_put_back_whatev
     handle = attention.register_forward_hook(lambda module, args, output: seen.append(output[1]))
     before = model.config._attn_implementation
     assert before != "eager"
-    with pytest.raises(ZeroDivisionError), weighing(model) as able:
-        assert able
-        model(torch.arange(6)[None])
-        raise ZeroDivisionError
+
+    def fails() -> None:
+        with weighing(model) as able:
+            assert able
+            model(torch.arange(6)[None])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
     model(torch.arange(6)[None])
     handle.remove()
     assert seen[0].shape == (1, 4, 6, 6)
