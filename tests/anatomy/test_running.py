@@ -13,7 +13,7 @@ from layersmith.anatomy import Replay, find_sites, replacement_for, swap
 from layersmith.anatomy.limits import longest_input
 from layersmith.anatomy.probe import example_inputs, with_decoder_ids
 from layersmith.anatomy.recognise import as_attention, as_ffn
-from layersmith.anatomy.running import evaluating, plainly, uncompiled
+from layersmith.anatomy.running import evaluating, plainly, uncompiled, weighing
 from layersmith.checkpoint.hf import LayersmithConfig, LayersmithModel
 from layersmith.data.windows import vocabulary
 from layersmith.errors import UserError
@@ -203,3 +203,29 @@ def test_norms_and_head_in_float32_beside_a_half_body() -> None:
         assert Replay(model, anatomy).exact
         assert all(as_ffn(model, s) for s in anatomy.of_kind("ffn"))
         assert all(as_attention(model, s) for s in anatomy.of_kind("mixer"))
+
+
+def test_attention_weights_are_returned_inside_and_the_kernel_is_put_back_whatever_happens() -> None:
+    model = tf.LlamaForCausalLM(
+        tf.LlamaConfig(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    ).eval()
+    attention, seen = model.model.layers[0].self_attn, []
+    handle = attention.register_forward_hook(lambda module, args, output: seen.append(output[1]))
+    before = model.config._attn_implementation
+    assert before != "eager"
+
+    def fails() -> None:
+        with weighing(model) as able:
+            assert able
+            model(torch.arange(6)[None])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    model(torch.arange(6)[None])
+    handle.remove()
+    assert seen[0].shape == (1, 4, 6, 6)
+    assert seen[1] is None
+    assert model.config._attn_implementation == before
+    with weighing(torch.nn.Linear(2, 2)) as able:
+        assert not able
