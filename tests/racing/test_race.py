@@ -138,7 +138,8 @@ def test_every_budget_is_held(budget: dict[str, float], tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_workers_change_nothing(tmp_path: Path) -> None:
+def test_workers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # workers are processes of their own, which score on as many examples as users' do
     options = {**SMALL, "mixer": ["deltanet", "softmax_attention"]}
     alone = layersmith.race(out=tmp_path / "alone", **options)
     together = layersmith.race(out=tmp_path / "together", **{**options, "workers": 2})
