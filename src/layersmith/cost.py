@@ -17,7 +17,7 @@ class Cost:
     active_params  parameters read for one token; all of them where modules are counted that do not say
     flops          2 per multiply-add of matrix products, convolutions and attention; element-wise work is not counted
     state_bytes    bytes kept to continue decoding after `tokens` tokens: keys and values, or a mixer's state
-    weight_bytes   bytes of parameters and buffers as stored
+    weight_bytes   bytes of parameters and buffers; of a model's, in the dtypes they are saved in
     latency_ms     milliseconds of one step; None where nothing was timed
     """
 

@@ -5,14 +5,15 @@ Everything that states a cost counts it here: the sites of a model, what could s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from layersmith.contract import Linear, kept_bytes, stored_bytes
+from layersmith.checkpoint.dtypes import StoredDtypes, stored_dtypes
+from layersmith.contract import Linear, kept_bytes
 from layersmith.cost import Cost
 from layersmith.measuring.cache import cache_bytes, cache_of, cache_tensors, module_states
 from layersmith.measuring.flops import count_flops, count_flops_by_module
@@ -24,24 +25,38 @@ from layersmith.measuring.shape import Shape
 def model_cost(model: nn.Module, shape: Shape) -> Cost:
     """The cost of a model at a shape; nothing is timed.
 
+    weight_bytes  in the dtypes the model is saved in (those of its source), whatever it was loaded in
     flops        of one step: a forward over the prompt, or one token with the prompt in the cache
     state_bytes  of the cache after the shape's tokens; 0 for a model that keeps none
     """
     prompt = read(model, shape)
-    return cost_of([model], lambda: model(**prompt.step), prompt.kv_bytes)
+    return cost_of({"": model}, lambda: model(**prompt.step), prompt.kv_bytes, stored_dtypes(model))
 
 
-def cost_of(modules: Iterable[nn.Module], step: Callable[[], object], kv_bytes: int) -> Cost:
-    """The cost of modules that together do `step`: shared weights counted once, the work of the step as it is done."""
-    together = nn.ModuleList(dict.fromkeys(modules))
+def cost_of(parts: Mapping[str, nn.Module], step: Callable[[], object], kv_bytes: int, dtypes: StoredDtypes) -> Cost:
+    """The cost of modules that together do `step`: shared weights counted once, the work of the step as it is done.
+
+    parts   path in the model -> the module there
+    dtypes  what the tensors of the model are saved in, which is not what they are worked with
+    """
+    together = nn.ModuleList(dict.fromkeys(parts.values()))
     params = count_params(together)
     return Cost(
         params=params,
         active_params=params,
         flops=count_flops(step),
         state_bytes=kv_bytes,
-        weight_bytes=stored_bytes(together),
+        weight_bytes=_bytes_as_stored(parts, dtypes),
     )
+
+
+def _bytes_as_stored(parts: Mapping[str, nn.Module], dtypes: StoredDtypes) -> int:
+    found: dict[int, int] = {}
+    for path, module in parts.items():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            size = dtypes.of(f"{path}.{name}".removeprefix("."), tensor).itemsize
+            found.setdefault(id(tensor), tensor.numel() * size)
+    return sum(found.values())
 
 
 def count_params(module: nn.Module) -> int:

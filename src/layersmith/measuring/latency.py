@@ -145,7 +145,7 @@ def read_prompt(model: nn.Module, shape: Shape, seed: int = 0) -> Any:
         output = model(**inputs)
         if not cache_of(output) and "past_key_values" in inspect.signature(model.forward).parameters:
             # RecurrentGemma fills a cache that it is given, and neither makes one nor returns it.
-            given = DynamicCache(config=model.config)
+            given = DynamicCache(config=config_of(model))
             output = model(**inputs, past_key_values=given)
             output.past_key_values = given
     return output

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from layersmith.anatomy import Anatomy
 from layersmith.anatomy.twin import twin
+from layersmith.checkpoint.dtypes import StoredDtypes, stored_dtypes
 from layersmith.contract import Operator
 from layersmith.cost import NOTHING, Cost
 from layersmith.errors import UserError
@@ -124,14 +125,15 @@ class _Bench:
         paths = [path for site in anatomy.sites for path in site.modules]
         self.prompt = read(model, shape, paths)
         self.calls = capture_calls(model, paths, self.prompt.step, must_run=False)
+        self.dtypes = stored_dtypes(model)
         whole = Step(lambda: model(**self.prompt.step), rewinder(self.prompt.step))
         self.steps = {MODEL: whole}
-        self.counted = {MODEL: cost_of([model], whole, self.prompt.kv_bytes)}
+        self.counted = {MODEL: cost_of({"": model}, whole, self.prompt.kv_bytes, self.dtypes)}
         self.key_of: dict[str, str] = {}
 
     def add_original(self, site: str) -> None:
         parts = {path: self.model.get_submodule(path) for path in self.anatomy.site(site).modules}
-        key = self.key_of[site] = _signature(parts, self.calls)
+        key = self.key_of[site] = _signature(parts, self.calls, self.dtypes)
         if key not in self.counted:
             self._add(key, parts, self.calls, self.prompt)
 
@@ -140,7 +142,7 @@ class _Bench:
         edited = twin(self.model, replacement)
         paths = _paths(self.anatomy, candidate, [edit.path for edit, _ in replacement])
         parts = {path: edited.get_submodule(path) for path in paths}
-        key = self.key_of[candidate.id] = _signature(parts, self.calls)
+        key = self.key_of[candidate.id] = _signature(parts, self.calls, self.dtypes)
         if key in self.counted:
             return
         if not self._keeps_something(candidate):
@@ -161,7 +163,7 @@ class _Bench:
         step = _step({path: module for path, module in parts.items() if path in calls}, calls)
         if parts.keys() & calls.keys():
             self.steps[key] = step
-        self.counted[key] = cost_of(parts.values(), step, sum(prompt.made[path] for path in parts))
+        self.counted[key] = cost_of(parts, step, sum(prompt.made[path] for path in parts), self.dtypes)
 
 
 def _paths(anatomy: Anatomy, candidate: Candidate, edited: list[str]) -> list[str]:
@@ -185,8 +187,8 @@ def _step(parts: dict[str, nn.Module], calls: dict[str, Call]) -> Step:
     return Step(run, before)
 
 
-def _signature(parts: dict[str, nn.Module], calls: dict[str, Call]) -> str:
-    """Equal for modules that do the same amount of work: classes, shapes, specs, settings and what they are given.
+def _signature(parts: dict[str, nn.Module], calls: dict[str, Call], dtypes: StoredDtypes) -> str:
+    """Equal for modules that do the same amount of work: classes, shapes, dtypes, specs, settings and what is given.
 
     Settings are plain attributes. Those that differ from layer to layer (a window, a kind of layer) change the work;
     the number of the layer does not.
@@ -194,7 +196,10 @@ def _signature(parts: dict[str, nn.Module], calls: dict[str, Call]) -> str:
     described = []
     for path, module in parts.items():
         tensors = [*module.named_parameters(), *module.named_buffers()]
-        shapes = [(name, list(tensor.shape), str(tensor.dtype)) for name, tensor in tensors]
+        shapes = [
+            (name, list(tensor.shape), str(tensor.dtype), str(dtypes.of(f"{path}.{name}", tensor)))
+            for name, tensor in tensors
+        ]
         specs = [m.spec() for m in module.modules() if isinstance(m, Operator)]
         settings = [[type(m).__name__, _settings(m)] for m in module.modules()]
         given = _shapes([calls[path].args, calls[path].kwargs]) if path in calls else None
