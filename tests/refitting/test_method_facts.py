@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from layersmith.anatomy import Replay, find_sites
 from layersmith.anatomy.edit import apply, restore
+from layersmith.anatomy.head import with_head
 from layersmith.cost import FIELDS
 from layersmith.errors import UserError
 from layersmith.measuring.calls import capture_calls
@@ -59,7 +60,7 @@ def activations(tmp_path_factory):
     sizes = {"hidden_size": 64, "intermediate_size": 192, "head_dim": 16, "vocab_size": 4096, "num_hidden_layers": 4}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.15}
     model = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval().requires_grad_(False)
-    anatomy = find_sites(model)
+    anatomy = with_head(model, find_sites(model))
     workspace = Workspace(tmp_path_factory.mktemp("facts") / "run", {})
     made = Activations(Replay(model, anatomy), anatomy, tiny_batches(), workspace)
     made.calibrate()

@@ -10,18 +10,16 @@ from layersmith.refitting.view import SublayerView
 
 class BF16(Method):
     name = "bf16"
-    kinds = ("ffn", "mixer")
+    kinds = ("ffn", "mixer", "head")
     builds = ("bf16",)
     default = True
     everywhere = True
     saves = ("latency", "bytes")
-    requires = "weight matrices in float32 or float64"
+    requires = "weight matrices"
     when_it_pays = "Latency at next to no loss, on a processor that multiplies bfloat16 (AVX512-BF16, AMX, a GPU)."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
-        if not view.linears():
-            return "it has no weight matrices"
-        return None if view.dtype.itemsize > 2 else "it is in half precision already"
+        return None if view.linears() else "it has no weight matrices"
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{}]

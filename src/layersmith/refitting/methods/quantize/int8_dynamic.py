@@ -14,7 +14,7 @@ from layersmith.refitting.view import SublayerView
 
 class Int8DynamicWeights(Method):
     name = "int8_dynamic"
-    kinds = ("ffn", "mixer")
+    kinds = ("ffn", "mixer", "head")
     papers = ("2208.07339",)
     builds = ("int8_dynamic",)
     default = True
