@@ -73,6 +73,10 @@ class Configured:
 class Operator(Configured, nn.Module):
     """Base of the families of sublayers: a module that reports its cost. Do not subclass directly."""
 
+    #: Of a part that computes in fewer bits than float32 has: how far float32 in may then be off, relative to the
+    #: largest output. In float64 it rounds nothing, so that there is something to compare with.
+    rounds: ClassVar[float] = 0.0
+
     def __getstate__(self) -> dict[str, Any]:
         # Losses of the last forward hang on its graph, which can be neither copied nor saved; they are not the part's.
         return {name: value for name, value in self.__dict__.items() if name != _AUX}

@@ -228,6 +228,9 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "qk_norm": True},
     ),
     # linear
+    "bf16": Entry(
+        "layersmith.linear.half_precision:HalfPrecision", "linear", (), {"d_in": 32, "d_out": 48, "bias": True}
+    ),
     "block_dense": Entry(
         "layersmith.linear.block_dense:BlockDense",
         "linear",
@@ -241,6 +244,13 @@ ENTRIES: dict[str, Entry] = {
         {"d_in": 32, "d_out": 48, "blocks": 4},
     ),
     "butterfly": Entry("layersmith.linear.butterfly:Butterfly", "linear", ("1903.05895",), {"d_in": 32, "d_out": 48}),
+    "int8_dynamic": Entry(
+        "layersmith.linear.int8_dynamic:Int8Dynamic",
+        "linear",
+        ("2208.07339",),
+        {"d_in": 32, "d_out": 48, "bias": True},
+        missing="the columns of outliers that stay in half precision",
+    ),
     "linear": Entry("layersmith.linear.dense:Dense", "linear", (), {"d_in": 32, "d_out": 48}),
     "low_rank": Entry(
         "layersmith.linear.low_rank:LowRank", "linear", ("2406.16450",), {"d_in": 32, "d_out": 48, "rank": 8}

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import layersmith.pocket
 from layersmith.anatomy import Replay, edit, find_sites
+from layersmith.anatomy.head import with_head
 from layersmith.measuring import latency
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batches
@@ -57,7 +58,7 @@ def llama():
 
 @pytest.fixture(scope="session")
 def activations(llama, tmp_path_factory):
-    anatomy = find_sites(llama)
+    anatomy = with_head(llama, find_sites(llama))
     workspace = Workspace(tmp_path_factory.mktemp("tiny") / "run", {})
     made = Activations(Replay(llama, anatomy), anatomy, tiny_batches(), workspace)
     made.calibrate()

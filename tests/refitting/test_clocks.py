@@ -182,6 +182,21 @@ def test_candidates_that_overlap_become_a_ladder_of_disjoint_ones():
     assert [rung.ids for rung in ladder.rungs] == [["b"], ["b", "c"], ["b", "c", "d"]]
 
 
+def test_a_number_format_goes_over_all_kinds_of_sites_at_once():
+    def at(site, method, harm):
+        made = SimpleNamespace(id=f"{site}/{method}", sites=[site], site=site, method=method, settings={}, refused=None)
+        made.kl = made.local_error = harm
+        return made
+
+    kinds = {"layers.0.ffn": "ffn", "layers.0.attn": "mixer", "head": "head"}
+    found = [at(s, m, h) for m in ("int8_dynamic", "drop") for s, h in zip(kinds, (0.2, 0.3, 0.1), strict=True)]
+    anatomy = SimpleNamespace(site=lambda name: SimpleNamespace(kind=kinds[name]))
+    climbed = {ladder.label: ladder.rungs for ladder in ladders(SimpleNamespace(usable=lambda: found), anatomy)}
+    assert climbed.keys() == {"int8_dynamic everywhere", "drop ffn", "drop mixer", "drop head"}
+    strongest = climbed["int8_dynamic everywhere"][-1].ids
+    assert strongest == ["head/int8_dynamic", "layers.0.ffn/int8_dynamic", "layers.0.attn/int8_dynamic"]
+
+
 class Run:
     """A search over two sites whose fastest mix is predicted at 0.928, with a clock that is off by a factor."""
 

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 import layersmith.pocket
 from layersmith.anatomy import Replay, find_sites
+from layersmith.anatomy.head import with_head
 from layersmith.measuring.divergence import divergence
 from layersmith.refitting import methods
 from layersmith.refitting.build.distill import distill
@@ -41,7 +42,7 @@ def named(dtype):
 @pytest.fixture(scope="module", params=DTYPES, ids=named)
 def calibrated(request, tmp_path_factory):
     model = tiny_llama().to(request.param)
-    anatomy = find_sites(model)
+    anatomy = with_head(model, find_sites(model))
     workspace = Workspace(tmp_path_factory.mktemp(named(request.param)) / "run", {})
     activations = Activations(Replay(model, anatomy), anatomy, tiny_batches(), workspace)
     activations.calibrate()

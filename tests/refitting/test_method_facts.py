@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from layersmith.anatomy import Replay, find_sites
 from layersmith.anatomy.edit import apply, restore
+from layersmith.anatomy.head import with_head
 from layersmith.cost import FIELDS
 from layersmith.errors import UserError
 from layersmith.measuring.calls import capture_calls
@@ -22,10 +23,10 @@ from tests.refitting.test_methods import SITE_OF
 
 #: The methods that a run has tried by itself so far, for each budget.
 TRIED = {
-    "latency": "fused_attention fused_glu fused_norm "
+    "latency": "fused_attention fused_glu fused_norm int8_dynamic bf16 "
     "drop mean linear rank_r width width_taylor span kv_merge low_rank topk dyt idle_ffn",
     "params": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn",
-    "bytes": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn rtn gptq",
+    "bytes": "int8_dynamic bf16 drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn rtn gptq",
     "flops": "drop mean linear rank_r width width_taylor span kv_merge low_rank linear_attention topk carve idle_ffn",
     "kv": "drop span kv_merge linear_attention",
 }
@@ -60,7 +61,7 @@ def activations(tmp_path_factory):
     sizes = {"hidden_size": 64, "intermediate_size": 192, "head_dim": 16, "vocab_size": 4096, "num_hidden_layers": 4}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.15}
     model = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval().requires_grad_(False)
-    anatomy = find_sites(model)
+    anatomy = with_head(model, find_sites(model))
     workspace = Workspace(tmp_path_factory.mktemp("facts") / "run", {})
     made = Activations(Replay(model, anatomy), anatomy, tiny_batches(), workspace)
     made.calibrate()

@@ -26,7 +26,13 @@ from tests.refitting.conftest import tiny_batches, tiny_llama, token_batches
 #: Parts that any method may put in place beside those it is about: nothing at all, and a dense map with folded weights.
 HELPERS = ("zero", "identity", "linear")
 Plain = namedtuple("Plain", "operator")
-SITE_OF = {"ffn": "layers.1.ffn", "mixer": "layers.1.attn", "norm": "layers.1.ffn_norm", "block": "layers.1"}
+SITE_OF = {
+    "ffn": "layers.1.ffn",
+    "mixer": "layers.1.attn",
+    "norm": "layers.1.ffn_norm",
+    "block": "layers.1",
+    "head": "head",
+}
 
 
 def cases():

@@ -114,6 +114,12 @@ class Replay:
                     self._run(batch)
         return calls[block][-1].hidden, {path: calls[path] for path in paths}
 
+    def capture_after(self, start: int, hidden: Tensor | None, batch: Batch, path: str) -> list[Captured]:
+        """`run_from`, and the calls of the module at `path` that happened in it."""
+        with self._recording([path]) as calls:
+            self.run_from(start, hidden, batch)
+        return calls[path]
+
     def _run(self, batch: Batch) -> Any:
         # A cache would hold the layers that ran and miss those that did not.
         with plainly(self.model):

@@ -15,7 +15,8 @@ class Site:
 
     name     "layers.3.ffn", "layers.3.attn", "layers.3.attn_norm", "layers.3"; encoder-decoder models prefix the
              stack: "decoder.layers.3.cross_attn"
-    kind     "ffn" | "mixer" | "norm" | "block": the operator family that may stand here
+    kind     "ffn" | "mixer" | "norm" | "block": the operator family that may stand here; "head", which `with_head`
+             adds: the map to logits, which no family replaces
     modules  module paths in call order. One path: that module is the sublayer. Several (a feed-forward written out
              as fc1, activation, fc2 in the block itself): the sublayer runs from the first one's input to the last
              one's output, so a replacement stands at the first and the others become identities

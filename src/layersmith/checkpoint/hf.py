@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -81,6 +82,7 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
             replacement = [(edit, build_module(edit, trust_parts)) for edit in edits]
         apply(self.base, replacement)
         share_modules(self.base, config.shared)
+        _forget_ties(self.base)
         self.post_init()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -217,6 +219,19 @@ def point_here(folder: Path) -> None:
     """Of a saved checkpoint: no code but the lines that point to the installed package."""
     strip_code(folder, _AUTO_MAP)
     (folder / f"{_FILE}.py").write_text(_FILE_TEXT)
+
+
+def _forget_ties(base: Any) -> None:
+    """Of a stock model, the ties of weights that edits took away: what stands in their place shares nothing.
+
+    transformers would put the embedding's matrix into whatever stands for a head.
+    """
+    there = dict(base.named_parameters(remove_duplicate=False))
+    ties, gone = base.all_tied_weights_keys, [name for name in base.all_tied_weights_keys if name not in there]
+    if gone:
+        base.all_tied_weights_keys = {name: source for name, source in ties.items() if name not in gone}
+        named = base._tied_weights_keys.items()
+        base._tied_weights_keys = {k: v for k, v in named if not any(re.fullmatch(k, name) for name in gone)}
 
 
 @cache

@@ -47,6 +47,8 @@ class Method(ABC):
     requires: ClassVar[str] = ""
     #: What it reads of the calibration, by names of `STATISTICS`; empty when the weights are enough.
     statistics: ClassVar[tuple[str, ...]] = ()
+    #: Whether the baseline that a search has to beat puts it at sites of all kinds at once, as a number format.
+    everywhere: ClassVar[bool] = False
     #: Whether local distillation after `build` is worth its time.
     distils: ClassVar[bool] = False
     #: When to want it, in one sentence.

@@ -22,6 +22,7 @@ from torch import nn
 
 from layersmith import checkpoint
 from layersmith.anatomy import Replay, find_sites
+from layersmith.anatomy.head import with_head
 from layersmith.anatomy.running import borrowed, uncompiled
 from layersmith.disk import writable_folder, writing
 from layersmith.errors import UserError
@@ -161,7 +162,7 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, shape: Sh
     identity = run_identity(model, tokenizer, batches, settings)
     check_finite(model, batches.fit[0])
     check_shape(model, shape)
-    anatomy = find_sites(model)
+    anatomy = with_head(model, find_sites(model))
     sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
     check_patterns(settings.sites, anatomy, settings.methods)
     if config.reuse is not None:

@@ -60,7 +60,7 @@ def build_library(
     Raises UserError when the methods of the run have nothing to offer anywhere.
     """
     library, reports = Library(workspace, settings.methods, device=activations.device), {}
-    blocks = activations.anatomy.of_kind("block")
+    blocks = [*activations.anatomy.of_kind("block"), *activations.anatomy.of_kind("head")]
     for done, block in enumerate(blocks):
         for site, (report, candidates) in build_block(block, activations, workspace, settings, statistics).items():
             reports[site] = report
@@ -78,7 +78,8 @@ def build_block(
     statistics: dict[str, dict[str, Tensor]],
 ) -> dict[str, tuple[SiteReport, list[Candidate]]]:
     """{site: its report and candidates} of one block, its sublayers first. Independent of every other block."""
-    sites = [s for s in (*activations.anatomy.in_block(block.name), block) if s.name in settings.sites]
+    inside = [s for s in activations.anatomy.in_block(block.name) if s != block]  # a head is its own and only site
+    sites = [s for s in (*inside, block) if s.name in settings.sites]
     with torch.device(activations.device):  # what a method makes, it makes where the model is
         built = {s.name: _site_jobs(s, activations, workspace, settings, statistics.get(s.name, {})) for s in sites}
     activations.forget()

@@ -22,6 +22,9 @@ from layersmith.runs.workspace import Workspace
 
 Tell = Callable[[str, int, int], None]
 
+#: Tokens whose logits are kept to tell the error of a head.
+HEAD_TOKENS = 512
+
 
 class Activations:
     """The stored activations of a run. `calibrate` must have finished before the other functions are used."""
@@ -47,12 +50,15 @@ class Activations:
 
     def view(self, site: Site, seed: int = 0, statistics: dict[str, Tensor] | None = None) -> SublayerView:
         """The site with its recorded calls on the fit and holdout windows."""
+        read = self._head_calls if site.kind == "head" else self._calls
+        # Logits are wide: a few of them tell the error of a head.
+        few = slice(1 if site.kind == "head" else None)
         return SublayerView(
             model=self.replay.model,
             anatomy=self.anatomy,
             site=site,
-            fit=[c for i, b in enumerate(self._batches.fit) for c in self._calls(site, f"fit.{i}", b)],
-            holdout=[c for i, b in enumerate(self._batches.holdout) for c in self._calls(site, f"holdout.{i}", b)],
+            fit=[c for i, b in enumerate(self._batches.fit[few]) for c in read(site, f"fit.{i}", b)],
+            holdout=[c for i, b in enumerate(self._batches.holdout[few]) for c in read(site, f"holdout.{i}", b)],
             statistics={name: t.to(self.device) for name, t in (statistics or {}).items()},
             blocks_after=self._blocks_after(site),
             stream=lambda calls, blocks: self._stream(site, calls, blocks),
@@ -68,7 +74,12 @@ class Activations:
         return self._search_hidden[block][str(index)]
 
     def block_of(self, site: str) -> int:
-        """Where the block that holds a site stands among all blocks; 0 where the model runs whole anyway."""
+        """Where the block that holds a site stands among all blocks; 0 where the model runs whole anyway.
+
+        The head stands behind the last.
+        """
+        if self.anatomy.site(site).kind == "head":
+            return self.replay.n_blocks if self.replay.exact else 0
         path = self.anatomy.site(self.anatomy.site(site).block).modules[0]
         return self.replay.blocks.index(path) if self.replay.exact else 0
 
@@ -78,7 +89,7 @@ class Activations:
 
     def _blocks_after(self, site: Site) -> int:
         # What leaves the last block is kept for the search windows only.
-        return self.replay.n_blocks - 2 - self.block_of(site.name) if self.replay.exact else 0
+        return max(0, self.replay.n_blocks - 2 - self.block_of(site.name)) if self.replay.exact else 0
 
     def _stream(self, site: Site, calls: list[Call], blocks: int) -> list[Tensor]:
         """What enters the block `blocks` after the site's own, on the batches of these calls."""
@@ -142,3 +153,15 @@ class Activations:
             of_these = mask if mask is not None and mask.numel() * output.shape[-1] == output.numel() else None
             calls.append(Call(first.args, first.kwargs, first.input, output, of_these, key))
         return calls
+
+    @torch.no_grad()
+    def _head_calls(self, site: Site, key: str, batch: Batch) -> list[Call]:
+        """One call of the head on the first HEAD_TOKENS real tokens of a batch."""
+        last = self.replay.n_blocks - 1
+        hidden = self._load(f"calibration/block-{last:03d}")[key] if self.replay.exact else None
+        (recorded,) = self.replay.capture_after(last, hidden, batch, site.modules[0])
+        rows, mask = recorded.input.flatten(0, -2), batch.get("attention_mask")
+        if mask is not None and mask.numel() == len(rows):
+            rows = rows[mask.flatten().bool()]
+        x = rows[None, :HEAD_TOKENS]
+        return [Call((x,), {}, x, self.replay.model.get_submodule(site.modules[0])(x), None, key)]

@@ -72,6 +72,8 @@ METHODS: dict[str, str] = {
     "layer_norm": "layersmith.refitting.methods.replace.to_layer_norm:ToLayerNorm",
     "crms_norm": "layersmith.refitting.methods.replace.to_crms_norm:ToCRMSNorm",
     "prep_bn": "layersmith.refitting.methods.replace.to_prep_bn:ToPRepBN",
+    "int8_dynamic": "layersmith.refitting.methods.quantize.int8_dynamic:Int8DynamicWeights",
+    "bf16": "layersmith.refitting.methods.quantize.bf16:BF16",
     "rtn": "layersmith.refitting.methods.quantize.rtn:RTN",
     "gptq": "layersmith.refitting.methods.quantize.gptq:GPTQ",
 }

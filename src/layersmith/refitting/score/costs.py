@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from layersmith.anatomy import Anatomy
+from layersmith.anatomy import Anatomy, Site
+from layersmith.anatomy.head import is_tied
 from layersmith.anatomy.twin import twin
 from layersmith.checkpoint.dtypes import StoredDtypes, stored_dtypes
 from layersmith.contract import Operator
@@ -104,8 +105,13 @@ def _measure(
         time = milliseconds.get(bench.key_of[name], 0.0) * times
         return replace(once, flops=once.flops * times, latency_ms=time).to_json()
 
+    def own(site: Site) -> dict[str, Any]:
+        # A tied head's weights are the embedding's, and stay whatever replaces the head.
+        tied = site.kind == "head" and is_tied(model, site)
+        return cost(site.name, site.name) | ({"params": 0, "bytes": 0} if tied else {})
+
     return {
-        "sites": {s.name: cost(s.name, s.name) for s in sites},
+        "sites": {s.name: own(s) for s in sites},
         "candidates": {c.id: cost(c.id, c.site) for c in library.candidates.values() if c.id not in refused},
         "refused": refused,
         "total": replace(bench.counted[MODEL], latency_ms=milliseconds[MODEL]).to_json(),

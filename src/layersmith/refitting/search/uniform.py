@@ -1,6 +1,7 @@
 """The baselines a searched mix has to beat: one method, the same everywhere, at the same budget.
 
-A method with a strength (width, rank) is applied at every site, and its rungs are its settings. A method without one
+A number format (int8, bf16) goes over the whole model, whatever the kind of site, as a user would apply it. A method
+with a strength (width, rank) is applied at every site of a kind, and its rungs are its settings. A method without one
 (drop, linear), or one whose candidates overlap (a span of blocks), is applied at more and more sites, least harmful
 first: the usual recipe of its paper. Each ladder goes from the mildest rung to the strongest; `baselines` climbs it
 until the clock says that the budget is met.
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layersmith.anatomy import Anatomy
+from layersmith.refitting import methods
 from layersmith.refitting.candidate import Candidate, Library
 
 
@@ -38,10 +40,10 @@ class Ladder:
 
 
 def ladders(library: Library, anatomy: Anatomy) -> list[Ladder]:
-    """One ladder per method and kind of site."""
+    """One ladder per method and kind of site; one alone for a method that a user would apply everywhere."""
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in library.usable():
-        kind = anatomy.site(candidate.site).kind
+        kind = "everywhere" if methods.get(candidate.method).everywhere else anatomy.site(candidate.site).kind
         groups.setdefault((candidate.method, kind), []).append(candidate)
     return [Ladder(f"{method} {kind}", method, _rungs(found)) for (method, kind), found in sorted(groups.items())]
 

@@ -1,0 +1,92 @@
+// y = step scale (q code^T) + bias with int8 q and code: see __init__.py for the formula and the reference.
+//
+// Rows are rounded in one pass over x (which stays in the nearest cache between finding its largest value and rounding
+// it); torch's integer product then writes into the memory of y, where it is rescaled in place.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_int_mm.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include "lanes.h"
+
+namespace layersmith {
+namespace {
+
+constexpr float TOP = 127.0f;
+constexpr float SMALLEST = 1e-30f;
+
+// The largest |x|, and NaN if there is one: bits without the sign are ordered like the numbers, NaN last.
+float largest(const float* x, int64_t n) {
+  int32_t most = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    int32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    bits &= 0x7fffffff;
+    most = bits > most ? bits : most;
+  }
+  float value;
+  std::memcpy(&value, &most, sizeof value);
+  return value;
+}
+
+void round_row(const float* x, int8_t* q, int64_t n, float factor) {
+  for (int64_t i = 0; i < n; ++i) q[i] = static_cast<int8_t>(static_cast<int32_t>(std::nearbyint(x[i] * factor)));
+}
+
+// Whole numbers in the memory of y become floats there.
+void rescale_row(float* y, const float* scale, const float* bias, int64_t n, float step) {
+  for (int64_t i = 0; i < n; ++i) {
+    int32_t whole;
+    std::memcpy(&whole, y + i, sizeof whole);
+    y[i] = static_cast<float>(whole) * scale[i] * step + (bias ? bias[i] : 0.0f);
+  }
+}
+
+at::Tensor int8_linear(
+    const at::Tensor& x_, const at::Tensor& codes_, const at::Tensor& scale_, const std::optional<at::Tensor>& bias_) {
+  const at::Tensor x = x_.to(at::kFloat).contiguous(), codes = codes_.contiguous(), scale = scale_.contiguous();
+  const at::Tensor bias = bias_.has_value() ? bias_->to(at::kFloat).contiguous() : at::Tensor();
+  const int64_t in = codes.size(1), out = codes.size(0), rows = x.numel() / in;
+  TORCH_CHECK(x.dim() > 0 && x.size(-1) == in, "int8_linear: x is not (..., ", in, ")");
+  TORCH_CHECK(codes.scalar_type() == at::kChar && scale.scalar_type() == at::kFloat, "int8_linear: wrong dtypes");
+  TORCH_CHECK(scale.numel() == out && (!bias.defined() || bias.numel() == out), "int8_linear: wrong sizes");
+  std::vector<int64_t> sizes = x.sizes().vec();
+  sizes.back() = out;
+  at::Tensor y = at::empty(sizes, x.options());
+  if (y.numel() == 0) return y.to(x_.scalar_type());
+  at::Tensor q = at::empty({rows, in}, x.options().dtype(at::kChar));
+  at::Tensor steps = at::empty({rows}, x.options());
+  const float *px = x.const_data_ptr<float>(), *ps = scale.const_data_ptr<float>();
+  const float* pb = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
+  int8_t* pq = q.mutable_data_ptr<int8_t>();
+  float *py = y.mutable_data_ptr<float>(), *pstep = steps.mutable_data_ptr<float>();
+
+  at::parallel_for(0, rows, std::max<int64_t>(1, BLOCK / std::max<int64_t>(1, in)), [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      float most = largest(px + r * in, in);
+      if (most < SMALLEST) most = SMALLEST;
+      round_row(px + r * in, pq + r * in, in, TOP / most);
+      pstep[r] = most / TOP;
+    }
+  });
+  at::Tensor whole = y.view({rows, out}).view(at::kInt);
+  at::_int_mm_out(whole, q, codes.t());
+  at::parallel_for(0, rows, std::max<int64_t>(1, BLOCK / out), [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) rescale_row(py + r * out, ps, pb, out, pstep[r]);
+  });
+  return y.to(x_.scalar_type());
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(layersmith, CPU, m) {
+  m.impl("int8_linear", int8_linear);
+}
+
+}  // namespace layersmith
