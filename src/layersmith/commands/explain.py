@@ -26,6 +26,8 @@ COLUMNS = (
     ("agreement", "agreement", "{:.1%}"),
     ("params", "params", "{:,}"),
 )
+#: Characters for a column of the map with its borders: its longest word is "max/median".
+CELL = 13
 
 
 @takes(ExplainConfig)
@@ -71,9 +73,14 @@ def _print_site(console: Console, site: dict[str, Any], model: str) -> None:
 
 
 def _print_map(console: Console, title: str, drawn: dict[str, Any]) -> None:
-    table = Table("", title=escape(title), title_justify="left")
-    for column in drawn["columns"]:
-        table.add_column(column["title"], justify="right")
-    for row in drawn["rows"]:
-        table.add_row(row["name"], *("–" if value is None else f"{value:.3g}" for value in row["values"]))
-    console.print(table)
+    """As many columns side by side as the terminal has room for, the rest under them."""
+    left = max([len(row["name"]) for row in drawn["rows"]], default=0)
+    together = max(1, (console.width - left - 4) // CELL)
+    for start in range(0, len(drawn["columns"]), together):
+        shown = slice(start, start + together)
+        table = Table("", title=None if start else escape(title), title_justify="left")
+        for column in drawn["columns"][shown]:
+            table.add_column(column["title"], justify="right", max_width=CELL - 3)
+        for row in drawn["rows"]:
+            table.add_row(row["name"], *("–" if value is None else f"{value:.2g}" for value in row["values"][shown]))
+        console.print(table)

@@ -1,0 +1,35 @@
+"""What `layersmith explain` prints: every figure of the map whatever the terminal's width, and the judging table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from layersmith.commands.explain import _print_map, _print_site
+
+TITLES = ["block linear", "max/median", "attn first sink", "ffn fragile", "ffn rank used"]
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_figure_and_no_word_of_the_map_is_cut(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"name": f"layers.{n}", "values": [0.25 + n, None, 1e-7, -0.5, 12345.0]} for n in range(2)]
+    drawn = {"columns": [{"title": title} for title in TITLES], "rows": rows}
+    _print_map(Console(width=width), "The map", drawn)
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert all(word in out for title in TITLES for word in title.split())
+    for figure in ("0.25", "1.2", "1e-07", "-0.5", "1.2e+04", "–", "layers.1"):
+        assert figure in out
+    assert max(map(len, out.splitlines())) <= width
+
+
+def test_a_site_is_told_with_its_floors_and_verdicts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    row = {"local_error": 0.5, "divergence": 0.25, "loss_recovered": None, "loss_recovered_from_mean": 0.75}
+    row |= {"agreement": 0.125, "params": 1234}
+    site = {"name": "layers.1.ffn", "rank": 3, "size": {"features": 4096}, "verdicts": ["It does NOT [beat]."]}
+    _print_site(Console(width=120), {**site, "table": {"explanation": row, "rank_r": row}}, "pocket")
+    out = capsys.readouterr().out
+    for told in ("pocket: layers.1.ffn", "rank 3", "0.2500", "75.0%", "12.5%", "1,234", "–", "4096 features", "[beat]"):
+        assert told in out
