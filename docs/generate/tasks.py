@@ -25,10 +25,11 @@ def page() -> str:
     any_row = next(iter(rows.values()))
     about = (
         "What `race` trains its entrants on. Every task draws fresh examples from a seed, so that all entrants see the "
-        "same ones in the same order. Yardsticks need no training: they "
-        'were measured with the default settings on "test", where no closed form is known, by '
+        "same ones in the same order. Yardsticks need no training: random knows nothing, oracle knows what made the "
+        "data, and the others are told with each task. Their scores are those of the default settings; where there is "
+        'no closed form they were measured on "test", by '
         f"`benchmarks/race_data.py` (layersmith {any_row['layersmith']}, torch {any_row['torch']}, Python "
-        f"{any_row['python']}). A race measures those of its own settings anew."
+        f"{any_row['python']})."
     )
     cells = [
         [f"[{name}](#{name})", inline(task.summary), inline(_score(task)), inline(_yardsticks(rows.get(name)))]
@@ -51,7 +52,7 @@ def _score(task: Any) -> str:
 
 def _yardsticks(row: dict[str, str] | None) -> str:
     if row is None:
-        return "not measured here: its data was not there"
+        return "not measured: its data was not there when the others were"
     return ", ".join(f"{name} {value:g}" for name, value in json.loads(row["yardsticks"]).items())
 
 

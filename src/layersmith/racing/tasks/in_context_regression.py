@@ -11,7 +11,8 @@ The weights have E|w|^2 = 1, so that y has variance 1 (plus the noise) and guess
 The score is the mean squared error over all prompt lengths from 0 to n_points - 1; the oracle is the posterior mean
 under the true prior. Its siblings do what a layer or a few could do: see `shared/yardsticks.py`.
 
-Papers: arXiv 2211.15661, 2212.07677; "Transformers Learn Higher-Order Optimization Methods for In-Context Learning";
+Papers: arXiv 2211.15661, arXiv 2212.07677; "Transformers Learn Higher-Order Optimization Methods for In-Context
+Learning"; "Transformers can optimally learn regression mixture models" (few fixed functions);
 "Pretraining task diversity and the emergence of non-Bayesian in-context learning for regression" (the pool).
 """
 
@@ -48,6 +49,7 @@ class InContextRegression(Task):
     papers = (
         "2211.15661",
         "2212.07677",
+        "step-gradient-descent-provably-optimal",
         "transformers-learn-higher-order-optimization",
         "transformers-can-optimally-learn-regression",
         "pretraining-task-diversity-emergence-non",
@@ -79,9 +81,8 @@ class InContextRegression(Task):
         """random: always 0. All others are measured on 2048 sequences."""
         xs, ys = parted(judged(self).inputs)
         found = self.predictors(xs, ys)
-        return {name: float((guess - ys).square().mean()) for name, guess in found.items()} | {
-            "random": 1 + self.noise**2 if self.pool is None else float(ys.square().mean())
-        }
+        nothing = 1 + self.noise**2 if self.pool is None else float(ys.square().mean())
+        return {"random": nothing} | {name: float((guess - ys).square().mean()) for name, guess in found.items()}
 
     def predictors(self, xs: Tensor, ys: Tensor) -> dict[str, Tensor]:
         """What each yardstick but "random" predicts: (B, n_points). "oracle" where the posterior can be summed."""

@@ -12,10 +12,10 @@ examples before it and from xs[:, i]. With S_i = sum_{j<i} x_j x_j' and b_i = su
 
 For x ~ N(0, I) and w ~ N(0, scale^2 I) the best single step has damping = d + 1 + noise^2 / scale^2.
 
-Papers: arXiv 2211.15661 (least squares, ridge and gradient descent as yardsticks), 2212.07677 (gradient descent), "One
-Step of Gradient Descent is Provably the Optimal In-Context Learner with One Layer of Linear Self-Attention" (its rate),
-"Transformers Learn Higher-Order Optimization Methods for In-Context Learning" (iterative Newton; its first step is
-twice ours, at which the largest eigenvalue does not converge), "Transformers can optimally learn regression mixture
+Papers: arXiv 2211.15661 (least squares, ridge and gradient descent as yardsticks), arXiv 2212.07677 (gradient descent),
+"One Step of Gradient Descent is Provably the Optimal In-Context Learner with One Layer of Linear Self-Attention" (its
+rate), "Transformers Learn Higher-Order Optimization Methods for In-Context Learning" (iterative Newton; its first step
+is twice ours, at which the largest eigenvalue does not converge), "Transformers can optimally learn regression mixture
 models" (Bayes mixture).
 """
 
