@@ -1,4 +1,4 @@
-"""Finds, describes and builds the parts of the one explicit table, `parts.py`: name -> class, resolved when asked for.
+"""Finds, describes and builds the parts of the one explicit table, `parts/`: name -> class, resolved when asked for.
 
 Importing the catalogue imports no operator, and what it tells about a part is read from the part's file without
 running it, so one broken part never breaks the others.

@@ -185,7 +185,7 @@ def test_candidates_that_overlap_become_a_ladder_of_disjoint_ones():
 def test_a_number_format_goes_over_all_kinds_of_sites_at_once():
     def at(site, method, harm):
         made = SimpleNamespace(id=f"{site}/{method}", sites=[site], site=site, method=method, settings={}, refused=None)
-        made.kl = made.local_error = harm
+        made.divergence = made.local_error = harm
         return made
 
     kinds = {"layers.0.ffn": "ffn", "layers.0.attn": "mixer", "head": "head"}

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from layersmith.anatomy import Replay, find_sites
 from layersmith.anatomy.edit import apply, restore
 from layersmith.anatomy.head import with_head
+from layersmith.checkpoint.dtypes import StoredDtypes
 from layersmith.cost import FIELDS
 from layersmith.errors import UserError
 from layersmith.measuring.calls import capture_calls
@@ -23,10 +24,10 @@ from tests.refitting.test_methods import SITE_OF
 
 #: The methods that a run has tried by itself so far, for each budget.
 TRIED = {
-    "latency": "fused_attention fused_glu fused_norm int8_dynamic bf16 "
-    "drop mean linear rank_r width width_taylor span kv_merge low_rank topk dyt idle_ffn",
+    "latency": "fused_attention fused_glu fused_norm "
+    "drop mean linear rank_r width width_taylor span kv_merge low_rank topk dyt idle_ffn int8_dynamic bf16",
     "params": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn",
-    "bytes": "int8_dynamic bf16 drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn rtn gptq",
+    "bytes": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn int8_dynamic bf16 rtn gptq",
     "flops": "drop mean linear rank_r width width_taylor span kv_merge low_rank linear_attention topk carve idle_ffn",
     "kv": "drop span kv_merge linear_attention",
 }
@@ -118,7 +119,7 @@ def _counted(parts, calls):
         for path, module in parts.items():
             calls[path].step(module).run()
 
-    return cost_of(parts.values(), step, 0)
+    return cost_of(parts, step, 0, StoredDtypes(torch.float32))
 
 
 def _in_place(model, paths, replacement):

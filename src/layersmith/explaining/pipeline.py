@@ -220,7 +220,7 @@ def _fit(run: Run, tool: Tool, observed: Observed, text: str) -> Any:
 def shuffled(observed: Observed, seed: int) -> Observed:
     """The same inputs with the same outputs in a random order: nothing is left to explain but the mean."""
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(observed.outputs), generator=generator).to(observed.outputs.device)
+    order = torch.randperm(len(observed.outputs), generator=generator, device="cpu").to(observed.outputs.device)
     return replace(observed, outputs=observed.outputs[order])
 
 

@@ -30,6 +30,8 @@ class HalfPrecision(Linear):
     d_in, d_out   widths of input and output
     bias          add b
 
+    Worked example. One third has eight significant bits, whatever the dtype around it:
+
     >>> import torch
     >>> part = HalfPrecision.from_weight(torch.tensor([[1.0, 1 / 3]]))
     >>> part.dense_weight().tolist()  # 1/3 to 8 bits

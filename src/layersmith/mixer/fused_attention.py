@@ -3,14 +3,15 @@
     [q, k, v] = W x + b                     W = [W_q; W_k; W_v] ((H + 2 H_kv) head_dim, D)
     [q, k]    = rope([norm(q), norm(k)])    x cos + partner(x) sin, three operations for all heads together
 
-and then the equation, the grouping and the cache of `softmax_attention`, whose outputs these are. While one token after
+and then the equation and the state of `softmax_attention`, whose outputs these are. While one token after
 another is written, half of the time can go into the calls around the products; here there are fewer of them. With
 `one_row` a single token's products are shared out among the threads (`kernels/one_row`).
 
 Shapes: x (B, T, D) -> qkv (B, T, H + 2 H_kv, head_dim) -> q (B, H, T, head_dim), k and v (B, H_kv, T, head_dim)
 -> y (B, T, D). State: that of `softmax_attention`.
 
-Papers: those of `softmax_attention`; nothing is approximated. Differs from it: the layout of the weights.
+Papers: those of `softmax_attention`.
+Differs from the papers: only in the layout of the weights; nothing is approximated.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class FusedAttention(SoftmaxAttention):
     qk_norm             RMS-normalise every query and key head before RoPE, with qk_norm_eps
     bias, out_bias      biases of the q, k, v map and of the output map
     scale               factor on the scores; None = head_dim^-0.5
+    log_length          multiply the scores by the logarithm of the number of tokens that may be seen
     one_row             share the products of a single token out among the threads
     """
 
@@ -58,6 +60,7 @@ class FusedAttention(SoftmaxAttention):
         bias: bool = False,
         out_bias: bool = False,
         scale: float | None = None,
+        log_length: bool = False,
         one_row: bool = False,
     ):
         super().__init__(
@@ -75,6 +78,7 @@ class FusedAttention(SoftmaxAttention):
             bias=bias,
             out_bias=out_bias,
             scale=scale,
+            log_length=log_length,
         )
         linear = linear_of(one_row)
         self.n_heads = n_heads

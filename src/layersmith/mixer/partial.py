@@ -45,7 +45,7 @@ class PartialAttention(Mixer):
     ratio              hidden width of the small feed-forward over head_dim
     gated              multiply the joined heads by relu(W_u x)
     n_kv_heads, head_dim, causal, window, rope_theta, rope_fraction, rope_interleaved, qk_norm, qk_norm_eps, bias,
-    out_bias, scale    as for `softmax_attention`
+    out_bias, scale, log_length    as for `softmax_attention`
     """
 
     name = "partial_attention"
@@ -68,6 +68,7 @@ class PartialAttention(Mixer):
         bias: bool = False,
         out_bias: bool = False,
         scale: float | None = None,
+        log_length: bool = False,
     ):
         super().__init__()
         require_positive(PartialAttention, d_model=d_model, n_heads=n_heads, ratio=ratio)
@@ -85,6 +86,7 @@ class PartialAttention(Mixer):
             qk_norm_eps=qk_norm_eps,
             bias=bias,
             scale=scale,
+            log_length=log_length,
         )
         self.causal = self.streams = causal
         size = self.attention.head_dim

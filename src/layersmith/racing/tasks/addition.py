@@ -43,7 +43,7 @@ class Addition(Task):
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         count = lengths(generator, size, self.longest, split)
-        a, b = torch.randint(10, (2, size, room(self.longest, split) + 1), generator=generator)
+        a, b = torch.randint(10, (2, size, room(self.longest, split) + 1), generator=generator, device="cpu")
         columns = kept(a, count, 0) + kept(b, count, 0)
         question = [written(a, count, self.reverse), filled(size, PLUS), written(b, count, self.reverse)]
         answer = written(carried(columns), count + 1, self.reverse)

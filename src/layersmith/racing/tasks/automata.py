@@ -62,7 +62,7 @@ class Automata(Task):
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         length = 2 * self.tokens if split == "longer" else self.tokens
-        words = torch.randint(self.n_inputs, (size, length), generator=generator)
+        words = torch.randint(self.n_inputs, (size, length), generator=generator, device="cpu")
         products, reach = words.clone(), 1
         while reach < length:  # products of the last 1, 2, 4, ... elements
             products[:, reach:] = table(self.group)[products[:, :-reach], products[:, reach:]]

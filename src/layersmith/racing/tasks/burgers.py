@@ -82,7 +82,7 @@ def examples(tokens: int, viscosity: float, n_train: int, seed: int) -> Solved:
 def fields(generator: torch.Generator, count: int, n: int) -> Tensor:
     """Random initial states on n points: (count, n) float64. The same draws give the same fields on a finer grid."""
     k = torch.arange(1, FINE // 2).double()
-    a, b = torch.randn(2, count, len(k), generator=generator, dtype=torch.float64)
+    a, b = torch.randn(2, count, len(k), generator=generator, device="cpu", dtype=torch.float64)
     phase = 2 * math.pi * k[:, None] * torch.arange(n) / n
     size = math.sqrt(2) * 25 / ((2 * math.pi * k) ** 2 + 25)
     return (a * size) @ phase.cos() + (b * size) @ phase.sin()

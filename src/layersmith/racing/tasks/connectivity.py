@@ -37,7 +37,7 @@ class Connectivity(Task):
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         n = self.tokens
-        upper = (torch.rand(size, n, n, generator=generator) < self.degree / (n - 1)).float().triu(1)
+        upper = (torch.rand(size, n, n, generator=generator, device="cpu") < self.degree / (n - 1)).float().triu(1)
         adjacency = upper + upper.mT + torch.eye(n)
         return Batch(adjacency, within(adjacency, n - 1).long())
 

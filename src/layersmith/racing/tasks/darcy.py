@@ -85,7 +85,7 @@ def permeability(generator: torch.Generator, count: int, side: int) -> Tensor:
     size = 1 / (math.pi**2 * (k[:, None] ** 2 + k**2) + 9)
     size[0, 0] = 0  # the mean of the field, which would make most squares all of one kind
     waves = (math.pi * k[:, None] * _points(side)).cos()
-    field = torch.randn(count, WAVES, WAVES, generator=generator, dtype=torch.float64) * size
+    field = torch.randn(count, WAVES, WAVES, generator=generator, device="cpu", dtype=torch.float64) * size
     return torch.where(waves.T @ field @ waves >= 0, HIGH, LOW).double()
 
 

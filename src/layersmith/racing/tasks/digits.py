@@ -33,7 +33,7 @@ def labelled(data: str) -> dict[Split, tuple[Tensor, Tensor]]:
         from sklearn.datasets import load_digits
 
         found = load_digits()
-        order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
+        order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0), device="cpu")
         images, labels = torch.from_numpy(found.images).float()[order] / 16, torch.from_numpy(found.target)[order]
         train, valid = round(TRAIN * len(labels)), round(VALID * len(labels))
         sizes = [train, valid, len(labels) - train - valid]
@@ -71,7 +71,7 @@ class Digits(Task):
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         images, labels = labelled(self.data)[split]
-        picked = torch.randint(len(labels), (size,), generator=generator)
+        picked = torch.randint(len(labels), (size,), generator=generator, device="cpu")
         return Batch(self._patches(images[picked]), labels[picked])
 
     def yardsticks(self) -> dict[str, float]:

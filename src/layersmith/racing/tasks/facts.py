@@ -30,13 +30,15 @@ class Facts(Task):
     def __init__(self, n_subjects: int = 512, n_relations: int = 4, seed: int = 0):
         self.n_subjects, self.n_relations = whole("n_subjects", n_subjects, 2), whole("n_relations", n_relations, 1)
         generator = torch.Generator().manual_seed(whole("seed", seed, 0))
-        self.objects = torch.stack([torch.randperm(n_subjects, generator=generator) for _ in range(n_relations)])
+        self.objects = torch.stack(
+            [torch.randperm(n_subjects, generator=generator, device="cpu") for _ in range(n_relations)]
+        )
         self.n_inputs = self.n_outputs = n_subjects + n_relations
         self.tokens = 2
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
-        subjects = torch.randint(self.n_subjects, (size,), generator=generator)
-        relations = torch.randint(self.n_relations, (size,), generator=generator)
+        subjects = torch.randint(self.n_subjects, (size,), generator=generator, device="cpu")
+        relations = torch.randint(self.n_relations, (size,), generator=generator, device="cpu")
         targets = torch.full((size, 2), IGNORED)
         targets[:, 1] = self.objects[relations, subjects]
         return Batch(torch.stack([subjects, self.n_subjects + relations], 1), targets)

@@ -35,7 +35,7 @@ class First(Task):
         self.tokens = longest + 1
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
-        bits = torch.randint(2, (size, room(self.longest, split)), generator=generator)
+        bits = torch.randint(2, (size, room(self.longest, split)), generator=generator, device="cpu")
         count = lengths(generator, size, self.longest, split)
         return packed([kept(bits, count, PAD), filled(size, END)], bits[:, :1], PAD)
 

@@ -48,9 +48,9 @@ class InContextBoolean(Task):
         self.n_inputs, self.n_outputs, self.tokens = n_dims + 1, 2, 2 * n_points
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
-        bits = torch.randint(2, (size, self.n_points, self.n_dims), generator=generator)
+        bits = torch.randint(2, (size, self.n_points, self.n_dims), generator=generator, device="cpu")
         places = distinct(generator, size, self.n_dims, self.relevant)
-        wanted = torch.randint(2, (size, self.relevant), generator=generator)
+        wanted = torch.randint(2, (size, self.relevant), generator=generator, device="cpu")
         literals = bits.gather(2, places[:, None].expand(-1, self.n_points, -1))
         labels = self.values(literals, wanted[:, None])
         inputs = interleaved(2.0 * bits - 1, 2.0 * labels - 1)

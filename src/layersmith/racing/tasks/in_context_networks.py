@@ -44,9 +44,12 @@ class InContextNetworks(Task):
         self.n_inputs, self.n_outputs, self.tokens = n_dims + 1, 1, 2 * n_points
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
-        inner = torch.randn(size, self.n_dims, self.n_hidden, generator=generator)
-        outer = torch.randn(size, self.n_hidden, 1, generator=generator) * (2 / (self.n_hidden * self.n_dims)) ** 0.5
-        xs = torch.randn(size, self.n_points, self.n_dims, generator=generator)
+        inner = torch.randn(size, self.n_dims, self.n_hidden, generator=generator, device="cpu")
+        outer = (
+            torch.randn(size, self.n_hidden, 1, generator=generator, device="cpu")
+            * (2 / (self.n_hidden * self.n_dims)) ** 0.5
+        )
+        xs = torch.randn(size, self.n_points, self.n_dims, generator=generator, device="cpu")
         ys = ((xs @ inner).relu() @ outer)[..., 0]
         return Batch(interleaved(xs, ys), at_queries(ys, torch.nan)[..., None])
 

@@ -71,10 +71,10 @@ class InContextRegression(Task):
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         w = self._weights(generator, size) if self.pool is None else chosen(self.pool, generator, size)
-        xs = torch.randn(size, self.n_points, self.n_dims, generator=generator)
+        xs = torch.randn(size, self.n_points, self.n_dims, generator=generator, device="cpu")
         ys = (xs @ w[..., None])[..., 0]
         if self.noise:
-            ys = ys + self.noise * torch.randn(ys.shape, generator=generator)
+            ys = ys + self.noise * torch.randn(ys.shape, generator=generator, device="cpu")
         return Batch(interleaved(xs, ys), at_queries(ys, torch.nan)[..., None])
 
     def yardsticks(self) -> dict[str, float]:
@@ -106,7 +106,7 @@ class InContextRegression(Task):
 
     def _weights(self, generator: torch.Generator, count: int) -> Tensor:
         used = self.sparsity or self.n_dims
-        w = torch.randn(count, self.n_dims, generator=generator) / used**0.5
+        w = torch.randn(count, self.n_dims, generator=generator, device="cpu") / used**0.5
         if not self.sparsity:
             return w
         return w * torch.zeros_like(w).scatter_(1, distinct(generator, count, self.n_dims, used), 1.0)

@@ -50,9 +50,9 @@ class InContextSeries(Task):
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         # The Q of a Gaussian matrix is uniform among the orthogonal ones once R has a positive diagonal.
-        q, r = torch.linalg.qr(torch.randn(size, self.n_dims, self.n_dims, generator=generator))
+        q, r = torch.linalg.qr(torch.randn(size, self.n_dims, self.n_dims, generator=generator, device="cpu"))
         turn = self.persistence * q * r.diagonal(dim1=1, dim2=2).sign()[:, None]
-        series = torch.randn(size, self.tokens + 1, self.n_dims, generator=generator)
+        series = torch.randn(size, self.tokens + 1, self.n_dims, generator=generator, device="cpu")
         series[:, 1:] *= (1 - self.persistence**2) ** 0.5
         for t in range(self.tokens):
             series[:, t + 1] += (turn @ series[:, t, :, None])[..., 0]

@@ -36,8 +36,8 @@ class Induction(Task):
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         length = LONGER * self.tokens if split == "longer" else self.tokens
-        inputs = torch.randint(self.n_values, (size, length), generator=generator)
-        place = torch.randint(length - 2, (size, 1), generator=generator)
+        inputs = torch.randint(self.n_values, (size, length), generator=generator, device="cpu")
+        place = torch.randint(length - 2, (size, 1), generator=generator, device="cpu")
         answer = inputs.gather(1, place + 1)
         inputs.scatter_(1, place, self.trigger)
         inputs[:, -1] = self.trigger

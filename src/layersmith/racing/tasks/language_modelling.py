@@ -52,7 +52,7 @@ class LanguageModelling(Task):
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         source = running_text(self.data, split)
-        starts = torch.randint(len(source) - self.tokens, (size, 1), generator=generator)
+        starts = torch.randint(len(source) - self.tokens, (size, 1), generator=generator, device="cpu")
         windows = source[starts + torch.arange(self.tokens + 1)].long()
         return Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
 

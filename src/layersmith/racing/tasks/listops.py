@@ -57,20 +57,20 @@ class ListOps(Task):
     def _lists(self, generator: torch.Generator, count: int, depth: int) -> tuple[Tensor, Tensor]:
         """Lists with padding in them: tokens (count, width of that depth) and values (count,)."""
         inner, values = self._arguments(generator, count * self.most, depth - 1)
-        n = torch.randint(2, self.most + 1, (count, 1), generator=generator)
+        n = torch.randint(2, self.most + 1, (count, 1), generator=generator, device="cpu")
         there = torch.arange(self.most) < n
-        operator = torch.randint(MAX, SM + 1, (count, 1), generator=generator)
+        operator = torch.randint(MAX, SM + 1, (count, 1), generator=generator, device="cpu")
         inner = torch.where(there[..., None], inner.reshape(count, self.most, -1), PAD).flatten(1)
         tokens = torch.cat([operator, inner, torch.full((count, 1), CLOSE)], 1)
         return tokens, _evaluated(operator[:, 0], values.reshape(count, self.most), n)
 
     def _arguments(self, generator: torch.Generator, count: int, depth: int) -> tuple[Tensor, Tensor]:
         """Digits or lists of at most this depth."""
-        digits = torch.randint(10, (count,), generator=generator)
+        digits = torch.randint(10, (count,), generator=generator, device="cpu")
         if depth == 0:
             return digits[:, None], digits
         tokens, values = self._lists(generator, count, depth)
-        nested = torch.rand(count, generator=generator) < NESTED
+        nested = torch.rand(count, generator=generator, device="cpu") < NESTED
         alone = torch.full_like(tokens, PAD)
         alone[:, 0] = digits
         return torch.where(nested[:, None], tokens, alone), torch.where(nested, values, digits)

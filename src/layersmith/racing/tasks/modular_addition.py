@@ -31,7 +31,9 @@ class ModularAddition(Task):
 
     def __init__(self, modulus: int = 97, train_share: float = 0.5, seed: int = 0):
         self.modulus, share = whole("modulus", modulus, 3), number("train_share", train_share, 0, 1)
-        pairs = torch.randperm(modulus**2, generator=torch.Generator().manual_seed(whole("seed", seed, 0)))
+        pairs = torch.randperm(
+            modulus**2, generator=torch.Generator().manual_seed(whole("seed", seed, 0)), device="cpu"
+        )
         train = round(share * len(pairs))
         valid = (len(pairs) - train) // 2
         if not train or not valid:

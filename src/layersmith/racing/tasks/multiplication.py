@@ -42,7 +42,7 @@ class Multiplication(Task):
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         width = room(self.longest, split)
         count = lengths(generator, size, self.longest, split)
-        a, b = torch.randint(10, (2, size, width), generator=generator)
+        a, b = torch.randint(10, (2, size, width), generator=generator, device="cpu")
         products = kept(a, count, 0)[:, :, None] * kept(b, count, 0)[:, None, :]
         columns = torch.zeros(size, 2 * width, dtype=torch.long)
         for n in range(width):

@@ -39,7 +39,7 @@ class Parity(Task):
         self.tokens = longest + 1
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
-        bits = torch.randint(2, (size, room(self.longest, split)), generator=generator)
+        bits = torch.randint(2, (size, room(self.longest, split)), generator=generator, device="cpu")
         count = lengths(generator, size, self.longest, split)
         odd = kept(bits, count, 0).sum(1, keepdim=True) % 2
         return packed([kept(bits, count, PAD), filled(size, END)], odd, PAD)

@@ -49,32 +49,32 @@ class Pathfinder(Task):
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         rows = self._curves(generator, size)
-        left, right = torch.randint(self.n_curves, (2, size), generator=generator)
-        right = torch.where(torch.rand(size, generator=generator) < SAME, left, right)
+        left, right = torch.randint(self.n_curves, (2, size), generator=generator, device="cpu")
+        right = torch.where(torch.rand(size, generator=generator, device="cpu") < SAME, left, right)
         same = left == right
-        whole_one = torch.rand(size, 1, generator=generator) >= BROKEN
-        others = torch.rand(size, self.n_curves, generator=generator) >= BROKEN_OTHERS
+        whole_one = torch.rand(size, 1, generator=generator, device="cpu") >= BROKEN
+        others = torch.rand(size, self.n_curves, generator=generator, device="cpu") >= BROKEN_OTHERS
         is_marked = same[:, None] & (torch.arange(self.n_curves) == left[:, None])
         unbroken = torch.where(is_marked, whole_one, others)
         # A break takes out two columns somewhere between the ends.
-        place = torch.randint(2, self.side - 3, (size, self.n_curves, 1), generator=generator)
+        place = torch.randint(2, self.side - 3, (size, self.n_curves, 1), generator=generator, device="cpu")
         gap = torch.arange(self.side) - place
         drawn = (unbroken[..., None] | ((gap != 0) & (gap != 1))).long()
         picture = torch.zeros(size, self.side, self.side, dtype=torch.long).scatter_add_(1, rows, drawn)
         each = torch.arange(size)
         picture[each, rows[each, left, 0], 0] = 2
         picture[each, rows[each, right, -1], -1] = 2
-        turned = torch.rand(size, generator=generator) < 0.5
+        turned = torch.rand(size, generator=generator, device="cpu") < 0.5
         picture = torch.where(turned[:, None, None], picture.mT, picture)
         return Batch(picture.flatten(1), (same & whole_one[:, 0]).long())
 
     def _curves(self, generator: torch.Generator, size: int) -> Tensor:
         """The row of each curve in each column: (size, n_curves, side), from top to bottom."""
-        steps = torch.randint(-1, 2, (self.side, size, self.n_curves), generator=generator)
+        steps = torch.randint(-1, 2, (self.side, size, self.n_curves), generator=generator, device="cpu")
         order = APART * torch.arange(self.n_curves)
         highest = self.side - 1 - order[-1]
         # Rows less the least distance from the top curve: sorted, so that no curve crosses another.
-        place = torch.randint(int(highest) + 1, (size, self.n_curves), generator=generator).sort(1).values
+        place = torch.randint(int(highest) + 1, (size, self.n_curves), generator=generator, device="cpu").sort(1).values
         columns = [place]
         for step in steps[1:]:
             place = (place + step).clamp(0, highest).cummax(1).values

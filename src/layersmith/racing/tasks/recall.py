@@ -57,7 +57,9 @@ class Recall(Task):
         values = half + _distinct(half, self.pairs, size, generator)
         inputs = torch.full((size, self.tokens), BLANK)
         inputs[:, 0 : 2 * self.pairs : 2], inputs[:, 1 : 2 * self.pairs : 2] = keys, values
-        slots = torch.multinomial(self.gaps.expand(size, -1), self.pairs, generator=generator)
+        # In the order of exponential clocks whose rates are the weights: drawn one by one, none of them twice.
+        clocks = -torch.rand(size, len(self.gaps), generator=generator, dtype=torch.float64, device="cpu").log()
+        slots = (clocks / self.gaps).argsort(1)[:, : self.pairs]
         asked = 2 * self.pairs + 2 * slots
         targets = torch.full((size, self.tokens), IGNORED).scatter(1, asked, values)
         return Batch(inputs.scatter(1, asked, keys), targets)
@@ -69,4 +71,4 @@ class Recall(Task):
 
 def _distinct(count: int, drawn: int, size: int, generator: torch.Generator) -> torch.Tensor:
     """(size, drawn): in each row distinct numbers below `count`, in random order."""
-    return torch.rand(size, count, generator=generator).argsort(1)[:, :drawn]
+    return torch.rand(size, count, generator=generator, device="cpu").argsort(1)[:, :drawn]

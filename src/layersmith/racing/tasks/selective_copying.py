@@ -36,7 +36,7 @@ class SelectiveCopying(Task):
         self.tokens = context + n_data
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
-        values = torch.randint(self.n_values, (size, self.n_data), generator=generator)
+        values = torch.randint(self.n_values, (size, self.n_data), generator=generator, device="cpu")
         places = distinct(generator, size, self.context, self.n_data).sort(1).values
         inputs = torch.full((size, self.tokens), self.blank)
         inputs.scatter_(1, places, values)

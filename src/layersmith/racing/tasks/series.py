@@ -78,7 +78,7 @@ class Series(Task):
         self.n_outputs = horizon * self.n_inputs
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
-        places = torch.randint(*self._starts(split), (size, 1), generator=generator)
+        places = torch.randint(*self._starts(split), (size, 1), generator=generator, device="cpu")
         inputs, wanted = self._windows(places, self.record.values)
         targets = torch.full((size, self.tokens, self.n_outputs), torch.nan)
         targets[:, -1] = wanted.flatten(1)
@@ -102,7 +102,7 @@ class Series(Task):
     def _linear(self, inputs: Tensor) -> Tensor:
         """Least squares from the hours seen, less the last one, to those foretold, less the same."""
         seen, wanted = self._windows(
-            torch.linspace(*self._edges("train"), FITTED).round().long()[:, None], self.record.values
+            torch.linspace(*self._edges("train"), FITTED, device="cpu").round().long()[:, None], self.record.values
         )
         xs = (seen - seen[:, -1:]).transpose(1, 2).flatten(0, 1)[:, :-1].double()
         ys = (wanted - seen[:, -1:]).transpose(1, 2).flatten(0, 1).double()
@@ -128,11 +128,11 @@ class Series(Task):
 def built_in(seed: int) -> Record:
     """Seasonal series with noise."""
     generator = torch.Generator().manual_seed(seed)
-    sizes = 0.5 + torch.rand(len(PERIODS), 1, SERIES, generator=generator)
-    phases = 2 * math.pi * torch.rand(len(PERIODS), 1, SERIES, generator=generator)
+    sizes = 0.5 + torch.rand(len(PERIODS), 1, SERIES, generator=generator, device="cpu")
+    phases = 2 * math.pi * torch.rand(len(PERIODS), 1, SERIES, generator=generator, device="cpu")
     turns = 2 * math.pi * torch.arange(HOURS).double()[:, None] / torch.tensor(PERIODS)[:, None, None]
     clean = (sizes * (turns + phases).sin()).sum(0)
-    values = clean + NOISE * torch.randn(HOURS, SERIES, generator=generator)
+    values = clean + NOISE * torch.randn(HOURS, SERIES, generator=generator, device="cpu")
     borders = _borders(HOURS)
     mean, deviation = _scale(values, borders)
     return Record(((values - mean) / deviation).float(), ((clean - mean) / deviation).float(), borders)

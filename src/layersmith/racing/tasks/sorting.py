@@ -37,7 +37,7 @@ class Sorting(Task):
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         colon, pad = self.n_values, self.n_values + 1
-        values = torch.randint(self.n_values, (size, room(self.longest, split)), generator=generator)
+        values = torch.randint(self.n_values, (size, room(self.longest, split)), generator=generator, device="cpu")
         values = kept(values, lengths(generator, size, self.longest, split), pad)
         return packed([values, filled(size, colon)], values.sort(1).values, pad)
 

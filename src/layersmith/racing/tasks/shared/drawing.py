@@ -13,12 +13,12 @@ EXAMPLES, SEED = 2048, 20
 
 def distinct(generator: torch.Generator, size: int, population: int, count: int) -> Tensor:
     """`count` different numbers below `population` in each of `size` rows, in random order: (size, count) int64."""
-    return torch.rand(size, population, generator=generator).argsort(1)[:, :count]
+    return torch.rand(size, population, generator=generator, device="cpu").argsort(1)[:, :count]
 
 
 def chosen(rows: Tensor, generator: torch.Generator, size: int) -> Tensor:
     """`size` rows, drawn with replacement."""
-    return rows[torch.randint(len(rows), (size,), generator=generator)]
+    return rows[torch.randint(len(rows), (size,), generator=generator, device="cpu")]
 
 
 def judged(task: Task, examples: int = EXAMPLES) -> Batch:

@@ -33,7 +33,7 @@ class Solved:
 
     def batch(self, generator: torch.Generator, size: int, split: Split) -> Batch:
         part = self.parts[split]
-        picked = torch.randint(len(part.inputs), (size,), generator=generator)
+        picked = torch.randint(len(part.inputs), (size,), generator=generator, device="cpu")
         return Batch(part.inputs[picked], part.targets[picked])
 
     def yardsticks(self) -> dict[str, float]:

@@ -15,7 +15,7 @@ from layersmith.racing.task import IGNORED, Batch, Split
 def lengths(generator: torch.Generator, size: int, longest: int, split: Split) -> Tensor:
     """How long each string is, uniformly: 1 to `longest`, or for the split "longer" up to twice as long. (size,)"""
     low, high = (longest + 1, 2 * longest) if split == "longer" else (1, longest)
-    return torch.randint(low, high + 1, (size,), generator=generator)
+    return torch.randint(low, high + 1, (size,), generator=generator, device="cpu")
 
 
 def room(longest: int, split: Split) -> int:

@@ -1,0 +1,44 @@
+"""The linear maps of the table of parts."""
+
+from __future__ import annotations
+
+from layersmith.parts.entry import Entry
+
+ENTRIES: dict[str, Entry] = {
+    "bf16": Entry(
+        "layersmith.linear.half_precision:HalfPrecision", "linear", (), {"d_in": 32, "d_out": 48, "bias": True}
+    ),
+    "block_dense": Entry(
+        "layersmith.linear.block_dense:BlockDense",
+        "linear",
+        ("2406.16450",),
+        {"d_in": 32, "d_out": 48, "rank": 16, "blocks": 4},
+    ),
+    "block_shuffle": Entry(
+        "layersmith.linear.block_shuffle:BlockShuffle",
+        "linear",
+        ("2406.16450",),
+        {"d_in": 32, "d_out": 48, "blocks": 4},
+    ),
+    "butterfly": Entry("layersmith.linear.butterfly:Butterfly", "linear", ("1903.05895",), {"d_in": 32, "d_out": 48}),
+    "int8_dynamic": Entry(
+        "layersmith.linear.int8_dynamic:Int8Dynamic",
+        "linear",
+        ("2208.07339",),
+        {"d_in": 32, "d_out": 48, "bias": True},
+        missing="the columns of outliers that stay in half precision",
+    ),
+    "linear": Entry("layersmith.linear.dense:Dense", "linear", (), {"d_in": 32, "d_out": 48}),
+    "low_rank": Entry(
+        "layersmith.linear.low_rank:LowRank", "linear", ("2406.16450",), {"d_in": 32, "d_out": 48, "rank": 8}
+    ),
+    "memory_linear": Entry(
+        "layersmith.linear.memory_linear:MemoryLinear", "linear", ("2411.12992",), {"d_in": 32, "d_out": 48, "bits": 4}
+    ),
+    "quantized": Entry(
+        "layersmith.linear.quantized:QuantizedLinear",
+        "linear",
+        ("2210.17323",),
+        {"d_in": 32, "d_out": 48, "bits": 3, "group_size": 16, "bias": True},
+    ),
+}
