@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from layersmith import catalogue, describe
+from layersmith import catalogue, standing
 from layersmith.papers import papers
 from layersmith.refitting import methods
 
@@ -80,5 +80,5 @@ def test_every_feed_forward_and_norm_can_be_put_into_a_trained_model(name: str) 
 
 @pytest.mark.parametrize("key", BUILT.split())
 def test_papers_on_feed_forwards_and_norms_are_built(key: str) -> None:
-    stands = describe.standing(papers()[key])
+    stands = standing.standing(papers()[key])
     assert stands.parts or stands.methods

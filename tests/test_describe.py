@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layersmith import catalogue, describe
+from layersmith import catalogue, describe, standing
 from layersmith.errors import UserError
 from layersmith.evidence import Outcomes
 from layersmith.papers import papers
@@ -62,13 +62,13 @@ def test_runs_of_one_test_are_counted_and_records_are_not_tests() -> None:
 
 
 def test_a_paper_stands_with_every_part_and_method_that_names_it() -> None:
-    stands = describe.standing(papers()["2411.03884"])
+    stands = standing.standing(papers()["2411.03884"])
     assert {"poly_norm", "poly_relu"} <= set(stands.parts)
     assert "poly_norm" in stands.methods
     survey = papers()["survey-techniques-optimizing-transformer-inference"]
-    assert describe.standing(survey).nowhere
-    assert describe.reason(survey) == "survey"
-    assert describe.standing(papers()["2305.14858"]).folds == ("pre_rms_norm",)
+    assert standing.standing(survey).nowhere
+    assert standing.reason(survey) == "survey"
+    assert standing.standing(papers()["2305.14858"]).folds == ("pre_rms_norm",)
 
 
 def test_a_method_lacks_what_it_says_and_what_its_parts_lack() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from layersmith import catalogue, describe, papers
+from layersmith import catalogue, describe, papers, standing
 from layersmith.explaining import constructions, tools
 from layersmith.papers import ARXIV, Paper
 from layersmith.refitting import methods
@@ -57,8 +57,8 @@ def test_everything_is_made_from_papers_of_the_table() -> None:
 
 def test_a_paper_has_a_reason_exactly_where_nothing_is_made_from_it() -> None:
     for paper in papers.papers().values():
-        stands = describe.standing(paper)
-        assert bool(describe.reason(paper)) == stands.nowhere, paper.id
+        stands = standing.standing(paper)
+        assert bool(standing.reason(paper)) == stands.nowhere, paper.id
         assert not paper.reason or stands.nowhere, f"{paper.id} stands here, and the table says why it cannot"
 
 
@@ -77,7 +77,7 @@ PARTLY = """
 
 @pytest.mark.parametrize("key", PARTLY.split())
 def test_papers_of_which_something_is_missing_are_partly_there(key: str) -> None:
-    stands = describe.standing(papers.papers()[key])
+    stands = standing.standing(papers.papers()[key])
     lacks = [catalogue.entry(name).missing for name in stands.parts]
     lacks += [describe.method_missing(methods.get(name)) for name in stands.methods]
     assert any(lacks)

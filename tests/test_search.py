@@ -7,7 +7,9 @@ import pytest
 from layersmith import catalogue, search
 from layersmith.errors import UserError
 from layersmith.explaining.constructions import CONSTRUCTIONS
+from layersmith.explaining.tools import TOOLS
 from layersmith.papers import papers
+from layersmith.racing.tasks import TASKS
 from layersmith.refitting import methods
 from layersmith.refitting.prove.folds import FOLDS
 
@@ -85,12 +87,14 @@ def test_every_word_must_occur_and_where_none_has_them_all_some_will_do() -> Non
 def test_everything_that_can_be_run_and_every_paper_is_in_the_index() -> None:
     kinds = {
         kind: [item.name for item in search.index() if item.kind == kind]
-        for kind in ("method", "fold", "construction", "paper")
+        for kind in ("method", "fold", "construction", "tool", "task", "paper")
     }
     assert kinds == {
         "method": list(methods.METHODS),
         "fold": list(FOLDS),
         "construction": list(CONSTRUCTIONS),
+        "tool": list(TOOLS),
+        "task": list(TASKS),
         "paper": list(papers()),
     }
     parts = [item.name for item in search.index() if item.kind in ("part", "scheme")]

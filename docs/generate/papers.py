@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from generate.text import inline, table
-from layersmith import describe
+from layersmith import standing
 from layersmith.papers import KINDS, Paper, papers
 
 TITLES = {
@@ -23,11 +23,11 @@ TITLES = {
 
 
 def page() -> str:
-    here = sum(not describe.standing(paper).nowhere for paper in papers().values())
+    here = sum(not standing.standing(paper).nowhere for paper in papers().values())
     out = [
         "# Source papers",
         f"{len(papers())} papers: what each one does in a sentence of ours, and where it stands. Parts, methods, "
-        f"folds, constructions and tools are made from {here} of them.",
+        f"folds, constructions, tools and tasks are made from {here} of them.",
     ]
     for kind in KINDS:
         rows = [
@@ -45,10 +45,11 @@ def _title(paper: Paper) -> str:
 
 
 def _standing(paper: Paper) -> str:
-    stands = describe.standing(paper)
+    stands = standing.standing(paper)
     told = [f"part [{name}](catalogue/{name}.md)" for name in stands.parts]
     told += [f"method [{name}](methods.md#{name})" for name in stands.methods]
     told += [f"fold `{name}`" for name in stands.folds]
     told += [f"construction [{name}](constructions.md#{name})" for name in stands.constructions]
     told += [f"tool [{name}](explain.md#{name})" for name in stands.tools]
-    return "<br>".join(told) or inline(describe.reason(paper))
+    told += [f"task [{name}](tasks.md#{name})" for name in stands.tasks]
+    return "<br>".join(told) or inline(standing.reason(paper))

@@ -9,37 +9,22 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
 from layersmith import catalogue, evidence
 from layersmith.contract import Cost, Operator, Scheme
 from layersmith.errors import UserError
-from layersmith.evidence import Claim, Outcomes
+from layersmith.evidence import Outcomes
 from layersmith.explaining import constructions, tools
-from layersmith.papers import Paper, named
+from layersmith.papers import named
+from layersmith.racing import tasks
 from layersmith.refitting import methods
 from layersmith.refitting.method import STATISTICS, Method
 from layersmith.refitting.prove.folds import FOLDS
 
 COST_COLUMNS = ("params", "active per token", "bytes", "FLOPs", "bytes of state")
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a paper stands: what of each kind names it, and the claims measured."""
-
-    parts: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    folds: tuple[str, ...] = ()
-    constructions: tuple[str, ...] = ()
-    tools: tuple[str, ...] = ()
-    claims: tuple[tuple[str, Claim], ...] = ()
-
-    @property
-    def nowhere(self) -> bool:
-        return not (self.parts or self.methods or self.folds or self.constructions or self.tools)
 
 
 def spec_of(name: str, d_model: int | None = None, config: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -232,27 +217,32 @@ def construction_as_json(name: str) -> dict[str, Any]:
     }
 
 
-def paper_as_json(paper: Paper) -> dict[str, Any]:
-    """A paper, where it stands, and, where it stands nowhere, why."""
-    stands = standing(paper)
+def tools_as_json() -> list[dict[str, Any]]:
+    """One record for each tool and survey of `explain`."""
+    return [tool_as_json(name) for name in tools.TOOLS]
+
+
+def tool_as_json(name: str) -> dict[str, Any]:
+    tool = tools.get(name)
+    return {"name": name, "summary": tool.summary, "settings": tool.settings, "papers": named(tool.papers)}
+
+
+def tasks_as_json() -> list[dict[str, Any]]:
+    """One record for each task of `race`."""
+    return [task_as_json(name) for name in tasks.TASKS]
+
+
+def task_as_json(name: str) -> dict[str, Any]:
+    task = tasks.task_class(name)
     return {
-        "id": paper.id,
-        "arxiv": paper.arxiv,
-        "title": paper.title,
-        "kind": paper.kind,
-        "mechanism": paper.mechanism,
-        "parts": list(stands.parts),
-        "methods": list(stands.methods),
-        "folds": list(stands.folds),
-        "constructions": list(stands.constructions),
-        "tools": list(stands.tools),
-        "reason": reason(paper),
+        "name": name,
+        "summary": task.summary,
+        "reads": task.reads,
+        "writes": task.writes,
+        "causal": task.causal,
+        "metric": task.metric,
+        "papers": named(task.papers),
     }
-
-
-def reason(paper: Paper) -> str:
-    """Why nothing stands for the paper; "" when something does."""
-    return paper.reason or ("not built here" if standing(paper).nowhere else "")
 
 
 def first_line(text: str) -> str:
@@ -267,16 +257,3 @@ def tests(outcomes: Outcomes) -> list[tuple[str, str, int]]:
     counts = [("passed", Counter(t.partition("[")[0] for t in outcomes.passed if not t.endswith(".json")))]
     counts += [("FAILED", Counter(t.partition("[")[0] for t in outcomes.failed if not t.endswith(".json")))]
     return [(outcome, function, runs) for outcome, counter in counts for function, runs in counter.items()]
-
-
-def standing(paper: Paper) -> Standing:
-    """What of each kind names the paper, and what was measured of its claims."""
-    claims = [(part, claim) for part in catalogue.ENTRIES for claim in evidence.of(part).claims]
-    return Standing(
-        tuple(name for name, found in catalogue.ENTRIES.items() if paper.id in found.papers),
-        tuple(name for name in methods.METHODS if paper.id in methods.get(name).papers),
-        tuple(name for name, fold in FOLDS.items() if paper.id in fold.papers),
-        tuple(name for name in constructions.CONSTRUCTIONS if paper.id in constructions.get(name).papers),
-        tuple(name for name in tools.TOOLS if paper.id in tools.get(name).papers),
-        tuple((part, claim) for part, claim in claims if claim.paper == paper.id),
-    )

@@ -2,7 +2,7 @@
 
 The table is `papers.toml`, read once and validated. Its keys name a paper everywhere in the project: the arXiv id, or,
 where we are not sure of one, words of the title. Which parts, methods and folds a paper has is said by these
-themselves; `describe.standing` puts it together.
+themselves; `standing` puts it together.
 """
 
 from __future__ import annotations

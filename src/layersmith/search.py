@@ -1,4 +1,4 @@
-"""One search over all that can be run (parts, methods, folds, schemes, constructions) and over the source papers.
+"""One search over all that can be run (parts, methods, folds, constructions, tools, tasks) and over the source papers.
 
     find("prune heads")        -> items, best first
     item_named("heads")        -> what `layersmith show` tells about; papers by arXiv id or by words of the title
@@ -16,8 +16,10 @@ from functools import cache
 
 from layersmith import catalogue, describe
 from layersmith.errors import UserError, suggest
+from layersmith.explaining import tools
 from layersmith.explaining.constructions import CONSTRUCTIONS, get
 from layersmith.papers import ARXIV, papers
+from layersmith.racing import tasks
 from layersmith.refitting import methods
 from layersmith.refitting.prove.folds import FOLDS
 
@@ -60,7 +62,7 @@ SYNONYMS = {
 class Item:
     """One thing to find. title: one line; text: everything else known.
 
-    kind: part, scheme, method, fold, construction or paper
+    kind: part, scheme, method, fold, construction, tool, task or paper
     """
 
     kind: str
@@ -120,7 +122,7 @@ def item_named(words: str) -> Item:
 
 @cache
 def index() -> tuple[Item, ...]:
-    """Everything there is to find: parts and schemes, methods, folds, constructions, papers."""
+    """Everything there is to find: parts and schemes, methods, folds, constructions, tools, tasks, papers."""
     found = []
     for name, entry in catalogue.ENTRIES.items():
         kind = "scheme" if entry.family == "scheme" else "part"
@@ -137,6 +139,12 @@ def index() -> tuple[Item, ...]:
         known = get(name)
         text = f"{describe.construction_text(name)} {_cited(known.papers)}"
         found.append(Item("construction", name, known.summary, text))
+    for name in tools.TOOLS:
+        tool = tools.get(name)
+        found.append(Item("tool", name, tool.summary, f"explain {_cited(tool.papers)}"))
+    for name in tasks.TASKS:
+        task = tasks.task_class(name)
+        found.append(Item("task", name, task.summary, f"race task {_cited(task.papers)}"))
     found += [Item("paper", p.id, p.title, f"{p.kind} {p.mechanism}") for p in papers().values()]
     return tuple(found)
 

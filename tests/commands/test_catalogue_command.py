@@ -12,7 +12,9 @@ from layersmith import catalogue as table
 from layersmith import evidence
 from layersmith.commands.catalogue import catalogue, show
 from layersmith.explaining.constructions import CONSTRUCTIONS
+from layersmith.explaining.tools import TOOLS
 from layersmith.papers import papers
+from layersmith.racing.tasks import TASKS
 from layersmith.refitting import methods as methods_table
 from layersmith.refitting.prove.folds import FOLDS
 
@@ -37,6 +39,8 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
     assert [m["name"] for m in data["methods"]] == list(methods_table.METHODS)
     assert [f["name"] for f in data["folds"]] == list(FOLDS)
     assert [c["name"] for c in data["constructions"]] == list(CONSTRUCTIONS)
+    assert [t["name"] for t in data["tools"]] == list(TOOLS)
+    assert [t["name"] for t in data["tasks"]] == list(TASKS)
     assert [p["id"] for p in data["papers"]] == list(papers())
     for part in data["parts"]:
         assert part.keys() >= {"name", "family", "papers", "evidence", "summary", "stands_at", "state"}
@@ -48,7 +52,7 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
             assert papers()[paper["id"]].title == paper["title"]
             assert paper["arxiv"] in (paper["id"], None)
     for paper in data["papers"]:
-        kinds = ("parts", "methods", "folds", "constructions", "tools")
+        kinds = ("parts", "methods", "folds", "constructions", "tools", "tasks")
         assert bool(paper["reason"]) != any(paper[kind] for kind in kinds)
 
 

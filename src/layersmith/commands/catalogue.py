@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from layersmith.commands.config import parse_config
+from layersmith.commands.shown import print_cited, print_construction, print_task, print_tool
 from layersmith.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def catalogue(
     words: Annotated[list[str] | None, typer.Argument(help="what to look for: linear attention")] = None,
     only_papers: Annotated[bool, typer.Option("--papers", help="list source papers instead")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="print JSON: parts, methods, folds, constructions and papers")
+        bool, typer.Option("--json", help="print JSON: parts, methods, folds, constructions, tools, tasks and papers")
     ] = False,
 ) -> None:
     """List the parts, or search everything that can be run: parts, methods, folds and schemes."""
@@ -52,7 +53,7 @@ def catalogue(
 
 def _as_json(found: list[Item]) -> dict[str, list[dict[str, object]]]:
     from layersmith import catalogue as table
-    from layersmith import describe
+    from layersmith import describe, standing
     from layersmith.papers import papers
 
     named = {(item.kind, item.name) for item in found}
@@ -61,7 +62,9 @@ def _as_json(found: list[Item]) -> dict[str, list[dict[str, object]]]:
         "methods": [m for m in describe.methods_as_json() if ("method", m["name"]) in named],
         "folds": [f for f in describe.folds_as_json() if ("fold", f["name"]) in named],
         "constructions": [c for c in describe.constructions_as_json() if ("construction", c["name"]) in named],
-        "papers": [describe.paper_as_json(p) for p in papers().values() if ("paper", p.id) in named],
+        "tools": [t for t in describe.tools_as_json() if ("tool", t["name"]) in named],
+        "tasks": [t for t in describe.tasks_as_json() if ("task", t["name"]) in named],
+        "papers": [standing.paper_as_json(p) for p in papers().values() if ("paper", p.id) in named],
     }
 
 
@@ -84,18 +87,17 @@ def _print_answer(console: Console, run: list[Item], read: list[Item], query: st
 
 
 def _print_papers(console: Console, read: list[Item], query: str) -> None:
-    from layersmith import describe
+    from layersmith import standing
     from layersmith.papers import papers
 
     shown = read[:MOST] if query else read
     listing = Table("paper", "title", "here as")
     for item in shown:
         paper = papers()[item.name]
-        stands = describe.standing(paper)
-        made = [*stands.parts, *stands.methods, *stands.folds, *stands.constructions, *stands.tools]
-        here = ", ".join(dict.fromkeys(made))
+        stands = standing.standing(paper)
+        here = ", ".join(stands.names)
         key = paper.arxiv or f"[dim]{paper.id}[/dim]"
-        listing.add_row(key, escape(paper.title), here or f"[dim]{escape(describe.reason(paper))}[/dim]")
+        listing.add_row(key, escape(paper.title), here or f"[dim]{escape(standing.reason(paper))}[/dim]")
     console.print(listing)
     if len(read) > len(shown):
         console.print(f"the best {len(shown)} of {len(read)}; more words narrow it. `layersmith show PAPER`")
@@ -103,7 +105,7 @@ def _print_papers(console: Console, read: list[Item], query: str) -> None:
 
 def show(
     words: Annotated[
-        list[str], typer.Argument(help="a part, method, fold, construction, arXiv id, or words of a title")
+        list[str], typer.Argument(help="a part, method, fold, construction, tool, task, arXiv id, or words of a title")
     ],
     d_model: Annotated[int | None, typer.Option(help="width; every d_… of the example grows with it")] = None,
     config: Annotated[str | None, typer.Option(help="constructor arguments as JSON, over the example's")] = None,
@@ -123,7 +125,11 @@ def show(
     elif item.kind == "fold":
         _print_fold(console, item.name)
     elif item.kind == "construction":
-        _print_construction(console, item.name)
+        print_construction(console, item.name)
+    elif item.kind == "tool":
+        print_tool(console, item.name)
+    elif item.kind == "task":
+        print_task(console, item.name)
     else:
         _print_part(console, item.name, d_model, parse_config(config) if config else {}, (batch, tokens))
 
@@ -164,15 +170,6 @@ def print_state(console: Console, missing: str) -> None:
     console.print(
         "[bold]State[/bold]      " + (f"partly: without {escape(missing)}" if missing else "working"), soft_wrap=True
     )
-
-
-def print_cited(console: Console, ids: tuple[str, ...]) -> None:
-    """One line for each paper: id, title, link."""
-    from layersmith.papers import papers
-
-    for key in ids:
-        read = papers()[key]
-        console.print(f"[bold]Paper[/bold]      {key} {escape(read.title)} {read.link or ''}", soft_wrap=True)
 
 
 def _print_evidence(console: Console, name: str, found: Evidence) -> None:
@@ -230,34 +227,17 @@ def _print_fold(console: Console, name: str) -> None:
     )
 
 
-def _print_construction(console: Console, name: str) -> None:
-    from layersmith import describe
-
-    record = describe.construction_as_json(name)
-    console.rule(f"{name} · construction", align="left")
-    console.print(escape(describe.construction_text(name)) + "\n", soft_wrap=True)
-    for key, setting in record["settings"].items():
-        bounds = f"{setting['default']:g}, from {setting['least']:g} to {setting['most']:g}"
-        console.print(f"[bold]Setting[/bold]    {key}: {escape(setting['meaning'])} ({bounds})", soft_wrap=True)
-    for claim in record["claims"]:
-        title = "Limit" if claim["limit"] else "Claim"
-        told = escape(f"{claim['what']}: {claim['how']} {claim['bound']}")
-        console.print(f"[bold]{title}[/bold]      {told}", soft_wrap=True)
-    print_cited(console, tuple(paper["id"] for paper in record["papers"]))
-    console.print(f"[bold]Prove it[/bold]   layersmith construct {name}")
-
-
 def _print_paper(console: Console, key: str) -> None:
-    from layersmith import describe
+    from layersmith import standing
     from layersmith.papers import papers
 
     paper = papers()[key]
     console.rule(f"{paper.id} · {paper.kind}", align="left")
     console.print(f"[bold]{escape(paper.title)}[/bold] {paper.link or ''}\n", soft_wrap=True)
     console.print(escape(paper.mechanism) + "\n", soft_wrap=True)
-    stands = describe.standing(paper)
+    stands = standing.standing(paper)
     if stands.nowhere:
-        console.print(f"[bold]Stands as[/bold]  nothing: {escape(describe.reason(paper))}", soft_wrap=True)
+        console.print(f"[bold]Stands as[/bold]  nothing: {escape(standing.reason(paper))}", soft_wrap=True)
     else:
         console.print("[bold]Stands as[/bold]")
     for part in stands.parts:
@@ -270,6 +250,8 @@ def _print_paper(console: Console, key: str) -> None:
         console.print(f"  construction {construction}: layersmith construct {construction}")
     for tool in stands.tools:
         console.print(f"  tool       {tool}: layersmith explain MODEL --with {tool}")
+    for task in stands.tasks:
+        console.print(f"  task       {task}: layersmith race --task {task}")
     for part, claim in stands.claims:
         console.print(f"  claim      {claim.verdict} ({part}): {escape(claim.claim)}", soft_wrap=True)
         console.print(f"             measured: {escape(claim.measured)} ({claim.file})", soft_wrap=True)

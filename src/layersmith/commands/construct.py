@@ -75,7 +75,7 @@ def _list(as_json: bool) -> None:
 
 
 def _print(built: Constructed, out: Path | None) -> None:
-    from layersmith.commands.catalogue import print_cited
+    from layersmith.commands.shown import print_cited
     from layersmith.explaining.constructions import get
     from layersmith.measuring.environment import cpu_name
 

@@ -43,7 +43,8 @@ def methods(
 def print_method(console: Console, name: str) -> None:
     """Everything about one method."""
     from layersmith import describe
-    from layersmith.commands.catalogue import print_cited, print_state
+    from layersmith.commands.catalogue import print_state
+    from layersmith.commands.shown import print_cited
     from layersmith.refitting import methods as table
 
     method = table.get(name)

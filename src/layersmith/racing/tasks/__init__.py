@@ -43,11 +43,17 @@ def check_task(name: str) -> None:
         raise UserError(f"There is no task {name!r}. {suggest(name, list(TASKS))}")
 
 
-def build_task(name: str, settings: dict[str, Any]) -> Task:
-    """The task of that name with these settings. UserError for settings that it does not take."""
+def task_class(name: str) -> type[Task]:
+    """The class of that name: what is known of a task before it is built."""
     check_task(name)
     module, _, found = TASKS[name].partition(":")
-    task = getattr(importlib.import_module(module), found)
+    task: type[Task] = getattr(importlib.import_module(module), found)
+    return task
+
+
+def build_task(name: str, settings: dict[str, Any]) -> Task:
+    """The task of that name with these settings. UserError for settings that it does not take."""
+    task: Any = task_class(name)
     try:
         return task(**settings)
     except TypeError as error:

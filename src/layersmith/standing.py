@@ -1,0 +1,75 @@
+"""Where a source paper stands here: what is made from it, what was measured of its claims, or why nothing is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from layersmith import catalogue, evidence
+from layersmith.evidence import Claim
+from layersmith.explaining import constructions, tools
+from layersmith.papers import Paper
+from layersmith.racing import tasks
+from layersmith.refitting import methods
+from layersmith.refitting.prove.folds import FOLDS
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a paper stands: what of each kind names it, and the claims measured."""
+
+    parts: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    folds: tuple[str, ...] = ()
+    constructions: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    claims: tuple[tuple[str, Claim], ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is made from the paper, whatever its kind."""
+        made = (*self.parts, *self.methods, *self.folds, *self.constructions, *self.tools, *self.tasks)
+        return tuple(dict.fromkeys(made))
+
+    @property
+    def nowhere(self) -> bool:
+        return not self.names
+
+
+def standing(paper: Paper) -> Standing:
+    """What of each kind names the paper, and what was measured of its claims."""
+    claims = [(part, claim) for part in catalogue.ENTRIES for claim in evidence.of(part).claims]
+    return Standing(
+        parts=tuple(name for name, found in catalogue.ENTRIES.items() if paper.id in found.papers),
+        methods=tuple(name for name in methods.METHODS if paper.id in methods.get(name).papers),
+        folds=tuple(name for name, fold in FOLDS.items() if paper.id in fold.papers),
+        constructions=tuple(name for name in constructions.CONSTRUCTIONS if paper.id in constructions.get(name).papers),
+        tools=tuple(name for name in tools.TOOLS if paper.id in tools.get(name).papers),
+        tasks=tuple(name for name in tasks.TASKS if paper.id in tasks.task_class(name).papers),
+        claims=tuple((part, claim) for part, claim in claims if claim.paper == paper.id),
+    )
+
+
+def reason(paper: Paper) -> str:
+    """Why nothing stands for the paper; "" when something does."""
+    return paper.reason or ("not built here" if standing(paper).nowhere else "")
+
+
+def paper_as_json(paper: Paper) -> dict[str, Any]:
+    """A paper, where it stands, and, where it stands nowhere, why."""
+    stands = standing(paper)
+    return {
+        "id": paper.id,
+        "arxiv": paper.arxiv,
+        "title": paper.title,
+        "kind": paper.kind,
+        "mechanism": paper.mechanism,
+        "parts": list(stands.parts),
+        "methods": list(stands.methods),
+        "folds": list(stands.folds),
+        "constructions": list(stands.constructions),
+        "tools": list(stands.tools),
+        "tasks": list(stands.tasks),
+        "reason": reason(paper),
+    }
