@@ -17,6 +17,7 @@ from layersmith.explaining.dictionaries.agreement import agreement
 from layersmith.explaining.dictionaries.recipe import Recipe
 from layersmith.explaining.dictionaries.train import shuffled, train
 from layersmith.explaining.dictionary import Dictionary, Reconstructed
+from layersmith.explaining.pipeline import shuffled as control
 from layersmith.explaining.tool import Observed
 from layersmith.ffn.sparse_dictionary import SparseDictionary
 from tests.explaining.planted import planted
@@ -235,6 +236,17 @@ def test_an_autoencoder_stands_behind_the_sublayer(pocket, observed):
     torch.testing.assert_close(found.module(observed.inputs[:5]), expected)
     with layersmith.swap(pocket, {"layers.1.ffn": found.module}), torch.no_grad():
         assert torch.isfinite(pocket(torch.arange(9)[None]).logits).all()
+
+
+def test_the_control_of_an_autoencoder_learns_no_more_than_the_mean(observed):
+    def unexplained(seen):
+        long = {**SETTINGS, "kind": "sae", "steps": 300}  # what it begins as copies a little of what it reads
+        made = Dictionary().explain(seen, long, lambda share: None).module
+        wrong = (made(observed.inputs) - observed.outputs).square().sum()
+        return float(wrong / (observed.outputs - observed.outputs.mean(0)).square().sum())
+
+    assert unexplained(observed) < 0.8
+    assert unexplained(control(observed, seed=0)) > 0.95
 
 
 def test_a_tuple_stays_a_tuple(observed):

@@ -26,6 +26,8 @@ from layersmith.ffn.sparse_dictionary import SparseDictionary
 
 #: Features of which the report has a page.
 PAGES = 50
+#: Rows that the sublayer is run on at once.
+ROWS = 1024
 
 
 class Dictionary(Tool):
@@ -39,8 +41,6 @@ class Dictionary(Tool):
         """Train on the rows of the site. UserError for settings that are wrong, and for too little text."""
         recipe = Recipe.of({**self.settings, **settings})
         inputs, outputs = rows_for(recipe, observed)
-        if recipe.kind == "sae":
-            check_token_wise(observed)
         dictionary = train(shuffled(inputs, outputs, recipe.batch, recipe.seed), recipe, tell=tell)
         seen = activity(dictionary, inputs, outputs)
         size = {"features": float(len(dictionary.decoder)), "active": seen.active}
@@ -51,7 +51,7 @@ class Dictionary(Tool):
 
 def rows_for(recipe: Recipe, observed: Observed) -> tuple[Tensor, Tensor]:
     """What the dictionary reads and is to write, (N, D) each; UserError if it cannot be trained on that."""
-    inputs = observed.outputs if recipe.kind == "sae" else observed.inputs
+    inputs = outputs_again(observed) if recipe.kind == "sae" else observed.inputs
     if inputs.shape[-1] != observed.outputs.shape[-1]:
         raise UserError(
             f"The site reads {inputs.shape[-1]} channels and writes {observed.outputs.shape[-1]}; a transcoder stands "
@@ -62,16 +62,21 @@ def rows_for(recipe: Recipe, observed: Observed) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def check_token_wise(observed: Observed) -> None:
-    """UserError where the sublayer that an autoencoder stands behind cannot be run on single tokens."""
+def outputs_again(observed: Observed) -> Tensor:
+    """What the sublayer gives for the inputs: what an autoencoder behind it reads there.
+
+    Not `observed.outputs`, which the control puts in a random order: read and written in one order they would be
+    learnt as well as before. UserError where the sublayer cannot be run on single tokens.
+    """
     try:
-        observed.module(observed.inputs[:2])
+        found = [observed.module(rows) for rows in observed.inputs.split(ROWS)]
     except Exception as error:  # a module of any model: it may raise anything
         raise UserError(
             f"An autoencoder stands behind the sublayer, and this one does not work token by token "
             f"({type(error).__name__}), so it cannot be judged here. Train one on its outputs in Python "
             f"(layersmith.explaining.dictionaries), or take a transcoder."
         ) from error
+    return torch.cat([rows[0] if isinstance(rows, tuple) else rows for rows in found])
 
 
 class Reconstructed(nn.Module):
