@@ -39,7 +39,7 @@ def _commands() -> list[str]:
 
 #: Commands that take minutes -> the folder they write to, and what is in it afterwards.
 LONG_COMMANDS = {
-    "layersmith explain pocket": ("out/explain-pocket", ("result.json", "report.html")),
+    "layersmith explain pocket": ("out/pocket-statistics", ("result.json", "report.html")),
     "layersmith race": ("out/race", ("leaderboard.csv", "result.json", "report.html")),
     "layersmith refit pocket --budget latency=0.75 --out out/demo": (
         "out/demo",
