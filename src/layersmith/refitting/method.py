@@ -7,11 +7,13 @@ builds a replacement from the original's weights and its calibration activations
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from layersmith.anatomy.edit import Replacement
+from layersmith.anatomy.edit import Edit, Replacement
+from layersmith.contract import Operator
 from layersmith.refitting.view import SublayerView
 
 Settings = dict[str, Any]
@@ -85,3 +87,9 @@ def candidate_id(site: str, method: str, settings: Settings) -> str:
     """ "layers.3.ffn/width/keep=0.5": stable, readable, and the file name of the candidate."""
     text = ",".join(f"{k}={v}" for k, v in sorted(settings.items()))
     return f"{site}/{method}/{text or 'default'}"
+
+
+def each_matrix(view: SublayerView, made: Callable[[Tensor, Tensor | None], Operator]) -> Replacement:
+    """Every weight matrix of the sublayer replaced by what `made` makes of its (d_out, d_in) weight and its bias."""
+    parts = {path: made(*weight_and_bias(module)) for path, module in view.linears().items()}
+    return [(Edit(path, part.spec(), {}), part) for path, part in parts.items()]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from layersmith.anatomy.edit import Edit, Replacement
+from layersmith.anatomy.edit import Replacement
 from layersmith.linear.half_precision import HalfPrecision
-from layersmith.refitting.method import Method, Settings, weight_and_bias
+from layersmith.refitting.method import Method, Settings, each_matrix
 from layersmith.refitting.view import SublayerView
 
 
@@ -25,8 +25,4 @@ class BF16(Method):
         return [{}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        replacement: Replacement = []
-        for path, module in view.linears().items():
-            part = HalfPrecision.from_weight(*weight_and_bias(module))
-            replacement.append((Edit(path, part.spec(), {}), part))
-        return replacement
+        return each_matrix(view, HalfPrecision.from_weight)

@@ -6,9 +6,9 @@ Fragile sites are left to the search, which measures each alone and keeps the or
 
 from __future__ import annotations
 
-from layersmith.anatomy.edit import Edit, Replacement
+from layersmith.anatomy.edit import Replacement
 from layersmith.linear.int8_dynamic import Int8Dynamic
-from layersmith.refitting.method import Method, Settings, weight_and_bias
+from layersmith.refitting.method import Method, Settings, each_matrix
 from layersmith.refitting.view import SublayerView
 
 
@@ -31,8 +31,4 @@ class Int8DynamicWeights(Method):
         return [{}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        replacement: Replacement = []
-        for path, module in view.linears().items():
-            part = Int8Dynamic.from_weight(*weight_and_bias(module))
-            replacement.append((Edit(path, part.spec(), {}), part))
-        return replacement
+        return each_matrix(view, Int8Dynamic.from_weight)

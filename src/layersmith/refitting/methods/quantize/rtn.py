@@ -6,9 +6,11 @@ latency shows.
 
 from __future__ import annotations
 
-from layersmith.anatomy.edit import Edit, Replacement
+from torch import Tensor
+
+from layersmith.anatomy.edit import Replacement
 from layersmith.linear.quantized import QuantizedLinear
-from layersmith.refitting.method import Method, Settings, weight_and_bias
+from layersmith.refitting.method import Method, Settings, each_matrix
 from layersmith.refitting.view import SublayerView
 
 BITS = (8, 4, 3)
@@ -30,12 +32,10 @@ class RTN(Method):
         return [{"bits": bits} for bits in BITS]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        replacement: Replacement = []
-        for path, module in view.linears().items():
-            weight, bias = weight_and_bias(module)
-            part = QuantizedLinear.from_weight(weight, settings["bits"], group_size(weight.shape[1]), bias)
-            replacement.append((Edit(path, part.spec(), {}), part))
-        return replacement
+        def packed(weight: Tensor, bias: Tensor | None) -> QuantizedLinear:
+            return QuantizedLinear.from_weight(weight, settings["bits"], group_size(weight.shape[1]), bias)
+
+        return each_matrix(view, packed)
 
 
 def group_size(d_in: int) -> int:
