@@ -6,6 +6,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from layersmith.anatomy import find_sites
 from layersmith.anatomy.head import is_tied, with_head
+from tests.architectures.every import SWEPT
 
 
 def llama(tied):
@@ -33,3 +34,12 @@ def test_a_model_without_logits_has_no_head():
     model = BertModel(BertConfig(**sizes, num_attention_heads=4)).eval()
     anatomy = find_sites(model)
     assert with_head(model, anatomy) == anatomy
+
+
+def test_a_head_that_the_model_never_calls_is_none():
+    """MobileBERT multiplies by the weight of its head and another's, joined."""
+    model = SWEPT["mobilebert"].model()
+    assert isinstance(model.get_output_embeddings(), torch.nn.Linear)
+    anatomy = find_sites(model)
+    assert with_head(model, anatomy) == anatomy
+    assert not model.get_output_embeddings()._forward_pre_hooks

@@ -71,6 +71,15 @@ def test_a_slow_worker_is_not_given_up(monkeypatch, tmp_path):
     assert workers[0].ending() == "ended with status -9", "it was killed here, and not for its silence"
 
 
+@pytest.fixture
+def interruptible():
+    """What a shell starts in the background ignores SIGINT, and so do these tests then."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_ends_the_workers(tmp_path):
     def interrupt():
         appeared(tmp_path / "pid")
