@@ -71,7 +71,7 @@ def latency(
     """
     if rounds < 1 or warmup < 1:
         raise UserError(f"latency needs at least one round and one warm-up call, not {rounds} and {warmup}.")
-    wait = _waiter(torch.device(device))
+    wait = waiter(torch.device(device))
     steps = {name: step if isinstance(step, Step) else Step(step) for name, step in callables.items()}
 
     def once(step: Step) -> float:
@@ -173,7 +173,7 @@ def _timing(samples: list[float]) -> Timing:
     return Timing(median=median, p25=p25, p75=p75, n=len(samples), samples=tuple(samples))
 
 
-def _waiter(device: torch.device) -> Callable[[], None]:
+def waiter(device: torch.device) -> Callable[[], None]:
     """Waits until the device has done all it was given; the CPU never queues."""
     if device.type == "cpu":
         return _nothing

@@ -1,8 +1,9 @@
 """What every candidate costs on this machine at the user's shape, measured against the original in one run.
 
 Latency depends on shapes, not on weights, so candidates that look alike (the same kind of replacement in another
-layer) are timed once and share the figure: less time and less noise. Everything is timed interleaved with the
-originals and with the whole model. What belongs to no site (embedding, head, residual additions) is the difference.
+layer) are timed once and share the figure: less time and less noise. At prefill everything is timed by itself,
+interleaved with the originals and with the whole model; in decode, where it stands (`in_place`). What belongs to no
+site (embedding, residual additions) is the difference.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from layersmith.measuring.inputs import placement
 from layersmith.measuring.latency import Step, latency
 from layersmith.measuring.shape import Shape
 from layersmith.refitting.candidate import Candidate, Library
+from layersmith.refitting.score.in_place import Gains, seconds_inside
 from layersmith.runs.workspace import Workspace
 
 MODEL = "model"
@@ -92,18 +94,17 @@ def _measure(
     for candidate in library.candidates.values():
         try:
             bench.add_candidate(candidate, library)
+            bench.site_of[candidate.id] = candidate.site
         except UserError as reason:  # a mixer that cannot go on from a state, say
             refused[candidate.id] = str(reason)
-    device, _ = placement(model)
-    timings = latency(bench.steps, rounds=rounds, warmup=2, min_seconds=2e-3, device=device)
-    milliseconds = {key: timing.median * 1e3 for key, timing in timings.items()}
+    seconds = (_in_place if shape.phase == "decode" else _by_itself)(bench, library, rounds)
 
     def cost(name: str, site: str) -> dict[str, Any]:
-        # A block that a model runs several times costs its time and work each time, its weights once. What it keeps
-        # was measured over all its runs.
-        once, times = bench.counted[bench.key_of[name]], anatomy.site(site).calls
-        time = milliseconds.get(bench.key_of[name], 0.0) * times
-        return replace(once, flops=once.flops * times, latency_ms=time).to_json()
+        # A block that a model runs several times costs its work each time, its weights once. What it keeps, and its
+        # time, were measured over all its runs.
+        once = bench.counted[bench.key_of[name]]
+        flops = once.flops * anatomy.site(site).calls
+        return replace(once, flops=flops, latency_ms=seconds[name] * 1e3).to_json()
 
     def own(site: Site) -> dict[str, Any]:
         # A tied head's weights are the embedding's, and stay whatever replaces the head.
@@ -114,8 +115,40 @@ def _measure(
         "sites": {s.name: own(s) for s in sites},
         "candidates": {c.id: cost(c.id, c.site) for c in library.candidates.values() if c.id not in refused},
         "refused": refused,
-        "total": replace(bench.counted[MODEL], latency_ms=milliseconds[MODEL]).to_json(),
+        "total": replace(bench.counted[MODEL], latency_ms=seconds[MODEL] * 1e3).to_json(),
     }
+
+
+def _by_itself(bench: _Bench, library: Library, rounds: int) -> dict[str, float]:
+    """Seconds of the model, and of each site and candidate over all its calls, timed alone with its captured call."""
+    device, _ = placement(bench.model)
+    timings = latency(bench.steps, rounds=rounds, warmup=2, min_seconds=2e-3, device=device)
+    once = {key: timing.median for key, timing in timings.items()}
+    seconds = {MODEL: once[MODEL]}
+    for name, site in bench.site_of.items():
+        seconds[name] = once.get(bench.key_of[name], 0.0) * bench.anatomy.site(site).calls
+    return seconds
+
+
+def _in_place(bench: _Bench, library: Library, rounds: int) -> dict[str, float]:
+    """The same, measured inside whole steps; what does not run in a step takes nothing."""
+    device, _ = placement(bench.model)
+    whole = latency({MODEL: bench.steps[MODEL]}, rounds=rounds, warmup=2, device=device)[MODEL].median
+    originals = [name for name, site in bench.site_of.items() if name == site]
+    paths = [path for name in originals for path in bench.anatomy.site(name).modules]
+    inside = seconds_inside(bench.model, paths, bench.prompt.step, rounds, device)
+    of_site = {n: sum(inside.get(path, 0.0) for path in bench.anatomy.site(n).modules) for n in originals}
+    gains = Gains(bench.model, bench.shape, bench.prompt, library)
+    alike: dict[str, list[Candidate]] = {}
+    for name in (name for name in bench.site_of if name not in of_site):
+        alike.setdefault(bench.key_of[name], []).append(library.candidates[name])
+    seconds = {MODEL: whole, **of_site}
+    for key, candidates in alike.items():
+        gained = gains.seconds(candidates, rounds, device) if key in bench.steps else 0.0
+        for candidate in candidates:
+            before = sum(of_site.get(site, 0.0) for site in candidate.sites)
+            seconds[candidate.id] = max(0.0, before + gained)
+    return seconds
 
 
 class _Bench:
@@ -124,6 +157,7 @@ class _Bench:
     steps    key -> the step that is timed; none for what does not run at this shape (an encoder in decode)
     counted  key -> what it costs apart from time
     key_of   site or candidate -> its key
+    site_of  site or candidate -> the site it is, or stands at
     """
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, shape: Shape):
@@ -136,10 +170,12 @@ class _Bench:
         self.steps = {MODEL: whole}
         self.counted = {MODEL: cost_of({"": model}, whole, self.prompt.kv_bytes, self.dtypes)}
         self.key_of: dict[str, str] = {}
+        self.site_of: dict[str, str] = {}
 
     def add_original(self, site: str) -> None:
         parts = {path: self.model.get_submodule(path) for path in self.anatomy.site(site).modules}
         key = self.key_of[site] = _signature(parts, self.calls, self.dtypes)
+        self.site_of[site] = site
         if key not in self.counted:
             self._add(key, parts, self.calls, self.prompt)
 
