@@ -1,7 +1,7 @@
 """What a check gets: the part under test, how to build it, how to feed it, how to say no.
 
-A check is a function `(Subject) -> str`. It returns one line of what it measured, or raises `Failed` with what is wrong.
-What a check can say nothing about it is not asked: `applies.py`.
+A check is a function `(Subject) -> str`: it returns one line of what it measured, or raises `Failed` with what is
+wrong. It is asked only about parts of which it says something (`applies.py`).
 
 Checks of exactness run in float64, so that a leak of any size stands out from rounding. Every parameter is moved a
 little off its initial value first: behind a gate that starts at zero, a leak or a dropped gradient would not show.
