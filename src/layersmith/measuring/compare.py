@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from layersmith.anatomy.limits import longest_input
+from layersmith.anatomy.running import borrowed
 from layersmith.data.examples import Reader
 from layersmith.errors import UserError
 from layersmith.measuring.cost import model_cost
@@ -86,16 +87,45 @@ def measure(
     rounds     of interleaved timing
     questions  a JSONL file of multiple-choice questions (see `measure.zeroshot`)
 
-    Returns a JSON-serialisable dict. "model" and "against" hold params, bytes, perplexity, bits_per_byte, zeroshot,
-    samples and, for each shape under "at", latency_ms, latency_ms_spread (p25, p75), flops and kv_bytes. "comparison"
-    holds divergence (with its kind), agreement, cosine_distance, greedy_agreement and latency_ratio per shape. What
-    does not exist for a model, or was not asked for, is None.
+    The models are left as they were. Of the document, "model" and "against" hold params, bytes, perplexity,
+    bits_per_byte, zeroshot, samples and, for each shape under "at", latency_ms, latency_ms_spread (p25, p75), flops and
+    kv_bytes. "comparison" holds divergence (with its kind), agreement, cosine_distance, greedy_agreement and
+    latency_ratio per shape. What does not exist for a model, or was not asked for, is None.
 
     Raises UserError for a missing tokenizer, too little text, an impossible shape, or a model that yields NaN.
     """
     shapes = [parse_shape(text) for text in ([at] if isinstance(at, str) else at)]
-    models = {"model": model.eval()} | ({"against": against.eval()} if against is not None else {})
     data = data if config_of(model) is not None else RANDOM
+    with borrowed(model), borrowed(model if against is None else against):
+        return _measured(
+            model,
+            against,
+            tokenizer,
+            data=data,
+            text_column=text_column,
+            shapes=shapes,
+            size=(count, length),
+            rounds=rounds,
+            questions=questions,
+            seed=seed,
+        )
+
+
+def _measured(
+    model: nn.Module,
+    against: nn.Module | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    data: str,
+    text_column: str | None,
+    shapes: list[Shape],
+    size: tuple[int, int],
+    rounds: int,
+    questions: str | None,
+    seed: int,
+) -> Measurement:
+    models = {"model": model} | ({"against": against} if against is not None else {})
+    count, length = size
     length = min(length, longest_input(model) or length)
     batches, told = _batches(model, tokenizer, data, (count, length), text_column, seed)
     writes = data != RANDOM and is_causal_lm(model)

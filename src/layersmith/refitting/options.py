@@ -7,6 +7,7 @@ options come to for one model is `config.settings_for`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 
 from layersmith.cost import FIELDS
@@ -89,16 +90,22 @@ def check(config: RefitConfig) -> None:
 
 def check_budget(budget: dict[str, float]) -> None:
     """Raise a UserError unless the budget is a non-empty dict of known names and shares in (0, 1]."""
-    if not budget:
+    if not isinstance(budget, dict) or not budget:
         raise UserError(f"A budget is needed, e.g. latency=0.75. Names: {', '.join(BUDGETS)}.")
     for name, share in budget.items():
         if name not in BUDGETS:
             raise UserError(f"Unknown budget {name!r}. {suggest(name, list(BUDGETS))}")
-        if not 0.0 < share <= 1.0:
-            raise UserError(f"The budget {name}={share:g} must be a share of the original's, above 0 and at most 1.")
+        if not _is_number(share) or not 0.0 < share <= 1.0:
+            said = f"{share:g}" if _is_number(share) else repr(share)
+            raise UserError(f"The budget {name}={said} must be a share of the original's, above 0 and at most 1.")
 
 
 def _check_numbers(config: RefitConfig) -> None:
+    for name in ("effort", "heal_lr", "distill_steps", "heal_tokens", "seed", "workers"):
+        value, whole = getattr(config, name), name not in ("effort", "heal_lr")
+        may_be_none = value is None and name not in ("effort", "seed", "workers")
+        if not may_be_none and not (_is_number(value) and (isinstance(value, Integral) or not whole)):
+            raise UserError(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.")
     if not 0.01 <= config.effort <= 100:
         raise UserError(f"The effort must lie between 0.01 and 100, not {config.effort:g}.")
     if config.heal_lr is not None and not 0 < config.heal_lr < 1:
@@ -112,3 +119,7 @@ def _check_numbers(config: RefitConfig) -> None:
         raise UserError(f"The seed must be a whole number from 0 to {2**32 - 1}, not {config.seed}.")
     if config.workers < 1:
         raise UserError(f"The number of workers must be at least 1, not {config.workers}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -46,6 +46,7 @@ from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult
 from layersmith.refitting.reuse import check_reusable, take_over
 from layersmith.refitting.score.costs import measure_costs
+from layersmith.refitting.score.reach import check_in_reach
 from layersmith.refitting.score.replace_one import score
 from layersmith.refitting.search.found import Found
 from layersmith.refitting.search.select import select
@@ -165,6 +166,7 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, shape: Sh
     anatomy = with_head(model, find_sites(model))
     sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
     check_patterns(settings.sites, anatomy, settings.methods)
+    check_in_reach(model, anatomy, shape, settings.budget)
     if config.reuse is not None:
         check_reusable(config.reuse, identity)
     workspace = Workspace(config.out, identity, on_rebuild=bar.rebuilding)

@@ -83,6 +83,14 @@ def measure_costs(
     return SiteCosts({s: Cost.from_json(c) for s, c in saved["sites"].items()}, Cost.from_json(saved["total"]))
 
 
+def counted(model: nn.Module, anatomy: Anatomy, shape: Shape) -> SiteCosts:
+    """What the originals cost apart from time, as `measure_costs` has it."""
+    bench = _Bench(model, anatomy, shape)
+    for site in anatomy.smallest():
+        bench.add_original(site.name)
+    return SiteCosts({site.name: bench.original(site) for site in anatomy.smallest()}, bench.counted[MODEL])
+
+
 def _measure(
     model: nn.Module, anatomy: Anatomy, library: Library, shape: Shape, rounds: int
 ) -> dict[str, dict[str, Any]]:
@@ -99,21 +107,13 @@ def _measure(
             refused[candidate.id] = str(reason)
     seconds = (_in_place if shape.phase == "decode" else _by_itself)(bench, library, rounds)
 
-    def cost(name: str, site: str) -> dict[str, Any]:
-        # A block that a model runs several times costs its work each time, its weights once. What it keeps, and its
-        # time, were measured over all its runs.
-        once = bench.counted[bench.key_of[name]]
-        flops = once.flops * anatomy.site(site).calls
-        return replace(once, flops=flops, latency_ms=seconds[name] * 1e3).to_json()
+    def timed(cost: Cost, name: str) -> dict[str, Any]:
+        return replace(cost, latency_ms=seconds[name] * 1e3).to_json()
 
-    def own(site: Site) -> dict[str, Any]:
-        # A tied head's weights are the embedding's, and stay whatever replaces the head.
-        tied = site.kind == "head" and is_tied(model, site)
-        return cost(site.name, site.name) | ({"params": 0, "bytes": 0} if tied else {})
-
+    candidates = [c for c in library.candidates.values() if c.id not in refused]
     return {
-        "sites": {s.name: own(s) for s in sites},
-        "candidates": {c.id: cost(c.id, c.site) for c in library.candidates.values() if c.id not in refused},
+        "sites": {s.name: timed(bench.original(s), s.name) for s in sites},
+        "candidates": {c.id: timed(bench.cost(c.id, anatomy.site(c.site)), c.id) for c in candidates},
         "refused": refused,
         "total": replace(bench.counted[MODEL], latency_ms=seconds[MODEL] * 1e3).to_json(),
     }
@@ -196,6 +196,21 @@ class _Bench:
         decodes = self.shape.phase == "decode"
         calls = capture_calls(edited, paths, prompt.step, must_run=False) if decodes else self.calls
         self._add(key, parts, calls, prompt)
+
+    def cost(self, name: str, site: Site) -> Cost:
+        """Of a site or a candidate there, apart from time.
+
+        A block that a model runs several times costs its work each time, its weights once. What it keeps was measured
+        over all its runs.
+        """
+        once = self.counted[self.key_of[name]]
+        return replace(once, flops=once.flops * site.calls)
+
+    def original(self, site: Site) -> Cost:
+        """Of the original at a site. A tied head's weights are the embedding's, and stay whatever replaces the head."""
+        tied = site.kind == "head" and is_tied(self.model, site)
+        own = self.cost(site.name, site)
+        return replace(own, params=0, weight_bytes=0) if tied else own
 
     def _keeps_something(self, candidate: Candidate) -> bool:
         sites = [self.anatomy.site(name) for name in candidate.sites]

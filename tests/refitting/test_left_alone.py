@@ -1,0 +1,76 @@
+"""A model that somebody hands over is theirs: whatever is asked about it, and however that ends, it is as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import layersmith
+from layersmith.checkpoint import verify
+from layersmith.errors import UserError
+from tests.architectures.sweep import _reloaded_here
+from tests.refitting.conftest import tiny_llama
+
+QUICK = {"at": "prefill=1x16", "heal_tokens": 1024, "distill_steps": 1, "effort": 0.01, "progress": False}
+
+
+def refit(model: Any, given: dict[str, Any], out: Path) -> None:
+    layersmith.refit(model, budget={"params": 0.97}, methods=["width", "drop"], out=out, **given, **QUICK)
+
+
+def refused(model: Any, given: dict[str, Any], out: Path) -> None:
+    layersmith.refit(model, budget={"params": 0.9}, methods=["kv_merge"], out=out, **given, **QUICK)
+
+
+def measure(model: Any, given: dict[str, Any], out: Path) -> None:
+    layersmith.measure(model, at=["prefill=1x8", "decode=1x8"], count=1, length=64, rounds=1, **given)
+
+
+def measure_against(model: Any, given: dict[str, Any], out: Path) -> None:
+    layersmith.measure(tiny_llama(layers=1), model, at="prefill=1x8", count=1, length=64, rounds=1, **given)
+
+
+def sites(model: Any, given: dict[str, Any], out: Path) -> None:
+    layersmith.sites(model)
+
+
+def explain(model: Any, given: dict[str, Any], out: Path) -> None:
+    layersmith.explain(model, out=out, tokens=512, progress=False, **given)
+
+
+def facts(model: Any) -> dict[str, Any]:
+    return {
+        "training": {name: module.training for name, module in model.named_modules()},
+        "trainable": {name: parameter.requires_grad for name, parameter in model.named_parameters()},
+        "modules": {name: id(module) for name, module in model.named_modules()},
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+        "config": model.config.to_dict(),
+        "generation": model.generation_config.to_dict(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+    }
+
+
+@pytest.mark.parametrize("asked", [refit, refused, measure, measure_against, sites, explain], ids=lambda f: f.__name__)
+def test_the_callers_model_is_as_it_was(
+    asked: Callable[..., None], tmp_path: Path, text: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training mode, a block of it not; with gradients, a matrix without; and with gradients accumulated."""
+    monkeypatch.setattr(verify, "_run", _reloaded_here)
+    model = tiny_llama(layers=2).requires_grad_(True).train()
+    model.model.layers[0].eval()
+    model.model.layers[1].mlp.up_proj.weight.requires_grad_(False)
+    model.model.norm.weight.grad = torch.ones(32)
+    model.config.use_cache = False
+    before, weights = facts(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with suppress(UserError):
+        asked(model, {"data": text, "tokenizer": tokenizer}, tmp_path / "run")
+    assert facts(model) == before
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(model.model.norm.weight.grad, torch.ones(32))
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == ["model.norm.weight"]
