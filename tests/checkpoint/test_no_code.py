@@ -70,7 +70,7 @@ def test_load_save_and_reload(trapped, tmp_path):
     assert not any(path.exists() for path in (mark, *marks))
 
 
-@pytest.mark.parametrize("command", ["refit", "measure", "sites"])
+@pytest.mark.parametrize("command", ["refit", "measure", "sites", "explain"])
 def test_commands(command, tmp_path):
     folder = tmp_path / "stranger"
     _, tokenizer = load("pocket")
@@ -83,6 +83,7 @@ def test_commands(command, tmp_path):
         "refit": ["--budget", "params=0.96", "--out", str(tmp_path / "out"), "--methods", "drop", "--effort", "0.01"],
         "measure": ["--windows", "1", "--rounds", "1", "--at", "prefill=1x16"],
         "sites": ["--rounds", "1", "--at", "prefill=1x16"],
+        "explain": ["--out", str(tmp_path / "out"), "--tokens", "512", "--quiet"],
     }
     more = ["--heal-tokens", "0", "--at", "prefill=1x16", "--quiet"] if command == "refit" else []
     done = CliRunner().invoke(app, [command, str(folder), *options[command], *more])
