@@ -194,7 +194,7 @@ def _distinct(pieces: Iterable[str], seen: set[bytes]) -> list[str]:
 
 def _decode(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # a mark of the byte order is no text
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{str(path)!r} cannot be read as UTF-8 text: {error}.") from error
     if "\0" in text:

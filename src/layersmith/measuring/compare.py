@@ -27,7 +27,7 @@ from layersmith.measuring.latency import model_latency, ratio
 from layersmith.measuring.quality import Quality, quality
 from layersmith.measuring.shape import Shape, parse_shape
 from layersmith.measuring.token_bytes import token_bytes
-from layersmith.measuring.zeroshot import read_questions, zeroshot
+from layersmith.measuring.zeroshot import check_writes, read_questions, zeroshot
 
 SCHEMA = "layersmith.measure/1"
 #: `data=RANDOM`: seeded random inputs, the only ones there are for a model that takes no text.
@@ -125,6 +125,9 @@ def _measured(
     seed: int,
 ) -> Measurement:
     models = {"model": model} | ({"against": against} if against is not None else {})
+    parsed = None if questions is None else read_questions(questions)
+    if parsed is not None:
+        check_writes(models.values())
     count, length = size
     length = min(length, longest_input(model) or length)
     batches, told = _batches(model, tokenizer, data, (count, length), text_column, seed)
@@ -136,8 +139,7 @@ def _measured(
     facts = {name: _facts(each, found[name], shapes, writes) for name, each in models.items()}
     ratios = _time(models, shapes, rounds, seed, facts)
     greedy = _write(models, batches, _required(tokenizer), facts) if writes else None
-    if questions is not None:
-        parsed = read_questions(questions)
+    if parsed is not None:
         for name, each in models.items():
             facts[name]["zeroshot"] = zeroshot(each, _required(tokenizer), parsed)
 
