@@ -74,3 +74,34 @@ def test_the_callers_model_is_as_it_was(
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(model.model.norm.weight.grad, torch.ones(32))
     assert [name for name, p in model.named_parameters() if p.grad is not None] == ["model.norm.weight"]
+
+
+CONTEXTS = {
+    "inference_mode": torch.inference_mode,
+    "no_grad": torch.no_grad,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_the_callers_contexts_do_not_matter(
+    name: str, tmp_path: Path, text: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside any of them a run heals, saves and comes to the figures that it comes to outside."""
+    monkeypatch.setattr(verify, "_run", _reloaded_here)
+    given = {"data": text, "tokenizer": tokenizer, "budget": {"params": 0.97}, "methods": ["width"], **QUICK}
+    outside = layersmith.refit(tiny_llama(layers=2), out=tmp_path / "outside", **given)
+    with CONTEXTS[name]():
+        inside = layersmith.refit(tiny_llama(layers=2), out=tmp_path / "inside", **given)
+        measured = layersmith.measure(tiny_llama(layers=2), at="decode=1x8", count=1, rounds=1, data="random")
+    assert inside["heal"]["curve"] == outside["heal"]["curve"]
+    assert inside.refitted["divergence"] == outside.refitted["divergence"]
+    assert measured.model["params"] == outside.original["params"]
+
+
+@pytest.mark.parametrize("nothing", [5, [torch.nn.Linear(2, 2)], torch.nn.Linear])
+def test_what_is_no_model_is_refused_in_words(nothing: Any, tmp_path: Path) -> None:
+    for asked in (refit, measure, measure_against, sites, explain):
+        with pytest.raises(UserError, match="A model is a torch module"):
+            asked(nothing, {"data": "stdlib"}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -23,7 +23,7 @@ from torch import nn
 
 from layersmith import checkpoint, report
 from layersmith.anatomy import Anatomy, Replay, Site, check_fits, find_sites
-from layersmith.anatomy.running import borrowed, evaluating, uncompiled
+from layersmith.anatomy.running import borrowed, check_module, evaluating, ordinary, uncompiled
 from layersmith.disk import writable_folder, writing
 from layersmith.errors import UserError
 from layersmith.explaining import tools
@@ -106,6 +106,7 @@ def explain(
         trust_remote_code=trust_remote_code,
     )
     check(config)
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
     found = tools.get(tool)
     chosen = tools.settings_of(found, settings or {})
     if device is not None and not isinstance(model, str):
@@ -113,10 +114,11 @@ def explain(
     name = model if isinstance(model, str) else type(model).__name__
     folder = writable_folder(config.out or folder_for(name, tool))
     refuse_a_foreign_folder(folder)
-    with writing(folder), Progress(progress) as bar:
+    with ordinary(), writing(folder), Progress(progress) as bar:
         if isinstance(model, str):
             bar.note(f"loading {model}")
             model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device, tell=bar.note)
+        check_module(model)
         model = uncompiled(model)
         with borrowed(model):
             config = replace(config, out=folder)

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from layersmith.anatomy.limits import longest_input
-from layersmith.anatomy.running import borrowed
+from layersmith.anatomy.running import borrowed, check_module
 from layersmith.data.examples import Reader
 from layersmith.errors import UserError
 from layersmith.measuring.cost import model_cost
@@ -94,6 +94,8 @@ def measure(
 
     Raises UserError for a missing tokenizer, too little text, an impossible shape, or a model that yields NaN.
     """
+    for given in (model, *(() if against is None else (against,))):
+        check_module(given)
     shapes = [parse_shape(text) for text in ([at] if isinstance(at, str) else at)]
     data = data if config_of(model) is not None else RANDOM
     with borrowed(model), borrowed(model if against is None else against):

@@ -14,6 +14,7 @@ The stages, each kept in the workspace so that a killed run goes on where it was
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import nn
 from layersmith import checkpoint
 from layersmith.anatomy import Replay, find_sites
 from layersmith.anatomy.head import with_head
-from layersmith.anatomy.running import borrowed, uncompiled
+from layersmith.anatomy.running import borrowed, check_module, ordinary, uncompiled
 from layersmith.disk import writable_folder, writing
 from layersmith.errors import UserError
 from layersmith.measuring.cost import read
@@ -130,15 +131,17 @@ def refit(
         reuse=None if reuse is None else Path(reuse).expanduser(),
     )
     check(config)
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
     check_workers(workers, model)
     shape = parse_shape(at)
     if device is not None and not isinstance(model, str):
         raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
-    with writing(config.out), Progress(progress) as bar:
+    with ordinary(), writing(config.out), Progress(progress) as bar:
         name = model if isinstance(model, str) else type(model).__name__
         if isinstance(model, str):
             bar.note(f"loading {model}")
             model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device, tell=bar.note)
+        check_module(model)
         model = uncompiled(model)
         with checkpoint.stored_as(model, dtype), borrowed(model):
             return _refit(model, tokenizer, name, config, shape, bar)
