@@ -27,6 +27,7 @@ __all__ = [
     "round_to_stored",
     "save",
     "save_result",
+    "source_dtypes",
     "stored_as",
     "stored_bytes_on_disk",
     "stored_dtype",

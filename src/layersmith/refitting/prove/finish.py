@@ -122,10 +122,11 @@ def _side_by_side(ctx: RunContext, healed: Any, kept: str) -> dict[str, Any]:
     for name, model, against in (("original", ctx.model, None), ("refitted", healed, ctx.model)):
         measured = quality(model, ctx.batches.report, against=against, token_bytes=counted).to_json()
         timing = timings[name]
+        dtypes = checkpoint.source_dtypes(model) if name == "original" else checkpoint.stored_dtypes(model)
         figures[name] = {
             "divergence": measured.pop("divergence"),
             **measured,
-            **replace(model_cost(model, ctx.shape), latency_ms=timing.median * 1e3).to_json(),
+            **replace(model_cost(model, ctx.shape, dtypes), latency_ms=timing.median * 1e3).to_json(),
             "latency_ms_spread": [timing.p25 * 1e3, timing.p75 * 1e3],
         }
     figures["refitted"]["latency_ratio"] = ratio(timings, "refitted", "original")

@@ -7,7 +7,8 @@ from torch import nn
 from layersmith.anatomy import Anatomy
 from layersmith.errors import UserError
 from layersmith.measuring.shape import Shape
-from layersmith.refitting.score.costs import SiteCosts, counted
+from layersmith.refitting.score.costs import counted
+from layersmith.refitting.score.site_costs import SiteCosts
 from layersmith.report.units import apart
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from layersmith.errors import UserError
 from layersmith.refitting.candidate import Library
 from layersmith.refitting.context import RunContext
-from layersmith.refitting.score.costs import SiteCosts
+from layersmith.refitting.score.site_costs import SiteCosts
 from layersmith.refitting.search.choice import candidates_of, options, replacement_of
 from layersmith.refitting.search.clock import clock, gain, rounds_for, to_predict
 from layersmith.refitting.search.knapsack import Option, Solution, best_reachable, diverse, solve
