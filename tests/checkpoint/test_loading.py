@@ -53,6 +53,17 @@ def test_a_config_that_names_no_class_of_transformers(name, said, tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change", [{"architectures": ["MistralForCausalLM"]}, {"model_type": "mistral"}, {"architectures": ["BertModel"]}]
+)
+def test_a_class_of_another_config_is_refused(change, tmp_path):
+    """Llama and Mistral share every name of a weight; a Llama made from Mistral's config would ignore its window."""
+    BY_NAME["llama"].model().save_pretrained(tmp_path)
+    changed(tmp_path, lambda config: config.update(change))
+    with pytest.raises(UserError, match=r"model_type '\w+', but the class it names under architectures"):
+        load(tmp_path)
+
+
 def test_a_body_without_a_head(tmp_path):
     torch.manual_seed(0)
     tf.BertModel(BY_NAME["bert"].model().config).save_pretrained(tmp_path / "whole")

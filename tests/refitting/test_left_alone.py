@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,18 @@ def test_the_callers_model_is_as_it_was(
     assert pickle.dumps(model), "the hooks by which transformers records hidden states must not end this"
 
 
+@contextmanager
+def doubles() -> Iterator[None]:
+    """Of a program that computes in float64 unless it says otherwise."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 CONTEXTS = {
+    "doubles": doubles,
     "inference_mode": torch.inference_mode,
     "no_grad": torch.no_grad,
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
@@ -92,9 +103,10 @@ def test_the_callers_contexts_do_not_matter(
     monkeypatch.setattr(verify, "_run", _reloaded_here)
     given = {"data": text, "tokenizer": tokenizer, "budget": {"params": 0.97}, "methods": ["width"], **QUICK}
     outside = layersmith.refit(tiny_llama(layers=2), out=tmp_path / "outside", **given)
+    model = tiny_llama(layers=2)
     with CONTEXTS[name]():
-        inside = layersmith.refit(tiny_llama(layers=2), out=tmp_path / "inside", **given)
-        measured = layersmith.measure(tiny_llama(layers=2), at="decode=1x8", count=1, rounds=1, data="random")
+        inside = layersmith.refit(model, out=tmp_path / "inside", **given)
+        measured = layersmith.measure(model, at="decode=1x8", count=1, rounds=1, data="random")
     assert inside["heal"]["curve"] == outside["heal"]["curve"]
     assert inside.refitted["divergence"] == outside.refitted["divergence"]
     assert measured.model["params"] == outside.original["params"]

@@ -66,14 +66,16 @@ class evaluating:
 
 @contextmanager
 def ordinary() -> Iterator[None]:
-    """Inside, tensors and gradients are as in a program that has set nothing, whatever contexts the caller is in.
+    """Inside, tensors and gradients are as in a program that has set nothing, whatever the caller has set.
 
-    What is trained needs gradients, what is stored must be no inference tensor, and a model that is judged in autocast
-    here is another one where its saved copy is loaded.
+    What is trained needs gradients, what is stored must be no inference tensor, parts are made and fitted in float32,
+    and a model that is judged in autocast here is another one where its saved copy is loaded.
     """
     with ExitStack() as undo:
         undo.enter_context(torch.inference_mode(False))
         undo.enter_context(torch.enable_grad())
+        undo.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 undo.enter_context(torch.autocast(kind, enabled=False))

@@ -73,9 +73,13 @@ def check(config: RefitConfig) -> None:
     """Raise a UserError for options that no run could mean; nothing is loaded, and nothing written, for it."""
     check_budget(config.budget)
     _check_numbers(config)
-    for name, given in (("methods", config.methods), ("sites", config.sites)):
-        if given is not None and (isinstance(given, str) or not given or not all(given)):
-            raise UserError(f"{name} must be a list of at least one name, not {given!r}; leave it out to take all.")
+    for name in ("at", "data", "device", "text_column"):
+        given = getattr(config, name)
+        if not isinstance(given, str) and (given is not None or name in ("at", "data")):
+            raise UserError(f"{name} must be a text, not {given!r}.")
+    for name, names in (("methods", config.methods), ("sites", config.sites)):
+        if names is not None and (isinstance(names, str) or not names or not all(_is_name(n) for n in names)):
+            raise UserError(f"{name} must be a list of at least one name, not {names!r}; leave it out to take all.")
     check_methods(config.methods or [])
     parse_shape(config.at)
     check_data(config.data)
@@ -119,6 +123,10 @@ def _check_numbers(config: RefitConfig) -> None:
         raise UserError(f"The seed must be a whole number from 0 to {2**32 - 1}, not {config.seed}.")
     if config.workers < 1:
         raise UserError(f"The number of workers must be at least 1, not {config.workers}.")
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _is_number(value: object) -> bool:

@@ -60,7 +60,7 @@ def refit(
     *,
     budget: dict[str, float],
     out: str | Path,
-    data: str = "stdlib",
+    data: str | os.PathLike[str] = "stdlib",
     text_column: str | None = None,
     at: str = "prefill=1x512",
     methods: list[str] | None = None,
@@ -113,7 +113,7 @@ def refit(
     config = RefitConfig(
         budget=budget,
         out=_checked_out(out),
-        data=data,
+        data=os.fspath(data) if isinstance(data, os.PathLike) else data,
         text_column=text_column,
         at=at,
         methods=methods,
