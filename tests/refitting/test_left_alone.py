@@ -69,7 +69,7 @@ def test_the_callers_model_is_as_it_was(
     model.config.use_cache = False
     before, weights = facts(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with suppress(UserError):
-        asked(model, {"data": text, "tokenizer": tokenizer}, tmp_path / "run")
+        asked(model, {"data": Path(text), "tokenizer": tokenizer}, tmp_path / "run")
     assert facts(model) == before
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(model.model.norm.weight.grad, torch.ones(32))

@@ -68,7 +68,7 @@ def explain(
     *,
     tool: str = "statistics",
     site: str | list[str] | None = None,
-    data: str = "stdlib",
+    data: str | os.PathLike[str] = "stdlib",
     text_column: str | None = None,
     out: str | Path | None = None,
     settings: dict[str, Any] | None = None,
@@ -96,7 +96,7 @@ def explain(
     config = ExplainConfig(
         tool=tool,
         site=[site] if isinstance(site, str) else site,
-        data=data,
+        data=os.fspath(data) if isinstance(data, os.PathLike) else data,
         text_column=text_column,
         out=None if out is None else Path(out),
         settings=settings,

@@ -6,6 +6,7 @@ interleaved with the original's, and what both write.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ def measure(
     against: nn.Module | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    data: str = "stdlib",
+    data: str | os.PathLike[str] = "stdlib",
     text_column: str | None = None,
     at: str | Sequence[str] = "prefill=1x512",
     count: int = 16,
@@ -97,7 +98,7 @@ def measure(
     for given in (model, *(() if against is None else (against,))):
         check_module(given)
     shapes = [parse_shape(text) for text in ([at] if isinstance(at, str) else at)]
-    data = data if config_of(model) is not None else RANDOM
+    data = os.fspath(data) if config_of(model) is not None else RANDOM
     with borrowed(model), borrowed(model if against is None else against):
         return _measured(
             model,
