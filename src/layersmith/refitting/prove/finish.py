@@ -46,7 +46,10 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
         folds, folded = fold_where_it_pays(healed, ctx.shape, ctx.workspace, mix)
     checkpoint.round_to_stored(healed, checkpoint.stored_dtypes(ctx.model))
     with ctx.clock.stage("measure"):
-        final = _side_by_side(ctx, healed, f"final/{digest_of(mix, [f['name'] for f in folds if f['kept']])}")
+        kept = [f["name"] for f in folds if f["kept"]]
+        final = _side_by_side(ctx, healed, f"final/{digest_of(mix, kept)}")
+        if not found.selection.chosen and not kept:
+            final["refitted"]["latency_ratio"] = 1.0  # nothing is changed, so the clock told noise
     with ctx.clock.stage("save"):
         saved = {"folds": folds, **_save(ctx, found, healed, folded)}
     result = assemble(ctx, found, variants, healing, final, saved)
@@ -63,7 +66,7 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
 def _heal(ctx: RunContext, found: Found, chosen: list[str], name: str) -> tuple[Any, Healing | None]:
     """The model with these candidates, healed on the heal batches (all runs heal on the same ones)."""
     changed = student(ctx.model, found.replacement(chosen))
-    if not ctx.batches.heal:
+    if not ctx.batches.heal or not chosen:
         return changed, None
     changed.requires_grad_(True)
     heal_settings = _heal_settings(ctx)
