@@ -1,4 +1,4 @@
-"""Pictures and sound by the libraries that users have: Pillow, torchvision, soundfile, scikit-learn, and no stand-ins.
+"""Pictures and sound by the libraries that users have: Pillow, soundfile, scikit-learn, and no stand-ins.
 
 Nothing here is needed to use text, so what is not installed is skipped, and said.
 """
