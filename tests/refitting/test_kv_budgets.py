@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from layersmith.anatomy.probe import example_inputs
 from layersmith.checkpoint import load, verify
 from layersmith.measuring.cost import model_cost
+from layersmith.measuring.inputs import example_inputs
 from layersmith.measuring.shape import Shape
 from layersmith.refitting.pipeline import refit
 from tests.architectures.every import EVERY

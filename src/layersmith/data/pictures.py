@@ -110,7 +110,7 @@ def _opened(path: Path) -> np.ndarray:
     from PIL import Image
 
     with blaming(f"{str(path)!r} cannot be read as a picture"), Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+        return np.array(picture.convert("RGB"))
 
 
 def _embedded_view(model: nn.Module) -> tuple[View, str]:
