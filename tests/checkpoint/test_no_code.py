@@ -194,3 +194,11 @@ def test_parts_smaller_than_what_they_replace_pass(tmp_path):
 
 def test_pocket_is_a_folder_like_any_other():
     assert code_in(pocket.path()) in ([], ["__init__.py"])
+
+
+@pytest.mark.parametrize("theta", [1_000_000, 500_000.0, 10_000_000])
+def test_the_base_of_rotary_positions_is_no_size(theta, tmp_path):
+    """Llama 3, Qwen and LFM2 have such: a result with another attention was refused when it was loaded again."""
+    _, model, edits = edited(layers_1_attn={"name": "softmax_attention", "n_heads": 4, "rope_theta": theta})
+    save(model, edits, tmp_path)
+    assert torch.equal(output(load(tmp_path)[0], LLAMA), output(model, LLAMA))

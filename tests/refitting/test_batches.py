@@ -229,7 +229,7 @@ def test_an_encoder_decoder_reads_pairs_and_never_a_source_twice(tokenizer, tmp_
 
 
 def test_a_model_of_pictures_needs_no_tokenizer(monkeypatch):
-    monkeypatch.setattr(pictures, "find_spec", lambda name: None)  # the drawn set, which is the larger
+    monkeypatch.setattr("layersmith.data.pictures.find_spec", lambda name: None)  # the drawn set, which is larger
     config = ViTConfig(image_size=16, patch_size=8, num_labels=5, **WIDTHS)
     for model, kind in ((ViTForImageClassification(config), "kl"), (ViTModel(config), "relative_squared_error")):
         batches = prepare(model.eval(), None, "stdlib", SIZES, seed=0)
