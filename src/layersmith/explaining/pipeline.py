@@ -36,8 +36,7 @@ from layersmith.explaining.sections import with_words
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.texts import Texts, read
 from layersmith.explaining.tool import Observed, Settings, Tool
-from layersmith.measuring.divergence import main_output
-from layersmith.measuring.divergence import run as run_model
+from layersmith.measuring.divergence import first_run, main_output
 from layersmith.measuring.environment import environment
 from layersmith.measuring.inputs import placement
 from layersmith.runs.identity import identity_of
@@ -130,7 +129,7 @@ def _explain(
 ) -> ExplainResult:
     texts = read(model, tokenizer, config.data, config.tokens, config.seed, config.text_column)
     with evaluating(model):
-        main_output(run_model(model, texts.fit[0]))  # a model that yields NaN is refused before anything else
+        main_output(first_run(model, texts.fit[0]))  # a model that yields NaN is refused before anything else
     anatomy = find_sites(model)
     sites = _sites(anatomy, tool, config.site)
     asked = {"tool": tool.name, "settings": settings, "sites": [s.name for s in sites], "seed": config.seed}

@@ -20,7 +20,7 @@ from layersmith.anatomy.running import borrowed, check_module
 from layersmith.data.examples import Reader
 from layersmith.errors import UserError
 from layersmith.measuring.cost import model_cost
-from layersmith.measuring.divergence import Batch
+from layersmith.measuring.divergence import Batch, first_run
 from layersmith.measuring.environment import environment
 from layersmith.measuring.generation import agreement, continuations, room
 from layersmith.measuring.inputs import config_of, example_inputs, is_causal_lm, placement
@@ -134,6 +134,8 @@ def _measured(
     count, length = size
     length = min(length, longest_input(model) or length)
     batches, told = _batches(model, tokenizer, data, (count, length), text_column, seed)
+    for each in models.values():
+        first_run(each, {name: tensor.to(placement(each)[0]) for name, tensor in batches[0].items()})
     writes = data != RANDOM and is_causal_lm(model)
     sizes = token_bytes(_required(tokenizer)) if writes else None
     found = {"model": quality(model, batches, against, sizes)}

@@ -196,3 +196,18 @@ def real_rows(values: Tensor, mask: Tensor | None) -> Tensor:
 def run(model: nn.Module, inputs: Batch) -> Any:
     """The model's output, without a cache."""
     return model(**inputs, **without_cache(model))
+
+
+@torch.no_grad()
+def first_run(model: nn.Module, inputs: Batch) -> Any:
+    """`run` on the first batch of all. A model that does not run on what it is fed with is refused in its own words."""
+    try:
+        return run(model, inputs)
+    except UserError:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ImportError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{type(model).__name__} does not run on {', '.join(inputs)}, with which it is fed: "
+            f"{type(error).__name__}: {said.rstrip('.')}. Its config may not be the one it was made with."
+        ) from error

@@ -28,7 +28,7 @@ from layersmith.anatomy.running import borrowed, check_module, ordinary, uncompi
 from layersmith.disk import writable_folder, writing
 from layersmith.errors import UserError
 from layersmith.measuring.cost import read
-from layersmith.measuring.divergence import main_output
+from layersmith.measuring.divergence import first_run, main_output
 from layersmith.measuring.shape import Shape, parse_shape
 from layersmith.refitting import methods
 from layersmith.refitting.build.block_library import LibrarySettings, SiteReport, build_library
@@ -252,7 +252,7 @@ def check_shape(model: nn.Module, shape: Shape) -> None:
 @torch.no_grad()
 def check_finite(model: Any, batch: Batch) -> None:
     """Raise a UserError when the model yields NaN or infinity on real text: nothing could be measured on it."""
-    if not torch.isfinite(main_output(model(**batch))).all():
+    if not torch.isfinite(main_output(first_run(model, batch))).all():
         raise UserError(
             "The model yields NaN or infinity on the calibration text, so nothing can be fitted to it. Check its "
             "weights, and load it in float32 or bfloat16 rather than float16."
