@@ -80,6 +80,11 @@ class SublayerView:
         self.fit = [call.in_float32() for call in self.fit]
         self.holdout = [call.in_float32() for call in self.holdout]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the sublayer runs, and where all that a method makes belongs: what torch makes unasked is elsewhere."""
+        return self.fit[0].input.device
+
     def once(self, key: str, make: Callable[[], Any]) -> Any:
         """What `make` gives, computed once per view: for what all settings of a method, or several methods, share."""
         if key not in self._made:
@@ -164,8 +169,8 @@ class SublayerView:
                 x = x.reshape(-1, x.shape[-1]).float()
                 if current[0].mask is not None and len(x) == current[0].mask.numel():
                     x = x[current[0].mask.flatten()]
-                squares[path] = squares.get(path, torch.zeros(())) + x.T @ x
-                sums[path] = sums.get(path, torch.zeros(())) + x.sum(0)
+                squares[path] = squares.get(path, 0) + x.T @ x
+                sums[path] = sums.get(path, 0) + x.sum(0)
                 counts[path] = counts.get(path, 0) + len(x)
 
             return record

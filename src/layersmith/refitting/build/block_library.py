@@ -6,6 +6,7 @@ run builds only what is missing, and blocks that other processes built (`workers
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -80,8 +81,7 @@ def build_block(
     """{site: its report and candidates} of one block, its sublayers first. Independent of every other block."""
     inside = [s for s in activations.anatomy.in_block(block.name) if s != block]  # a head is its own and only site
     sites = [s for s in (*inside, block) if s.name in settings.sites]
-    with torch.device(activations.device):  # what a method makes, it makes where the model is
-        built = {s.name: _site_jobs(s, activations, workspace, settings, statistics.get(s.name, {})) for s in sites}
+    built = {s.name: _site_jobs(s, activations, workspace, settings, statistics.get(s.name, {})) for s in sites}
     activations.forget()
     return built
 
@@ -158,7 +158,7 @@ def _build(
         distilled_steps=steps,
         seconds=time.perf_counter() - start,
     )
-    if not torch.isfinite(torch.tensor(candidate.local_error)):
+    if not math.isfinite(candidate.local_error):
         candidate.refused = "its output is not finite on held-out activations"
     elif not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
         candidate.refused = f"some of its weights are too large for {view.dtype}"

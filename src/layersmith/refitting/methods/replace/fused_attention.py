@@ -35,7 +35,7 @@ class FuseAttention(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         full = view.attention.operator
-        part = catalogue.build({**full.spec(), "name": "fused_attention", **settings})
+        part = catalogue.build({**full.spec(), "name": "fused_attention", **settings}).to(view.device)
         state = full.state_dict()
         for kind in ("weight", "bias") if full.q.bias is not None else ("weight",):
             state[f"qkv.{kind}"] = torch.cat([state.pop(f"{name}.{kind}") for name in "qkv"])
