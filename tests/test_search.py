@@ -38,6 +38,8 @@ def read(query: str, most: int = 3) -> list[str]:
         ("layer drop", {"method drop", "method span"}),
         ("KAN", {"part kan", "method kan", "part gr_kan"}),
         ("linear attention", {"part linear_attention", "method linear_attention"}),
+        ("sliding window", {"part softmax_attention"}),
+        ("faster decoding", {"method kv_merge", "method fused_attention"}),
     ],
 )
 def test_the_obvious_is_found_among_the_first(query: str, expected: set[str]) -> None:

@@ -104,9 +104,22 @@ def _with_debug(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (sites, refit, race, explain, measure, check, catalogue, show, methods, construct):
-    app.command(cls=Command)(_with_debug(command))
-app.command("compile", cls=Command)(_with_debug(compile_kernels))
+#: Name on the command line -> the function, in the order of `--help`.
+COMMANDS: dict[str, Callable[..., None]] = {
+    "sites": sites,
+    "refit": refit,
+    "race": race,
+    "explain": explain,
+    "measure": measure,
+    "check": check,
+    "catalogue": catalogue,
+    "show": show,
+    "methods": methods,
+    "construct": construct,
+    "compile": compile_kernels,
+}
+for name, command in COMMANDS.items():
+    app.command(name, cls=Command)(_with_debug(command))
 
 
 def _print_version(wanted: bool) -> None:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from layersmith.commands.config import parse_config
-from layersmith.commands.shown import print_cited, print_construction, print_task, print_tool
+from layersmith.commands.shown import print_cited, print_construction, print_task, print_tool, refuse_a_slip
 from layersmith.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,12 +111,23 @@ def show(
     config: Annotated[str | None, typer.Option(help="constructor arguments as JSON, over the example's")] = None,
     batch: Annotated[int, typer.Option(help="batch size of the cost", min=1)] = 1,
     tokens: Annotated[int, typer.Option(help="tokens per sequence of the cost", min=1)] = 512,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, as in `layersmith catalogue --json`")] = False,
 ) -> None:
     """All about one part: idea, equation, papers, evidence, claims, cost, methods. Or about a method, fold or paper."""
+    refuse_a_slip(" ".join(words))
     from layersmith import search
     from layersmith.commands.methods import print_method
 
     item = search.item_named(" ".join(words))
+    if item.kind not in ("part", "scheme") and (d_model is not None or config is not None):
+        raise UserError(f"--d-model and --config are about a part, and {item.name!r} is a {item.kind}.")
+    given = parse_config(config) if config else {}
+    if as_json:
+        (record,) = [record for records in _as_json([item]).values() for record in records]
+        if item.kind == "part":
+            record |= _sized(item.name, d_model, given, (batch, tokens))
+        print(json.dumps(record, indent=1, ensure_ascii=False))  # noqa: T201
+        return
     console = Console(highlight=False)
     if item.kind == "paper":
         _print_paper(console, item.name)
@@ -131,7 +142,18 @@ def show(
     elif item.kind == "task":
         print_task(console, item.name)
     else:
-        _print_part(console, item.name, d_model, parse_config(config) if config else {}, (batch, tokens))
+        _print_part(console, item.name, d_model, given, (batch, tokens))
+
+
+def _sized(name: str, d_model: int | None, config: dict[str, object], size: tuple[int, int]) -> dict[str, object]:
+    """The part at its sizes, as JSON: its spec, and what it costs at (batch, tokens)."""
+    from layersmith import catalogue as table
+    from layersmith import describe
+
+    part = table.build(describe.spec_of(name, d_model, config))
+    _, figures = next(describe.cost_table(part, *size))
+    cost = dict(zip(describe.COST_COLUMNS, figures, strict=True))
+    return {"spec": part.spec(), "cost": {"at": "{}x{}".format(*size), **cost}}
 
 
 def _print_part(

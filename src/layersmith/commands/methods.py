@@ -16,8 +16,10 @@ def methods(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """List the methods of refit, or tell everything about one: what it needs, when it pays, default or not."""
-    from layersmith import describe
     from layersmith.refitting import methods as table
+
+    table.check_methods([] if name is None else [name])  # before anything heavy is imported
+    from layersmith import describe
 
     names = list(table.METHODS) if name is None else [table.get(name).name]
     if as_json:

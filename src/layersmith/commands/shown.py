@@ -1,9 +1,33 @@
-"""What `layersmith show` tells about a construction, a tool of `explain` and a task of `race`."""
+"""What `layersmith show` tells about a construction, a tool of `explain` and a task of `race`; and to a slip."""
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from importlib import resources
+
 from rich.console import Console
 from rich.markup import escape
+
+from layersmith.errors import UserError
+
+
+def refuse_a_slip(name: str) -> None:
+    """Answer a name that is nearly one at once: the search would first import all that can be run."""
+    from layersmith.explaining.constructions import CONSTRUCTIONS
+    from layersmith.explaining.tools import TOOLS
+    from layersmith.papers import papers
+    from layersmith.parts import ENTRIES
+    from layersmith.racing.tasks import TASKS
+    from layersmith.refitting.methods import METHODS
+
+    known = [*ENTRIES, *METHODS, *CONSTRUCTIONS, *TOOLS, *TASKS]
+    written = name.strip().lower().replace(" ", "_").replace("-", "_")
+    near = get_close_matches(written, known, n=3, cutoff=0.7)
+    folds = resources.files("layersmith.refitting").joinpath("prove", "folds", f"{written}.py").is_file()
+    if not near or written in known or folds or any(name.lower() in paper.title.lower() for paper in papers().values()):
+        return
+    meant = " or ".join(map(repr, near))
+    raise UserError(f"Nothing is called {name!r}. Did you mean {meant}? `layersmith catalogue WORDS` searches.")
 
 
 def print_cited(console: Console, ids: tuple[str, ...]) -> None:
