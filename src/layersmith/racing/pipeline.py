@@ -11,7 +11,6 @@ The stages, each kept in the workspace so that a killed race goes on where it wa
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 import layersmith
-from layersmith.disk import writable_folder, writing
+from layersmith.disk import put, put_json, writable_folder, writing
 from layersmith.racing.budget import Entrant, sized, time_steps
 from layersmith.racing.config import RaceConfig, budget_of, check, entrants_of
 from layersmith.racing.jobs import Job, finish, trained, tuned
@@ -137,9 +136,9 @@ def _stages(config: RaceConfig, task: Task, entrants: list[Entrant], workspace: 
         finish("training", [each for jobs in runs.values() for each in jobs], workspace, workers, bar)
     came_to = {name: [trained(each, workspace) for each in jobs] for name, jobs in runs.items()}
     document = assemble(config, task, entrants, came_to, clock.seconds)
-    _put(config.out / "leaderboard.csv", leaderboard_csv(document))
+    put(config.out / "leaderboard.csv", leaderboard_csv(document))
     write(document, config.out / "report.html")
-    _put(config.out / "result.json", json.dumps(document, indent=1, ensure_ascii=False))
+    put_json(config.out / "result.json", document)  # last of all: where it stands, the race has ended
     return RaceResult(config.out, document)
 
 
@@ -158,10 +157,3 @@ def _tuning(entrant: Entrant, workspace: Workspace) -> str:
     edge = ", still at the edge of its grid" if best.on_edge else ""
     least = min(loss for *_, loss in best.tried)
     return f"{entrant.name}: learning rate {best.lr:g}, weight decay {best.weight_decay:g}{edge}, loss {least:.3f}"
-
-
-def _put(path: Path, text: str) -> None:
-    """Write a file that is whole at every moment."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

@@ -6,13 +6,12 @@ with what it is compared to.
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict, replace
 from typing import Any
 
 from layersmith import checkpoint, report
 from layersmith.anatomy.edit import Edit, combined
+from layersmith.disk import put_json
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import divergence
 from layersmith.measuring.generation import greedy_text, room
@@ -54,9 +53,7 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
     report.write(result, out / "report.html")
     report.write_svg(result, out / "pareto.svg")
     # The last of all: where result.json stands, the run has ended and everything else is there.
-    fresh = out / "result.json.new"
-    fresh.write_text(json.dumps(result, indent=1))
-    os.replace(fresh, out / "result.json")
+    put_json(out / "result.json", result)
     return RefitResult(out, result)
 
 
