@@ -24,9 +24,6 @@ from layersmith.errors import UserError
 #: Config keys that count things which are built one by one; a folder's tensors bound how many there can be.
 _COUNTS = re.compile(r"layer|block|depth|label|expert|stage|head|codebook|group")
 _MOST_COUNTED = 2**16
-#: Numbers in the spec of a part that nothing is built by, and that pass every dimension of a small model with reason:
-#: Llama 3 turns positions by a base of 500,000.
-_COUNT_NOTHING = frozenset({"rope_theta", "window", "gather_tokens"})
 #: What a model may need beyond what is stored: elements it computes, bytes of tables, calls of torch per tensor.
 _SPARE_ELEMENTS, _SPARE_BYTES, _SPARE_CALLS, _CALLS_PER_TENSOR = 2**24, 2**30, 20_000, 200
 _JSON_BYTES = 64 * 2**20
@@ -82,9 +79,7 @@ def check_counts(
     """UserError when a number under one of those keys is larger than any dimension stored, and large at all."""
     largest = max((dim for tensor in stored.values() for dim in tensor.shape), default=0)
     for key, value in _integers(config):
-        if key in _COUNT_NOTHING or not keys.search(key.lower()):
-            continue
-        if value > max(_MOST_COUNTED, largest):
+        if keys.search(key.lower()) and value > max(_MOST_COUNTED, largest):
             raise UserError(
                 f"The config.json in {folder!r} says {key} = {value}, more than its weights can fill (their largest "
                 f"dimension is {largest}). It has been changed or damaged."
