@@ -18,8 +18,8 @@ def drawn_with(bounds, name="one", **options):
     """A chart with one axis each way over `bounds`."""
     with chart(name, 400, 300, "a chart") as drawn:
         axes = drawn.axes(50, 20, 380, 250)
-        scale(axes.xaxis, bounds, "{:.12g}".format, **options)
-        scale(axes.yaxis, bounds, "{:.12g}".format, **options)
+        scale(axes, "x", bounds, "{:.12g}".format, **options)
+        scale(axes, "y", bounds, "{:.12g}".format, **options)
         return drawn.svg()
 
 
@@ -62,8 +62,8 @@ def test_log_range_never_touches_zero_and_spans_a_decade():
 def one_of_each(name="one"):
     with chart(name, 400, 300, 'a "chart"') as drawn:
         axes = drawn.axes(50, 20, 380, 250)
-        scale(axes.xaxis, (0.0, 1.0), units.tick)
-        scale(axes.yaxis, (0.0, 1.0), units.tick)
+        scale(axes, "x", (0.0, 1.0), units.tick)
+        scale(axes, "y", (0.0, 1.0), units.tick)
         drawn.line(axes, [(0, 0), (1, 1)], "curve", series="a")
         for index, shape in enumerate(("o", *SHAPES)):
             at = [(0.1 * index, 0.25), (0.1 * index, 0.75)]
@@ -137,8 +137,8 @@ def boxes(names, points=(), size=10):
     """The boxes of the names that found a place, by their words, and the boxes of the marks."""
     with chart("names", 400, 300, "names") as drawn:
         axes = drawn.axes(0, 0, 400, 300)
-        scale(axes.xaxis, (0.0, 400.0), units.tick)
-        scale(axes.yaxis, (0.0, 300.0), units.tick)
+        scale(axes, "x", (0.0, 400.0), units.tick)
+        scale(axes, "y", (0.0, 300.0), units.tick)
         if points:
             drawn.marks(axes, points, "o", size, "mark")
         place(drawn, axes, [Name(at, words, "name") for at, words in names])

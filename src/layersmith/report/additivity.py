@@ -13,7 +13,7 @@ from layersmith.report.reading import COSTS, Json, get, main_cost, named, ratio
 
 SIDE, LEFT, TOP, SIZE = 420, 58, 34, 300
 #: Kind of model -> shape, size and classes of its mark.
-LOOKS = {
+LOOKS: dict[str, tuple[str, float, str]] = {
     "searched": ("o", 9, "mark measured"),
     "chosen": ("o", 16, "mark ring"),
     "uniform": ("s", 7, "mark uniform c3"),
@@ -61,8 +61,8 @@ def _square(marks: list[tuple[str, str, float | None, float | None]], quantity: 
     name = f"prediction-{'divergence' if log else 'cost'}"
     with chart(name, SIDE, TOP + SIZE + 48, f"predicted against measured {quantity}") as drawn:
         axes = drawn.axes(LEFT, TOP, LEFT + SIZE, TOP + SIZE)
-        for axis in (axes.xaxis, axes.yaxis):
-            scale(axis, bounds, units.tick if log else units.ratio, log=log)
+        for direction in ("x", "y"):
+            scale(axes, direction, bounds, units.tick if log else units.ratio, log=log)
         axes.set_xlabel(f"predicted {quantity}")
         drawn.text(0, TOP - 12, f"measured {quantity}", "axis")
         drawn.line(axes, [(bounds[0], bounds[0]), (bounds[1], bounds[1])], "equal")

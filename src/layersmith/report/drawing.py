@@ -2,7 +2,7 @@
 
     with chart("healing", 960, 370, "divergence by step") as drawn:
         axes = drawn.axes(62, 34, 944, 320)
-        scale(axes.yaxis, (0.0, 1.0), units.tick)
+        scale(axes, "y", (0.0, 1.0), units.tick)
         drawn.marks(axes, [(1, 0.5)], "o", 9, "mark measured", tips=["step 1"])
         return drawn.svg()
 
@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from layersmith.report.markup import Markup, clean, tag
@@ -29,12 +29,11 @@ from layersmith.report.markup import Markup, clean, tag
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
 
 DOTS = 72  # an inch, in SVG as matplotlib writes it: one dot is one pixel of the view box
 
 #: What decides where things stand, on top of matplotlib's defaults; a user's own matplotlibrc takes no part.
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib and is wide: what fits in it fits in what a reader has
     "font.size": 12,
     "text.parse_math": False,
@@ -120,8 +119,11 @@ class Chart:
         series: str | None = None,
     ) -> None:
         """A mark of `size` pixels at every point; `shape` is "o" or one of `SHAPES`."""
-        look = {"marker": shape, "markersize": size, "linestyle": "none", "color": "k", "zorder": 3}
-        self.put(axes.plot(*zip(*points, strict=True), **look, clip_on=False)[0], style, tips, series)
+        places = zip(*points, strict=True)
+        (drawn,) = axes.plot(
+            *places, marker=shape, markersize=size, linestyle="none", color="k", zorder=3, clip_on=False
+        )
+        self.put(drawn, style, tips, series)
         self.marked += [(axes, point, size) for point in points]
 
     def text(self, x: float, y: float, words: str, style: str, anchor: str = "left") -> None:
@@ -182,7 +184,8 @@ class Chart:
 
 
 def scale(
-    axis: Axis,
+    axes: Axes,
+    direction: str,
     bounds: tuple[float, float],
     write: Callable[[float], str],
     *,
@@ -190,11 +193,11 @@ def scale(
     log: bool = False,
     whole: bool = False,
 ) -> None:
-    """Give an axis its range, and some `about` round ticks, whole numbers if so said, written by `write`."""
+    """Give one of the axes ("x", "y") its range, and some `about` round ticks, whole ones if so said."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-    direction = axis.axis_name
-    axis.axes.set(**{f"{direction}scale": "log" if log else "linear", f"{direction}lim": bounds})
+    axis = axes.xaxis if direction == "x" else axes.yaxis
+    axes.set(**{f"{direction}scale": "log" if log else "linear", f"{direction}lim": bounds})
     axis.set_minor_locator(NullLocator())
     if log:
         decades = math.log10(bounds[1] / bounds[0])

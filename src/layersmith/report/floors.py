@@ -75,8 +75,8 @@ def _panel(name: str, title: str, sites: list[Json], view: View) -> Markup:
     layers = [place(s["name"]).layer or 0 for s in sites]
     with chart(name, WIDTH, HEIGHT, f"floors of {title} by layer") as drawn:
         axes = drawn.axes(LEFT, TOP, WIDTH - 14, BOTTOM)
-        scale(axes.xaxis, (min(layers) - 0.5, max(layers) + 0.5), "{:.0f}".format, whole=True)
-        scale(axes.yaxis, view.bounds, units.tick, log=True)
+        scale(axes, "x", (min(layers) - 0.5, max(layers) + 0.5), "{:.0f}".format, whole=True)
+        scale(axes, "y", view.bounds, units.tick, log=True)
         axes.set_xlabel("layer")
         drawn.text(0, 14, title, "panel-title")
         drawn.text(0, TOP - 12, f"{view.title}, log scale", "axis")

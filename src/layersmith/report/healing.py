@@ -44,8 +44,8 @@ def _series(
         return None
     axes = drawn.axes(LEFT, span[0], RIGHT, span[1])
     steps = [p["step"] for p in curve]
-    scale(axes.xaxis, (min(steps), max(steps)), "{:.0f}".format, about=8)
-    scale(axes.yaxis, (0.0, 1.15 * most), units.tick, about=round((span[1] - span[0]) / 28))
+    scale(axes, "x", (min(steps), max(steps)), "{:.0f}".format, about=8)
+    scale(axes, "y", (0.0, 1.15 * most), units.tick, about=round((span[1] - span[0]) / 28))
     axes.set_xlabel("healing step")
     drawn.text(0, span[0] - 12, title, "axis")
     drawn.line(axes, points, style)

@@ -40,11 +40,12 @@ def draw(result: Json) -> Markup:
     with chart("pareto", WIDTH, BOTTOM + 52 + legend + 10 * bool(legend), title) as drawn:
         axes = drawn.axes(LEFT, TOP, RIGHT, BOTTOM)
         _scales(drawn, axes, frame)
-        layers = [draw(drawn, axes, frame) for draw in (pareto_marks.uniform, pareto_marks.front, pareto_marks.chosen)]
+        uniform = pareto_marks.uniform(drawn, axes, frame)
+        pareto_marks.front(drawn, axes, frame)
+        chosen = pareto_marks.chosen(drawn, axes, frame)
         tip = frame.tip("original", {**(result.get("baseline") or {}), "divergence": 0.0})
         drawn.marks(axes, [(1.0, 0.0)], "s", 11, "mark original", tips=[tip])
-        names = [name for layer in reversed(layers) for name in layer]
-        place(drawn, axes, [Name((1.0, 0.0), "original", "name strong", 10), *names])
+        place(drawn, axes, [Name((1.0, 0.0), "original", "name strong", 10), *chosen, *uniform])
         _legend(drawn, searched, BOTTOM + 54)
         _legend(drawn, single, BOTTOM + 54 + ROW * bool(searched))
         return drawn.svg()
@@ -67,9 +68,9 @@ def _scales(drawn: Chart, axes: Axes, frame: Frame) -> None:
     """Both axes with their titles, and the budget."""
     cost, unit, budget = COSTS[frame.cost], divergence_of(frame.result).unit, frame.budget()
     low, high = frame.divergences
-    scale(axes.xaxis, frame.ratios, units.ratio, about=8)
+    scale(axes, "x", frame.ratios, units.ratio, about=8)
     axes.set_xlabel(f"{cost.title} relative to the original")
-    scale(axes.yaxis, frame.divergences, units.tick, about=10, log=True)
+    scale(axes, "y", frame.divergences, units.tick, about=10, log=True)
     ticks = [v for v in axes.get_yticks() if low <= v <= high]
     # The linear part of the axis, from zero to `low`, is as high as that many decades are.
     decades = BAND * math.log10(high / low) / (BOTTOM - TOP - ZERO - BAND)
@@ -81,8 +82,9 @@ def _scales(drawn: Chart, axes: Axes, frame: Frame) -> None:
     if budget is not None:
         drawn.put(axes.axvspan(frame.ratios[0], budget, zorder=0), "within")
         drawn.put(axes.axvline(budget), "budget")
-        words, aside = f"budget {units.bound(budget)}", {"textcoords": "offset points", "ha": "right", "va": "top"}
-        drawn.put(axes.annotate(words, (budget, high), (-7, -1), **aside), "name budget-name")
+        words, aside = f"budget {units.bound(budget)}", (-7, -1)
+        name = axes.annotate(words, (budget, high), aside, textcoords="offset points", ha="right", va="top")
+        drawn.put(name, "name budget-name")
 
 
 def _entries(frame: Frame) -> tuple[list[Entry], list[Entry]]:
@@ -122,7 +124,7 @@ def _legend(drawn: Chart, entries: list[Entry], top: float) -> None:
         labelspacing=0.7,
         columnspacing=1.5,
     )
-    shown = zip(entries, legend.legend_handles, legend.get_texts(), strict=True)
+    shown = zip(entries, filter(None, legend.legend_handles), legend.get_texts(), strict=True)
     for (series, _, _, style), sample, text in shown:
         drawn.put(sample, style, series=series or None)
         drawn.put(text, "legend", series=series or None)

@@ -1,6 +1,6 @@
 """The marks of the Pareto chart: uniform single-method models, the searched front, the chosen model.
 
-Each function draws them and returns the names they would like beside them.
+Single-method models and the chosen one return the names they would like beside them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def uniform(drawn: Chart, axes: Axes, frame: Frame) -> list[Name]:
     return names
 
 
-def front(drawn: Chart, axes: Axes, frame: Frame) -> list[Name]:
+def front(drawn: Chart, axes: Axes, frame: Frame) -> None:
     """The searched solutions: predicted hollow, measured filled and joined, a hairline between the two."""
     found: dict[str, list[tuple[tuple[float, float], str]]] = {"predicted": [], "measured": []}
     for entry in frame.result.get("front") or []:
@@ -68,7 +68,6 @@ def front(drawn: Chart, axes: Axes, frame: Frame) -> list[Name]:
         if marks:
             points, tips = zip(*marks, strict=True)
             drawn.marks(axes, points, "o", size, f"mark {state}", tips=tips, series="searched")
-    return []
 
 
 def chosen(drawn: Chart, axes: Axes, frame: Frame) -> list[Name]:

@@ -133,7 +133,7 @@ def intervals(result: Json) -> Markup | None:
     with chart("intervals", 940, 84 + 30 * len(known), title) as drawn:
         drawn.figure.set_layout_engine("constrained", rect=(0, 0, 0.98, 1))  # the names take the room they need
         axes = drawn.figure.add_subplot()
-        scale(axes.xaxis, (min(ends) - air, max(ends) + air), units.tick, about=8)
+        scale(axes, "x", (min(ends) - air, max(ends) + air), units.tick, about=8)
         axes.set_xlabel(title)
         axes.set_yticks(range(len(known)), [clean(entrant["name"]) for entrant in known])
         axes.set_ylim(len(known) - 0.4, -0.6)
@@ -174,8 +174,8 @@ def _panel(
     metric = get(result, "task", "metric") or "score"
     with chart(f"curves-{title}", PANEL, BOTTOM + 48, f"{metric} against {title}") as drawn:
         axes = drawn.axes(LEFT, TOP, RIGHT, BOTTOM)
-        scale(axes.xaxis, (0.0, far or 1.0), _amount, about=4)
-        scale(axes.yaxis, bounds, units.tick, about=5)
+        scale(axes, "x", (0.0, far or 1.0), _amount, about=4)
+        scale(axes, "y", bounds, units.tick, about=5)
         axes.set_xlabel(title)
         drawn.text(0, TOP - 12, metric, "axis")
         for name, score in (result.get("yardsticks") or {}).items():
