@@ -78,7 +78,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert all(float(row[cost]) > 0 for row in rows[:2] for cost in ("params", "flops", "state_bytes", "seconds"))
     page = (out / "report.html").read_text()
     assert "a &lt; b" in page
-    assert page.count("<polyline") == 3 * 2 * 2, "three axes, two entrants, two seeds"
+    assert page.count(' class="curve c') == 3 * 2 * 2, "three axes, two entrants, two seeds"
     for row in result.leaderboard:
         assert row["params"] == pytest.approx(12_000, rel=0.05)
 
