@@ -71,9 +71,7 @@ def chart(name: str, width: float, height: float, title: str) -> Iterator[Chart]
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # a name may hold characters that DejaVu lacks; the reader's has them
+        warnings.simplefilter("ignore", UserWarning)  # of characters that DejaVu lacks; a reader's font has them
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         yield Chart(name, width, height, title)

@@ -67,27 +67,6 @@ class Bar:
         return f"{self.site}\noriginal: {units.count(self.params)} params\n{now}"
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A bar in its column: what was there and what is there now, in per cent of the column's width."""
-
-    bar: Bar
-    tip: Markup
-    before: str
-    after: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """A layer: its name, a slot a column (None where it has no such sublayer) or one for all, and its sum."""
-
-    name: str
-    slots: list[Slot | None]
-    whole: Slot | None
-    total: str
-    changed: bool
-
-
 def draw(result: Json) -> Markup | None:
     """A grid of bars per stack, or None when the result has no sites or no chosen model."""
     if not result.get("sites") or get(result, "chosen", "choice") is None:
@@ -157,23 +136,26 @@ def _columns(bars: list[Bar]) -> tuple[dict[str, float], float]:
     return {role: max(value * scale, least[role]) for role, value in longest.items()}, scale
 
 
-def _row(name: str, row: list[Bar], widths: dict[str, float], scale: float, by_time: bool) -> Row:
+def _row(name: str, row: list[Bar], widths: dict[str, float], scale: float, by_time: bool) -> dict[str, object]:
+    """A slot a column, None where the layer has no such sublayer; or one for all that goes over all columns."""
     whole = _whole_block(row, "latency_ms" if by_time else "params")
     before = sum(bar.before for bar in row)
     after = whole.after if whole is not None else sum(bar.after for bar in row)
     write = units.milliseconds if by_time else units.count
     changed = any(bar.candidate is not None for bar in row)
     total = f"{units.significant(before) if by_time else write(before)} → {write(after)}" if changed else write(after)
+    drawn: dict[str, object] = {"name": name, "total": total, "changed": changed, "whole": None, "slots": []}
     if whole is not None or place(row[0].site).layer is None:  # a norm outside the layers has a row and no column
-        return Row(name, [], _slot(whole or row[0], ROOM, scale), total, changed)
+        return drawn | {"whole": _slot(whole or row[0], ROOM, scale)}
     here = {place(bar.site).role: bar for bar in row}
     slots = [_slot(here[role], width, scale) if role in here else None for role, width in widths.items()]
-    return Row(name, slots, None, total, changed)
+    return drawn | {"slots": slots}
 
 
-def _slot(bar: Bar, width: float, scale: float) -> Slot:
+def _slot(bar: Bar, width: float, scale: float) -> dict[str, object]:
+    """A bar with what was there and what is there now, in per cent of its column's width."""
     before, after = (f"{min(100 * value * scale / max(width, 1e-12), 100):.2f}" for value in (bar.before, bar.after))
-    return Slot(bar, attribute(bar.tip), before, after)
+    return {"bar": bar, "tip": attribute(bar.tip), "before": before, "after": after}
 
 
 def _whole_block(row: list[Bar], measure: str) -> Bar | None:
