@@ -16,10 +16,11 @@ from layersmith.report.reading import Json, built_at, get, named, place
 from layersmith.report.templating import macros
 
 #: Shares of the width: the whole, the names of the layers, their sums, the gap between two columns.
-WIDTH, NAMES, SUMS, GAP = 960.0, 56.0, 142.0, 8.0
+WIDTH, NAMES, SUMS, GAP = 960.0, 68.0, 142.0, 8.0
 ROOM = WIDTH - NAMES - SUMS - 2 * GAP
 #: The least that a column needs for a name on its bars; a norm is named by its title, which is short.
-LEAST, LEAST_OF_NORM = 110.0, 64.0
+LEAST, LEAST_OF_NORM = 110.0, 72.0
+SHORT = 24.0  # on shorter bars nothing is written; it stands behind them
 DENSE = 40  # with more layers than this the rows are lower
 
 
@@ -155,7 +156,9 @@ def _row(name: str, row: list[Bar], widths: dict[str, float], scale: float, by_t
 def _slot(bar: Bar, width: float, scale: float) -> dict[str, object]:
     """A bar with what was there and what is there now, in per cent of its column's width."""
     before, after = (f"{min(100 * value * scale / max(width, 1e-12), 100):.2f}" for value in (bar.before, bar.after))
-    return {"bar": bar, "tip": attribute(bar.tip), "before": before, "after": after}
+    length = scale * max(bar.before, bar.after)
+    aside = f"{length + 5:.0f}px" if 0 < length < SHORT else "5px"
+    return {"bar": bar, "tip": attribute(bar.tip), "before": before, "after": after, "aside": aside}
 
 
 def _whole_block(row: list[Bar], measure: str) -> Bar | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layersmith.report import pareto_marks, units
-from layersmith.report.drawing import Chart, chart, scale
+from layersmith.report.drawing import Chart, Point, chart, scale
 from layersmith.report.labels import Name, place
 from layersmith.report.markup import Markup, clean
 from layersmith.report.pareto_frame import Frame
@@ -46,8 +46,11 @@ def draw(result: Json) -> Markup:
         tip = frame.tip("original", {**(result.get("baseline") or {}), "divergence": 0.0})
         drawn.marks(axes, [(1.0, 0.0)], "s", 11, "mark original", tips=[tip])
         place(drawn, axes, [Name((1.0, 0.0), "original", "name strong", 10), *chosen, *uniform])
-        _legend(drawn, searched, BOTTOM + 54)
-        _legend(drawn, single, BOTTOM + 54 + ROW * bool(searched))
+        _legend(drawn, searched, (LEFT, BOTTOM + 54))
+        if single:
+            top = BOTTOM + 54 + ROW * bool(searched)
+            drawn.text(LEFT, top + 11, "uniform:", "axis")
+            _legend(drawn, single, (LEFT + 54, top))
         return drawn.svg()
 
 
@@ -105,8 +108,8 @@ def _entries(frame: Frame) -> tuple[list[Entry], list[Entry]]:
     return searched, single
 
 
-def _legend(drawn: Chart, entries: list[Entry], top: float) -> None:
-    """Rows of entries under the axis, in columns."""
+def _legend(drawn: Chart, entries: list[Entry], at: Point) -> None:
+    """Rows of entries under the axis, in columns; `at` is their upper left corner in pixels."""
     from matplotlib.lines import Line2D
 
     if not entries:
@@ -117,8 +120,9 @@ def _legend(drawn: Chart, entries: list[Entry], top: float) -> None:
         [clean(words) for _, words, _, _ in entries],
         ncols=ACROSS,
         loc="upper left",
-        bbox_to_anchor=(LEFT / drawn.width, 1 - top / drawn.height),
+        bbox_to_anchor=(at[0] / drawn.width, 1 - at[1] / drawn.height),
         borderpad=0,
+        borderaxespad=0,
         handlelength=1,
         handletextpad=0.5,
         labelspacing=0.7,

@@ -44,8 +44,8 @@ def uniform(drawn: Chart, axes: Axes, frame: Frame) -> list[Name]:
         drawn.marks(axes, [at for at, _ in found], shape, 9, f"mark uniform {style}", tips=tips, series=method)
         if healed:
             tips = [frame.tip(f"uniform {named(u)}, healed", u["healed"]) for _, _, u in healed]
-            there, outlined = [there for _, there, _ in healed], f"mark uniform healed {style}"
-            drawn.marks(axes, there, shape, 9, outlined, tips=tips, series=method)
+            outlined = f"mark uniform healed {style}"
+            drawn.marks(axes, [end for _, end, _ in healed], shape, 9, outlined, tips=tips, series=method)
         names.append(Name(found[0][0], name, f"name {style}"))
     return names
 
