@@ -49,7 +49,7 @@ def draw(result: Json) -> Markup:
         _legend(drawn, searched, (LEFT, BOTTOM + 54))
         if single:
             top = BOTTOM + 54 + ROW * bool(searched)
-            drawn.text(LEFT, top + 11, "uniform:", "axis")
+            drawn.text(LEFT, top + 9, "uniform:", "axis")
             _legend(drawn, single, (LEFT + 54, top))
         return drawn.svg()
 
