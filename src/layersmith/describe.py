@@ -134,12 +134,12 @@ def needs(method: Method) -> str:
 
 def method_text(method: str) -> str:
     """The docstring that opens the method's file."""
-    return inspect.cleandoc(import_module(methods.METHODS[method].partition(":")[0]).__doc__ or "")
+    return inspect.cleandoc(import_module(type(methods.get(method)).__module__).__doc__ or "")
 
 
 def method_kind(method: str) -> str:
     """What a method does to a sublayer, which is the room its file is in: prune, replace, quantize, drop or fits."""
-    return methods.METHODS[method].split(".")[3]
+    return type(methods.get(method)).__module__.split(".")[3]
 
 
 def method_missing(method: Method) -> str:

@@ -33,6 +33,11 @@ class Edit:
     spec: dict[str, Any]
     call: dict[str, Any]
 
+    @property
+    def inside(self) -> str:
+        """The path under which the new module's own parts stand: a calling convention wraps it (`anatomy.calls`)."""
+        return f"{self.path}.operator" if self.call else self.path
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -122,6 +122,9 @@ class _Export:
         if self.original.config.get_text_config() is not self.original.config:
             raise _NotStock("its config is made of several configs")
         dropped = self._dropped_blocks()
+        for path, name in self.names.items():
+            if any(path.startswith(f"{other}.") for other in self.names):  # a number format inside a new feed-forward
+                raise _NotStock(f"{path} has become {name!r}")
         narrowed: dict[str, Recognised] = {}
         for stack in self.anatomy.blocks:
             gone = [site for site in dropped if site.stack == stack]

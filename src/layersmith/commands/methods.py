@@ -38,6 +38,9 @@ def methods(
         )
     console.print(listing)
     console.print("default: the budgets for which a run tries it by itself. All others: `layersmith refit --methods`")
+    first = ", ".join(each for each in table.METHODS if table.get(each).chains)
+    formats = " or ".join(each for each in table.METHODS if table.get(each).everywhere)
+    console.print(f"chains: {first} may be followed by {formats}: a run with width and bf16 has width+bf16 too")
 
 
 def print_method(console: Console, name: str) -> None:

@@ -31,7 +31,8 @@ class RefitConfig:
     )
     out: Path = field(metadata={"help": "folder for model/, result.json, report.html and the workspace"})
     methods: list[str] | None = field(
-        default=None, metadata={"help": "only these, separated by commas; `layersmith methods` lists all"}
+        default=None,
+        metadata={"help": "only these and their chains, separated by commas; `layersmith methods` lists all"},
     )
     sites: list[str] | None = field(
         default=None, metadata={"help": "only these sites, separated by commas: layers.3.ffn or layers.*.attn"}

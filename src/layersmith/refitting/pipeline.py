@@ -6,6 +6,7 @@ The stages, each kept in the workspace so that a killed run goes on where it was
     calibrate   store what enters every block on real text
     build       every method's candidates at every site
     cost        what each of them, and the original, takes at the shape of the run
+    chains      what is worth it of them followed by a number format
     score       how far the model's predictions move when one candidate stands in it alone
     search      the best mix under the budget, measured as a whole; the baselines it has to beat
     heal        train the whole mix to match the original
@@ -14,6 +15,7 @@ The stages, each kept in the workspace so that a killed run goes on where it was
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from layersmith.measuring.divergence import main_output
 from layersmith.measuring.shape import Shape, parse_shape
 from layersmith.refitting import methods
 from layersmith.refitting.build.block_library import LibrarySettings, SiteReport, build_library
+from layersmith.refitting.build.chains import Chains
 from layersmith.refitting.build.changeable import check_patterns
 from layersmith.refitting.build.workers import Source, build_in_processes, check_workers
 from layersmith.refitting.calibrate.activations import Activations
@@ -45,7 +48,7 @@ from layersmith.refitting.prove.finish import finish
 from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult
 from layersmith.refitting.reuse import check_reusable, take_over
-from layersmith.refitting.score.costs import measure_costs
+from layersmith.refitting.score.costs import SiteCosts, measure_costs
 from layersmith.refitting.score.replace_one import score
 from layersmith.refitting.search.found import Found
 from layersmith.refitting.search.select import select
@@ -200,8 +203,10 @@ def _stages(ctx: RunContext, workers: int) -> RefitResult:
         library, reports = _build(ctx, workers)
     with ctx.clock.stage("cost"):
         costs = measure_costs(ctx.model, ctx.anatomy, library, ctx.shape, ctx.workspace)
+    with ctx.clock.stage("chains"):
+        _chain(ctx, library, reports, costs)
     with ctx.clock.stage("score"):
-        score(library, ctx.replay, ctx.activations, ctx.workspace, list(ctx.settings.budget), ctx.bar.tell)
+        score(library, ctx.activations, ctx.workspace, list(ctx.settings.budget), costs, ctx.bar.tell)
     with ctx.clock.stage("search"):
         selection = select(ctx, library, costs)
     return finish(ctx, Found(library, reports, costs, selection))
@@ -217,6 +222,16 @@ def _build(ctx: RunContext, workers: int) -> tuple[Library, dict[str, SiteReport
     if workers > 1:
         build_in_processes(ctx, chosen, workers)
     return build_library(ctx.activations, ctx.workspace, chosen, statistics, ctx.bar.tell)
+
+
+def _chain(ctx: RunContext, library: Library, reports: dict[str, SiteReport], costs: SiteCosts) -> None:
+    """The chains that may pay, now that costs are known; they join the library with costs of their own."""
+    budgets, seed = list(ctx.settings.budget), ctx.settings.seed
+    chains = Chains(ctx.activations, ctx.workspace, library, reports, costs, budgets=budgets, seed=seed)
+    built = chains.build(ctx.bar.tell)
+    if built:
+        further = replace(library, candidates={candidate.id: candidate for candidate in built})
+        measure_costs(ctx.model, ctx.anatomy, further, ctx.shape, ctx.workspace, earlier=costs)
 
 
 def _checked_out(out: str | Path) -> Path:

@@ -79,9 +79,13 @@ METHODS: dict[str, str] = {
 }
 
 
+#: Between the two steps of a chain: "width+int8_dynamic" narrows a feed-forward and then rounds what is left of it.
+THEN = "+"
+
+
 def check_methods(names: list[str]) -> None:
     """Raise a UserError with the closest names for a name that is no method's. Imports nothing."""
-    for name in names:
+    for name in steps(names):
         if name not in METHODS:
             near = suggest(name, list(METHODS))
             raise UserError(f"Unknown method {name!r}. {near} `layersmith methods` lists all {len(METHODS)}.")
@@ -90,6 +94,11 @@ def check_methods(names: list[str]) -> None:
 def get(name: str) -> Method:
     """The method of that name; a UserError with the closest names otherwise."""
     check_methods([name])
+    if THEN in name:
+        from layersmith.refitting.methods.chain import Chain
+
+        first, _, then = name.partition(THEN)
+        return Chain(get(first), get(then))
     module_name, _, class_name = METHODS[name].partition(":")
     method: type[Method] = getattr(importlib.import_module(module_name), class_name)
     return method()
@@ -101,11 +110,22 @@ def building(part: str) -> list[str]:
 
 
 def chosen(wanted: list[str] | None, budgets: list[str]) -> list[str]:
-    """The methods of a run: the named ones (checked), or every default one that can help with one of the budgets."""
+    """The methods of a run: the named ones (checked), or every default one that can help with one of the budgets.
+
+    With them come the chains that they make: each that number formats may follow, with each number format.
+    """
     if wanted is None:
-        return [name for name in METHODS if get(name).default and set(get(name).saves) & set(budgets)]
-    check_methods(wanted)
-    return list(dict.fromkeys(wanted))
+        names = [name for name in METHODS if get(name).default and set(get(name).saves) & set(budgets)]
+    else:
+        names = list(dict.fromkeys(wanted))
+    formats = [name for name in names if get(name).everywhere]
+    chains = [f"{name}{THEN}{then}" for name in names if get(name).chains for then in formats]
+    return list(dict.fromkeys([*names, *chains]))
+
+
+def steps(names: list[str]) -> list[str]:
+    """The single methods among these, and those that the chains among them consist of."""
+    return list(dict.fromkeys(step for name in names for step in name.split(THEN)))
 
 
 def reads(names: list[str], statistic: str) -> bool:

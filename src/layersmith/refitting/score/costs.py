@@ -68,19 +68,34 @@ def measured(candidate: Candidate) -> Cost:
 
 
 def measure_costs(
-    model: nn.Module, anatomy: Anatomy, library: Library, shape: Shape, workspace: Workspace, rounds: int = 15
+    model: nn.Module,
+    anatomy: Anatomy,
+    library: Library,
+    shape: Shape,
+    workspace: Workspace,
+    rounds: int = 15,
+    *,
+    earlier: SiteCosts | None = None,
 ) -> SiteCosts:
-    """Fill in the cost of every candidate and return those of the originals."""
-    saved = workspace.load_json("costs")
+    """Fill in the cost of every candidate and return those of the originals.
+
+    earlier  what this returned for other candidates. These are then costed on the same scale: the originals are timed
+             beside them again, and a machine that has become slower has become so for both.
+    """
+    name = "costs" if earlier is None else "costs-of-chains"
+    saved = workspace.load_json(name)
     if saved is None:
         saved = _measure(model, anatomy, library, shape, rounds)
-        workspace.save_json("costs", saved)
+        workspace.save_json(name, saved)
+    total = Cost.from_json(saved["total"])
+    scale = 1.0 if earlier is None else earlier.total.of("latency") / total.of("latency")
     for candidate in library.candidates.values():
         if candidate.id in saved["candidates"]:
-            candidate.cost = Cost.from_json(saved["candidates"][candidate.id])
+            cost = Cost.from_json(saved["candidates"][candidate.id])
+            candidate.cost = replace(cost, latency_ms=cost.of("latency") * scale)
         elif candidate.refused is None:
             candidate.refused = saved["refused"].get(candidate.id, "its cost was not measured")
-    return SiteCosts({s: Cost.from_json(c) for s, c in saved["sites"].items()}, Cost.from_json(saved["total"]))
+    return earlier or SiteCosts({s: Cost.from_json(c) for s, c in saved["sites"].items()}, total)
 
 
 def _measure(

@@ -25,6 +25,7 @@ class LowRankWeights(Method):
     builds = ("low_rank",)
     default = True
     saves = ("latency", "params", "bytes", "flops")
+    chains = True
     requires = "weight matrices"
     statistics = ("grams",)
     distils = True

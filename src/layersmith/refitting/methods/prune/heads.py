@@ -27,6 +27,7 @@ class Heads(Method):
     #: What it adds to the default search has not been measured on a whole refit.
     default = False
     saves = ("latency", "params", "bytes", "flops", "kv")
+    chains = True
     requires = "softmax attention of a known form with more than one query head"
     statistics = ("grams",)
     when_it_pays = (

@@ -20,6 +20,7 @@ class KVMerge(Method):
     builds = ("softmax_attention",)
     default = True
     saves = ("kv", "params", "bytes", "flops", "latency")
+    chains = True
     requires = "softmax attention of a known form with more than one key-value head"
     distils = True
     when_it_pays = (

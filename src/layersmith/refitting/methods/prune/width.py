@@ -32,6 +32,7 @@ class Width(Method):
     builds = ("glu", "mlp")
     default = True
     saves = ("latency", "params", "bytes", "flops")
+    chains = True
     requires = "a plain or gated feed-forward"
     statistics: ClassVar[tuple[str, ...]] = ("inputs",)
     distils = True

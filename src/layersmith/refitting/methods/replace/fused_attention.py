@@ -19,6 +19,7 @@ class FuseAttention(Method):
     builds = ("fused_attention",)
     default = True
     saves = ("latency",)
+    chains = True
     requires = "softmax attention of a known form"
     when_it_pays = (
         "Nearly always while one token after another is written, where calls, copies of the cache and repeated keys "

@@ -19,6 +19,7 @@ class FuseGLU(Method):
     builds = ("fused_glu",)
     default = True
     saves = ("latency",)
+    chains = True
     requires = "a gated feed-forward"
     when_it_pays = (
         "While one token after another is written, most of all where the machine's BLAS leaves the product with a "
