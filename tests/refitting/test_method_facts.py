@@ -24,10 +24,12 @@ from tests.refitting.test_methods import SITE_OF
 
 #: The methods that a run has tried by itself so far, for each budget.
 TRIED = {
-    "latency": "fused_attention fused_glu fused_norm "
-    "drop mean linear rank_r width width_taylor span kv_merge low_rank topk dyt idle_ffn int8_dynamic bf16",
+    "latency": "fused_attention fused_glu fused_norm one_row "
+    "drop mean linear rank_r width width_taylor span kv_merge low_rank topk dyt idle_ffn int8_dynamic int8_weight "
+    "int4_weight bf16",
     "params": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn",
-    "bytes": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn int8_dynamic bf16 rtn gptq",
+    "bytes": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn int8_dynamic int8_weight "
+    "int4_weight bf16 rtn gptq",
     "flops": "drop mean linear rank_r width width_taylor span kv_merge low_rank linear_attention topk carve idle_ffn",
     "kv": "drop span kv_merge linear_attention",
 }

@@ -47,6 +47,11 @@ def serves(*tensors: Tensor) -> bool:
     return all(t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors) and loaded()
 
 
+def inferring() -> bool:
+    """True when what runs now is neither differentiated nor compiled nor under autocast: what some kernels ask for."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
+
+
 @torch.compiler.assume_constant_result
 def loaded() -> bool:
     """True when the kernels are registered as `torch.ops.layersmith`; the first call loads a finished build."""
