@@ -47,7 +47,9 @@ def attend_one(
     interleaved: bool,
 ) -> Tensor:
     """y of the token after `slots` others, (1, 1, H head_dim); writes into keys and values. Ask `serves` first."""
-    y: Tensor = _attend_one(qkv, table, position, keys, values, slots, heads, scale, interleaved)
+    y: Tensor = _attend_one(
+        qkv, table, position, keys, values, slots, heads=heads, scale=scale, interleaved=interleaved
+    )
     return y
 
 
