@@ -8,6 +8,7 @@ Variants, all timed in turns with the original in one run, KL on held-out window
     exact, one_row   the same, with a single token's products shared out among the threads, the head's among them
     int8_dynamic     the same sublayers, every matrix and the head in int8, activations rounded to int8
     8 bits, 4 bits   the same with `quantized` matrices in groups of 64 (of 32 where 64 does not divide), x not rounded
+    int4_weight      the same in groups of 32, each on the nearer of two grids, as the method of that name does
     blocks alone     the format in the blocks, the head in float32 with `one_row`
 
 Goals: exact rewrites at most 0.60 of the original's time at KL <= 1e-6; with formats at most 0.28 at KL <= 0.005.
@@ -38,6 +39,7 @@ from layersmith.linear.quantized import QuantizedLinear
 from layersmith.measuring.latency import model_step
 from layersmith.measuring.shape import Shape, parse_shape
 from layersmith.refitting.calibrate.batches import Sizes, prepare
+from layersmith.refitting.methods.quantize.int4_weight import on_nearer_grid
 from layersmith.refitting.search.variants import joint_divergence, time_variants
 
 GOALS = {
@@ -90,6 +92,7 @@ def made(model: nn.Module) -> dict[str, Replacement]:
         "int8_dynamic": lambda linear: Int8Dynamic.from_weight(linear.weight, linear.bias),
         "8 bits": lambda linear: packed(linear, 8),
         "4 bits": lambda linear: packed(linear, 4),
+        "int4_weight": lambda linear: on_nearer_grid(linear.weight, 32, linear.bias),
     }
     variants = {"exact": rewritten(model, EXACT, one_row=False)}
     variants["exact, one_row"] = rewritten(model, EXACT, one_row=True) + with_head(model, shared)
