@@ -9,6 +9,7 @@ from layersmith.errors import UserError
 from layersmith.explaining.constructions import CONSTRUCTIONS
 from layersmith.explaining.tools import TOOLS
 from layersmith.papers import papers
+from layersmith.racing.optimizers import OPTIMIZERS
 from layersmith.racing.tasks import TASKS
 from layersmith.refitting import methods
 from layersmith.refitting.prove.folds import FOLDS
@@ -87,7 +88,7 @@ def test_every_word_must_occur_and_where_none_has_them_all_some_will_do() -> Non
 def test_everything_that_can_be_run_and_every_paper_is_in_the_index() -> None:
     kinds = {
         kind: [item.name for item in search.index() if item.kind == kind]
-        for kind in ("method", "fold", "construction", "tool", "task", "paper")
+        for kind in ("method", "fold", "construction", "tool", "task", "optimizer", "paper")
     }
     assert kinds == {
         "method": list(methods.METHODS),
@@ -95,6 +96,7 @@ def test_everything_that_can_be_run_and_every_paper_is_in_the_index() -> None:
         "construction": list(CONSTRUCTIONS),
         "tool": list(TOOLS),
         "task": list(TASKS),
+        "optimizer": list(OPTIMIZERS),
         "paper": list(papers()),
     }
     parts = [item.name for item in search.index() if item.kind in ("part", "scheme")]

@@ -14,6 +14,7 @@ from layersmith.commands.catalogue import catalogue, show
 from layersmith.explaining.constructions import CONSTRUCTIONS
 from layersmith.explaining.tools import TOOLS
 from layersmith.papers import papers
+from layersmith.racing.optimizers import OPTIMIZERS
 from layersmith.racing.tasks import TASKS
 from layersmith.refitting import methods as methods_table
 from layersmith.refitting.prove.folds import FOLDS
@@ -41,6 +42,7 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
     assert [c["name"] for c in data["constructions"]] == list(CONSTRUCTIONS)
     assert [t["name"] for t in data["tools"]] == list(TOOLS)
     assert [t["name"] for t in data["tasks"]] == list(TASKS)
+    assert [o["name"] for o in data["optimizers"]] == list(OPTIMIZERS)
     assert [p["id"] for p in data["papers"]] == list(papers())
     for part in data["parts"]:
         assert part.keys() >= {"name", "family", "papers", "evidence", "summary", "stands_at", "state"}
@@ -52,7 +54,7 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
             assert papers()[paper["id"]].title == paper["title"]
             assert paper["arxiv"] in (paper["id"], None)
     for paper in data["papers"]:
-        kinds = ("parts", "methods", "folds", "constructions", "tools", "tasks")
+        kinds = ("parts", "methods", "folds", "constructions", "tools", "tasks", "optimizers")
         assert bool(paper["reason"]) != any(paper[kind] for kind in kinds)
 
 

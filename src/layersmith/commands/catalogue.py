@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from layersmith.commands.config import parse_config
-from layersmith.commands.shown import print_cited, print_construction, print_task, print_tool
+from layersmith.commands.shown import print_cited, print_construction, print_optimizer, print_task, print_tool
 from layersmith.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def catalogue(
     words: Annotated[list[str] | None, typer.Argument(help="what to look for: linear attention")] = None,
     only_papers: Annotated[bool, typer.Option("--papers", help="list source papers instead")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="print JSON: parts, methods, folds, constructions, tools, tasks and papers")
+        bool, typer.Option("--json", help="print JSON: parts, methods, ..., tasks, optimizers and papers")
     ] = False,
 ) -> None:
     """List the parts, or search everything that can be run: parts, methods, folds and schemes."""
@@ -64,6 +64,7 @@ def _as_json(found: list[Item]) -> dict[str, list[dict[str, object]]]:
         "constructions": [c for c in describe.constructions_as_json() if ("construction", c["name"]) in named],
         "tools": [t for t in describe.tools_as_json() if ("tool", t["name"]) in named],
         "tasks": [t for t in describe.tasks_as_json() if ("task", t["name"]) in named],
+        "optimizers": [o for o in describe.optimizers_as_json() if ("optimizer", o["name"]) in named],
         "papers": [standing.paper_as_json(p) for p in papers().values() if ("paper", p.id) in named],
     }
 
@@ -105,7 +106,7 @@ def _print_papers(console: Console, read: list[Item], query: str) -> None:
 
 def show(
     words: Annotated[
-        list[str], typer.Argument(help="a part, method, fold, construction, tool, task, arXiv id, or words of a title")
+        list[str], typer.Argument(help="a part, method, fold, ..., task, optimizer, arXiv id, or words of a title")
     ],
     d_model: Annotated[int | None, typer.Option(help="width; every d_… of the example grows with it")] = None,
     config: Annotated[str | None, typer.Option(help="constructor arguments as JSON, over the example's")] = None,
@@ -130,6 +131,8 @@ def show(
         print_tool(console, item.name)
     elif item.kind == "task":
         print_task(console, item.name)
+    elif item.kind == "optimizer":
+        print_optimizer(console, item.name)
     else:
         _print_part(console, item.name, d_model, parse_config(config) if config else {}, (batch, tokens))
 
@@ -252,6 +255,8 @@ def _print_paper(console: Console, key: str) -> None:
         console.print(f"  tool       {tool}: layersmith explain MODEL --with {tool}")
     for task in stands.tasks:
         console.print(f"  task       {task}: layersmith race --task {task}")
+    for optimizer in stands.optimizers:
+        console.print(f"  optimizer  {optimizer}: layersmith race --optimizer adamw,{optimizer}")
     for part, claim in stands.claims:
         console.print(f"  claim      {claim.verdict} ({part}): {escape(claim.claim)}", soft_wrap=True)
         console.print(f"             measured: {escape(claim.measured)} ({claim.file})", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What `layersmith show` tells about a construction, a tool of `explain` and a task of `race`."""
+"""What `layersmith show` tells about a construction, a tool of `explain`, a task and an optimizer of `race`."""
 
 from __future__ import annotations
 
@@ -53,3 +53,19 @@ def print_task(console: Console, name: str) -> None:
     console.print(f"[bold]Metric[/bold]     {record['metric']}")
     print_cited(console, tuple(paper["id"] for paper in record["papers"]))
     console.print(f"[bold]Use it[/bold]     layersmith race --task {name}")
+
+
+def print_optimizer(console: Console, name: str) -> None:
+    from layersmith import describe
+
+    record = describe.optimizer_as_json(name)
+    console.rule(f"{name} · optimizer", align="left")
+    console.print(escape(describe.optimizer_text(name)) + "\n", soft_wrap=True)
+    for key, default in record["settings"].items():
+        console.print(f"[bold]Setting[/bold]    {key}: {default} if not given", soft_wrap=True)
+    console.print(f"[bold]Rates[/bold]      tried if none are given: {', '.join(f'{lr:g}' for lr in record['lr'])}")
+    console.print(f"[bold]Gradients[/bold]  {record['gradients']} a step")
+    if record["state"]["is"] == "partly":
+        console.print(f"[bold]State[/bold]      partly: without {escape(record['state']['missing'])}", soft_wrap=True)
+    print_cited(console, tuple(paper["id"] for paper in record["papers"]))
+    console.print(f"[bold]Use it[/bold]     layersmith race --optimizer adamw,{name}")

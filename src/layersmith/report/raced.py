@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from layersmith.report import facts, tables, units
+from layersmith.report import facts, race_findings, tables, units
 from layersmith.report.markup import Markup, join, tag
 from layersmith.report.reading import Json, get
 from layersmith.report.svg import Scale, chart, line, marker, panels, polyline, text, x_axis, y_axis
@@ -38,6 +38,9 @@ def page(result: Json) -> dict[str, object]:
         "better": "higher" if task.get("higher_is_better", True) else "lower",
         "headline": verdict(result).rstrip("."),
         "claim": result.get("claim"),
+        "sources": result.get("papers") or [],
+        "expected": race_findings.expected(result),
+        "laws": _table(race_findings.headed(result)),
         "equal": equal(result),
         "seeds": units.plural(len(seeds), "seed"),
         "level": f"{100 * (get(result, 'settings', 'level') or 0):g}\u00a0%",
@@ -91,7 +94,7 @@ def outcome(result: Json) -> tuple[list[str], list[list[str]]]:
 
 def costs(result: Json) -> tuple[list[str], list[list[str]]]:
     """Head and rows: what each entrant costs, whichever of it was held equal, and how it was tuned."""
-    head = ["entrant", "parameters", "training", "seconds", "state", "steps", "width", "rate", "decay"]
+    head = ["entrant", "parameters", "training", "seconds", "state", "steps", "width", "optimizer", "rate", "decay"]
     return head, [_costs(entrant) for entrant in result.get("entrants") or []]
 
 
@@ -117,9 +120,14 @@ def _costs(entrant: Json) -> list[str]:
         units.size(entrant["state_bytes"]),
         str(entrant["steps"]),
         str(get(entrant, "spec", "d_model")),
+        get(entrant, "optimizer", "name") or units.EMPTY,
         f"{entrant['lr']:g}" + (" (edge)" if entrant["on_edge"] else ""),
         f"{entrant['weight_decay']:g}",
     ]
+
+
+def _table(found: tuple[list[str], list[list[str]]] | None) -> Markup | None:
+    return None if found is None else tables.plain(*found)
 
 
 def intervals(result: Json) -> Markup | None:
