@@ -77,7 +77,7 @@ def _section(result: dict[str, Any]) -> list[str]:
     said = f"{expected['entrant']} {WAYS[way]} {', '.join(each['rival'] for each in expected['against'])}"
     if expected.get("within"):
         said += f", within {100 * expected['within']:g} %"
-    if expected.get("on") == "longer":
+    if expected.get("split") == "longer":
         said += ", on longer examples"
     papers = " ".join(paper_link(key) for key in result["papers"])
     out = [f"{inline(result['claim'])} {papers}", f"{_verdict(expected['word'])} {inline(said)}: {_against(expected)}."]

@@ -65,7 +65,7 @@ def test_the_error_is_shared_out_over_rivals() -> None:
         ({"entrant": "a", "beats": "b"}, "a list of entrants"),
         ({"entrant": "a", "beats": []}, "a list of entrants"),
         ({"entrant": "a", "beats": ["b"], "within": 2}, "a share from 0 to 1"),
-        ({"entrant": "a", "beats": ["b"], "on": "train"}, "test or longer"),
+        ({"entrant": "a", "beats": ["b"], "split": "train"}, "test or longer"),
         ({"entrant": "a", "beets": ["b"]}, "Did you mean 'beats'"),
     ],
     ids=str,

@@ -10,7 +10,7 @@ EXPECTED = {
     "entrant": "a",
     "matches": ["b"],
     "within": 0.01,
-    "on": "longer",
+    "split": "longer",
     "word": "did not hold",
     "against": [{"rival": "b", "difference": -0.25, "interval": [-0.5, -0.125]}],
 }

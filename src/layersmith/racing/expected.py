@@ -5,7 +5,7 @@ A race file says it in one of three ways:
     expect: {entrant: deltanet, beats: [linear_attention]}              better than each of them
     expect: {entrant: dyt, matches: [rms_norm], within: 0.02}           worse by at most that share of their score
     expect: {entrant: softmax, reaches: oracle, within: 0.05}           worse than a yardstick by at most that share
-    on: longer                                                          judged by the scores on longer examples
+    split: longer                                                       judged by the scores on longer examples
 
 Every difference is paired over seeds, and its interval the one of the verdict, shared out over the rivals. A claim held
 where all intervals lie on its side, and did not hold where one lies wholly on the other.
@@ -20,7 +20,7 @@ from layersmith.errors import UserError, suggest
 
 HELD, NOT_HELD, SAME, FEW = "held", "did not hold", "not distinguishable", "too few seeds"
 WAYS = ("beats", "matches", "reaches")
-ENTRIES = ("entrant", *WAYS, "within", "on")
+ENTRIES = ("entrant", *WAYS, "within", "split")
 
 
 def check_expected(expect: dict[str, Any], entrants: list[str]) -> None:
@@ -40,8 +40,8 @@ def check_expected(expect: dict[str, Any], entrants: list[str]) -> None:
     within = expect.get("within", 0.0)
     if isinstance(within, bool) or not isinstance(within, int | float) or not 0 <= within < 1:
         raise UserError(f"within in expect is a share from 0 to 1, not {within!r}.")
-    if expect.get("on", "test") not in ("test", "longer"):
-        raise UserError(f"on in expect is test or longer, not {expect['on']!r}.")
+    if expect.get("split", "test") not in ("test", "longer"):
+        raise UserError(f"split in expect is test or longer, not {expect['split']!r}.")
 
 
 def came_of_it(

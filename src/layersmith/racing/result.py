@@ -75,7 +75,7 @@ def assemble(
         name: [yardsticks["random"] if outcome.longer is None else outcome.longer for _, outcome in runs]
         for name, runs in came_to.items()
     }
-    judged = longer if (config.expect or {}).get("on") == "longer" else scores
+    judged = longer if (config.expect or {}).get("split") == "longer" else scores
     by_name = {entrant.name: entrant for entrant in entrants}
     quantity, amount = budget_of(config)
     rows = [{**_row(by_name[name], came_to[name], config), **_judged(verdicts[name])} for name in verdicts]

@@ -17,7 +17,7 @@ def expected(result: Json) -> str | None:
     way = next(each for each in WAYS if each in found)
     within = f", within {units.percent(found['within'])}" if found.get("within") else ""
     against = "; ".join(_against(each) for each in found["against"])
-    longer = " on longer examples" if found.get("on") == "longer" else ""
+    longer = " on longer examples" if found.get("split") == "longer" else ""
     metric = get(result, "task", "metric") or "score"
     said = f"{found['entrant']} {WAYS[way]} {', '.join(each['rival'] for each in found['against'])}{within}{longer}"
     return f"The claim {found['word']}: {said}. {metric.capitalize()}, in the direction of better: {against}."
