@@ -169,6 +169,11 @@ def test_what_cannot_race_is_refused_before_anything_is_written(tmp_path: Path) 
         ({"mixer": ["deltanet", "soft_moe"]}, "'soft_moe' cannot race: .* is not causal"),
         ({"mixer": ["deltanet", "softmax_attention"], "budget": {"params": 10}}, "nearest is params="),
         ({"entrants": {"a": {"mixr": "deltanet"}, "b": {}}}, "Did you mean 'mixer'"),
+        ({"optimizer": ["adamw", "muon"], "mixer": ["deltanet"], "budget": {"params": 10}}, "nearest is params="),
+        (
+            {"entrants": {"a": {"optimizer": {"name": "sam", "roh": 1}}, "b": {}}},
+            "'a' cannot race: The optimizer 'sam'",
+        ),
         ({"mixer": ["deltanet", "softmax_attention"], "task_settings": {"pears": 3}}, "does not take these settings"),
     ):
         with pytest.raises(UserError, match=said):

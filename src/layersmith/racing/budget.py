@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from layersmith.errors import UserError
 from layersmith.model.spec import Spec, own_code, read_spec
-from layersmith.model.task_model import Ends, cost_of, fit_width
+from layersmith.model.task_model import Ends, build, cost_of, fit_width
 from layersmith.racing.config import RaceConfig, budget_of, entrants_of
+from layersmith.racing.optimizer import Rule
 from layersmith.racing.optimizers import DEFAULT, build_rule
 from layersmith.racing.own import try_out
 from layersmith.racing.task import Task
@@ -93,6 +96,7 @@ def _entrant(
         if quantity != "seconds":
             spec = _fitted(spec, ends_of(task), quantity, amount, config.tolerance)
         cost = cost_of(spec, ends_of(task), trust_remote_code=True)
+        _check_trains(rule, spec, ends_of(task))
         if own:
             try_out(spec, task)
     except UserError as error:
@@ -113,6 +117,18 @@ def _entrant(
         flops=FORWARDS_PER_STEP * rule.gradients * cost.flops * config.batch * steps,
         state_bytes=cost.state_bytes,
     )
+
+
+def _check_trains(rule: Rule, spec: Spec, ends: Ends) -> None:
+    """Raise a UserError where the optimizer finds nothing in the model that it could train, or torch lacks it."""
+    with torch.random.fork_rng(devices=[]):
+        model = build(spec, ends, trust_remote_code=True)
+    try:
+        rule.optimizers(model, lr=1e-3, weight_decay=0.0)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{rule.name} cannot train this model: {error}.") from error
 
 
 def _fitted(spec: Spec, ends: Ends, quantity: str, amount: float, tolerance: float) -> Spec:
