@@ -50,8 +50,8 @@ NOT_EXPRESSIBLE = {
 #: What the figures of a race do not say by themselves.
 NOTES = {
     "dyt_small": "DyT stays at the unigram's score. Embeddings start here with a standard deviation of 0.02, in which "
-    "its tanh is nearly linear and small; in language models the paper puts a learnable scale behind the embedding (as we "
-    "remember it), which a spec cannot say. So this is DyT without that scale.",
+    "its tanh is nearly linear and small; in language models the paper puts a learnable scale behind the embedding "
+    "(as we remember it), which a spec cannot say. So this is DyT without that scale.",
     "muon_facts": "Both know all facts in the end: at the ceiling this race tells nothing apart. It needs fewer steps.",
 }
 

@@ -1,4 +1,7 @@
-"""Two processes under torchrun train what one does: the same losses, to rounding."""
+"""Two processes under torchrun train what one does: the same losses, to rounding.
+
+Rounding grows from step to step, the faster the larger the learning rate: at 1e-2 it reaches 3e-5 after 27 steps.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ task: recall
 task_settings: {vocabulary: 16, pairs: 2, tokens: 12}
 entrants: {delta: {mixer: deltanet}, muon: {mixer: softmax_attention, optimizer: muon}, mkor: {optimizer: mkor}}
 budget: {params: 12000}
-lr: [0.01]
+lr: [0.001]
 steps: 30
 batch: 8
 seeds: 1
