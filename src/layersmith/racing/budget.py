@@ -85,7 +85,8 @@ def _entrant(
     measured: dict[str, float],
 ) -> Entrant:
     ((quantity, amount),) = budget.items()
-    optimizer, steps, own = _optimizer(given), config.steps, []
+    optimizer, steps = _optimizer(given), config.steps
+    own: list[str] = []
     try:
         rule, spec = build_rule(optimizer), _spec(given, config)
         own = own_code(spec)

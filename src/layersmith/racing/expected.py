@@ -64,7 +64,8 @@ def came_of_it(
     if "reaches" in expect:
         rivals = {expect["reaches"]: np.full_like(own, yardstick(expect, yardsticks))}
     else:
-        rivals = {name: np.asarray(scores[name], dtype=float) for name in expect.get("beats", expect.get("matches"))}
+        named = expect["beats"] if "beats" in expect else expect["matches"]
+        rivals = {name: np.asarray(scores[name], dtype=float) for name in named}
     within = float(expect.get("within", 0.0))
     against: list[dict[str, Any]] = []
     for name, theirs in rivals.items():

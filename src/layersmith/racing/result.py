@@ -150,7 +150,7 @@ def scaling(
     quantity, _ = budget_of(config)
     rows = []
     for name in entrants_of(config):
-        points = []
+        points: list[dict[str, Any]] = []
         for share, entrants in able.items():
             size = next(getattr(entrant, quantity) for entrant in entrants if entrant.name == name)
             losses = [outcome.test_loss for _, outcome in came_to[share][name]]

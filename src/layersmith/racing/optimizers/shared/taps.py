@@ -28,7 +28,7 @@ class Tap:
         if module.training:
             self.inputs = given[0].detach().reshape(-1, given[0].shape[-1])
 
-    def _backward(self, module: nn.Module, _: Any, grads: tuple[Tensor, ...]) -> None:
+    def _backward(self, module: nn.Module, _: Any, grads: Any) -> None:
         self.grads = grads[0].detach().reshape(-1, grads[0].shape[-1])
 
 
