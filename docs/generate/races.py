@@ -91,7 +91,7 @@ def _section(name: str, result: dict[str, Any]) -> list[str]:
     papers = " ".join(paper_link(key) for key in result["papers"])
     out = [f"{inline(result['claim'])} {papers}", f"{_verdict(expected['word'])} {inline(said)}: {_against(expected)}."]
     out += [table(*_leaderboard(result), right=range(1, 8)), inline(_conditions(result, task))]
-    return out + [inline(NOTES[name])] * (name in NOTES)
+    return out + [inline(NOTES.get(name, ""))] * (name in NOTES)
 
 
 def _verdict(word: str) -> str:
