@@ -120,6 +120,12 @@ class Replay:
             self.run_from(start, hidden, batch)
         return calls[path]
 
+    def calls_of(self, batch: Batch, paths: Sequence[str]) -> dict[str, list[Captured]]:
+        """The calls of the modules at `paths` in one run of the whole model."""
+        with self._recording(paths) as calls:
+            self._run(batch)
+        return calls
+
     def _run(self, batch: Batch) -> Any:
         # A cache would hold the layers that ran and miss those that did not.
         with plainly(self.model):

@@ -108,6 +108,7 @@ def explain(
     check(config)
     found = tools.get(tool)
     chosen = tools.settings_of(found, settings or {})
+    found.check(chosen)
     if device is not None and not isinstance(model, str):
         raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
     name = model if isinstance(model, str) else type(model).__name__
@@ -193,7 +194,12 @@ def _explained_site(run: Run, tool: Tool, site: Site) -> tuple[dict[str, Any], n
         explanation = _fit(run, tool, observed, f"fitting {site.name}")
         control = _fit(run, tool, shuffled(observed, run.config.seed), f"fitting the control of {site.name}")
         rank = rank_of(explanation, site.d_model)
-        modules = {"explanation": explanation.module, **floors(observed, rank), "shuffled": control.module}
+        modules = {
+            "explanation": explanation.module,
+            **explanation.controls,
+            **floors(observed, rank),
+            "shuffled": control.module,
+        }
     with run.clock.stage("judge"):
         table = judge(run.model, run.anatomy, site, modules, run.texts.judge, run.bar.tell)
     row = {

@@ -32,6 +32,8 @@ NAMES = {
     "mean": "floor: the mean output",
     "linear": "floor: one matrix",
     "shuffled": "control: shuffled outputs",
+    "passed_on": "control: what enters, as it is",
+    "projected": "control: the sublayer between the projections",
 }
 
 

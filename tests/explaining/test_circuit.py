@@ -1,0 +1,320 @@
+"""The survey `circuit`: planted circuits come back edge for edge, scores are exact where the model is linear."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from layersmith.anatomy import Replay, find_sites
+from layersmith.errors import UserError
+from layersmith.explaining.circuits import acdc, curves, patching
+from layersmith.explaining.circuits.attribution import scores
+from layersmith.explaining.circuits.graph import Graph
+from layersmith.explaining.circuits.prompts import Encoder, Pair, Prompts
+from layersmith.explaining.circuits.tasks import TASKS, draw
+from layersmith.explaining.constructions.induction_head import EDGES, InductionHead
+from layersmith.explaining.pipeline import explain
+from layersmith.measuring.divergence import main_output
+from layersmith.model import TransformerConfig, TransformerLM
+from tests.explaining.conftest import VOCABULARY, tiny
+
+SYMBOLS = 16
+
+
+def prompts_of(clean: list[list[int]], corrupt: list[list[int]], right: list[int], wrong: list[int], vocabulary: int):
+    ids = [{"input_ids": torch.tensor(each)} for each in (clean, corrupt)]
+    where = torch.full((len(clean),), len(clean[0]) - 1)
+    marks = [torch.nn.functional.one_hot(torch.tensor(each), vocabulary).bool() for each in (right, wrong)]
+    return Prompts(*ids, where, *marks)
+
+
+def induction() -> Prompts:
+    """a b c d ... b -> c; corrupt: the same of the other symbols."""
+    draws = torch.Generator().manual_seed(0)
+    rows = [torch.randperm(SYMBOLS, generator=draws).tolist() for _ in range(6)]
+    clean, corrupt = [row[:8] for row in rows], [row[8:] for row in rows]
+    asked = [1, 2, 3, 4, 5, 6]
+    made = [[[SYMBOLS, *row, row[at]] for row, at in zip(side, asked, strict=True)] for side in (clean, corrupt)]
+    answers = [[row[at + 1] for row, at in zip(side, asked, strict=True)] for side in (clean, corrupt)]
+    return prompts_of(*made, *answers, vocabulary=SYMBOLS + 1)
+
+
+def random_prompts(vocabulary: int, pairs: int = 3, length: int = 7) -> Prompts:
+    draws = torch.Generator().manual_seed(1)
+    clean, corrupt = (torch.randint(vocabulary, (pairs, length), generator=draws).tolist() for _ in range(2))
+    return prompts_of(clean, corrupt, list(range(pairs)), list(range(pairs, 2 * pairs)), vocabulary)
+
+
+def graph_of(model, prompts: Prompts) -> Graph:
+    anatomy = find_sites(model, {"input_ids": prompts.clean["input_ids"]})
+    return Graph(model, anatomy, Replay(model, anatomy, prompts.clean), prompts)
+
+
+def pruned(graph: Graph, cases, threshold: float, at_once: int) -> torch.Tensor:
+    keep, now = graph.edges, 0.0
+    for reader in reversed(range(len(graph.readers))):
+        keep, now = acdc.prune_reader(graph, cases, keep, now, reader, threshold=threshold, at_once=at_once)
+    return keep
+
+
+def names(graph: Graph, circuit: torch.Tensor) -> set[tuple[str, str]]:
+    return {(graph.writers[w], graph.readers[r]) for w, r in circuit.nonzero().tolist()}
+
+
+@pytest.fixture(scope="module")
+def planted() -> Graph:
+    construction = InductionHead()
+    return graph_of(construction.build(construction.settled({"symbols": SYMBOLS})), induction())
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Graph, Prompts]:
+    prompts = random_prompts(VOCABULARY)
+    return graph_of(tiny("llama").double(), prompts), prompts
+
+
+PLANTED = {(writer, reader if part == "in" else f"{reader}.{part}") for writer, reader, part in EDGES}
+
+
+@pytest.mark.parametrize("ablation", ["resample", "mean", "zero"])
+def test_the_wired_induction_head_comes_back_edge_for_edge(planted, ablation) -> None:
+    case = planted.case(induction(), ablation)
+    found = pruned(planted, [case], threshold=0.01, at_once=8)
+    assert names(planted, found) == PLANTED
+    row = curves.row(planted, [case], found, [curves.chance(planted.edges, 5, torch.Generator())])
+    whole, nothing = curves.odds(planted, [case], torch.stack([planted.edges, torch.zeros_like(planted.edges)]))
+    assert row["with"] == pytest.approx(whole, abs=1e-9)
+    assert row["without"] == pytest.approx(nothing, abs=1e-9)
+    assert row["random_with"] < whole - 1
+
+
+def test_edges_without_weights_have_no_score(planted) -> None:
+    """Attribution ranks only edges of the wired circuit above zero."""
+    found = scores(planted, planted.case(induction(), "resample"), 64)
+    alive = {edge for edge in names(planted, found.abs() > 1e-9)}
+    assert alive <= PLANTED
+    assert ("layers.1.attn", "logits") in alive
+
+
+def test_all_edges_are_the_model_and_none_the_corrupt_prompt(small) -> None:
+    graph, prompts = small
+    case = graph.case(prompts, "resample")
+    found = graph.run(case, torch.stack([graph.edges, torch.zeros_like(graph.edges)]))
+    for circuit, inputs in zip(found, (prompts.clean, prompts.corrupt), strict=True):
+        with torch.no_grad():
+            expected = prompts.at_answer(main_output(graph.model(**inputs))).log_softmax(-1)
+        assert torch.allclose(circuit, expected, atol=1e-9)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
+def test_a_run_from_a_later_stage_is_the_whole_run(small) -> None:
+    graph, prompts = small
+    case = graph.case(prompts, "resample")
+    stage = 2  # the attention of the second block
+    draws = torch.rand((4, *graph.edges.shape), generator=torch.Generator().manual_seed(0)) > 0.5
+    circuits = graph.edges & (draws | (torch.arange(len(graph.readers)) < graph.stages[stage].readers.start))
+    assert torch.allclose(graph.run(case, circuits), graph.run(case, circuits, stage), atol=1e-9)
+    alone = torch.cat([graph.run(case, each[None]) for each in circuits])
+    assert torch.allclose(graph.run(case, circuits), alone, atol=1e-9)
+
+
+def test_many_edges_at_once_give_what_one_at_a_time_gives(small) -> None:
+    graph, prompts = small
+    cases = [graph.case(prompts, "resample")]
+    one = pruned(graph, cases, threshold=0.02, at_once=1)
+    many = pruned(graph, cases, threshold=0.02, at_once=16)
+    assert torch.equal(one, many)
+    assert 0 < int(one.sum()) < int(graph.edges.sum())
+    assert torch.equal(pruned(graph, cases, threshold=1e9, at_once=7), torch.zeros_like(one))
+
+
+def test_scores_of_the_embedding_add_up_to_the_difference(small) -> None:
+    graph, prompts = small
+    case = graph.case(prompts, "resample")
+    clean, corrupt = curves.odds(graph, [case], torch.stack([graph.edges, torch.zeros_like(graph.edges)]))
+    exact = corrupt - clean
+    near, nearer = (float(scores(graph, case, steps)[0].sum()) for steps in (8, 128))
+    assert nearer == pytest.approx(exact, rel=0.01)
+    assert abs(nearer - exact) < abs(near - exact)
+
+
+def linear_model() -> TransformerLM:
+    """Attention that looks nowhere in particular, feed-forwards of one matrix, no norm: logits are linear."""
+    layer = {
+        "norm": None,
+        "mixer": {"name": "softmax_attention", "n_heads": 2},
+        "ffn_norm": None,
+        "ffn": {"name": "affine"},
+    }
+    torch.manual_seed(0)
+    model = TransformerLM(TransformerConfig(vocab_size=20, d_model=8, layers=[layer, layer], final_norm=None)).double()
+    with torch.no_grad():
+        for block in model.layers:
+            block.mixer.q.weight.zero_()
+            for parameter in (*block.mixer.v.parameters(), *block.mixer.o.parameters(), *block.ffn.parameters()):
+                parameter.normal_(std=0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("ablation", ["resample", "mean", "zero"])
+def test_in_a_linear_model_a_score_is_what_taking_the_edge_away_does(ablation) -> None:
+    prompts = random_prompts(20)
+    graph = graph_of(linear_model(), prompts)
+    case = graph.case(prompts, ablation)
+    found = scores(graph, case, 1)
+    edges = graph.edges.nonzero().tolist()
+    circuits = graph.edges.repeat(len(edges) + 1, 1, 1)
+    for row, (writer, reader) in enumerate(edges):
+        circuits[row, writer, reader] = False
+    odds = curves.odds(graph, [case], circuits)
+    expected = [each - odds[-1] for each in odds[:-1]]
+    assert [float(found[w, r]) for w, r in edges] == pytest.approx(expected, abs=1e-9)
+    assert max(map(abs, expected)) > 0.05
+
+
+def test_patching_with_the_own_output_changes_nothing_and_the_last_block_is_everything() -> None:
+    model, prompts = tiny("llama"), random_prompts(VOCABULARY)
+    sites = [s for s in find_sites(model) if s.kind in ("ffn", "mixer", "block")]
+    with torch.no_grad():
+        clean, odds = patching.watched(model, sites, prompts, prompts.clean)
+        for site in sites:
+            again = patching.patched(model, site, clean[site.name], prompts, prompts.clean)
+            assert torch.equal(again, odds)
+    found = patching.shares(patching.effects(model, sites, [prompts], lambda *told: None))
+    assert found["layers.1"]["resample"] == pytest.approx(0.0, abs=1e-5)
+    assert found["layers.1"]["restored"] == pytest.approx(1.0, abs=1e-5)
+    assert found["layers.0.ffn"]["restored"] != pytest.approx(0.0, abs=1e-3)
+
+
+def test_sizes_and_choices() -> None:
+    assert curves.sizes(7) == [1, 2, 5, 7]
+    assert curves.sizes(100) == [1, 2, 5, 10, 20, 50, 100]
+    edges = torch.tensor([[True, True], [False, True]])
+    ranked = torch.tensor([[0.1, -3.0], [9.0, 2.0]])
+    assert curves.best(ranked, edges, 2).tolist() == [[False, True], [False, True]]
+    assert int(curves.chance(edges, 2, torch.Generator().manual_seed(0)).sum()) == 2
+
+
+def test_answers_of_several_tokens_are_summed() -> None:
+    marks = [torch.tensor([[True, True, False]]), torch.tensor([[False, False, True]])]
+    prompts = Prompts({}, {}, torch.tensor([0]), *marks)
+    logits = torch.tensor([[0.2, 0.3, 0.5]]).log() + 7.0
+    assert float(prompts.log_odds(logits)) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_pairs_for_a_trained_tokenizer(task, pocket, tokenizer) -> None:
+    encoder = Encoder(pocket, tokenizer, torch.device("cpu"))
+    drawn = [pair for pair, _ in zip(draw(task, 0), range(400), strict=False)]
+    batches = encoder.longest_group(drawn, 12)
+    assert sum(len(batch.where) for batch in batches) >= 2
+    for batch in batches:
+        assert batch.clean["input_ids"].shape == batch.corrupt["input_ids"].shape
+        assert not (batch.right & batch.wrong).any()
+        assert (batch.clean["input_ids"] != batch.corrupt["input_ids"]).any(1).all()
+    assert drawn[0] == next(draw(task, 0))
+    assert drawn[0] != next(draw(task, 1))
+
+
+def pairs_file(folder, lines) -> str:
+    path = folder / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(line) if isinstance(line, dict) else line for line in lines))
+    return str(path)
+
+
+GOOD = {"clean": "import os, re", "corrupt": "import os, os", "answer": "\n", "wrong": [".", ","]}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({**GOOD, "corrupt": "import os"}, "as long in tokens"),
+        ({**GOOD, "wrong": "\n"}, "begin with the same token"),
+        ({"clean": "a"}, "JSON object with clean, corrupt, answer, wrong; line 1|line 1 of"),
+        ({**GOOD, "answer": []}, "none of them empty"),
+        ("[1]", "line 1 of"),
+        ("", "hold no pair"),
+    ],
+)
+def test_prompts_that_are_none_are_told_in_words(line, told, llama, tokenizer, tmp_path) -> None:
+    settings = {"prompts": pairs_file(tmp_path, [line])}
+    with pytest.raises(UserError, match=told):
+        run(llama, tokenizer, tmp_path / "o", settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"task": "inductoin"}, "Did you mean 'induction'"),
+        ({"ablation": "none"}, "resample, mean, zero"),
+        ({"pairs": 1}, "at least 2"),
+        ({"faithful": 0.0}, "share above 0"),
+        ({"prompts": "no/such/file.jsonl"}, "cannot be read"),
+    ],
+)
+def test_wrong_settings_are_told_in_words(settings, told, llama, tokenizer, tmp_path) -> None:
+    with pytest.raises(UserError, match=told):
+        run(llama, tokenizer, tmp_path / "o", settings)
+
+
+def run(model, tokenizer, out, settings):
+    return explain(model, tool="circuit", tokenizer=tokenizer, tokens=256, progress=False, out=out, settings=settings)
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "t5"])
+def test_every_shape_of_model_that_answers_with_tokens(shape, tokenizer, tmp_path) -> None:
+    prompts = pairs_file(tmp_path, [GOOD, {**GOOD, "clean": "import io, re"}])
+    settings = {"prompts": prompts, "steps": 2, "random": 1, "acdc": True, "threshold": 0.05}
+    found = run(tiny(shape), tokenizer, tmp_path / "o", settings)["survey"]
+    assert found["pairs"] == 2
+    titles = [section["title"] for section in found["sections"]]
+    if shape == "t5":
+        assert "several stacks" in found["no_graph"]
+        assert "No edges are shown" in found["sections"][0]["text"]
+        assert len(titles) == 1
+        return
+    assert "Faithfulness against size" in titles
+    assert found["curve"][-2]["edges"] == found["edges"]
+    assert found["curve"][-2]["faithfulness"] == pytest.approx(1.0, abs=1e-3)
+    assert found["curve"][-2]["without"] == pytest.approx(0.0, abs=1e-3)
+    assert "layers.1.attn.h3" in {edge["from"] for edge in found["circuit"]} | {f"layers.1.attn.h{h}" for h in range(4)}
+    page = (tmp_path / "o" / "report.html").read_text()
+    assert "Faithfulness against size" in page
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"), [("bert", "does not say where|no mask|language model"), ("vit", "language")]
+)
+def test_models_that_answer_no_prompt_are_refused(shape, told, tokenizer, tmp_path) -> None:
+    with pytest.raises(UserError, match=told):
+        run(tiny(shape), None if shape == "vit" else tokenizer, tmp_path / "o", {})
+
+
+def test_an_interrupted_search_goes_on(llama, tokenizer, tmp_path, monkeypatch) -> None:
+    settings = {"prompts": pairs_file(tmp_path, [GOOD]), "steps": 1, "random": 1, "acdc": True}
+    whole = run(llama, tokenizer, tmp_path / "whole", settings)["survey"]
+    calls = []
+    prune = acdc.prune_reader
+
+    def fails(*arguments, **options):
+        calls.append(arguments[4])
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return prune(*arguments, **options)
+
+    monkeypatch.setattr(acdc, "prune_reader", fails)
+    with pytest.raises(KeyboardInterrupt):
+        run(llama, tokenizer, tmp_path / "o", settings)
+    assert run(llama, tokenizer, tmp_path / "o", settings)["survey"] == whole
+    assert calls[10] == calls[9]  # it went on at the reader it was at
+    assert len(calls) == len(set(calls)) + 1
+
+
+def test_a_pair_is_read_as_it_stands(pocket, tokenizer) -> None:
+    encoder = Encoder(pocket, tokenizer, torch.device("cpu"))
+    (batch,) = encoder.batches([Pair("import os, re", "import os, os", ("\n",), (".",))])
+    assert tokenizer.decode(batch.clean["input_ids"][0]) == "import os, re"
+    assert int(batch.where) == batch.clean["input_ids"].shape[1] - 1
+    assert tokenizer.decode(batch.wrong[0].nonzero()[0]) == "."
