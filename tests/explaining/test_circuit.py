@@ -105,7 +105,7 @@ def test_all_edges_are_the_model_and_none_the_corrupt_prompt(small) -> None:
     for circuit, inputs in zip(found, (prompts.clean, prompts.corrupt), strict=True):
         with torch.no_grad():
             expected = prompts.at_answer(main_output(graph.model(**inputs))).log_softmax(-1)
-        assert torch.allclose(circuit, expected, atol=1e-9)
+        assert torch.allclose(circuit, expected, atol=1e-5)  # the model's own rotary tables are float32
     assert not torch.allclose(found[0], found[1], atol=1e-3)
 
 

@@ -104,13 +104,16 @@ class Encoder:
         config = config_of(model)
         self.tokenizer, self.device = tokenizer, device
         self.causal = is_causal_lm(model)
-        self.start = getattr(config, "decoder_start_token_id", None) if config.is_encoder_decoder else None
+        pairs = getattr(config, "is_encoder_decoder", False)
+        self.start = getattr(config, "decoder_start_token_id", None) if pairs else None
         self.mask = None if self.causal or self.start is not None else getattr(tokenizer, "mask_token_id", None)
         unembed = getattr(model, "get_output_embeddings", lambda: None)()
-        if tokenizer is None or unembed is None:
+        answers = self.causal or self.start is not None or self.mask is not None
+        if tokenizer is None or unembed is None or not answers:
             raise UserError(
-                f"A circuit is found on prompts that the model continues by a token, and {type(model).__name__} "
-                f"predicts none or has no tokenizer. Take a language model."
+                f"A circuit is found on prompts that the model answers with a token, and {type(model).__name__} "
+                f"predicts none, or comes with no tokenizer that could ask it (a masked model needs one with a mask "
+                f"token). Take a language model."
             )
         self.vocabulary = int(unembed.weight.shape[0])
 
@@ -120,6 +123,11 @@ class Encoder:
 
     def longest_group(self, pairs: Iterable[Pair], wanted: int) -> list[Prompts]:
         """The first `wanted` pairs of the commonest length; pairs that do not fit the tokenizer are left out."""
+        if self.mask is not None:
+            raise UserError(
+                "The tasks are texts to be continued, and this model fills in a mask. Give prompts of your own with "
+                "the mask where the answer goes (--set prompts=FILE.jsonl)."
+            )
         by_length = defaultdict(list)
         for pair in pairs:
             try:
