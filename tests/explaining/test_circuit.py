@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import transformers as tf
 
 from layersmith.anatomy import Replay, find_sites
 from layersmith.errors import UserError
@@ -107,6 +108,37 @@ def test_all_edges_are_the_model_and_none_the_corrupt_prompt(small) -> None:
             expected = prompts.at_answer(main_output(graph.model(**inputs))).log_softmax(-1)
         assert torch.allclose(circuit, expected, atol=1e-5)  # the model's own rotary tables are float32
     assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
+SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+OTHERS = {
+    "parallel": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(use_parallel_residual=True, **SMALL)),
+    "normed twice": lambda: tf.Gemma2ForCausalLM(tf.Gemma2Config(num_key_value_heads=1, head_dim=8, **SMALL)),
+    "recurrent": lambda: tf.MambaForCausalLM(tf.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2)),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_blocks_have_a_graph_too(kind) -> None:
+    """Sublayers side by side, norms on what is written, and mixers that are no attention."""
+    torch.manual_seed(0)
+    model, prompts = OTHERS[kind]().eval(), random_prompts(50)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0) if parameter.dim() == 2 else None
+    graph = graph_of(model, prompts)
+    case = graph.case(prompts, "resample")
+    found = graph.run(case, torch.stack([graph.edges, torch.zeros_like(graph.edges)]))
+    for circuit, inputs in zip(found, (prompts.clean, prompts.corrupt), strict=True):
+        with torch.no_grad():
+            expected = prompts.at_answer(main_output(model(**inputs))).log_softmax(-1)
+        assert torch.allclose(circuit, expected, atol=1e-3)
+    heads = "layers.1.attn.h1" in graph.writers
+    assert heads == (kind == "parallel")
+    if heads:
+        edges = names(graph, graph.edges)
+        assert ("layers.1.attn.h1", "layers.1.ffn") not in edges
+        assert ("layers.0.attn.h1", "layers.1.ffn") in edges
 
 
 def test_a_run_from_a_later_stage_is_the_whole_run(small) -> None:
