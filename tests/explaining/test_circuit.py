@@ -32,13 +32,18 @@ def prompts_of(clean: list[list[int]], corrupt: list[list[int]], right: list[int
 
 
 def induction() -> Prompts:
-    """a b c d ... b -> c; corrupt: the same of the other symbols."""
+    """a b c d ... b -> c; corrupt: other symbols, another of which is asked for."""
     draws = torch.Generator().manual_seed(0)
     rows = [torch.randperm(SYMBOLS, generator=draws).tolist() for _ in range(6)]
-    clean, corrupt = [row[:8] for row in rows], [row[8:] for row in rows]
-    asked = [1, 2, 3, 4, 5, 6]
-    made = [[[SYMBOLS, *row, row[at]] for row, at in zip(side, asked, strict=True)] for side in (clean, corrupt)]
-    answers = [[row[at + 1] for row, at in zip(side, asked, strict=True)] for side in (clean, corrupt)]
+    sides = [[row[:8] for row in rows], [row[8:] for row in rows]]
+    asked = [[1, 2, 3, 4, 5, 6], [4, 5, 6, 1, 2, 3]]
+    made = [
+        [[SYMBOLS, *row, row[at]] for row, at in zip(side, places, strict=True)]
+        for side, places in zip(sides, asked, strict=True)
+    ]
+    answers = [
+        [row[at + 1] for row, at in zip(side, places, strict=True)] for side, places in zip(sides, asked, strict=True)
+    ]
     return prompts_of(*made, *answers, vocabulary=SYMBOLS + 1)
 
 
@@ -183,6 +188,7 @@ def linear_model() -> TransformerLM:
     torch.manual_seed(0)
     model = TransformerLM(TransformerConfig(vocab_size=20, d_model=8, layers=[layer, layer], final_norm=None)).double()
     with torch.no_grad():
+        model.embed_tokens.weight.normal_()
         for block in model.layers:
             block.mixer.q.weight.zero_()
             for parameter in (*block.mixer.v.parameters(), *block.mixer.o.parameters(), *block.ffn.parameters()):

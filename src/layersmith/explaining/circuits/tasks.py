@@ -43,15 +43,14 @@ def check(task: str) -> None:
 
 
 def _induction(rng: random.Random) -> Pair:
+    """The two prompts ask for words of different places: heads cannot look to the right one on the other prompt."""
     words = rng.sample(WORDS, 12)
-    clean, other = words[:6], words[6:]
-    asked = rng.randrange(1, 5)
-    return Pair(
-        " ".join(["", *clean, *clean[:asked]]),
-        " ".join(["", *other, *other[:asked]]),
-        (f" {clean[asked]}",),
-        (f" {other[asked]}",),
-    )
+    places = rng.sample(range(1, 5), 2)
+    texts, answers = [], []
+    for listed, place in zip((words[:6], words[6:]), places, strict=True):
+        texts.append(" ".join(["", *listed, *listed[place - 1 : place + 1]]))
+        answers.append((f" {listed[place + 1]}",))
+    return Pair(texts[0], texts[1], answers[0], answers[1])
 
 
 def _names(rng: random.Random) -> Pair:
