@@ -15,7 +15,7 @@ from layersmith.explaining.formulas import engine
 from layersmith.explaining.formulas.choice import chosen, error, fitted, front
 from layersmith.explaining.pipeline import explain, shuffled
 from layersmith.explaining.tool import Observed
-from layersmith.ffn.shared.expressions import nodes
+from layersmith.ffn.shared.expressions import compiled, nodes, run
 
 SETTINGS = {**Formula.settings, "inputs": 3, "outputs": 2, "rows": 512, "generations": 40, "longest": 15}
 
@@ -117,6 +117,23 @@ def test_the_nodes_of_the_engine_become_a_tree() -> None:
     assert engine._tree(made, {7: 4}) == ["sub", ["mul", 2.0, "x4"], 3.0]
     assert engine._tree([Node("x", variable=True), Node("square", 1)], {7: 0}) == ["square", "x0"]
     assert engine._applied("add", ["x0", "x1", "x2"]) == ["add", ["add", "x0", "x1"], "x2"]
+
+
+def test_factors_come_together_in_front() -> None:
+    two, three = ["mul", 2.0, "x0"], ["mul", 3.0, "x1"]
+    assert engine.simplified(["mul", two, three]) == ["mul", 6.0, ["mul", "x0", "x1"]]
+    assert engine.simplified(["mul", 0.25, ["square", two]]) == ["square", "x0"]
+    assert engine.simplified(["add", ["mul", 2.0, 3.0], ["sub", 4.0, 1.0]]) == 9.0
+    assert engine.simplified(["add", three, ["sub", 1.0, 1.0]]) == three
+    assert engine.simplified(["sub", ["tanh", ["mul", 1.0, "x0"]], two]) == ["sub", ["tanh", "x0"], two]
+    tree = ["aq", ["mul", ["square", two], ["add", three, -1.0]], ["sin", ["sub", 1.0, two]]]
+    x = torch.randn(20, 2, dtype=torch.float64)
+    assert error(engine.simplified(tree), x, _value(tree, x)) < 1e-20
+
+
+def _value(tree, x):
+    (program,), numbers = compiled([tree], 2)
+    return run(program, x.unbind(-1), torch.tensor(numbers, dtype=torch.float64))
 
 
 def test_a_planted_polynomial_is_found_exactly() -> None:

@@ -43,7 +43,34 @@ def candidates(x: np.ndarray, y: np.ndarray, generations: int, longest: int, see
     )
     regressor.fit(x, y)
     places = {key: index for index, key in enumerate(regressor.variables_)}
-    return [_tree(found["tree"].Nodes, places) for found in regressor.pareto_front_]
+    return [simplified(_tree(found["tree"].Nodes, places)) for found in regressor.pareto_front_]
+
+
+def simplified(tree: Tree) -> Tree:
+    """The tree with one factor in front of each product, and sums of numbers added up: (2 x0) (3 x1) is 6 (x0 x1)."""
+    factor, core = _factored(tree)
+    return factor if core is None else core if factor == 1.0 else ["mul", factor, core]
+
+
+def _factored(tree: Tree) -> tuple[float, Tree]:
+    """A number and what it multiplies; None: nothing."""
+    if not isinstance(tree, list):
+        return (1.0, tree) if isinstance(tree, str) else (float(tree), None)
+    parts = [_factored(branch) for branch in tree[1:]]
+    if tree[0] == "mul":
+        (a, first), (b, second) = parts
+        cores = [core for core in (first, second) if core is not None]
+        return a * b, None if not cores else cores[0] if len(cores) == 1 else ["mul", *cores]
+    if tree[0] == "square":
+        ((a, first),) = parts
+        return a * a, None if first is None else ["square", first]
+    if tree[0] in ("add", "sub"):
+        sign = 1.0 if tree[0] == "add" else -1.0
+        if all(core is None for _, core in parts):
+            return parts[0][0] + sign * parts[1][0], None
+        if parts[1] == (0.0, None):
+            return parts[0]
+    return 1.0, [tree[0], *(simplified(branch) for branch in tree[1:])]
 
 
 def _tree(nodes: Any, places: dict[int, int]) -> Tree:
