@@ -144,16 +144,16 @@ class Search:
 
     def _scores(self) -> Tensor:
         """(W, R), mean over all pairs."""
-        pairs, total = sum(len(case.prompts.where) for case in self.cases), 0.0
+        total = torch.zeros(self.graph.edges.shape)
+        pairs = sum(len(case.prompts.where) for case in self.cases)
         for index, case in enumerate(self.cases):
             name = f"{self.work}/scores/{index:04d}"
             kept = self.subject.workspace.load_tensors(name)
             if kept is None:
                 kept = {"scores": scores(self.graph, case, self.settings["steps"])}
                 self.subject.workspace.save_tensors(name, kept)
-            total = total + kept["scores"].cpu() * len(case.prompts.where) / pairs
+            total += kept["scores"].cpu().float() * len(case.prompts.where) / pairs
             self.subject.tell("attributing edges", index + 1, len(self.cases))
-        assert isinstance(total, Tensor)
         return total
 
     def _row(self, name: str, circuit: Tensor, ends: list[float]) -> dict[str, Any]:
