@@ -142,11 +142,13 @@ def test_a_planted_polynomial_is_found_exactly() -> None:
     pytest.importorskip("pyoperon")
     seen = observed()
     found = Formula().explain(seen, SETTINGS, lambda share: None)
+    found.module.requires_grad_(False)
     fresh = observed(1000, seed=1).inputs
     wrong = (found.module(fresh) - Planted()(fresh)).norm() / Planted()(fresh).norm()
     assert float(wrong) < 1e-4
     assert found.size["nodes"] <= 20
     control = Formula().explain(shuffled(seen, 0), SETTINGS, lambda share: None)
+    control.module.requires_grad_(False)
     apart = (control.module(fresh) - Planted()(fresh)).norm() / (Planted()(fresh) - Planted()(fresh).mean(0)).norm()
     assert float(apart) > 0.9
     again = Formula().explain(seen, SETTINGS, lambda share: None)
