@@ -78,9 +78,10 @@ def _print_site(console: Console, site: dict[str, Any], model: str) -> None:
 
 def _print_table(console: Console, title: str, drawn: dict[str, Any]) -> None:
     first, *others = drawn["columns"]
-    table = Table(escape(first), title=escape(title), title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column(escape(first), no_wrap=True)
     for column in others:
-        table.add_column(escape(column), justify="right")
+        table.add_column(escape(column), justify="right", overflow="fold")
     for row in drawn["rows"][:TABLE_ROWS]:
         table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else escape(str(cell)) for cell in row))
     console.print(table)
