@@ -61,8 +61,8 @@ class Bounds(Survey):
                 found[site.name] = kept
             subject.tell("bounding feed-forwards", index + 1, len(sites))
         if not found:
-            site, why = next(iter(left_out.items()))
-            raise UserError(f"No feed-forward here can be bounded. {site}: {why}.")
+            name, why = next(iter(left_out.items()))
+            raise UserError(f"No feed-forward here can be bounded. {name}: {why}.")
         return {"sites": found, "left_out": left_out, "sections": _sections(found, left_out, settings)}
 
 

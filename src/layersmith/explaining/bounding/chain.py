@@ -106,7 +106,8 @@ def interval(chain: Sequence[Layer], ball: Ball) -> Bounded:
 
 def backward(chain: Sequence[Layer], ball: Ball) -> Bounded:
     """CROWN, from the outputs back."""
-    boxes, plain = [], _boxes(chain, ball)
+    boxes: list[Interval] = []
+    plain = _boxes(chain, ball)
     for end in range(1, len(chain) + 1):
         boxes.append(_met(_back(chain[:end], boxes, ball), plain[end - 1]))
     return _outward(boxes[-1])

@@ -76,7 +76,7 @@ class Graph:
 
     def __init__(self, model: Any, anatomy: Anatomy, replay: Replay, prompts: Prompts):
         self.model, self.replay = model, replay
-        self.writers, self.readers = ["embed"], []
+        self.writers, self.readers = ["embed"], list[str]()
         self.stages: list[Stage] = []
         self._called: dict[str, str] = {}  # site that its module runs -> path of the module
         biases: Tensor | None = None

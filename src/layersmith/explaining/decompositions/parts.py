@@ -124,8 +124,10 @@ def _streams(block: list[Sublayer], parts: Tensor, rule: Rule) -> list[Tensor]:
     for step in block:
         read = _normed(step.norm, streams[step.sees], rule)
         operator = step.operator
-        attends = isinstance(operator, SoftmaxAttention)
-        written = _attended(operator, read, rule) if attends else _fed(operator, read, rule)
+        if isinstance(operator, SoftmaxAttention):
+            written = _attended(operator, read, rule)
+        else:
+            written = _fed(operator, read, rule)
         total = streams[-1] + _normed(step.post, written, rule)
         streams.append(_normed(step.closing, total, rule))
     return streams
