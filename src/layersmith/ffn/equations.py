@@ -9,7 +9,8 @@ Cheap where few directions matter: 2 D (inputs + n) FLOPs in matrices and a few 
 nothing of x outside the rows of P, and writes nothing outside the columns of W.
 
 Paper: "SymTorch: Symbolic Distillation of Neural Networks" (equations between principal directions in a language
-model's feed-forwards). Differs from the paper: its equations come from PySR, ours from the tool `formula`.
+model's feed-forwards).
+Differs from the paper: its equations come from PySR, ours from the tool `formula`.
 """
 
 from __future__ import annotations
