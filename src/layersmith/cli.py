@@ -30,6 +30,7 @@ from layersmith.commands.check import check
 from layersmith.commands.compile import compile_kernels
 from layersmith.commands.construct import construct
 from layersmith.commands.explain import explain
+from layersmith.commands.export import export
 from layersmith.commands.measure import measure
 from layersmith.commands.methods import methods
 from layersmith.commands.race import race
@@ -104,7 +105,7 @@ def _with_debug(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (sites, refit, race, explain, measure, check, catalogue, show, methods, construct):
+for command in (sites, refit, race, explain, measure, export, check, catalogue, show, methods, construct):
     app.command(cls=Command)(_with_debug(command))
 app.command("compile", cls=Command)(_with_debug(compile_kernels))
 

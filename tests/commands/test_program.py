@@ -13,13 +13,15 @@ import pytest
 from layersmith.errors import UserError
 from tests.commands.conftest import Run
 
+COMMANDS = ("sites", "refit", "measure", "export", "check", "catalogue", "show", "construct")
+
 
 def test_help_lists_every_command_and_version_is_the_packages(run: Run) -> None:
     import layersmith
 
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("sites", "refit", "explain", "measure", "check", "catalogue", "show", "construct", "--debug"):
+    for command in (*COMMANDS, "explain", "--debug"):
         assert command in out
     assert run("--version")[1].strip() == f"layersmith {layersmith.__version__}"
 
@@ -91,7 +93,7 @@ def test_an_interruption_says_how_to_go_on(run: Run, loads: Any) -> None:
     assert err == "interrupted; run the same command again to go on\n"
 
 
-@pytest.mark.parametrize("command", ["sites", "refit", "measure", "check", "catalogue", "show", "construct", "compile"])
+@pytest.mark.parametrize("command", [*COMMANDS, "compile"])
 def test_the_help_of_every_command_names_debug_and_json(run: Run, command: str) -> None:
     status, out, _ = run(command, "--help")
     assert status == 0
