@@ -21,6 +21,7 @@ from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import Batch
 from layersmith.measuring.environment import environment
 from layersmith.measuring.generation import agreement, continuations, room
+from layersmith.measuring.harness import scores
 from layersmith.measuring.inputs import config_of, example_inputs, is_causal_lm, placement
 from layersmith.measuring.latency import model_latency, ratio
 from layersmith.measuring.quality import Quality, quality
@@ -72,6 +73,8 @@ def measure(
     length: int = 512,
     rounds: int = 20,
     questions: str | None = None,
+    tasks: list[str] | None = None,
+    task_limit: int | None = None,
     seed: int = 0,
 ) -> Measurement:
     """Measure `model`, and how it differs from `against` (the original) when given.
@@ -85,11 +88,12 @@ def measure(
     length     tokens per window; fewer where the model's context is shorter
     rounds     of interleaved timing
     questions  a JSONL file of multiple-choice questions (see `measure.zeroshot`)
+    tasks      of lm-evaluation-harness, by name or as .yaml files, with `task_limit` examples each (None: all)
 
     Returns a JSON-serialisable dict. "model" and "against" hold params, bytes, perplexity, bits_per_byte, zeroshot,
-    samples and, for each shape under "at", latency_ms, latency_ms_spread (p25, p75), flops and kv_bytes. "comparison"
-    holds divergence (with its kind), agreement, cosine_distance, greedy_agreement and latency_ratio per shape. What
-    does not exist for a model, or was not asked for, is None.
+    tasks, samples and, for each shape under "at", latency_ms, latency_ms_spread (p25, p75), flops and kv_bytes.
+    "comparison" holds divergence (with its kind), agreement, cosine_distance, greedy_agreement and latency_ratio per
+    shape. What does not exist for a model, or was not asked for, is None.
 
     Raises UserError for a missing tokenizer, too little text, an impossible shape, or a model that yields NaN.
     """
@@ -110,6 +114,9 @@ def measure(
         parsed = read_questions(questions)
         for name, each in models.items():
             facts[name]["zeroshot"] = zeroshot(each, _required(tokenizer), parsed)
+    if tasks is not None:
+        for name, each in models.items():
+            facts[name]["tasks"] = scores(each, _required(tokenizer), tasks, task_limit)
 
     comparison = None
     if against is not None:
@@ -133,7 +140,7 @@ def measure(
 
 
 def _facts(model: nn.Module, found: Quality, shapes: list[Shape], writes: bool) -> dict[str, Any]:
-    """What is known of one model alone; latency, samples and zero-shot scores are filled in by their own steps."""
+    """What is known of one model alone; latency, samples and scores are filled in by their own steps."""
     costs = {str(shape): model_cost(model, shape) for shape in shapes}
     first = next(iter(costs.values()))
     return {
@@ -144,6 +151,7 @@ def _facts(model: nn.Module, found: Quality, shapes: list[Shape], writes: bool) 
         "perplexity": found.perplexity if writes else None,
         "bits_per_byte": found.bits_per_byte if writes else None,
         "zeroshot": None,
+        "tasks": None,
         "samples": None,
     }
 
