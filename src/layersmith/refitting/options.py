@@ -55,6 +55,9 @@ class RefitConfig:
         default=False, metadata={"help": "heal the best uniform baseline too, for a fair comparison"}
     )
     effort: float = field(default=1.0, metadata={"help": "scales text and steps: 0.1 a quick look, 4 thorough"})
+    compile: bool = field(
+        default=False, metadata={"help": "at the end also measure original and result under torch.compile"}
+    )
     workers: int = field(default=1, metadata={"help": "processes that build candidates at the same time"})
     device: str | None = field(
         default=None, metadata={"help": "where the model runs and is measured: cpu (if not given), cuda, cuda:1, mps"}

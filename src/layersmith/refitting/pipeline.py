@@ -69,6 +69,7 @@ def refit(
     heal_lr: float | None = None,
     heal_baseline: bool = False,
     effort: float = 1.0,
+    compile: bool = False,
     tokenizer: Any = None,
     trust_remote_code: bool = False,
     workers: int = 1,
@@ -96,6 +97,7 @@ def refit(
     heal_baseline  also heal the best uniform baseline on the same text, for a fair comparison (twice the time)
     effort   scales the text that is fitted, scored and measured on, and the steps of search and distillation: 0.1 is
              a quick look, 4 is thorough
+    compile  at the end also measure original and result under torch.compile, beside each other and apart from the rest
     workers  processes that build candidates at the same time, each with its share of the threads; more than one needs
              a model given by name
     device   where a model given by name is put: "cpu" (the default), "cuda", "cuda:1", "mps". All work is done, and
@@ -122,6 +124,7 @@ def refit(
         heal_lr=heal_lr,
         heal_baseline=heal_baseline,
         effort=effort,
+        compile=compile,
         trust_remote_code=trust_remote_code,
         workers=workers,
         device=device,
@@ -187,6 +190,7 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, shape: Sh
             sites=sites,
             replay=replay,
             activations=Activations(replay, anatomy, batches, workspace),
+            compiles=config.compile,
         )
         return _stages(ctx, config.workers)
     finally:

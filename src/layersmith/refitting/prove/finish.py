@@ -22,12 +22,14 @@ from layersmith.measuring.quality import quality
 from layersmith.measuring.token_bytes import token_bytes
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.heal.distillation import Healing, HealSettings, heal
+from layersmith.refitting.prove.compiled import measure_compiled
 from layersmith.refitting.prove.folding import fold_where_it_pays
 from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult, assemble
 from layersmith.refitting.search.baselines import measure_baselines
 from layersmith.refitting.search.choice import student
 from layersmith.refitting.search.found import Found
+from layersmith.report.card import card
 from layersmith.runs.identity import digest_of
 
 PROMPT_TOKENS, SAMPLE_TOKENS, SAMPLES = 32, 48, 3
@@ -45,12 +47,15 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
         mix = digest_of(found.selection.chosen, asdict(_heal_settings(ctx)))
         folds, folded = fold_where_it_pays(healed, ctx.shape, ctx.workspace, mix)
     checkpoint.round_to_stored(healed, checkpoint.stored_dtypes(ctx.model))
+    finished = digest_of(mix, [f["name"] for f in folds if f["kept"]])
     with ctx.clock.stage("measure"):
-        final = _side_by_side(ctx, healed, f"final/{digest_of(mix, [f['name'] for f in folds if f['kept']])}")
+        final = _side_by_side(ctx, healed, f"final/{finished}")
+    compiled = _compiled(ctx, healed, f"compiled/{finished}") if ctx.compiles else None
     with ctx.clock.stage("save"):
-        saved = {"folds": folds, **_save(ctx, found, healed, folded)}
+        saved = {"folds": folds, "compiled": compiled, **_save(ctx, found, healed, folded)}
     result = assemble(ctx, found, variants, healing, final, saved)
     out = ctx.workspace.out
+    (out / "model" / "README.md").write_text(card(result), encoding="utf-8")
     report.write(result, out / "report.html")
     report.write_svg(result, out / "pareto.svg")
     # The last of all: where result.json stands, the run has ended and everything else is there.
@@ -131,6 +136,16 @@ def _side_by_side(ctx: RunContext, healed: Any, kept: str) -> dict[str, Any]:
     figures["refitted"]["latency_ratio"] = ratio(timings, "refitted", "original")
     figures["samples"] = _samples(ctx, healed)
     ctx.workspace.save_json(kept, figures)
+    return figures
+
+
+def _compiled(ctx: RunContext, healed: Any, kept: str) -> dict[str, Any]:
+    """Both under torch.compile; the workspace keeps the figures as `kept`."""
+    figures = ctx.workspace.load_json(kept)
+    if figures is None:
+        with ctx.clock.stage("compile"):
+            figures = measure_compiled(ctx.model, healed, ctx.shape)
+        ctx.workspace.save_json(kept, figures)
     return figures
 
 
