@@ -206,7 +206,7 @@ def test_the_result_of_a_refit(to, tmp_path):
         at="prefill=1x32",
         progress=False,
     )
-    assert "| bytes |" in (made.folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| parameters |" in (made.folder / "model" / "README.md").read_text(encoding="utf-8")
     folder, out = str(made.folder / "model"), tmp_path / "out"
     if to == "openvino":
         with pytest.raises(UserError, match=r"'int8_dynamic'.*--dequantize"):

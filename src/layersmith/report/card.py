@@ -23,7 +23,7 @@ def card(result: Json) -> str:
     parts = [
         _header(result),
         f"# {_plain(name)}, refitted",
-        f"A {get(result, 'model', 'architecture')} that [layersmith](https://pypi.org/project/layersmith) has refitted"
+        f"A {get(result, 'model', 'architecture')} that layersmith has refitted"
         f" under the budget {_budget(result)}. All figures are of one run, at {at}.",
         _table(result),
         _conditions(result),
