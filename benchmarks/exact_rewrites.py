@@ -22,7 +22,7 @@ from layersmith.anatomy.edit import Replacement
 from layersmith.measuring.shape import parse_shape
 from layersmith.refitting import methods
 from layersmith.refitting.calibrate.batches import Sizes, prepare
-from layersmith.refitting.search.variants import joint_kl, time_variants
+from layersmith.refitting.search.variants import joint_divergence, time_variants
 from layersmith.refitting.view import Call, SublayerView
 
 EXACT = ("fused_attention", "fused_glu", "fused_norm")
@@ -43,7 +43,7 @@ def main() -> None:
     variants = {name: rewritten(model, [name], one_row=False) for name in EXACT}
     variants["all"] = rewritten(model, EXACT, one_row=False)
     variants["all, one_row"] = rewritten(model, EXACT, one_row=True)
-    divergences = {name: joint_kl(model, replacement, texts) for name, replacement in variants.items()}
+    divergences = {name: joint_divergence(model, replacement, texts) for name, replacement in variants.items()}
     rows = []
     for at in arguments.at or SHAPES:
         shape = parse_shape(at)

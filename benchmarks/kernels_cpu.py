@@ -47,10 +47,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if not native.loaded():
         raise SystemExit("The kernels have not been built here: run `layersmith compile` first.")
-    rows = [row for case in CASES if arguments.only in case[0] for row in measured(*case, rounds=arguments.rounds)]
-    for row in rows:
-        print(row)
-    save_csv("kernels_cpu", rows, environment())
+    conditions, rows = environment(), []
+    for case in CASES:
+        if arguments.only in case[0]:
+            found = measured(*case, rounds=arguments.rounds)
+            print(*found, sep="\n", flush=True)
+            rows += found
+            save_csv("kernels_cpu", rows, conditions)
 
 
 def measured(

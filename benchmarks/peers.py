@@ -1,168 +1,178 @@
-"""How does a searched mix compare with what pip-installable peers make of the same model, at equal compression?
+"""What does a user get from other runtimes and number formats, beside the original and beside our results, in one run?
 
-    python benchmarks/peers.py [MODEL] [--work out/benchmarks/peers-MODEL] [--rounds 60]
+    python benchmarks/peers.py [MODEL] [--ours FOLDER ...] [--data FILE] [--peers NAME,...] [--compile]
 
-Every row removes half of the weights of the model's blocks, without any healing:
+Each peer runs in a process of its own, so that no thread pool disturbs another. In every round every one of them is
+asked for one step, in shuffled order, while the others wait; ratios are formed within rounds. Prefill 1x512 computes
+the logits of all tokens, decode 1x128 those of one token after 128 cached ones. KL is that from the original, on the
+same held-out windows. A peer that is not installed, or fails, gets a row that says why; so does a phase it lacks.
 
-    llm-compressor   Wanda and SparseGPT, 50% unstructured and 2:4: half of each matrix becomes zeros
-    torch-pruning    feed-forward channels, by weight magnitude and by Taylor score, until half of the block weights are
-                     gone. Attention stays whole: its heads cannot be pruned in models with grouped key-value heads.
-    layersmith       `refit` with the parameter budget that equals; methods and layers are its own choice
-
-All calibrate on the same windows; KL, agreement and latency are measured on the same held-out windows and in the same
-interleaved rounds. The peers' weights stand in a plain copy of the model, so that no hook of theirs is timed. Zeros in
-a dense matrix do not make a CPU faster; the measured latency says so.
-
-Run it in an environment of its own with layersmith, llmcompressor and torch-pruning (see README.md). A peer that is not
-installed or fails gets a row that says why. Writes results/peers-MODEL.csv.
+Peers (`--peers` takes parts of these names): see `peer_makers.py`, or `--list`. Writes results/peers-MODEL.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import multiprocessing
+import random
+import statistics
 import tempfile
-from collections.abc import Callable
-from functools import partial
-from importlib.metadata import version
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
+from peer_makers import COMPILED, PEERS
+from peer_worker import serve
 from record import save_csv
-from torch import nn
-from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM
 
-import layersmith
-from layersmith.measuring.latency import model_latency, ratio
-from layersmith.measuring.quality import quality
-from layersmith.measuring.shape import parse_shape
-from layersmith.refitting.calibrate.batches import Batch, Sizes, prepare
-
-HALF = 0.5
+ORIGINAL = "original"
+SHAPES = ("prefill=1x512", "decode=1x128")
+#: Seconds of rest between two processes' turns, for threads that spin after their last work.
+REST = 0.05
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="pocket", help="a Llama-like model: a folder, a Hub id, or pocket")
-    parser.add_argument("--work", type=Path, help="folder of layersmith's run (default: out/benchmarks/peers-MODEL)")
-    parser.add_argument("--at", default="prefill=1x512", help="the shape latency is measured at")
-    parser.add_argument("--effort", type=float, default=1.0, help="of layersmith's run, as for `layersmith refit`")
-    parser.add_argument("--rounds", type=int, default=60, help="timings of each model")
-    arguments = parser.parse_args()
-    name = Path(arguments.model).name
+class Worker(Protocol):
+    """One peer, wherever it runs. `ask` raises RuntimeError with the reason when it cannot do what it was asked."""
 
-    original, tokenizer = layersmith.load(arguments.model)
-    original.requires_grad_(False)
-    original.config.use_cache = False  # torch-pruning traces tensors only
-    batches = prepare(original, tokenizer, "stdlib", Sizes(heal=0), seed=0)
-    weights = sum(m.weight.numel() for m in block_linears(original))
-    total = sum(p.numel() for p in original.parameters())
+    def ask(self, what: str, *about: Any) -> Any: ...
 
-    def ours() -> nn.Module:
-        out = arguments.work or Path("out/benchmarks") / f"peers-{name}"
-        budget = {"params": 1 - HALF * weights / total}
-        options = {"at": arguments.at, "heal_tokens": 0, "effort": arguments.effort}
-        layersmith.refit(arguments.model, budget=budget, out=out, **options)
-        return layersmith.load(out / "model")[0]
 
-    makers: dict[str, tuple[str, Callable[[], nn.Module]]] = {}
-    makers[f"layersmith refit, effort {arguments.effort:g}"] = ("layersmith", ours)
-    for method in ("Wanda", "SparseGPT"):
-        for label, mask in (("50%", "0:0"), ("2:4", "2:4")):
-            make = partial(sparse, original, tokenizer, batches.fit, method, mask)
-            makers[f"llm-compressor {method} {label}"] = ("llmcompressor", make)
-    for score in ("magnitude", "Taylor"):
-        make = partial(channels, original, batches.fit, score, HALF * weights)
-        makers[f"torch-pruning {score}"] = ("torch-pruning", make)
+class Process:
+    """A peer in a process of its own."""
 
-    models, rows = {"original": original}, []
-    for label, (package, make) in makers.items():
-        row = {"model": name, "at": arguments.at, "variant": label, "skipped": ""}
+    def __init__(self, peer: str, model: str, work: Path, threads: int):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, peer, model, str(work), threads), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, what: str, *about: Any) -> Any:
         try:
-            model = make().eval().requires_grad_(False)
-            row |= {"version": version(package), "weights_removed": 1 - nonzero(model) / nonzero(original)}
-            models[label] = model
-        except Exception as error:  # a peer that is missing or fails is a finding: it gets its row, and the run goes on
-            row["skipped"] = f"{type(error).__name__}: {error}"
-            print(f"{label:<32} skipped: {row['skipped']}")
-        rows.append(row)
-    timings = model_latency(models, parse_shape(arguments.at), rounds=arguments.rounds)
-    for row in rows:
-        label = row["variant"]
-        if label in models:
-            found = quality(models[label], batches.report, against=original)
-            row |= {"divergence": found.divergence, "agreement": found.agreement, "perplexity": found.perplexity}
-            row |= {"latency_ratio": ratio(timings, label, "original"), "latency_ms": timings[label].median * 1e3}
-            row["params"] = sum(p.numel() for p in models[label].parameters())
-            told = f"KL {found.divergence:.4f}  {row['latency_ratio']:.3f}x  -{row['weights_removed']:.1%} weights"
-            print(f"{label:<32} {told}")
-    print(save_csv(f"peers-{name}", rows))
+            self._pipe.send((what, about))
+            answer, reason = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise RuntimeError("its process ended") from error
+        if reason:
+            raise RuntimeError(reason)
+        return answer
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.join()
 
 
-def block_linears(model: nn.Module) -> list[nn.Linear]:
-    """The matrices of the blocks; embeddings and the output head are not compressed by any of the peers."""
-    return [m for block in model.model.layers for m in block.modules() if isinstance(m, nn.Linear)]
+def main(given: Sequence[str] | None = None) -> Path | None:
+    arguments = _arguments(given)
+    chosen = _chosen(arguments.peers, arguments.compile) + [f"layersmith {folder}" for folder in arguments.ours]
+    if arguments.list:
+        print("\n".join(chosen))
+        return None
+    workers: dict[str, Process] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            rows = run(arguments, chosen, workers, Path(arguments.work or scratch))
+            conditions = workers[ORIGINAL].ask("environment")
+        finally:
+            for worker in workers.values():
+                worker.end()
+    name = Path(arguments.model).stem
+    path = save_csv(f"peers-{name}", [{"model": name, **row} for row in rows], conditions)
+    print(path)
+    return path
 
 
-def nonzero(model: nn.Module) -> int:
-    """Parameters that are not zero; embeddings and head (their first dimension is the vocabulary) left out."""
-    inner = [p for p in model.parameters() if p.shape[:1] != (model.config.vocab_size,)]
-    return sum(int(p.count_nonzero()) for p in inner)
+def run(arguments: argparse.Namespace, chosen: list[str], workers: dict[str, Process], work: Path) -> list[dict]:
+    """Start all, compare all, time all. `workers` is filled as they start, so that the caller can end them."""
+    work.mkdir(parents=True, exist_ok=True)
+    rows = {name: {"variant": name, "missing": "", "version": ""} for name in chosen}
+    for name in chosen:
+        start = time.perf_counter()
+        workers[name] = Process(name, arguments.model, work, arguments.threads)
+        _fill(rows[name], "missing", lambda name=name: rows[name].update(workers[name].ask("make")))
+        told = rows[name]["missing"] or f"ready after {time.perf_counter() - start:.0f} s"
+        print(f"{name:<44} {told}", flush=True)
+        if rows[name]["missing"]:
+            workers[name].end()
+    ready = {name: workers[name] for name in chosen if not rows[name]["missing"]}
+    if ORIGINAL not in ready:
+        raise SystemExit(f"the original itself cannot be run: {rows[ORIGINAL]['missing']}")
+    compare(ready, rows, arguments.data, arguments.windows, work)
+    for shape in SHAPES:
+        rounds = arguments.rounds if shape.startswith("prefill") else 3 * arguments.rounds
+        time_all(ready, rows, shape, rounds)
+    return list(rows.values())
 
 
-def sparse(original: nn.Module, tokenizer: Any, batches: list[Batch], method: str, mask: str) -> nn.Module:
-    """llm-compressor's one-shot pruning; its result's weights in a plain copy of the original."""
-    from llmcompressor import oneshot
-    from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
-
-    modifier = {"Wanda": WandaPruningModifier, "SparseGPT": SparseGPTModifier}[method]
-    blocks = [type(original.model.layers[0]).__name__]
-    with tempfile.TemporaryDirectory() as folder:  # it reads the config from where the model was loaded
-        unquantized(original).save_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        recipe = modifier(sparsity=HALF, mask_structure=mask, targets=blocks)
-        oneshot(model=model, tokenizer=tokenizer, dataset=DataLoader(batches, batch_size=None), recipe=[recipe])
-    plain = copy.deepcopy(original)
-    plain.load_state_dict(model.state_dict())
-    return plain
+def compare(workers: dict[str, Worker], rows: dict[str, dict], data: str, windows: int, work: Path) -> None:
+    """Fill in how far everyone's predictions are from the original's, on the same windows."""
+    ids = workers[ORIGINAL].ask("windows", data, windows)
+    workers[ORIGINAL].ask("keep_logits", ids, str(work / "logits"))
+    for name, worker in workers.items():
+        found = {}
+        _fill(rows[name], "missing", lambda w=worker, f=found: f.update(w.ask("compare", ids, str(work / "logits"))))
+        rows[name] |= found | {"data": data, "windows": windows}
+        if found:
+            print(f"{name:<44} KL {found['kl']:.2e}  same next token {found['agreement']:.1%}", flush=True)
 
 
-def unquantized(original: nn.Module) -> nn.Module:
-    """The same model without a memory of the .gguf file it was read from, which transformers would refuse to save."""
-    config = copy.deepcopy(original.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    model = type(original)(config)
-    model.load_state_dict(original.state_dict())
-    return model
+def time_all(workers: dict[str, Worker], rows: dict[str, dict], shape: str, rounds: int, rest: float = REST) -> None:
+    """Fill in milliseconds at a shape and the median over rounds of the ratio to the original in the same round."""
+    phase = shape.partition("=")[0]
+    able = {}
+    for name, worker in workers.items():
+        reason = {f"{phase}_missing": ""}
+        _fill(reason, f"{phase}_missing", lambda w=worker: w.ask("prepare", shape))
+        rows[name] |= reason
+        if not reason[f"{phase}_missing"]:
+            able[name] = worker
+    seconds: dict[str, list[float]] = {name: [] for name in able}
+    order, shuffler = list(able), random.Random(0)
+    for _ in range(rounds):
+        shuffler.shuffle(order)
+        for name in order:
+            time.sleep(rest)
+            seconds[name].append(able[name].ask("step"))
+    for name, taken in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(taken, seconds[ORIGINAL], strict=True))
+        rows[name] |= {f"{phase}_ratio": ratio, f"{phase}_ms": statistics.median(taken) * 1e3}
+        rows[name] |= {f"{phase}_at": shape, f"{phase}_rounds": rounds}
+        print(f"{name:<44} {shape} {ratio:.3f}x  {rows[name][f'{phase}_ms']:.2f} ms", flush=True)
 
 
-def channels(original: nn.Module, batches: list[Batch], score: str, remove: float) -> nn.Module:
-    """torch-pruning of feed-forward channels, the same share in every block, until `remove` weights are gone."""
-    import torch_pruning
+def _fill(row: dict[str, Any], key: str, ask: Any) -> None:
+    """Ask; where that fails, the reason stands in the row."""
+    try:
+        ask()
+    except RuntimeError as error:
+        row[key] = str(error)
 
-    model = copy.deepcopy(original).requires_grad_(True)
-    importance = {
-        "magnitude": torch_pruning.importance.GroupMagnitudeImportance,
-        "Taylor": torch_pruning.importance.GroupTaylorImportance,
-    }[score]()
-    if score == "Taylor":
-        for batch in batches:
-            model(**batch, labels=batch["input_ids"]).loss.backward()
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)]
-    inner = {id(m) for block in model.model.layers for m in (block.mlp.gate_proj, block.mlp.up_proj)}
-    feed_forward = sum(p.numel() for block in model.model.layers for p in block.mlp.parameters())
-    torch_pruning.pruner.BasePruner(
-        model,
-        batches[0]["input_ids"][:1, :16],
-        importance=importance,
-        pruning_ratio=remove / feed_forward,
-        ignored_layers=[m for m in layers if id(m) not in inner],
-        output_transform=lambda output: output.logits,
-    ).step()
-    return model
+
+def _chosen(asked: str | None, compiled: bool) -> list[str]:
+    """Names of the peers whose name holds one of the asked pieces; the original always, first."""
+    names = [name for name in PEERS if compiled or name not in COMPILED]
+    pieces = [piece.strip() for piece in asked.split(",")] if asked else [""]
+    unknown = [piece for piece in pieces if not any(piece in name for name in PEERS)]
+    if unknown:
+        raise SystemExit(f"no peer is called {unknown[0]!r}; there are: {', '.join(PEERS)}")
+    found = [name for name in names if any(piece in name for piece in pieces)]
+    return [ORIGINAL, *(name for name in found if name != ORIGINAL)]
+
+
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="pocket", help="a causal Llama: a folder, a .gguf file, or pocket")
+    parser.add_argument("--ours", nargs="*", default=[], help="folders of layersmith results of this model")
+    parser.add_argument("--peers", help="only those whose names hold one of these, separated by commas")
+    parser.add_argument("--data", default="stdlib", help="the text KL is measured on: stdlib or a file")
+    parser.add_argument("--windows", type=int, default=4, help="windows of 256 tokens KL is measured on")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds at prefill; three times as many at decode")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each runtime")
+    parser.add_argument("--work", help="keep converted files here and use those that are there (default: nowhere)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too: a minute more for each of its rows")
+    parser.add_argument("--list", action="store_true", help="print the peers and stop")
+    return parser.parse_args(given)
 
 
 if __name__ == "__main__":

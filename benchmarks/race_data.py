@@ -4,22 +4,24 @@
 
 Each task with its default settings: milliseconds per batch of training examples (median of at least 20 batches),
 seconds until the first one (its import, and what is read or solved once a process), and the yardsticks, which the
-page of tasks shows. A task whose data is not there is named, and left out. Prints a table; without TASK it also writes
-results/race_data.csv.
+page of tasks shows. A task whose data is not there is named, and left out. Prints a table, and writes it to
+results/race_data.csv; where tasks are named, their rows alone are new.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import time
 from statistics import median
 from typing import Any
 
 import torch
-from record import save_csv
+from record import RESULTS, save_csv
 
 from layersmith.errors import UserError
+from layersmith.measuring.environment import environment
 from layersmith.racing.task import Task
 from layersmith.racing.tasks import TASKS, build_task, check_task
 
@@ -47,8 +49,15 @@ def main() -> None:
         first = time.perf_counter() - start
         rows.append(_measured(task, arguments.size) | {"first_s": first, "yardsticks": json.dumps(_rounded(task))})
         print(f"{name:24}{rows[-1]['input']:>12}{rows[-1]['ms_per_batch']:>14.3f}{first:>10.2f}", flush=True)
-    if not arguments.tasks:
-        print(f"wrote {save_csv('race_data', rows)}")
+    conditions = environment()
+    known = _on_record() if arguments.tasks else {}
+    known |= {row["task"]: row | conditions for row in rows}
+    print(f"wrote {save_csv('race_data', [known[name] for name in sorted(known)], {})}")
+
+
+def _on_record() -> dict[str, dict[str, Any]]:
+    with (RESULTS / "race_data.csv").open(encoding="utf-8", newline="") as lines:
+        return {row["task"]: row for row in csv.DictReader(lines)}
 
 
 def _measured(task: Task, size: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import pytest
 import torch
 
 from layersmith import catalogue, evidence
+from layersmith.check import applicable, checks_for
 from layersmith.measuring.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,6 +117,7 @@ def write(parts: set[str], recorder: Recorder) -> None:
     conditions = {key: value for key, value in environment().items() if key != "commit"}
     for part in sorted(parts):
         rungs = recorder.outcomes[part]
+        rungs["contract"]["skipped"] = [name for name in checks_for(part) if name not in applicable(part)]
         for one in comparisons.get(part, []):
             outcome = "passed" if one["max_abs_diff"] <= one["tolerance"] else "failed"
             rungs["official"][outcome].append(one["file"])

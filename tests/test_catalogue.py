@@ -73,7 +73,7 @@ def test_as_json_holds_what_the_listing_shows() -> None:
     records = {record["name"]: record for record in catalogue.as_json()}
     assert list(records) == list(catalogue.ENTRIES)
     record = records["gr_kan"]
-    assert record["family"] == "ffn"
+    assert record["kind"] == "ffn"
     assert record["papers"][0]["arxiv"] == "2409.10594"
     assert record["papers"][0]["title"] == "Kolmogorov-Arnold Transformer"
     assert record["state"] == {"is": "working"}

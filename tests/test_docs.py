@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import posixpath
 import re
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 from layersmith import catalogue, describe
 from layersmith.explaining.constructions import CONSTRUCTIONS
 from layersmith.papers import papers
+from layersmith.racing.optimizers import OPTIMIZERS
 from layersmith.racing.tasks import TASKS, build_task
 from layersmith.refitting import methods
 
@@ -89,6 +92,31 @@ def test_every_task_stands_on_the_page_with_the_yardsticks_that_it_has(pages: di
         assert {key: pytest.approx(float(value), rel=0.01, abs=1e-4) for key, value in told.items()} == found, (
             f"run benchmarks/race_data.py: the yardsticks of {name} are not those on record"
         )
+
+
+def test_every_optimizer_has_its_section(pages: dict[str, str]) -> None:
+    assert re.findall(r"^## (\w+)", pages["optimizers.md"], flags=re.MULTILINE) == list(OPTIMIZERS)
+
+
+def test_every_race_stands_on_the_page_as_it_was_published_or_as_not_run(pages: dict[str, str]) -> None:
+    page, root = pages["races.md"], DOCS.parent
+    written = {path.stem: yaml.safe_load(path.read_text()) for path in (root / "races").glob("*.yaml")}
+    published = {path.stem: json.loads(path.read_text()) for path in (root / "benchmarks" / "races").glob("*.json")}
+    assert set(published) <= set(written)
+    missing = page.partition("## Written, not run")[2].partition("\n## ")[0]
+    assert set(re.findall(r"races/(\w+)\.yaml", missing)) == set(written) - set(published)
+    assert sorted(re.findall(r"^## (\w+)$", page, flags=re.MULTILINE)) == sorted(published)
+    for name, result in published.items():
+        race, section = written[name], page.partition(f"## {name}\n")[2].partition("\n## ")[0]
+        assert race["claim"] == result["claim"], f"run benchmarks/races.py {name} again: its claim is another now"
+        assert race["expect"].items() <= result["expected"].items()
+        assert race["steps"] == result["settings"]["steps"]
+        assert set(race["entrants"]) == {row["name"] for row in result["entrants"]}
+        assert result["expected"]["word"] in section
+        for row in result["entrants"]:
+            assert f"{row['mean']:.4f}" in section
+        for each in result["expected"]["against"]:
+            assert f"{each['interval'][0]:.4f} to {each['interval'][1]:.4f}" in section
 
 
 def test_links_between_pages_lead_to_pages(pages: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from layersmith import catalogue, evidence
-from layersmith.check import checks_for
+from layersmith.check import applicable, checks_for
 from layersmith.evidence import Claim, Evidence, Outcomes
 from layersmith.parts import source
 
@@ -40,6 +40,7 @@ def test_record_covers_the_catalogue_and_every_check() -> None:
     assert {path.stem for path in folder.glob("*.json")} == set(catalogue.ENTRIES)
     for name in catalogue.ENTRIES:
         contract = evidence.of(name).contract
+        assert sorted(contract.passed + contract.failed) == sorted(applicable(name)), name
         assert sorted(contract.passed + contract.failed + contract.skipped) == sorted(checks_for(name)), name
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(p for folder in ("src", "tests", "benchmarks", "scripts", "docs") for p in (ROOT / folder).rglob("*.py"))
+FILES = sorted(
+    p for folder in ("src", "tests", "benchmarks", "scripts", "docs", "examples") for p in (ROOT / folder).rglob("*.py")
+)
 SOURCE = [p for p in FILES if ROOT / "src" in p.parents]
 
 MOST_LINES = 300
@@ -37,11 +39,11 @@ def test_many_arguments_have_names(path: Path) -> None:
     assert not crowded, f"more than {MOST_POSITIONAL_ARGUMENTS} positional arguments: {', '.join(crowded)}"
 
 
-def _functions(text: str) -> Iterator[ast.FunctionDef]:
-    return (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
+def _functions(text: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-def _lines(function: ast.FunctionDef) -> int:
+def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Of the function without its docstring: documentation may be as long as it needs."""
     first = function.body[0]
     documented = (first.end_lineno or 0) - first.lineno + 1 if ast.get_docstring(function) is not None else 0

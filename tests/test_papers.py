@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_all_papers_are_there() -> None:
-    assert len(papers.papers()) == 415
+    assert len(papers.papers()) >= 415
     assert sum(bool(paper.arxiv) for paper in papers.papers().values()) >= 75
 
 

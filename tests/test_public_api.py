@@ -20,6 +20,7 @@ NAMES = {
     "catalogue",
     "construct",
     "explain",
+    "export",
     "load",
     "measure",
     "race",

@@ -24,6 +24,8 @@ GENERATED = {
     "claims.md",
     "papers.md",
     "architectures.md",
+    "optimizers.md",
+    "races.md",
 }  # by docs/hooks.py
 
 

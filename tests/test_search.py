@@ -9,6 +9,7 @@ from layersmith.errors import UserError
 from layersmith.explaining.constructions import CONSTRUCTIONS
 from layersmith.explaining.tools import TOOLS
 from layersmith.papers import papers
+from layersmith.racing.optimizers import OPTIMIZERS
 from layersmith.racing.tasks import TASKS
 from layersmith.refitting import methods
 from layersmith.refitting.prove.folds import FOLDS
@@ -38,6 +39,8 @@ def read(query: str, most: int = 3) -> list[str]:
         ("layer drop", {"method drop", "method span"}),
         ("KAN", {"part kan", "method kan", "part gr_kan"}),
         ("linear attention", {"part linear_attention", "method linear_attention"}),
+        ("sliding window", {"part softmax_attention"}),
+        ("faster decoding", {"method kv_merge", "method fused_attention"}),
     ],
 )
 def test_the_obvious_is_found_among_the_first(query: str, expected: set[str]) -> None:
@@ -87,7 +90,7 @@ def test_every_word_must_occur_and_where_none_has_them_all_some_will_do() -> Non
 def test_everything_that_can_be_run_and_every_paper_is_in_the_index() -> None:
     kinds = {
         kind: [item.name for item in search.index() if item.kind == kind]
-        for kind in ("method", "fold", "construction", "tool", "task", "paper")
+        for kind in ("method", "fold", "construction", "tool", "task", "optimizer", "paper")
     }
     assert kinds == {
         "method": list(methods.METHODS),
@@ -95,6 +98,7 @@ def test_everything_that_can_be_run_and_every_paper_is_in_the_index() -> None:
         "construction": list(CONSTRUCTIONS),
         "tool": list(TOOLS),
         "task": list(TASKS),
+        "optimizer": list(OPTIMIZERS),
         "paper": list(papers()),
     }
     parts = [item.name for item in search.index() if item.kind in ("part", "scheme")]

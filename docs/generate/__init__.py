@@ -1,4 +1,4 @@
-"""The generated pages as Markdown: parts, evidence, claims, methods, tasks, source papers and architectures."""
+"""The generated pages as Markdown: parts, evidence, claims, methods, races, source papers and so on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from layersmith import catalogue
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))  # record.py reads the committed records
 
-from generate import architectures, constructions, evidence, methods, papers, parts, tasks
+from generate import architectures, constructions, evidence, methods, optimizers, papers, parts, races, tasks
 from generate.text import FAMILIES
 
 
@@ -25,6 +25,8 @@ def pages() -> dict[str, str]:
         "constructions.md": constructions.page(),
         "papers.md": papers.page(),
         "tasks.md": tasks.page(),
+        "optimizers.md": optimizers.page(),
+        "races.md": races.page(),
         "architectures.md": architectures.page(),
     }
 

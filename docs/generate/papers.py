@@ -27,7 +27,7 @@ def page() -> str:
     out = [
         "# Source papers",
         f"{len(papers())} papers: what each one does in a sentence of ours, and where it stands. Parts, methods, "
-        f"folds, constructions, tools and tasks are made from {here} of them.",
+        f"folds, constructions, tools, tasks and optimizers are made from {here} of them.",
     ]
     for kind in KINDS:
         rows = [
@@ -52,4 +52,5 @@ def _standing(paper: Paper) -> str:
     told += [f"construction [{name}](constructions.md#{name})" for name in stands.constructions]
     told += [f"tool [{name}](explain.md#{name})" for name in stands.tools]
     told += [f"task [{name}](tasks.md#{name})" for name in stands.tasks]
+    told += [f"optimizer [{name}](optimizers.md#{name})" for name in stands.optimizers]
     return "<br>".join(told) or inline(standing.reason(paper))

@@ -1,9 +1,9 @@
 """layersmith: take any transformer apart at its sublayers, swap any of them, and prove what the swap costs and gains.
 
 Everything for users is in `layersmith.api`, and here under the same names: load, sites, build, swap, apply, save,
-measure, refit, race, explain, construct, catalogue. Each is imported when it is first used, so `import layersmith`
-costs nothing. Verbs are functions; the rooms behind them have names of their own (`layersmith.measuring`,
-`layersmith.refitting`, ...).
+measure, refit, race, explain, export, construct, catalogue. Each is imported when it is first used, so
+`import layersmith` costs nothing. Verbs are functions; the rooms behind them have names of their own
+(`layersmith.measuring`, `layersmith.refitting`, ...).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from layersmith.api import build as build
     from layersmith.api import construct as construct
     from layersmith.api import explain as explain
+    from layersmith.api import export as export
     from layersmith.api import load as load
     from layersmith.api import measure as measure
     from layersmith.api import race as race
@@ -35,6 +36,7 @@ __all__ = [
     "catalogue",
     "construct",
     "explain",
+    "export",
     "load",
     "measure",
     "race",

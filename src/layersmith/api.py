@@ -8,6 +8,7 @@
     save(model, edits, path)          a folder that loads again
     measure(model, against)           quality and cost, side by side, in one run -> Measurement
     refit(model, budget=, out=)       the best mix of alternatives under a budget -> RefitResult, and files in `out`
+    export(model, to=, out=)          a file for another runtime, proved and timed there -> Exported, and the file
     construct(name, settings, out=)   weights published on paper, built and put to the proof -> Constructed
     explain(model, tool=, site=)      what sublayers compute, judged in place -> ExplainResult, and files in `out`
     race(mixer=[...], task=, out=)    mechanisms trained from scratch under one budget, with a verdict -> RaceResult
@@ -39,6 +40,7 @@ from layersmith.errors import UserError
 from layersmith.explaining.constructions.constructing import Constructed, construct, load_construction
 from layersmith.explaining.pipeline import explain
 from layersmith.explaining.result import ExplainResult
+from layersmith.exporting.pipeline import Exported, export
 from layersmith.measuring.compare import Measurement, measure
 from layersmith.racing.pipeline import race
 from layersmith.racing.result import RaceResult
@@ -50,6 +52,7 @@ __all__ = [
     "Constructed",
     "Edit",
     "ExplainResult",
+    "Exported",
     "Measurement",
     "RaceResult",
     "RefitResult",
@@ -60,6 +63,7 @@ __all__ = [
     "catalogue",
     "construct",
     "explain",
+    "export",
     "load",
     "load_construction",
     "measure",

@@ -94,7 +94,7 @@ def summary(name: str) -> str:
 
 
 def as_json() -> list[dict[str, Any]]:
-    """One record for each part: name, family, class, summary, where it can stand, state, evidence, papers.
+    """One record for each part: name, kind (its family), class, summary, where it can stand, state, evidence, papers.
 
     state    {"is": "working"}, or {"is": "partly", "missing": what of its papers is not there}
     papers   {"id": ..., "arxiv": id or None, "title": ...} each
@@ -102,7 +102,7 @@ def as_json() -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "family": found.family,
+            "kind": found.family,
             "class": found.target,
             "summary": summary(name),
             "stands_at": list(STANDS_AT[found.family]),

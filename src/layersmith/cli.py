@@ -25,15 +25,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from layersmith.commands.catalogue import catalogue, show
+from layersmith.commands.catalogue import catalogue
 from layersmith.commands.check import check
 from layersmith.commands.compile import compile_kernels
 from layersmith.commands.construct import construct
 from layersmith.commands.explain import explain
+from layersmith.commands.export import export
 from layersmith.commands.measure import measure
 from layersmith.commands.methods import methods
 from layersmith.commands.race import race
 from layersmith.commands.refit import refit
+from layersmith.commands.show import show
 from layersmith.commands.sites import sites
 from layersmith.errors import UserError
 
@@ -104,9 +106,23 @@ def _with_debug(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (sites, refit, race, explain, measure, check, catalogue, show, methods, construct):
-    app.command(cls=Command)(_with_debug(command))
-app.command("compile", cls=Command)(_with_debug(compile_kernels))
+#: Name on the command line -> the function, in the order of `--help`.
+COMMANDS: dict[str, Callable[..., None]] = {
+    "sites": sites,
+    "refit": refit,
+    "race": race,
+    "explain": explain,
+    "measure": measure,
+    "export": export,
+    "check": check,
+    "catalogue": catalogue,
+    "show": show,
+    "methods": methods,
+    "construct": construct,
+    "compile": compile_kernels,
+}
+for name, command in COMMANDS.items():
+    app.command(name, cls=Command)(_with_debug(command))
 
 
 def _print_version(wanted: bool) -> None:

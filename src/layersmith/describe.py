@@ -19,7 +19,7 @@ from layersmith.errors import UserError
 from layersmith.evidence import Outcomes
 from layersmith.explaining import constructions, tools
 from layersmith.papers import named
-from layersmith.racing import tasks
+from layersmith.racing import optimizers, tasks
 from layersmith.refitting import methods
 from layersmith.refitting.method import STATISTICS, Method
 from layersmith.refitting.prove.folds import FOLDS
@@ -134,12 +134,12 @@ def needs(method: Method) -> str:
 
 def method_text(method: str) -> str:
     """The docstring that opens the method's file."""
-    return inspect.cleandoc(import_module(methods.METHODS[method].partition(":")[0]).__doc__ or "")
+    return inspect.cleandoc(import_module(type(methods.get(method)).__module__).__doc__ or "")
 
 
 def method_kind(method: str) -> str:
     """What a method does to a sublayer, which is the room its file is in: prune, replace, quantize, drop or fits."""
-    return methods.METHODS[method].split(".")[3]
+    return type(methods.get(method)).__module__.split(".")[3]
 
 
 def method_missing(method: Method) -> str:
@@ -243,6 +243,30 @@ def task_as_json(name: str) -> dict[str, Any]:
         "metric": task.metric,
         "papers": named(task.papers),
     }
+
+
+def optimizers_as_json() -> list[dict[str, Any]]:
+    """One record for each optimizer of `race`."""
+    return [optimizer_as_json(name) for name in optimizers.OPTIMIZERS]
+
+
+def optimizer_as_json(name: str) -> dict[str, Any]:
+    rule = optimizers.rule_class(name)
+    settings = {key: value.default for key, value in inspect.signature(rule).parameters.items()}
+    return {
+        "name": name,
+        "summary": rule.summary,
+        "settings": settings,
+        "lr": list(rule.lrs),
+        "gradients": rule.gradients,
+        "state": catalogue.state(rule.missing),
+        "papers": named(rule.papers),
+    }
+
+
+def optimizer_text(name: str) -> str:
+    """The docstring that opens the optimizer's file."""
+    return inspect.cleandoc(import_module(optimizers.OPTIMIZERS[name].partition(":")[0]).__doc__ or "")
 
 
 def first_line(text: str) -> str:

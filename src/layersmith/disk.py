@@ -7,12 +7,14 @@ its text; here they become one message.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from layersmith.errors import UserError
 
@@ -57,6 +59,18 @@ def remove_empty(folders: list[Path]) -> None:
             continue
         except OSError:
             return
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file of text that is whole at every moment: it is written beside its place, and moved there."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)
+
+
+def put_json(path: Path, document: Any) -> None:
+    """The same for a document of JSON, as people read it."""
+    put(path, json.dumps(document, indent=1, ensure_ascii=False))
 
 
 @contextmanager

@@ -133,6 +133,17 @@ def check_data(name: str, *others: str) -> None:
     )
 
 
+def check_tasks(tasks: list[str]) -> None:
+    """Refuse an empty name, a task file that is not there, and tasks where their harness is not installed."""
+    if not tasks or not all(task.strip() for task in tasks):
+        raise UserError("Name at least one task, separated by commas: --tasks arc_easy,hellaswag.")
+    for task in tasks:
+        if task.endswith((".yaml", ".yml")) and not Path(task).is_file():
+            raise UserError(f"There is no task file at {task!r}.")
+    if find_spec("lm_eval") is None:
+        raise MissingExtra("lm_eval", "tasks", "Scoring the tasks of lm-evaluation-harness")
+
+
 def check_device(name: str) -> None:
     """Refuse what no machine calls a device. Whether this one has it shows when the model is put there."""
     kind, _, index = name.partition(":")

@@ -1,4 +1,4 @@
-"""One search over all that can be run (parts, methods, folds, constructions, tools, tasks) and over the source papers.
+"""One search over all that can be run (parts, methods, ..., tasks, optimizers) and over the source papers.
 
     find("prune heads")        -> items, best first
     item_named("heads")        -> what `layersmith show` tells about; papers by arXiv id or by words of the title
@@ -19,7 +19,7 @@ from layersmith.errors import UserError, suggest
 from layersmith.explaining import tools
 from layersmith.explaining.constructions import CONSTRUCTIONS, get
 from layersmith.papers import ARXIV, papers
-from layersmith.racing import tasks
+from layersmith.racing import optimizers, tasks
 from layersmith.refitting import methods
 from layersmith.refitting.prove.folds import FOLDS
 
@@ -38,8 +38,12 @@ SYNONYMS = {
     "layerdrop": _FEWER_LAYERS,
     "drop layers": _FEWER_LAYERS,
     "layer pruning": _FEWER_LAYERS,
-    "kv cache": ("kv_merge", "key-value cache", "constant-size state"),
+    "kv cache": ("kv_merge", "key-value cache", "state constant size"),
     "gqa": ("key-value heads",),
+    "sliding window": ("window softmax attention",),
+    "local attention": ("window softmax attention",),
+    "faster decoding": ("one token after another", "merge key-value heads"),
+    "faster generation": ("one token after another", "merge key-value heads"),
     "prune heads": ("remove heads",),
     "head pruning": ("remove heads",),
     "mixture of experts": ("experts",),
@@ -62,7 +66,7 @@ SYNONYMS = {
 class Item:
     """One thing to find. title: one line; text: everything else known.
 
-    kind: part, scheme, method, fold, construction, tool, task or paper
+    kind: part, scheme, method, fold, construction, tool, task, optimizer or paper
     """
 
     kind: str
@@ -122,7 +126,7 @@ def item_named(words: str) -> Item:
 
 @cache
 def index() -> tuple[Item, ...]:
-    """Everything there is to find: parts and schemes, methods, folds, constructions, tools, tasks, papers."""
+    """Everything there is to find, kind by kind, source papers last."""
     found = []
     for name, entry in catalogue.ENTRIES.items():
         kind = "scheme" if entry.family == "scheme" else "part"
@@ -145,6 +149,9 @@ def index() -> tuple[Item, ...]:
     for name in tasks.TASKS:
         task = tasks.task_class(name)
         found.append(Item("task", name, task.summary, f"race task {_cited(task.papers)}"))
+    for name in optimizers.OPTIMIZERS:
+        rule, told = optimizers.rule_class(name), describe.optimizer_text(name)
+        found.append(Item("optimizer", name, rule.summary, f"race optimizer {told} {_cited(rule.papers)}"))
     found += [Item("paper", p.id, p.title, f"{p.kind} {p.mechanism}") for p in papers().values()]
     return tuple(found)
 

@@ -9,7 +9,7 @@ from layersmith import catalogue, evidence
 from layersmith.evidence import Claim
 from layersmith.explaining import constructions, tools
 from layersmith.papers import Paper
-from layersmith.racing import tasks
+from layersmith.racing import optimizers, tasks
 from layersmith.refitting import methods
 from layersmith.refitting.prove.folds import FOLDS
 
@@ -24,12 +24,14 @@ class Standing:
     constructions: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    optimizers: tuple[str, ...] = ()
     claims: tuple[tuple[str, Claim], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """What is made from the paper, whatever its kind."""
-        made = (*self.parts, *self.methods, *self.folds, *self.constructions, *self.tools, *self.tasks)
+        of_refit = (*self.parts, *self.methods, *self.folds)
+        made = (*of_refit, *self.constructions, *self.tools, *self.tasks, *self.optimizers)
         return tuple(dict.fromkeys(made))
 
     @property
@@ -47,6 +49,7 @@ def standing(paper: Paper) -> Standing:
         constructions=tuple(name for name in constructions.CONSTRUCTIONS if paper.id in constructions.get(name).papers),
         tools=tuple(name for name in tools.TOOLS if paper.id in tools.get(name).papers),
         tasks=tuple(name for name in tasks.TASKS if paper.id in tasks.task_class(name).papers),
+        optimizers=tuple(name for name in optimizers.OPTIMIZERS if paper.id in optimizers.rule_class(name).papers),
         claims=tuple((part, claim) for part, claim in claims if claim.paper == paper.id),
     )
 
@@ -71,5 +74,6 @@ def paper_as_json(paper: Paper) -> dict[str, Any]:
         "constructions": list(stands.constructions),
         "tools": list(stands.tools),
         "tasks": list(stands.tasks),
+        "optimizers": list(stands.optimizers),
         "reason": reason(paper),
     }

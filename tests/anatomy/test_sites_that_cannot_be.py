@@ -106,3 +106,18 @@ def test_a_block_without_its_sublayers_is_no_norm() -> None:
 def test_a_model_with_unknown_inputs_asks_for_an_example() -> None:
     with pytest.raises(UserError, match="example="):
         find_sites(nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize("where", ["weights", "config"])
+def test_a_model_that_yields_nan_is_refused(where: str) -> None:
+    """It used to end in an error of torch's; kinds and causality read off NaN would be made up."""
+    model = BY_NAME["llama"].model()
+    if where == "config":
+        for module in model.modules():
+            if hasattr(module, "variance_epsilon"):
+                module.variance_epsilon = float("nan")
+    else:
+        with torch.no_grad():
+            model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(UserError, match="yields NaN"):
+        find_sites(model)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 from torch import nn
 
 from layersmith.anatomy import Anatomy, Replay, Site, find_sites, original, swap
@@ -24,7 +25,15 @@ from tests.architectures.builders import Architecture
 from tests.architectures.every import EVERY
 from tests.architectures.mixtures import MIXTURES
 
-EACH = pytest.mark.parametrize("architecture", EVERY.values(), ids=EVERY.keys())
+
+def each(architectures: dict[str, Architecture]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("architecture", architectures.values(), ids=architectures.keys())
+
+
+EACH = each(EVERY)
+WRITERS = {name: a for name, a in EVERY.items() if getattr(tf, a.model_class).can_generate()}
+#: Mamba refuses to be asked for attention weights, which it has not.
+ATTENDING = {name: a for name, a in EVERY.items() if name not in ("mamba", "mamba2")}
 
 PRE, POST = "attn_norm attn ffn_norm ffn", "attn attn_norm ffn ffn_norm"
 GEMMA = "attn_norm attn attn_post_norm ffn_norm ffn ffn_post_norm"
@@ -153,11 +162,9 @@ def test_every_kind_of_mixer_can_be_replaced(architecture: Architecture) -> None
                 assert torch.equal(asking.written(model, inputs), asking.written(model, inputs, False)), site.name
 
 
-@EACH
+@each(ATTENDING)
 def test_as_many_entries_as_before(architecture: Architecture) -> None:
     """Of hidden states and attention weights, whatever was replaced, inside a swap and after it."""
-    if architecture.name in ("mamba", "mamba2"):  # they refuse to be asked for attention weights
-        return
     model = replace(architecture, attention="eager").model()
     expected = asking.counted(copy.deepcopy(model), example_inputs(model))
     assert expected
@@ -210,12 +217,10 @@ def test_inside_inference_mode(architecture: Architecture) -> None:
             assert asking.same(asking.tensors(fresh, inputs), asking.tensors(model, inputs))
 
 
-@EACH
+@each(WRITERS)
 def test_a_step_of_decoding(architecture: Architecture) -> None:
     """Measured with the cache that the model has, or refused with a reason."""
     model = architecture.model()
-    if not asking.writes(model):
-        return
     with answering(model):
         if architecture.name in NO_CACHE:
             with pytest.raises(UserError, match="returns no cache"):

@@ -40,15 +40,27 @@ def test_the_class_the_weights_were_saved_from(name, tmp_path):
     assert load(tmp_path, dtype="auto")[0].dtype == torch.float16
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("said", [None, [], ["NoSuchModel"], "LlamaForCausalLM", [7]])
+NAMELESS = [(name, said) for name in KINDS for said in (None, ["NoSuchModel"])]
+NAMELESS += [("llama", said) for said in ([], "LlamaForCausalLM", [7])]
+
+
+@pytest.mark.parametrize(("name", "said"), NAMELESS)
 def test_a_config_that_names_no_class_of_transformers(name, said, tmp_path):
     """Which class it is cannot be told from the tensors alone: a head that is not there would be random."""
-    if name != "llama" and said not in (None, ["NoSuchModel"]):
-        return
     BY_NAME[name].model().save_pretrained(tmp_path)
     changed(tmp_path, lambda config: config.update(architectures=said) if said else config.pop("architectures"))
     with pytest.raises(UserError, match="architectures" if said != ["NoSuchModel"] else "'NoSuchModel'"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"architectures": ["MistralForCausalLM"]}, {"model_type": "mistral"}, {"architectures": ["BertModel"]}]
+)
+def test_a_class_of_another_config_is_refused(change, tmp_path):
+    """Llama and Mistral share every name of a weight; a Llama made from Mistral's config would ignore its window."""
+    BY_NAME["llama"].model().save_pretrained(tmp_path)
+    changed(tmp_path, lambda config: config.update(change))
+    with pytest.raises(UserError, match=r"model_type '\w+', but the class it names under architectures"):
         load(tmp_path)
 
 

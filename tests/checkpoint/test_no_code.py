@@ -70,7 +70,7 @@ def test_load_save_and_reload(trapped, tmp_path):
     assert not any(path.exists() for path in (mark, *marks))
 
 
-@pytest.mark.parametrize("command", ["refit", "measure", "sites"])
+@pytest.mark.parametrize("command", ["refit", "measure", "sites", "explain"])
 def test_commands(command, tmp_path):
     folder = tmp_path / "stranger"
     _, tokenizer = load("pocket")
@@ -83,6 +83,7 @@ def test_commands(command, tmp_path):
         "refit": ["--budget", "params=0.96", "--out", str(tmp_path / "out"), "--methods", "drop", "--effort", "0.01"],
         "measure": ["--windows", "1", "--rounds", "1", "--at", "prefill=1x16"],
         "sites": ["--rounds", "1", "--at", "prefill=1x16"],
+        "explain": ["--out", str(tmp_path / "out"), "--tokens", "512", "--quiet"],
     }
     more = ["--heal-tokens", "0", "--at", "prefill=1x16", "--quiet"] if command == "refit" else []
     done = CliRunner().invoke(app, [command, str(folder), *options[command], *more])
@@ -202,3 +203,11 @@ def test_parts_smaller_than_what_they_replace_pass(tmp_path):
 
 def test_pocket_is_a_folder_like_any_other():
     assert code_in(pocket.path()) in ([], ["__init__.py"])
+
+
+@pytest.mark.parametrize("theta", [1_000_000, 500_000.0, 10_000_000])
+def test_the_base_of_rotary_positions_is_no_size(theta, tmp_path):
+    """Llama 3, Qwen and LFM2 have such: a result with another attention was refused when it was loaded again."""
+    _, model, edits = edited(layers_1_attn={"name": "softmax_attention", "n_heads": 4, "rope_theta": theta})
+    save(model, edits, tmp_path)
+    assert torch.equal(output(load(tmp_path)[0], LLAMA), output(model, LLAMA))

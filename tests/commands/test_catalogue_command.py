@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -10,10 +12,12 @@ from typer.testing import CliRunner
 
 from layersmith import catalogue as table
 from layersmith import evidence
-from layersmith.commands.catalogue import catalogue, show
+from layersmith.commands.catalogue import catalogue
+from layersmith.commands.show import show
 from layersmith.explaining.constructions import CONSTRUCTIONS
 from layersmith.explaining.tools import TOOLS
 from layersmith.papers import papers
+from layersmith.racing.optimizers import OPTIMIZERS
 from layersmith.racing.tasks import TASKS
 from layersmith.refitting import methods as methods_table
 from layersmith.refitting.prove.folds import FOLDS
@@ -41,9 +45,10 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
     assert [c["name"] for c in data["constructions"]] == list(CONSTRUCTIONS)
     assert [t["name"] for t in data["tools"]] == list(TOOLS)
     assert [t["name"] for t in data["tasks"]] == list(TASKS)
+    assert [o["name"] for o in data["optimizers"]] == list(OPTIMIZERS)
     assert [p["id"] for p in data["papers"]] == list(papers())
     for part in data["parts"]:
-        assert part.keys() >= {"name", "family", "papers", "evidence", "summary", "stands_at", "state"}
+        assert part.keys() >= {"name", "kind", "papers", "evidence", "summary", "stands_at", "state"}
     for method in data["methods"]:
         assert method.keys() >= {"name", "kind", "state", "evidence", "papers", "default", "when_it_pays"}
     for one in [*data["parts"], *data["methods"], *data["folds"]]:
@@ -52,7 +57,7 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
             assert papers()[paper["id"]].title == paper["title"]
             assert paper["arxiv"] in (paper["id"], None)
     for paper in data["papers"]:
-        kinds = ("parts", "methods", "folds", "constructions", "tools", "tasks")
+        kinds = ("parts", "methods", "folds", "constructions", "tools", "tasks", "optimizers")
         assert bool(paper["reason"]) != any(paper[kind] for kind in kinds)
 
 
@@ -208,3 +213,30 @@ def test_papers_are_listed_without_a_query_when_asked_for() -> None:
 def test_mistakes_get_one_readable_paragraph(arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(show, *arguments)
+
+
+def test_show_gives_one_record_as_json_at_the_sizes_asked_for() -> None:
+    part = json.loads(run(show, "glu", "--json", "--d-model", "64"))
+    assert part["kind"] == "ffn"
+    assert part["spec"] == {"name": "glu", "d_model": 64, "d_hidden": 128, "act": "silu", "bias": False}
+    assert part["cost"]["params"] == 3 * 64 * 128
+    assert json.loads(run(show, "heads", "--json"))["kind"] == "prune"
+    for name in ("parity", "dictionary", "recall", "pre_rms_norm", "2311.10770", "depth_mup"):
+        assert {"name", "title"} & json.loads(run(show, name, "--json")).keys()
+
+
+def test_sizes_of_what_is_no_part_are_refused() -> None:
+    with pytest.raises(ValueError, match="'heads' is a method"):
+        run(show, "heads", "--d-model", "64")
+
+
+@pytest.mark.parametrize("name", ["gr_can", "widths", "dictionery"])
+def test_a_slip_is_answered_before_anything_heavy_is_imported(name: str) -> None:
+    code = (
+        "import sys\nfrom layersmith.commands.show import show\n"
+        f"try:\n    show([{name!r}])\nexcept ValueError as e:\n    print(e)\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Did you mean" in done.stdout
+    assert done.stdout.strip().endswith("[]")

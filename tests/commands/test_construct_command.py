@@ -55,6 +55,7 @@ def test_a_claim_that_does_not_hold_is_printed_and_status_1(run: Run) -> None:
         (["parity", "--set", "m=3"], "no setting 'm'"),
         (["parity", "--set", "n"], "NAME=VALUE"),
         (["parity", "--set", "n=5", "--set", "n=6"], "twice"),
+        (["parity", "--set", "n=5,n=6"], "twice"),
         (["--set", "n=5"], "which construction"),
     ],
     ids=str,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from layersmith.commands.explain import _print_map, _print_site
+from layersmith.commands.explain import TABLE_ROWS, _print_map, _print_site, _print_table
 
 TITLES = ["block linear", "max/median", "attn first sink", "ffn fragile", "ffn rank used"]
 
@@ -33,3 +33,12 @@ def test_a_site_is_told_with_its_floors_and_verdicts(capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     for told in ("pocket: layers.1.ffn", "rank 3", "0.2500", "75.0%", "12.5%", "1,234", "–", "4096 features", "[beat]"):
         assert told in out
+
+
+def test_a_table_of_a_survey_is_printed_and_what_is_left_out_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [[f"layers.{n}.ffn", 1234.5678, "[b]"] for n in range(TABLE_ROWS + 3)]
+    _print_table(Console(width=80), "Certified bounds", {"columns": ["site", "width", "said"], "rows": rows})
+    out = capsys.readouterr().out
+    for told in ("Certified bounds", "1235", "[b]", f"layers.{TABLE_ROWS - 1}.ffn", "3 more rows"):
+        assert told in out
+    assert f"layers.{TABLE_ROWS}.ffn" not in out

@@ -33,6 +33,14 @@ def test_one_method_is_told_in_full() -> None:
     assert "only when named" in run(methods, "heads")
 
 
+def test_chains_are_told_of() -> None:
+    assert "width+bf16" in run(methods)
+    text = " ".join(run(methods, "width+int8_dynamic").split())
+    for told in ("One method after another", "chain", "a plain or gated feed-forward", "only when named"):
+        assert told in text
+    assert json.loads(run(methods, "width+int8_dynamic", "--json"))["builds"] == ["glu", "mlp", "int8_dynamic"]
+
+
 def test_json_holds_what_is_known_about_all_or_one() -> None:
     data = json.loads(run(methods, "--json"))
     assert [one["name"] for one in data] == list(table.METHODS)

@@ -50,6 +50,30 @@ def test_every_kind_of_field_is_read(app: tuple[typer.Typer, list[tuple[str, Con
     ]
 
 
+def test_an_option_of_several_values_may_be_given_again(
+    app: tuple[typer.Typer, list[tuple[str, Config, bool]]],
+) -> None:
+    """The last one alone would silently take the place of the others."""
+    program, seen = app
+    line = [
+        "m",
+        "--shares",
+        "a=0.5",
+        "--shares",
+        "b=1",
+        "--names",
+        "n",
+        "--names",
+        "o,p",
+        "--set",
+        "k=3",
+        "--set",
+        "l=4",
+    ]
+    assert CliRunner().invoke(program, line, catch_exceptions=False).exit_code == 0
+    assert seen[0][1] == Config({"a": 0.5, "b": 1.0}, names=["n", "o", "p"], settings={"k": "3", "l": "4"})
+
+
 def test_what_is_not_given_is_the_dataclasss_own_default(
     app: tuple[typer.Typer, list[tuple[str, Config, bool]]],
 ) -> None:

@@ -94,7 +94,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(
         *("--methods", "width,drop", "--at", "decode=1x64", "--seed", "3", "--heal-tokens", "0", "--quiet"),
         *("--heal-lr", "0.0005", "--heal-baseline", "--workers", "2", "--device", "cuda:1"),
         *("--sites", "layers.3.ffn, layers.*.attn", "--distill-steps", "7", "--reuse", str(tmp_path / "y")),
-        *("--data", "book.csv", "--text-column", "body", "--dtype", "bfloat16"),
+        *("--data", "book.csv", "--text-column", "body", "--dtype", "bfloat16", "--compile"),
     )
     assert status == 0
     assert refits == {
@@ -112,6 +112,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(
         "heal_lr": 0.0005,
         "heal_baseline": True,
         "effort": 1.0,
+        "compile": True,
         "trust_remote_code": False,
         "workers": 2,
         "device": "cuda:1",

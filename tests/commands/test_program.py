@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 
+import layersmith.cli
 from layersmith.errors import UserError
 from tests.commands.conftest import Run
 
 
 def test_help_lists_every_command_and_version_is_the_packages(run: Run) -> None:
-    import layersmith
-
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("sites", "refit", "explain", "measure", "check", "catalogue", "show", "construct", "--debug"):
+    for command in (*layersmith.cli.COMMANDS, "--debug"):
         assert command in out
     assert run("--version")[1].strip() == f"layersmith {layersmith.__version__}"
 
@@ -91,13 +90,13 @@ def test_an_interruption_says_how_to_go_on(run: Run, loads: Any) -> None:
     assert err == "interrupted; run the same command again to go on\n"
 
 
-@pytest.mark.parametrize("command", ["sites", "refit", "measure", "check", "catalogue", "show", "construct", "compile"])
+@pytest.mark.parametrize("command", sorted(layersmith.cli.COMMANDS))
 def test_the_help_of_every_command_names_debug_and_json(run: Run, command: str) -> None:
     status, out, _ = run(command, "--help")
     assert status == 0
     assert "--debug" in out
-    if command not in ("show", "compile"):
-        assert re.search(r"--json +<?bool|--json +[a-z]", out, re.IGNORECASE), "--json is a flag and takes no value"
+    for flag in ("--debug", "--json"):
+        assert re.search(rf"{flag} +<?bool|{flag} +[a-z]", out, re.IGNORECASE), f"{flag} is a flag and takes no value"
 
 
 @pytest.mark.parametrize("module", ["layersmith", "layersmith.cli"])

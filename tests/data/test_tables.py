@@ -64,7 +64,9 @@ def test_several_columns_of_text_are_listed_and_one_can_be_named(tmp_path):
         ("a.jsonl", '{"text": "fine"}\nnot', "Line 2 .* not JSON"),
         ("a.jsonl", '{"text": "fine"}\n[1]', "Line 2 .* not a JSON object but a list"),
         ("a.jsonl", '{"text": "fine"}\n{"text": 3}', "Record 2 .* int in the column 'text'"),
+        ("a.jsonl", "[" * 100_000, "Line 1 .* not JSON"),
         ("a.jsonl", "", "no records"),
+        ("a.csv", "text,text\na,b\n", "two columns called 'text'"),
         ("a.csv", 'text\n"open', r"not a \.csv table"),
         ("a.csv", "id,label\n1,2\n", "none holds text"),
     ],
@@ -73,6 +75,20 @@ def test_what_is_no_table_of_text_is_refused(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         tables.texts(tmp_path / name)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_spreadsheets_own_separator_is_no_text(tmp_path, separator):
+    """A comma in the text does not make it the separator; the header tells."""
+    lines = [f"text{separator}label", *(f'"one, two {i}"{separator}{i}' for i in range(3))]
+    (tmp_path / "a.csv").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    assert tables.texts(tmp_path / "a.csv") == [f"one, two {i}" for i in range(3)]
+
+
+def test_halves_of_surrogate_pairs_are_put_together_or_replaced(tmp_path):
+    """JSON may hold them, as cut emoji are; nothing can encode them."""
+    (tmp_path / "a.jsonl").write_text('{"text": "a \\ud83d\\ude00 b"}\n{"text": "cut \\ud83d"}')
+    assert tables.texts(tmp_path / "a.jsonl") == ["a \U0001f600 b", "cut \ufffd"]
 
 
 def test_empty_fields_are_left_out_and_long_ones_read(tmp_path):

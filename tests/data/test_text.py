@@ -115,6 +115,19 @@ def test_no_passage_is_in_two_splits(tmp_path, files):
     assert len(found) == len(set(found)) >= 240
 
 
+def test_a_column_of_what_has_none_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("word " * 10_000)
+    for source in (tmp_path, tmp_path / "a.txt"):
+        with pytest.raises(UserError, match=r"column 'text' is for tables .*holds none"):
+            text.read(str(source), "train", "text")
+
+
+def test_a_mark_of_the_byte_order_is_no_text(tmp_path):
+    paragraphs = "\n\n".join(f"paragraph {index} " + "word " * 100 for index in range(60))
+    (tmp_path / "a.txt").write_text("\ufeff" + paragraphs, encoding="utf-8")
+    assert "\ufeff" not in "".join(t for split in text.SPLITS for t in text.read(str(tmp_path / "a.txt"), split))
+
+
 def test_copies_of_a_file_are_one(tmp_path):
     for number in range(80):
         (tmp_path / f"{number}.txt").write_text(f"what stands in file {number % 40}")

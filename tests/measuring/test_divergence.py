@@ -12,7 +12,7 @@ from transformers.modeling_outputs import (
 from transformers.models.clip.modeling_clip import CLIPOutput
 
 from layersmith.errors import UserError
-from layersmith.measuring.divergence import BLOCK, Divergence, divergence, token_kl
+from layersmith.measuring.divergence import BLOCK, Divergence, Expected, divergence, first_run, token_kl
 
 
 def _ids(rows: int = 3, tokens: int = 9) -> Tensor:
@@ -155,3 +155,30 @@ def test_a_pair_of_embeddings_counts_both() -> None:
     total.add(theirs, CLIPOutput(text_embeds=texts, image_embeds=images.flip(0)))
     assert total.kind == "relative_squared_error"
     assert total.cosine_distance == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_one_teacher_serves_many_students(tiny: nn.Module, other: nn.Module, padded: bool) -> None:
+    batch = {"input_ids": _ids()}
+    mask = (torch.arange(9) < torch.tensor([[9], [4], [1]])).long() if padded else None
+    with torch.no_grad():
+        teacher, students = tiny(**batch), [other(**batch), tiny(**batch), other(input_ids=_ids() // 2)]
+    expected = Expected(teacher, mask)
+    for student in students:
+        once, again = Divergence(), Divergence()
+        once.add(teacher, student, mask)
+        again.add_to(expected, student)
+        assert (once.value, once.agreement, once.tokens) == (again.value, again.agreement, again.tokens)
+    hidden = BaseModelOutput(last_hidden_state=torch.randn(3, 9, 4))
+    apart = Divergence()
+    apart.add_to(Expected(hidden, mask), BaseModelOutput(last_hidden_state=hidden.last_hidden_state * 1.5))
+    assert apart.value == pytest.approx(0.25)
+
+
+def test_a_model_that_does_not_run_is_refused_in_its_own_words() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            raise ValueError("You must specify exactly one of two things.")
+
+    with pytest.raises(UserError, match=r"Broken does not run on input_ids.*ValueError: You must specify exactly one"):
+        first_run(Broken(), {"input_ids": torch.zeros(1, 4, dtype=torch.long)})

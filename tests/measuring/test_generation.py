@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -24,10 +25,28 @@ def test_the_continuation_is_the_argmax_token_by_token(tiny: nn.Module) -> None:
     assert torch.equal(written, ids[:, 6:])
 
 
-def test_a_models_own_sampling_settings_change_nothing(tiny: nn.Module) -> None:
+SETTINGS = [
+    {"do_sample": True, "temperature": 2.0, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1},
+    {"cache_implementation": "quantized"},
+    {"cache_implementation": "static"},
+    {"stop_strings": ["a"]},
+    {"prompt_lookup_num_tokens": 3},
+    {"suppress_tokens": list(range(1, 64))},
+    {"num_beams": 4, "num_return_sequences": 3},
+    {"return_dict_in_generate": True, "output_scores": True},
+    {"guidance_scale": 3.0, "bad_words_ids": [[5], [6]], "max_length": 2, "max_time": 0.0},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: ",".join(settings))
+def test_a_models_own_settings_change_nothing(tiny: nn.Module, settings: dict[str, Any]) -> None:
+    """Nor do they need packages or arguments that are not there; and they are the model's own again afterwards."""
     expected = continuations(tiny, _prompts(), tokens=8)
-    tiny.generation_config.update(do_sample=True, temperature=2.0, repetition_penalty=5.0, no_repeat_ngram_size=1)
+    tiny.generation_config.update(**settings)
+    own = tiny.generation_config
     assert torch.equal(continuations(tiny, _prompts(), tokens=8), expected)
+    assert tiny.generation_config is own
+    assert all(getattr(own, name) == value for name, value in settings.items())
 
 
 def test_agreement_is_the_share_of_equal_tokens(tiny: nn.Module, other: nn.Module) -> None:

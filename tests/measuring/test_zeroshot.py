@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from layersmith.errors import UserError
+from layersmith.measuring.compare import measure
 from layersmith.measuring.zeroshot import Question, read_questions, zeroshot
 
 
@@ -31,6 +32,9 @@ def test_questions_are_read_under_both_names(tmp_path: Path) -> None:
         ("{not json", "Line 2 .* is not a question"),
         ({"context": "a", "answer": 0}, "Line 2 .* is not a question"),
         ({"context": "a", "choices": ["b", "c"], "answer": 2}, "index of one of them"),
+        ({"context": "a", "choices": "bc", "answer": 0}, "Line 2 .* is not a question"),
+        ("[" * 100_000, "Line 2 .* is not a question"),
+        ('{"context": "\\ud800", "choices": ["b", "c"], "answer": 0}', "Line 2 .* is not a question"),
         ({"context": "a", "choices": ["b"], "answer": 0}, "at least two"),
         ({"context": "a", "choices": ["b", ""], "answer": 0}, "non-empty"),
         ({"context": " ", "choices": ["b", "c"], "answer": 0}, "empty context"),
@@ -45,6 +49,9 @@ def test_a_wrong_line_is_named(tmp_path: Path, record: object, says: str) -> Non
 def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Cannot read"):
         read_questions(tmp_path / "none.jsonl")
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="as UTF-8 text"):
+        read_questions(tmp_path / "binary.jsonl")
     with pytest.raises(UserError, match="no questions"):
         read_questions(_write(tmp_path / "q.jsonl", ""))
 
@@ -87,3 +94,20 @@ def test_the_preferred_choice_is_found_wherever_it_stands(tiny: nn.Module, token
 def test_an_encoder_has_no_score(encoder: nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match="no zero-shot score"):
         zeroshot(encoder, tokenizer, [Question("a", ("b", "c"), 0)])
+
+
+def test_a_question_longer_than_the_model_is_named(tiny: nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Rotary positions would go on without a word, a table of positions end in an error of torch's."""
+    question = Question("ab " * 40, ("b", "c"), 0)
+    with pytest.raises(UserError, match=r"begins 'ab ab .*more than this model's 64 positions"):
+        zeroshot(tiny, tokenizer, [question])
+
+
+def test_questions_are_refused_before_anything_is_measured(encoder: nn.Module, tiny: nn.Module, tmp_path: Path) -> None:
+    path = _write(tmp_path / "q.jsonl", {"context": "a", "choices": ["b", "c"], "answer": 0})
+    for models in ((encoder, None), (tiny, encoder)):
+        with pytest.raises(UserError, match="no zero-shot score"):
+            measure(*models, questions=str(path), data="random", at="prefill=1x8", rounds=10_000_000)
+    path.write_text("no question")
+    with pytest.raises(UserError, match="is not a question"):
+        measure(tiny, questions=str(path), data="random", at="prefill=1x8", rounds=10_000_000)

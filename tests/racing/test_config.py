@@ -32,6 +32,16 @@ def test_entrants_are_all_combinations_named_by_what_differs() -> None:
     assert entrants_of(RaceConfig(ffn=["glu", "mlp"])) == {"glu": {"ffn": "glu"}, "mlp": {"ffn": "mlp"}}
 
 
+def test_optimizers_are_entrants_like_parts() -> None:
+    assert entrants_of(RaceConfig(optimizer=["adamw", "muon"])) == {
+        "adamw": {"optimizer": "adamw"},
+        "muon": {"optimizer": "muon"},
+    }
+    both = entrants_of(RaceConfig(optimizer=["adamw", "muon"], mixer=["deltanet"]))
+    assert list(both) == ["adamw", "muon"]
+    assert both["muon"] == {"mixer": "deltanet", "optimizer": "muon"}
+
+
 def test_one_entrant_can_run_against_itself() -> None:
     assert list(entrants_of(RaceConfig(mixer=["deltanet"] * 3))) == ["deltanet", "deltanet #2", "deltanet #3"]
 
@@ -45,6 +55,11 @@ def test_one_entrant_can_run_against_itself() -> None:
         ({"ffn": ["glu", "gluu"]}, "Did you mean 'glu'"),
         ({"norm": ["rms_nrm"]}, "Did you mean 'rms_norm'"),
         ({"mixer": ["deltanet"]}, "at least two entrants"),
+        ({"optimizer": ["adamw", "muno"]}, "Did you mean 'muon'"),
+        ({"optimizer": ["adamw", "muon"], "entrants": {"a": {}, "b": {}}}, "not by both"),
+        ({"ffn": ["glu", "a b:C"]}, "write package.module:Class"),
+        ({"papers": ["0000.00000"]}, "no source paper '0000.00000'"),
+        ({"expect": {"entrant": "x", "beats": ["y"]}}, "names 'x', which does not race"),
         ({"entrants": {"a": {}}, "mixer": ["deltanet"]}, "not by both"),
         ({"budget": {"parms": 1e6}}, "Did you mean 'params'"),
         ({"budget": {"params": 1e6, "flops": 1e9}}, "One budget is held equal"),
@@ -98,6 +113,8 @@ def test_a_race_file_says_what_options_say_and_options_replace_it(tmp_path: Path
         ("mixer: deltanet", "mixer in a race file must be a list"),
         ("tolerance: small", "must be a number"),
         ("lr: [3e-3]", "write 3.0e-3"),
+        ("scale: [half]", "scale in a race file must be a list of numbers"),
+        ("expect: deltanet", "expect in a race file must be names and values"),
         ("budget: {params: 1M}", "name and a number"),
         ("entrants: {a: deltanet}", "is a name and a dict"),
         ("task: !!python/object/apply:os.getcwd []", "cannot be read"),

@@ -11,7 +11,7 @@ import pytest
 
 from layersmith.racing import jobs, train
 from layersmith.racing.budget import Entrant
-from layersmith.racing.jobs import Job, do, finish, job_from, open_jobs, trained, tuned
+from layersmith.racing.jobs import Crew, Job, came_of, do, is_done, job_from, needed, open_jobs, trained, tuned
 from layersmith.racing.train import Outcome
 from layersmith.racing.worker import work
 from layersmith.runs.progress import Progress
@@ -20,6 +20,7 @@ from layersmith.runs.workspace import Workspace
 ENTRANT = Entrant(
     name="a",
     spec={"d_model": 16, "n_layers": 1, "mixer": "deltanet"},
+    optimizer={"name": "adamw"},
     steps=8,
     lrs=[1e-3, 1e-2],
     weight_decays=[0.0],
@@ -84,7 +85,7 @@ def test_the_run_does_what_workers_leave(
 ) -> None:
     monkeypatch.setattr(jobs, "share_out", lambda *given: [])
     for stage in ([TUNE], TRAIN):
-        finish("racing", stage, workspace, 2, Progress(shown=False))
+        Crew(workspace, 2, None, Progress(shown=False)).finish("racing", stage)
     assert scores(workspace) == alone
 
 
@@ -103,7 +104,7 @@ def test_a_tuned_entrant_is_not_tuned_again(workspace: Workspace, monkeypatch: p
 def test_a_diverged_point_loses(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_trial(trial: train.Trial, *given: Any) -> Outcome:
         loss = None if trial.lr > 5e-3 else 1.0
-        return Outcome(2, loss, None, None, 1 if loss is None else None, 0.0, [])
+        return Outcome(2, loss, None, None, None, 1 if loss is None else None, 0.0, [])
 
     monkeypatch.setattr(jobs, "run_trial", run_trial)
     do(TUNE, workspace)
@@ -111,6 +112,22 @@ def test_a_diverged_point_loses(workspace: Workspace, monkeypatch: pytest.Monkey
     assert found is not None
     assert found.lr < 5e-3
     assert (1e-2, 0.0, 0.25, float("inf")) in found.tried
+
+
+def test_what_a_job_needs_and_leaves_is_all_that_another_machine_has_to_know(
+    workspace: Workspace, alone: list[Any], tmp_path: Path
+) -> None:
+    """Every job in a workspace of its own, as on a cluster: only JSON goes there and comes back."""
+    for number, job in enumerate((TUNE, *TRAIN)):
+        assert not is_done(job, workspace)
+        away = Workspace(tmp_path / f"away{number}", {"verb": "race"})
+        for name, value in needed(job, workspace).items():
+            away.save_json(name, value)
+        for name, value in came_of(job_from(asdict(job)), away).items():
+            workspace.save_json(name, value)
+        away.close()
+        assert is_done(job, workspace)
+    assert scores(workspace) == alone
 
 
 def test_a_job_survives_json() -> None:

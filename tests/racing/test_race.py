@@ -52,6 +52,56 @@ def test_one_entrant_under_two_names_is_not_distinguishable(tmp_path: Path) -> N
     assert result.winner is None
 
 
+def test_optimizers_race_each_on_a_grid_of_its_own_and_one_under_two_names_is_not_distinguishable(
+    tmp_path: Path,
+) -> None:
+    names = ["adamw", "adamw", "sam", "blockwise_adamw"]
+    options = {**SMALL, "budget": {"flops": 4e9}, "tolerance": 0.2, "steps": 8}
+    result = layersmith.race(optimizer=names, mixer=["deltanet"], out=tmp_path / "out", **options)
+    rows = {row["name"]: row for row in result.leaderboard}
+    assert [run["score"] for run in rows["adamw"]["runs"]] == [run["score"] for run in rows["adamw #2"]["runs"]]
+    tried = {name: {point["lr"] for point in row["tried"]} for name, row in rows.items()}
+    assert tried["adamw"] >= {1e-3, 3e-3, 1e-2}
+    assert tried["blockwise_adamw"] >= {1e-4, 3e-4, 1e-3}
+    assert rows["sam"]["flops"] == pytest.approx(rows["adamw"]["flops"], rel=0.4)
+    assert rows["sam"]["params"] < 0.8 * rows["adamw"]["params"], "two gradients a step are paid for"
+    assert rows["sam"]["optimizer"] == {"name": "sam"}
+    assert "blockwise_adamw" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_losses_at_three_sizes_have_a_law_and_the_verdict_is_that_at_the_budget(tmp_path: Path) -> None:
+    options = {**SMALL, "mixer": ["deltanet", "softmax_attention"], "lr": [1e-2], "steps": 8}
+    result = layersmith.race(out=tmp_path / "out", scale=[0.4, 2.0], **options)
+    assert all(row["params"] == pytest.approx(12_000, rel=0.05) for row in result.leaderboard)
+    for row in result["scaling"]["entrants"]:
+        sizes = [point["size"] for point in row["points"]]
+        assert sizes == [pytest.approx(12_000 * share, rel=0.05) for share in (0.4, 1.0, 2.0)]
+        assert all(len(point["losses"]) == 3 for point in row["points"])
+        low, high = row["law"]["interval"]
+        assert low < row["law"]["exponent"] < high
+    at_budget = {row["name"]: [run["loss"] for run in row["runs"]] for row in result.leaderboard}
+    for row in result["scaling"]["entrants"]:
+        assert row["points"][1]["losses"] == at_budget[row["name"]]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert 'id="laws"' in page
+    plain = layersmith.race(out=tmp_path / "plain", **options)
+    assert timeless(plain) == timeless(result), "other sizes change nothing at this one"
+
+
+def test_what_came_of_a_claim_is_told(tmp_path: Path) -> None:
+    result = layersmith.race(
+        entrants={"tuned": {"mixer": "deltanet"}, "crippled": {"mixer": "deltanet", "lr": [1e-6]}},
+        expect={"entrant": "tuned", "beats": ["crippled"]},
+        papers=["2406.06484"],
+        out=tmp_path / "out",
+        **{**SMALL, "lr": [1e-2], "steps": 150, "batch": 32},
+    )
+    assert result["expected"]["word"] == "held"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The claim held: tuned better than crippled" in page
+    assert "2406.06484" in page
+
+
 def test_a_crippled_learning_rate_comes_out_behind(tmp_path: Path) -> None:
     """The control with a known outcome: the same model, whose own grid is one rate that is far too small."""
     result = layersmith.race(
@@ -78,7 +128,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert all(float(row[cost]) > 0 for row in rows[:2] for cost in ("params", "flops", "state_bytes", "seconds"))
     page = (out / "report.html").read_text()
     assert "a &lt; b" in page
-    assert page.count("<polyline") == 3 * 2 * 2, "three axes, two entrants, two seeds"
+    assert page.count(' class="curve c') == 3 * 2 * 2, "three axes, two entrants, two seeds"
     for row in result.leaderboard:
         assert row["params"] == pytest.approx(12_000, rel=0.05)
 
@@ -119,6 +169,11 @@ def test_what_cannot_race_is_refused_before_anything_is_written(tmp_path: Path) 
         ({"mixer": ["deltanet", "soft_moe"]}, "'soft_moe' cannot race: .* is not causal"),
         ({"mixer": ["deltanet", "softmax_attention"], "budget": {"params": 10}}, "nearest is params="),
         ({"entrants": {"a": {"mixr": "deltanet"}, "b": {}}}, "Did you mean 'mixer'"),
+        ({"optimizer": ["adamw", "muon"], "mixer": ["deltanet"], "budget": {"params": 10}}, "nearest is params="),
+        (
+            {"entrants": {"a": {"optimizer": {"name": "sam", "roh": 1}}, "b": {}}},
+            "'a' cannot race: The optimizer 'sam'",
+        ),
         ({"mixer": ["deltanet", "softmax_attention"], "task_settings": {"pears": 3}}, "does not take these settings"),
     ):
         with pytest.raises(UserError, match=said):

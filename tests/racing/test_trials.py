@@ -21,6 +21,7 @@ TRIAL = Trial(
     task="recall",
     task_settings=TASK,
     spec={"d_model": 16, "n_layers": 1, "mixer": "deltanet", "ffn": "switch_moe", "norm": "prep_bn"},
+    optimizer={"name": "adamw"},
     lr=1e-2,
     weight_decay=0.01,
     seed=0,

@@ -46,3 +46,22 @@ def test_a_budget_of_bytes_is_met_on_the_disk(method, share, tmp_path, text, tok
         sizes.append(sum(t.numel() * t.element_size() for t in stored))
         assert said["bytes"] == pytest.approx(sizes[-1], rel=1e-3)  # a table of rotations is in memory alone
     assert sizes[1] <= share * sizes[0]
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("bfloat16", 0.49), ("float16", 0.6), ("float32", 0.97)])
+def test_another_dtype_is_held_against_the_source_as_it_is_stored(dtype, share, tmp_path, text, tokenizer):
+    """Half precision halves a file in float32; counted from the smaller one, half would be asked for twice."""
+    tiny_llama(layers=2).save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    asked = {"budget": {"bytes": share}, "methods": ["width"], "dtype": dtype, **QUICK}
+    result = refit(str(tmp_path / "source"), data=text, out=tmp_path / "run", **asked)
+    assert result.meets_budget
+    sizes = []
+    for folder, said in ((tmp_path / "source", result.original), (tmp_path / "run" / "model", result.refitted)):
+        stored = load_file(folder / "model.safetensors").values()
+        sizes.append(sum(t.numel() * t.element_size() for t in stored))
+        assert said["bytes"] == pytest.approx(sizes[-1], rel=1e-3)
+    assert sizes[1] <= share * sizes[0]
+    assert result["chosen"]["predicted"]["bytes"] == result.refitted["bytes"]
+    changed = [taken for taken in result["chosen"]["choice"].values() if taken != "keep"]
+    assert bool(changed) == (share != 0.6), "nothing has to change where the dtype alone is enough"

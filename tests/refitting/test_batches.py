@@ -228,7 +228,8 @@ def test_an_encoder_decoder_reads_pairs_and_never_a_source_twice(tokenizer, tmp_
         prepare(model, tokenizer, "stdlib", SIZES, seed=0, text_column="source,target")
 
 
-def test_a_model_of_pictures_needs_no_tokenizer():
+def test_a_model_of_pictures_needs_no_tokenizer(monkeypatch):
+    monkeypatch.setattr("layersmith.data.pictures.find_spec", lambda name: None)  # the drawn set, which is larger
     config = ViTConfig(image_size=16, patch_size=8, num_labels=5, **WIDTHS)
     for model, kind in ((ViTForImageClassification(config), "kl"), (ViTModel(config), "relative_squared_error")):
         batches = prepare(model.eval(), None, "stdlib", SIZES, seed=0)

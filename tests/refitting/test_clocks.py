@@ -17,6 +17,7 @@ from layersmith.errors import UserError
 from layersmith.measuring.latency import model_step
 from layersmith.measuring.shape import Shape
 from layersmith.refitting.prove.folding import fold_where_it_pays
+from layersmith.refitting.search import clock as clocks
 from layersmith.refitting.search import select
 from layersmith.refitting.search.baselines import CLOCKINGS, climb
 from layersmith.refitting.search.found import meets
@@ -266,3 +267,25 @@ def test_budgets_out_of_reach_together_are_told_from_each_alone(monkeypatch):
 def test_a_budget_is_met_but_for_the_last_digits():
     assert meets({"params": 0.5 * (1 + 1e-9)}, {"params": 0.5})
     assert not meets({"params": 0.50001}, {"params": 0.5})
+
+
+@pytest.mark.parametrize(("ids", "expected"), [([], 1.0), (["a/low"], 1.004)])
+def test_a_model_in_which_nothing_is_changed_takes_what_it_takes(monkeypatch, ids, expected):
+    """A clock reads 1.004 of it, by which a budget of 1.0 would be missed."""
+    monkeypatch.setattr(clocks, "clock_variant", lambda *given: Clocked(10.0, 1.004))
+    monkeypatch.setattr(clocks, "replacement_of", lambda candidates, library: [])
+    kept = {}
+    workspace = SimpleNamespace(load_json=kept.get, save_json=kept.__setitem__)
+    ctx = SimpleNamespace(workspace=workspace, model=None, shape=None)
+    for _ in range(2):  # clocked, and read back
+        found = clocks.clock(ctx, SimpleNamespace(candidates={"a/low": None}), ids, 5)
+        assert found == Clocked(10.0, expected)
+
+
+def test_a_budget_that_the_original_meets_is_met_whatever_the_clock_says_of_others(monkeypatch):
+    run = Run(monkeypatch, 1.0, {"latency": 1.0})
+    monkeypatch.setattr(select, "clock", lambda ctx, library, ids, rounds: Clocked(0.0, 1.01 if ids else 1.0))
+    found = run()
+    assert found.chosen == []
+    assert found.meets_budget
+    assert found.latency_ratio == 1.0

@@ -16,6 +16,7 @@ from layersmith.measuring.calls import capture_calls
 from layersmith.measuring.cost import cost_of
 from layersmith.refitting import methods
 from layersmith.refitting.calibrate.activations import Activations
+from layersmith.refitting.candidate import pack
 from layersmith.refitting.method import STATISTICS
 from layersmith.refitting.view import SublayerView
 from layersmith.runs.workspace import Workspace
@@ -24,20 +25,44 @@ from tests.refitting.test_methods import SITE_OF
 
 #: The methods that a run has tried by itself so far, for each budget.
 TRIED = {
-    "latency": "fused_attention fused_glu fused_norm "
-    "drop mean linear rank_r width width_taylor span kv_merge low_rank topk dyt idle_ffn int8_dynamic bf16",
+    "latency": "fused_attention fused_glu fused_norm one_row "
+    "drop mean linear rank_r width width_taylor span kv_merge low_rank topk dyt idle_ffn int8_dynamic int8_weight "
+    "int4_weight bf16",
     "params": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn",
-    "bytes": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn int8_dynamic bf16 rtn gptq",
+    "bytes": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn int8_dynamic int8_weight "
+    "int4_weight bf16 rtn gptq",
     "flops": "drop mean linear rank_r width width_taylor span kv_merge low_rank linear_attention topk carve idle_ffn",
     "kv": "drop span kv_merge linear_attention",
 }
+#: Those of them that a number format may follow.
+CHAINED = ["fused_attention", "fused_glu", "width", "width_taylor", "kv_merge", "low_rank"]
 #: Saved at one token at a time, or in long texts: not in what is counted below.
 NOT_COUNTED = {("topk", "flops"), ("linear_attention", "flops")}
 
 
 @pytest.mark.parametrize("budget", FIELDS)
 def test_a_run_tries_the_methods_it_has_tried_so_far(budget):
-    assert methods.chosen(None, [budget]) == TRIED[budget].split()
+    assert [name for name in methods.chosen(None, [budget]) if "+" not in name] == TRIED[budget].split()
+
+
+@pytest.mark.parametrize("budget", FIELDS)
+def test_a_run_tries_the_chains_of_them_with_each_number_format(budget):
+    tried = TRIED[budget].split()
+    first = [name for name in tried if name in CHAINED]
+    pairs = {f"{name}+{then}" for name in first for then in ("int8_dynamic", "bf16") if then in tried}
+    assert {name for name in methods.chosen(None, [budget]) if "+" in name} == pairs
+
+
+@pytest.mark.parametrize("name", [*CHAINED, "heads"])
+def test_a_format_that_follows_finds_every_matrix(name, activations):
+    """What may be followed leaves nothing but plain weight matrices: biases and norms are all that stays in floats."""
+    method = methods.get(name)
+    site = activations.anatomy.site(SITE_OF[method.kinds[0]])
+    given = {"taylor": torch.linspace(-1, 1, 192)} if "taylor" in method.statistics else {}
+    at = activations.view(site, 0, given)
+    made = methods.get(f"{name}+int8_dynamic").build(at, method.options(at)[-1])
+    _, tensors = pack(made)
+    assert not [k for k, v in tensors.items() if v.is_floating_point() and v.ndim > 1]
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

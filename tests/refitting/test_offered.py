@@ -7,6 +7,7 @@ from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 import layersmith.pocket
 from layersmith.anatomy import Replay, find_sites
 from layersmith.errors import UserError
+from layersmith.refitting import pruning
 from layersmith.refitting.build.block_library import LibrarySettings, build_library
 from layersmith.refitting.build.changeable import check_patterns
 from layersmith.refitting.calibrate.activations import Activations
@@ -15,7 +16,6 @@ from layersmith.refitting.candidate import Candidate, Library
 from layersmith.refitting.methods.fits.low_rank import LowRankWeights
 from layersmith.refitting.methods.prune.width import Width
 from layersmith.refitting.pipeline import refit
-from layersmith.refitting.score import replace_one
 from layersmith.refitting.score.replace_one import score, worth_scoring
 from layersmith.runs.workspace import Workspace
 from tests.refitting.conftest import VOCABULARY, tiny_batches, tiny_llama
@@ -143,9 +143,9 @@ def test_a_candidate_whose_outputs_are_not_finite_is_refused_and_the_others_are_
         return replacement
 
     monkeypatch.setattr(Library, "replacement", spoilt)
-    monkeypatch.setattr(replace_one, "CLEARLY", 0.0)
+    monkeypatch.setattr(pruning, "BETTER", 0.0)
     for _ in range(2):  # the second time, scores are read back
-        score(library, activations.replay, activations, workspace, ["params"])
+        score(library, activations, workspace, ["params"])
         assert bad.refused == "with it, the model's outputs are not finite"
         assert bad not in library.usable()
         assert all(c.divergence is not None for c in library.usable())

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from layersmith.errors import UserError
@@ -20,6 +21,7 @@ def config(tmp_path: Path) -> RefitConfig:
 def test_the_edges_of_what_is_allowed_pass_and_nothing_is_written(config: RefitConfig, tmp_path: Path) -> None:
     check(config)
     check(replace(config, distill_steps=0, heal_tokens=0, seed=0, effort=0.01, workers=1, budget={"kv": 1.0}))
+    check(replace(config, budget={"kv": 1, "params": np.float32(0.5)}, effort=1, heal_lr=None, seed=np.int64(3)))
     check(replace(config, methods=["width", "drop"], sites=["layers.*.ffn"], device="cuda:1", at="decode=1x128"))
     assert not list(tmp_path.iterdir())
 
@@ -44,6 +46,20 @@ def test_the_edges_of_what_is_allowed_pass_and_nothing_is_written(config: RefitC
         ({"reuse": Path("nothing")}, "holds no layersmith run"),
         ({"out": Path("/dev/null/x")}, "/dev/null is not a folder"),
         ({"budget": {}}, "A budget is needed"),
+        ({"at": None}, "at must be a text, not None"),
+        ({"data": 5}, "data must be a text, not 5"),
+        ({"device": 0}, "device must be a text"),
+        ({"text_column": ["a"]}, "text_column must be a text"),
+        ({"methods": [1]}, "methods must be a list of at least one name"),
+        ({"sites": [None]}, "sites must be a list of at least one name"),
+        ({"budget": ["latency"]}, "A budget is needed"),
+        ({"budget": {"latency": "0.75"}}, "latency='0.75' must be a share"),
+        ({"budget": {"params": True}}, "params=True must be a share"),
+        ({"effort": "0.1"}, "effort must be a number, not '0.1'"),
+        ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
+        ({"workers": None}, "workers must be a whole number"),
+        ({"heal_tokens": True}, "heal_tokens must be a whole number"),
+        ({"heal_lr": "fast"}, "heal_lr must be a number"),
         ({"budget": {"latencty": 0.5}}, "Did you mean 'latency'"),
     ],
 )

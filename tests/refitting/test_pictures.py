@@ -8,7 +8,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from layersmith.refitting.pipeline import refit
 
 
-def test_a_model_of_pictures_is_refitted_from_its_folder(tmp_path):
+def test_a_model_of_pictures_is_refitted_from_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("layersmith.data.pictures.find_spec", lambda name: None)  # the drawn set, which is larger
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     torch.manual_seed(0)
     model = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, num_labels=5, **sizes))

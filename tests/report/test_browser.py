@@ -119,7 +119,9 @@ def test_charts_hold_the_expected_marks(browser, folder):
     assert count(browser, "#pareto .uniform[data-tip]") == 2 * sum(u["measured"] is not None for u in result["uniform"])
     assert count(browser, "#pareto .predicted[data-tip]") == len(result["front"])
     assert count(browser, "#pareto .ring[data-tip]") == 2
-    assert count(browser, "#layout .bar[data-tip]") > 0
+    assert count(browser, "#layout .slot[data-tip] .bar:not(.changed)") == list(
+        result["chosen"]["choice"].values()
+    ).count("keep")
     assert count(browser, "#swaps .picked") == len(result["chosen"]["candidates"]) + 1
     assert count(browser, "#floors .floor[data-tip]") == 4 * len(result["sites"])
     assert count(browser, "#healing .mark") == len(result["heal"]["curve"])
@@ -130,9 +132,43 @@ def test_charts_hold_the_expected_marks(browser, folder):
 
 def test_hatching_is_really_painted(browser, folder):
     show(browser, folder / "small.html")
-    fill = browser.execute_script("return getComputedStyle(document.querySelector('#swaps .cell.hatched')).fill")
-    assert "#hatch" in fill
-    assert count(browser, "pattern#hatch") == 1
+    painted = "return getComputedStyle(document.querySelector('#swaps .cell.hatched')).backgroundImage"
+    assert "repeating-linear-gradient" in browser.execute_script(painted)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_names_and_axes_in_charts_cover_one_another_nowhere(browser, folder, name):
+    """In the browser's own font, which is not the one that matplotlib measured with."""
+    show(browser, folder / f"{name}.html")
+    covered = browser.execute_script(
+        "const inside = (a, b) => Math.min(a.x + a.width, b.x + b.width) - Math.max(a.x, b.x) > 1 && "
+        "Math.min(a.y + a.height, b.y + b.height) - Math.max(a.y, b.y) > 3;"
+        "return [...document.querySelectorAll('svg.chart')].flatMap(svg => {"
+        "  const texts = [...svg.querySelectorAll('text')].map(e => [e.textContent, e.getBBox()]);"
+        "  return texts.flatMap(([s, a], i) => texts.slice(i + 1).filter(([, b]) => inside(a, b))"
+        "    .map(([t]) => [s, t]));"
+        "})"
+    )
+    assert covered == []
+    outside = browser.execute_script(
+        "return [...document.querySelectorAll('svg.chart text')].filter(e => { const a = e.getBBox(), "
+        "b = e.ownerSVGElement.viewBox.baseVal; return a.x < -1 || a.y < -1 || a.x + a.width > b.width + 1 || "
+        "a.y + a.height > b.height + 1 }).map(e => e.textContent)"
+    )
+    assert outside == []
+
+
+def test_words_on_a_bar_are_readable_on_it_and_beside_it(browser, folder):
+    """A changed bar repeats what is written under it in its own colour, at the very same place."""
+    show(browser, folder / "small.html")
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('#layout .slot.changed')].filter(e => e.querySelector('.bar')).map(e => {"
+        "const bar = e.querySelector('.bar'), over = getComputedStyle(bar, '::after'), under = e.querySelector('span');"
+        "return [over.content === JSON.stringify(under.textContent), over.paddingLeft === getComputedStyle(under)"
+        ".paddingLeft, bar.getBoundingClientRect().left === under.getBoundingClientRect().left]})"
+    )
+    assert shown
+    assert all(map(all, shown))
 
 
 def test_tooltip_follows_the_pointer_and_stays_inside(browser, folder):

@@ -29,7 +29,7 @@ def test_one_cell_per_method_and_layer():
     assert len(found) == len(expected)
     refused = [g for g in expected.values() if all(c["refused"] for c in g)]
     hatched = [g for g in expected.values() if all(c["divergence"] is None for c in g) and g not in refused]
-    assert sum("blank" in c for c in found) == len(refused) > 0
+    assert sum("refused" in c for c in found) == len(refused) > 0
     assert sum("hatched" in c for c in found) == len(hatched) > 0
 
 
@@ -59,29 +59,40 @@ def one_cell(chosen, kls):
     picked = {"layers.1.ffn": settings[chosen]} if chosen is not None else {}
     result["chosen"]["choice"], result["chosen"]["candidates"] = picked, list(picked.values())
     root = ElementTree.fromstring(f"<div>{heatmap.draw(result)}</div>")
-    (cell,) = [e for e in root.iter("g") if any("cell" in c.get("class", "").split() for c in e)]
-    return [e.get("class") for e in cell], [e.text for e in cell.iter("text")]
+    (cell,) = [e for e in root.iter("td") if "cell" in e.get("class", "")]
+    return cell.get("class").split()[1:], cell.text
 
 
 def test_an_outlined_cell_shows_the_number_and_the_shade_of_what_was_chosen():
     kls = (0.0003, 0.0172)
     (mild, *rest), number = one_cell(0, kls)
-    assert number[0].startswith("0.0003")
-    assert "picked" in rest
+    assert number.startswith("0.0003")
+    assert rest == ["picked"]
     (rough, *rest), number = one_cell(1, kls)
-    assert number == ["0.017"]
-    assert "picked" in rest
+    assert number == "0.017"
+    assert rest == ["picked"]
     assert rough != mild
-    (kept, *rest), number = one_cell(None, kls)
-    assert (kept, "picked" in rest) == (mild, False)
-    assert number[0].startswith("0.0003")
+    assert (kept := one_cell(None, kls))[0] == [mild]
+    assert kept[1].startswith("0.0003")
 
 
 def test_a_chosen_setting_without_a_score_borrows_none_from_its_neighbour():
     classes, number = one_cell(1, (0.0003, None))
-    assert classes[0] == "cell hatched"
-    assert "picked" in classes
-    assert number == []
+    assert classes == ["hatched", "picked"]
+    assert number is None
+
+
+def test_a_cell_stands_in_the_row_of_its_method_and_the_column_of_its_layer():
+    result = make_result(layers=4)
+    for table in ElementTree.fromstring(f"<div>{heatmap.draw(result)}</div>").iter("table"):
+        layers = [head.find("span").text for head in table.findall("thead/tr/th")]
+        assert layers == ["0", "1", "2", "3"]
+        for row in table.findall("tbody/tr"):
+            method, *cells = row
+            for layer, cell in zip(layers, cells, strict=True):
+                site, first, *_ = cell.get("data-tip").split("\n")
+                assert site.startswith(f"layers.{layer}")
+                assert first.split(":")[0].split()[0] == method.text
 
 
 def test_shades_cover_the_largest_value():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -10,13 +9,7 @@ import pytest
 from layersmith import report
 from layersmith.report import raced
 
-#: A horizontal line: its ends, and the height it lies at.
-BAR = r'<line x1="([\d.]+)" y1="([\d.]+)" x2="([\d.]+)" y2="\2" class="base"'
-
-
-def axis(chart: str) -> str:
-    """The height of the base line, which the first such line is."""
-    return re.findall(BAR, chart)[0][1]
+from .charts import elements, marks, numbers, scale, ticks
 
 
 def entrant(name: str, mean: float, verdict: str, interval: list[float] | None, diverged: int = 0) -> dict[str, Any]:
@@ -80,16 +73,54 @@ def test_the_page_holds_outcome_costs_and_conditions(result: dict[str, Any]) -> 
         "recall: layersmith race report",
     ):
         assert told in page.replace("\u00a0", " "), told
-    assert page.count("<polyline") == 3 * (3 + 2 + 3), "three axes, three entrants, three seeds of which one diverged"
+    assert page.count(' class="curve c') == 3 * (3 + 2 + 3), (
+        "three axes, three entrants, three seeds of which one diverged"
+    )
 
 
 def test_an_interval_is_drawn_where_it_is(result: dict[str, Any]) -> None:
-    chart = str(raced.intervals(result))
-    marks = [float(x) for x in re.findall(r'cx="([\d.]+)"', chart)]
-    bars = [(float(a), float(b)) for a, y, b in re.findall(BAR, chart) if y != axis(chart)]
-    assert marks[0] < marks[1], "slow is less far behind than zero"
-    assert all(low < mark < high for mark, (low, high) in zip(marks, bars, strict=True))
-    assert bars[0][1] - bars[0][0] == pytest.approx(4 * (bars[1][1] - bars[1][0]), abs=0.1)
+    chart = raced.intervals(result)
+    across = scale(ticks(chart)[0])
+    behind = result["entrants"][1:]
+    for entrant, mark, bar in zip(behind, marks(chart), elements(chart, "interval"), strict=True):
+        start, height, end, same = numbers(bar)
+        assert (across(start), across(end)) == pytest.approx(entrant["interval"], abs=0.002)
+        assert across(float(mark.get("x"))) == pytest.approx(entrant["difference"], abs=0.002)
+        assert float(mark.get("y")) == pytest.approx(height) == same
+        (name,) = [e for e in elements(chart, "tick") if e.text == entrant["name"]]
+        assert float(name.get("y")) == pytest.approx(height, abs=6), "the name stands beside its line"
+    (dashed,) = elements(chart, "equal")
+    assert across(numbers(dashed)[0]) == pytest.approx(0.0, abs=0.002)
+
+
+def test_any_text_can_be_drawn(result: dict[str, Any]) -> None:
+    evil = "$\\frac{\x00\ud800</svg><script>"
+    for row in result["entrants"]:
+        row["name"] += evil
+    result["task"]["metric"], result["yardsticks"][evil] = evil, 0.5
+    page = report.render(result)
+    assert "$\\frac{\ufffd\ufffd&lt;/svg&gt;&lt;script&gt;</text>" in page
+    assert page.count("<script") == 2
+
+
+def test_long_names_have_the_room_they_need(result: dict[str, Any]) -> None:
+    result["entrants"][1]["name"] = "an entrant whose spec is very long heads=4 d_head=16 window=128"
+    chart = raced.intervals(result)
+    (name,) = [e for e in elements(chart, "tick") if e.text == result["entrants"][1]["name"]]
+    assert name.get("text-anchor") == "end"
+    assert float(name.get("x")) >= 6.5 * len(name.text)
+    assert max(ticks(chart)[0].values()) <= 940
+
+
+def test_a_curve_ends_where_its_training_did(result: dict[str, Any]) -> None:
+    charts = str(raced.curves(result)).split("<svg")[-3:]
+    for chart, far in zip(charts, (20, 2e9, 2), strict=True):
+        chart = "<svg" + chart.partition("</svg>")[0] + "</svg>"
+        across, up = map(scale, ticks(chart))
+        ends = [(across(float(m.get("x"))), up(float(m.get("y")))) for m in marks(chart)]
+        expected = [(far, e["mean"]) for e in result["entrants"] for run in e["runs"] if run["curve"]]
+        assert [x for x, _ in ends] == pytest.approx([x for x, _ in expected], rel=0.01)
+        assert [y for _, y in ends] == pytest.approx([y for _, y in expected], abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 from layersmith.anatomy.blocks import BlockParts
 from layersmith.anatomy.running import evaluating
 from layersmith.anatomy.span import chain_of
+from layersmith.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ def mixing(run: Callable[[Tensor], Tensor], x: Tensor) -> Mixing:
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(x)
     noise = noise * x.float().std().to(x.dtype) + x.mean()
     reference = run(x)
+    if torch.isnan(reference).all():
+        raise UserError(
+            "The model yields NaN, so what its sublayers do to their tokens cannot be seen. Check its weights and its "
+            "config, and its dtype (float16 overflows in many models: try bfloat16 or float32)."
+        )
     tolerance = 1e-3 if x.dtype in (torch.float32, torch.float64) else 3e-2
 
     def reaches(into: slice, seen_at: slice) -> tuple[bool, bool]:

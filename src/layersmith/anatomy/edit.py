@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from layersmith import catalogue
@@ -32,6 +33,11 @@ class Edit:
     path: str
     spec: dict[str, Any]
     call: dict[str, Any]
+
+    @property
+    def inside(self) -> str:
+        """The path under which the new module's own parts stand: a calling convention wraps it (`anatomy.calls`)."""
+        return f"{self.path}.operator" if self.call else self.path
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,7 +69,8 @@ def apply(model: nn.Module, replacement: Replacement) -> dict[str, nn.Module]:
     """Put every module at its path, in place. Returns what stood there, for `restore`.
 
     Edits are made in order: one may replace a part of what an earlier one put there. After an error the model is as
-    it was. What is put there is looked at and recorded like what stood there (`stand_in`).
+    it was. What is put there is looked at and recorded like what stood there (`stand_in`), and a weight that was tied
+    to another module's and comes back unchanged stays tied.
     """
     for edit, module in replacement:
         if not isinstance(module, nn.Module):
@@ -83,6 +90,7 @@ def apply(model: nn.Module, replacement: Replacement) -> dict[str, nn.Module]:
             placed = wrap(module, edit.call)
             before[edit.path] = _set(model, edit.path, placed)
             take_over(placed, before[edit.path])
+            _keep_tied(model, placed, before[edit.path])
     except BaseException:
         restore(model, before)
         raise
@@ -107,6 +115,16 @@ def restore(model: nn.Module, before: dict[str, nn.Module]) -> None:
             lost.append(error)
     if lost:
         raise lost[0]
+
+
+def _keep_tied(model: nn.Module, new: nn.Module, old: nn.Module) -> None:
+    """A copy of the old weight becomes that weight itself where another module holds it too: an embedding, a head's."""
+    copied, weight = new._parameters.get("weight"), old._parameters.get("weight")
+    if copied is None or weight is None or copied is weight or copied.is_meta or copied.shape != weight.shape:
+        return
+    held = any(parameter is weight for module in model.modules() for parameter in module._parameters.values())
+    if held and copied.dtype == weight.dtype and copied.device == weight.device and torch.equal(copied, weight):
+        new._parameters["weight"] = weight
 
 
 def _set(model: nn.Module, path: str, module: nn.Module) -> nn.Module:

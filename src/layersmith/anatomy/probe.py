@@ -95,7 +95,7 @@ def normalises(module: nn.Module, width: int) -> bool:
         once, twice = module(x).float(), module(2 * x).float()
     except (TypeError, AttributeError, RuntimeError, ValueError):
         return False  # it takes or returns more than the stream: a block whose sublayers were taken out
-    if once.shape != x.shape:
+    if once.shape != x.shape or not once.isfinite().all():
         return False
     close = 1e-2 * float(once.abs().max())
     gains = any(p.shape == (width,) for p in module.parameters())

@@ -42,12 +42,12 @@ class Captured:
     @property
     def input(self) -> Tensor:
         """The first tensor among the arguments."""
-        return _first_tensor([*self.args, *self.kwargs.values()])
+        return first_tensor([*self.args, *self.kwargs.values()])
 
     @property
     def hidden(self) -> Tensor:
         """The output tensor, or the first of a tuple."""
-        return _first_tensor([self.output])
+        return first_tensor([self.output])
 
 
 class Replay:
@@ -119,6 +119,12 @@ class Replay:
         with self._recording([path]) as calls:
             self.run_from(start, hidden, batch)
         return calls[path]
+
+    def calls_of(self, batch: Batch, paths: Sequence[str]) -> dict[str, list[Captured]]:
+        """The calls of the modules at `paths` in one run of the whole model."""
+        with self._recording(paths) as calls:
+            self._run(batch)
+        return calls
 
     def _run(self, batch: Batch) -> Any:
         # A cache would hold the layers that ran and miss those that did not.
@@ -201,7 +207,7 @@ class PassThrough(nn.Module):
         return getattr(self.__dict__["_block"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        hidden = _first_tensor([*args, *kwargs.values()])
+        hidden = first_tensor([*args, *kwargs.values()])
         return (hidden, *[None] * (self.outputs - 1)) if self.outputs else hidden
 
 
@@ -224,7 +230,7 @@ def _hands_in(hidden: Tensor) -> Callable[..., Any]:
     """A pre-hook that puts `hidden` in the place of the tensor the block is called with."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        old = _first_tensor([*args, *kwargs.values()])
+        old = first_tensor([*args, *kwargs.values()])
         named = {name: hidden if a is old else a for name, a in kwargs.items()}
         return tuple(hidden if a is old else a for a in args), named
 
@@ -240,8 +246,8 @@ def _hands_out(hidden: Tensor) -> Callable[..., Any]:
     return hook
 
 
-def _first_tensor(items: Sequence[Any]) -> Tensor:
-    """The first float tensor, looking into tuples."""
+def first_tensor(items: Sequence[Any]) -> Tensor:
+    """The first float tensor, looking into tuples: what a module reads among its arguments, or returns."""
     for item in items:
         if isinstance(item, tuple | list):
             item = next((t for t in item if isinstance(t, Tensor)), None)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from layersmith.errors import UserError
+
 #: No token has this id, so a classifier without a padding token takes every row as full.
 _NO_TOKEN = -1
 _MISSING = object()
@@ -60,6 +62,32 @@ class evaluating:
         self._undo.close()
         for module in self._training:
             module.training = True
+
+
+@contextmanager
+def ordinary() -> Iterator[None]:
+    """Inside, tensors and gradients are as in a program that has set nothing, whatever the caller has set.
+
+    What is trained needs gradients, what is stored must be no inference tensor, parts are made and fitted in float32,
+    and a model that is judged in autocast here is another one where its saved copy is loaded.
+    """
+    with ExitStack() as undo:
+        undo.enter_context(torch.inference_mode(False))
+        undo.enter_context(torch.enable_grad())
+        undo.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                undo.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def check_module(model: object) -> None:
+    """Raise a UserError for what is no model, in place of whatever would fail first."""
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"A model is a torch module, as layersmith.load and transformers give it, not a {type(model).__name__}."
+        )
 
 
 @contextmanager

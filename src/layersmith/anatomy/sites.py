@@ -21,6 +21,7 @@ from layersmith.anatomy.adapters import open_up
 from layersmith.anatomy.behaviour import Mixing, try_branches
 from layersmith.anatomy.blocks import BlockParts, Branch, closure, is_norm, raw_values, take_apart
 from layersmith.anatomy.probe import example_inputs
+from layersmith.anatomy.running import check_module
 from layersmith.anatomy.site import Anatomy, Site
 from layersmith.anatomy.trace import Call, Trace, record
 from layersmith.errors import UserError
@@ -39,6 +40,7 @@ def find_sites(model: nn.Module, example: dict[str, Any] | None = None) -> Anato
     Raises UserError, with what was and was not found, when the model has no residual blocks, and with the model's own
     error when it does not run.
     """
+    check_module(model)
     said = list(open_up(model))
     inputs = example_inputs(model) if example is None else dict(example)
     try:

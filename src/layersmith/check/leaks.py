@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layersmith.check.subject import Failed, Skipped, Subject, outputs, require_close, require_finite
+from layersmith.check.subject import Failed, Subject, outputs, require_close, require_finite
 from layersmith.contract import Operator
 
 #: Long enough to cross the borders of chunks of 16, 32 and 64; probed on both sides of each.
@@ -20,8 +20,6 @@ EXACT = 1e-9
 
 def token_wise(subject: Subject) -> str:
     """Feed-forwards, norms and linear maps: the output of a token depends on that token alone."""
-    if subject.mixes_tokens:
-        raise Skipped("mixes tokens by purpose")
     module = subject.build(torch.float64)
     x = subject.input(2, TOKENS, dtype=torch.float64)
     _probe(subject, module, x, lambda t: torch.arange(TOKENS) != t, "another token")
@@ -30,11 +28,7 @@ def token_wise(subject: Subject) -> str:
 
 def causal(subject: Subject) -> str:
     """Causal mixers and blocks: the output of token t depends on tokens up to t alone."""
-    if not subject.mixes_tokens:
-        raise Skipped("token-wise; see that check")
     module = subject.build(torch.float64)
-    if not module.causal:
-        raise Skipped("declared non-causal")
     x = subject.input(2, TOKENS, dtype=torch.float64)
     _probe(subject, module, x, lambda t: torch.arange(TOKENS) > t, "a later token")
     return f"{len(POSITIONS)} positions: replacement and Jacobian"
@@ -59,8 +53,6 @@ def batch_invariance(subject: Subject) -> str:
 
 def padding_invariance(subject: Subject) -> str:
     """Mixers and blocks: with a mask, padding on either side changes no real token, whatever it holds."""
-    if not subject.mixes_tokens:
-        raise Skipped("token-wise: a padding token is just another token")
     module = subject.build(torch.float64)
     real, padded = 45, 70
     x = subject.input(2, padded, dtype=torch.float64)

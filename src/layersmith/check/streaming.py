@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from layersmith.check.subject import Failed, Skipped, Subject, outputs, require_close, with_state
-from layersmith.contract import Operator, State
+from layersmith.check.subject import Failed, Subject, outputs, require_close, with_state
+from layersmith.contract import State
 
 TOKENS = 130
 SPLITS = ((64, 66), (1, 129), (37, 56, 37))
@@ -14,7 +14,7 @@ EXACT = 1e-6
 
 def chunked(subject: Subject) -> str:
     """Fed in chunks with the state, the outputs are those of the whole sequence."""
-    module = _streaming(subject)
+    module = subject.build(torch.float64)
     x = subject.input(2, TOKENS, dtype=torch.float64)
     with torch.no_grad():
         whole = outputs(module, x)
@@ -30,7 +30,7 @@ def chunked(subject: Subject) -> str:
 
 def step_by_step(subject: Subject) -> str:
     """Fed one token at a time, the outputs are those of the whole sequence: the recurrent form is the parallel one."""
-    module = _streaming(subject)
+    module = subject.build(torch.float64)
     x = subject.input(2, 70, dtype=torch.float64)
     with torch.no_grad():
         whole = outputs(module, x)
@@ -44,7 +44,7 @@ def step_by_step(subject: Subject) -> str:
 
 def padded_decode(subject: Subject) -> str:
     """After a left-padded prompt, decoding goes on as after the prompt alone: the state remembers the mask."""
-    module = _streaming(subject)
+    module = subject.build(torch.float64)
     x = subject.input(2, 24, dtype=torch.float64)
     mask = torch.ones(2, 20, dtype=torch.bool)
     mask[1, :7] = False
@@ -59,7 +59,7 @@ def padded_decode(subject: Subject) -> str:
 
 def state_rows(subject: Subject) -> str:
     """The state is a dict of tensors with the batch first: sequences can be reordered and repeated from outside."""
-    module = _streaming(subject)
+    module = subject.build(torch.float64)
     x = subject.input(3, 12, dtype=torch.float64)
     order = torch.tensor([2, 0, 0])
     with torch.no_grad():
@@ -74,7 +74,7 @@ def state_rows(subject: Subject) -> str:
 
 def state_bytes(subject: Subject) -> str:
     """`state_bytes(tokens, batch)` is the size of the state that `tokens` tokens really leave behind."""
-    module = _streaming(subject, torch.float32)
+    module = subject.build()
     for batch, tokens in ((1, 1), (2, 65)):
         with torch.no_grad():
             _, state = with_state(module, subject.input(batch, tokens))
@@ -87,12 +87,8 @@ def state_bytes(subject: Subject) -> str:
 
 def refuses_state(subject: Subject) -> str:
     """A mixer that cannot stream returns no state and refuses one with a ValueError; non-causal ones cannot stream."""
-    if not subject.mixes_tokens:
-        raise Skipped("token-wise: there is no state")
     module = subject.build()
     if module.streams:
-        if "causal" not in module.spec():
-            raise Skipped("streams")
         module = subject.build(causal=False)
         if module.causal or module.streams:
             raise Failed("built with causal=False it still declares causal or streams")
@@ -108,15 +104,6 @@ def refuses_state(subject: Subject) -> str:
         except ValueError as refused:
             return f"refused: {str(refused).splitlines()[0]}"
     raise Failed("accepted a state although it declares streams=False: raise a ValueError")
-
-
-def _streaming(subject: Subject, dtype: torch.dtype = torch.float64) -> Operator:
-    if not subject.mixes_tokens:
-        raise Skipped("token-wise: there is no state")
-    module = subject.build(dtype)
-    if not module.streams:
-        raise Skipped("declares streams=False")
-    return module
 
 
 def _require_state(state: State | None, batch: int) -> None:

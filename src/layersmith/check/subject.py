@@ -1,7 +1,7 @@
-"""What a check gets: the part under test, how to build it, how to feed it, and the two ways to say no.
+"""What a check gets: the part under test, how to build it, how to feed it, how to say no.
 
-A check is a function `(Subject) -> str`. It returns one line of what it measured, raises `Failed` with what is wrong,
-or raises `Skipped` with the reason why it does not apply to this family.
+A check is a function `(Subject) -> str`: it returns one line of what it measured, or raises `Failed` with what is
+wrong. It is asked only about parts of which it says something (`applies.py`).
 
 Checks of exactness run in float64, so that a leak of any size stands out from rounding. Every parameter is moved a
 little off its initial value first: behind a gate that starts at zero, a leak or a dropped gradient would not show.
@@ -23,10 +23,6 @@ JITTER = 0.05
 
 class Failed(Exception):
     """The part breaks the contract; the message says where and by how much."""
-
-
-class Skipped(Exception):
-    """The check does not apply to this part; the message says why."""
 
 
 @dataclass(frozen=True)

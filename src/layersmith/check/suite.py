@@ -26,8 +26,9 @@ from layersmith.check import (
     shapes,
     streaming,
 )
+from layersmith.check.applies import why_not
 from layersmith.check.schemes import SchemeSubject
-from layersmith.check.subject import Failed, Skipped, Subject
+from layersmith.check.subject import Failed, Subject
 from layersmith.contract import Operator, Scheme
 from layersmith.errors import UserError
 
@@ -122,11 +123,20 @@ def check(
         config = default_config(part)
     checks = checks_for(cls)
     subject: Any = SchemeSubject(cls, config) if issubclass(cls, Scheme) else Subject(cls, config, backend)
-    try:
-        subject.build()
-    except (ValueError, TypeError) as refused:
-        raise UserError(f"{cls.__name__} cannot be built with {config}: {refused}") from refused
-    return [_run(name, checks[name], subject) for name in only or checks]
+    with torch.random.fork_rng():
+        try:
+            built = subject.build()
+        except (ValueError, TypeError) as refused:
+            raise UserError(f"{cls.__name__} cannot be built with {config}: {refused}") from refused
+    return [_run(name, checks[name], subject, why_not(name, built)) for name in only or checks]
+
+
+def applicable(part: str) -> list[str]:
+    """The checks that say something about a part of the catalogue, in the order of `checks_for`."""
+    cls, example = catalogue.resolve(part), default_config(part)
+    with torch.random.fork_rng():
+        built = cls(**example)
+    return [name for name in checks_for(cls) if why_not(name, built) is None]
 
 
 def default_config(part: type[Operator] | type[Scheme] | str) -> dict[str, Any]:
@@ -151,13 +161,13 @@ def default_config(part: type[Operator] | type[Scheme] | str) -> dict[str, Any]:
     return config
 
 
-def _run(name: str, function: Callable[[Any], str], subject: Any) -> Result:
+def _run(name: str, function: Callable[[Any], str], subject: Any, does_not_apply: str | None) -> Result:
+    if does_not_apply is not None:
+        return Result(name, True, "", skipped_reason=does_not_apply)
     # Checks set seeds; the caller's random numbers go on as if nothing had happened.
     with torch.random.fork_rng():
         try:
             return Result(name, True, function(subject))
-        except Skipped as reason:
-            return Result(name, True, "", skipped_reason=str(reason))
         except Failed as finding:
             return Result(name, False, str(finding))
         except Exception as raised:

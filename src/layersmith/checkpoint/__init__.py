@@ -5,7 +5,7 @@ import it loads them with `trust_remote_code=True`; the folder carries the two l
 """
 
 from layersmith.checkpoint.config import LayersmithConfig
-from layersmith.checkpoint.dtypes import round_to_stored, stored_as, stored_dtypes
+from layersmith.checkpoint.dtypes import round_to_stored, source_dtypes, stored_as, stored_dtypes
 from layersmith.checkpoint.folder import check_replaceable
 from layersmith.checkpoint.hf import LayersmithModel, register
 from layersmith.checkpoint.loading import load
@@ -27,6 +27,7 @@ __all__ = [
     "round_to_stored",
     "save",
     "save_result",
+    "source_dtypes",
     "stored_as",
     "stored_bytes_on_disk",
     "stored_dtype",

@@ -17,7 +17,7 @@ from layersmith.checkpoint.stored import DTYPES, Stored, main_dtype
 
 #: Values of the option `dtype`: as the source is stored, or one floating dtype for everything.
 CHOICES = ("auto", "float32", "bfloat16", "float16")
-_REMEMBERED = "stored_dtypes"
+_REMEMBERED, _SOURCE = "stored_dtypes", "source_dtypes"
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ def stored_dtypes(model: Any) -> StoredDtypes:
     return StoredDtypes(max(elements, key=elements.__getitem__) if elements else torch.float32, has)
 
 
+def source_dtypes(model: Any) -> StoredDtypes:
+    """The dtypes that the model's source has, whatever a copy of it is to be saved in."""
+    return model.__dict__.get(_SOURCE) or stored_dtypes(model)
+
+
 @contextmanager
 def stored_as(model: nn.Module, choice: str) -> Iterator[None]:
     """Inside it, the model and copies of it are saved in "auto" (as its source is stored) or in one dtype."""
@@ -71,11 +76,13 @@ def stored_as(model: nn.Module, choice: str) -> Iterator[None]:
     if choice != "auto":
         dtype = getattr(torch, choice)
         dtypes = StoredDtypes(dtype, {name: dtype for name in dtypes.by_name})
+    model.__dict__[_SOURCE] = stored_dtypes(model)
     model.__dict__[_REMEMBERED] = dtypes  # for "auto", too: work may put the model into another dtype
     try:
         yield
     finally:
         model.__dict__.pop(_REMEMBERED)
+        model.__dict__.pop(_SOURCE)
         if before is not None:
             model.__dict__[_REMEMBERED] = before
 

@@ -117,6 +117,7 @@ def _from_folder(source: str, trust: bool, options: dict[str, Any], tell: Callab
             return model, tokenizer, stored
         model_class, own = _model_class(source, config, trust)
         if not own:
+            _check_class(source, model_class, config)
             check_size(source, skeleton(model_class, config, stored), stored)
         code = {"trust_remote_code": True} if own else {}
         model, info = model_class.from_pretrained(
@@ -154,6 +155,17 @@ def _from_gguf(source: str, file: str, options: dict[str, Any]) -> Loaded:
         owner.__dict__.pop(name, None)
     model.is_quantized = False
     return model, tokenizer, {}
+
+
+def _check_class(source: str, model_class: Any, config: PreTrainedConfig) -> None:
+    """UserError when the class that the config names is built from another kind of config."""
+    wanted = model_class.config_class
+    if wanted is not None and not any(isinstance(part, wanted) for part in (config, *vars(config).values())):
+        raise UserError(
+            f"The config.json in {source!r} has the model_type {config.model_type!r}, but the class it names under "
+            f"architectures, {model_class.__name__}, is built from a {wanted.__name__}. One of the two is wrong; the "
+            f"weights would be put into a model that computes something else."
+        )
 
 
 def _check_complete(source: str, model: PreTrainedModel, info: dict[str, Any]) -> None:

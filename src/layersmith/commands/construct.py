@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from layersmith.commands.options import parse_settings
 from layersmith.errors import UserError
 from layersmith.explaining.constructions import CONSTRUCTIONS, check_construction
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def construct(
     name: Annotated[str | None, typer.Argument(help="a construction; without one they are listed")] = None,
     given: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a setting, as often as needed: n=100")
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE,...", help="settings of the construction: n=100")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for model.safetensors and construction.json")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -34,7 +35,7 @@ def construct(
         _list(as_json)
         return
     check_construction(name)
-    settings = parse_settings(given or [])
+    settings = parse_settings(",".join(given)) if given else {}
     from layersmith.explaining.constructions.constructing import construct as build
 
     built = build(name, settings, out)
@@ -43,19 +44,6 @@ def construct(
     else:
         _print(built, out)
     raise typer.Exit(0 if built.holds else 1)
-
-
-def parse_settings(given: list[str]) -> dict[str, str]:
-    """`["n=100", "seed=1"]` -> `{"n": "100", "seed": "1"}`."""
-    settings: dict[str, str] = {}
-    for text in given:
-        name, equals, value = (piece.strip() for piece in text.partition("="))
-        if not (name and equals and value):
-            raise UserError(f"--set {text!r} is not of the form NAME=VALUE. Write, for example, --set n=100.")
-        if name in settings:
-            raise UserError(f"--set gives {name} twice ({settings[name]} and {value}). Give it once.")
-        settings[name] = value
-    return settings
 
 
 def _list(as_json: bool) -> None:

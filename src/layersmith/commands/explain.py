@@ -28,6 +28,8 @@ COLUMNS = (
 )
 #: Characters for a column of the map with its borders: its longest word is "max/median".
 CELL = 13
+#: Tables of a survey are printed up to so many columns and rows; the page has all of them.
+TABLE_COLUMNS, TABLE_ROWS = 8, 20
 
 
 @takes(ExplainConfig)
@@ -57,6 +59,8 @@ def _print(result: ExplainResult) -> None:
     for section in document.get("survey", {}).get("sections", []):
         if "map" in section:
             _print_map(console, section["title"], section["map"])
+        if "table" in section and len(section["table"]["columns"]) <= TABLE_COLUMNS:
+            _print_table(console, section["title"], section["table"])
     console.print(f"{result.folder}/result.json · {result.folder}/report.html", markup=False, highlight=False)
 
 
@@ -70,6 +74,19 @@ def _print_site(console: Console, site: dict[str, Any], model: str) -> None:
     console.print(table)
     size = ", ".join(f"{value:g} {name}" for name, value in site["size"].items())
     console.print("\n".join([f"size: {size}", *site["verdicts"], ""]), markup=False, highlight=False)
+
+
+def _print_table(console: Console, title: str, drawn: dict[str, Any]) -> None:
+    first, *others = drawn["columns"]
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column(escape(first), no_wrap=True)
+    for column in others:
+        table.add_column(escape(column), justify="right", overflow="fold")
+    for row in drawn["rows"][:TABLE_ROWS]:
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else escape(str(cell)) for cell in row))
+    console.print(table)
+    if len(drawn["rows"]) > TABLE_ROWS:
+        console.print(f"{len(drawn['rows']) - TABLE_ROWS} more rows on the page\n", highlight=False)
 
 
 def _print_map(console: Console, title: str, drawn: dict[str, Any]) -> None:

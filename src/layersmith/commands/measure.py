@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from layersmith.commands.options import parse_names
 from layersmith.commands.words import few_rounds, prediction, quartiles, samples
 from layersmith.errors import UserError
 from layersmith.measuring.shape import parse_shape
-from layersmith.names import check_data, check_device, model_source, shown_name
+from layersmith.names import check_data, check_device, check_tasks, model_source, shown_name
 
 
 def measure(
@@ -30,6 +31,10 @@ def measure(
     windows: Annotated[int, typer.Option(help="windows of text that quality is measured on", min=1)] = 16,
     rounds: Annotated[int, typer.Option(help="rounds of interleaved timing", min=1)] = 20,
     questions: Annotated[str | None, typer.Option(help="a JSONL file of multiple-choice questions")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="of lm-evaluation-harness, by name or as .yaml files, separated by commas")
+    ] = None,
+    task_limit: Annotated[int | None, typer.Option(help="examples of each task; all if not given", min=1)] = None,
     seed: Annotated[int, typer.Option(help="of the windows and the order of timing", min=0)] = 0,
     device: Annotated[str, typer.Option(help="where the model runs and is measured: cpu, cuda, cuda:1, mps")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -38,6 +43,9 @@ def measure(
     """Measure a model, side by side with another one if given, in one run on this machine."""
     shapes = at.split(",")
     _check(model, against, shapes, data, questions, device)
+    wanted = None if tasks is None else parse_names(tasks)
+    if wanted is not None:
+        check_tasks(wanted)
     from layersmith.checkpoint import load
     from layersmith.measuring.compare import measure as run
     from layersmith.measuring.inputs import is_causal_lm
@@ -57,6 +65,8 @@ def measure(
         count=windows,
         rounds=rounds,
         questions=questions,
+        tasks=wanted,
+        task_limit=task_limit,
         seed=seed,
     ).to_json()
     if as_json:
@@ -144,6 +154,8 @@ def _rows(columns: list[dict[str, Any]]) -> list[tuple[str, list[Any], str]]:
         ("bits per byte", [c["bits_per_byte"] for c in columns], "{:.4f}"),
         ("zero-shot accuracy", [c["zeroshot"] and c["zeroshot"]["accuracy"] for c in columns], "{:.3f}"),
     ]
+    for task, measures in (columns[0]["tasks"] or {}).items():
+        rows += [(f"{task} {name}", [c["tasks"][task][name] for c in columns], "{:.4f}") for name in measures]
     return rows
 
 

@@ -16,8 +16,10 @@ def methods(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """List the methods of refit, or tell everything about one: what it needs, when it pays, default or not."""
-    from layersmith import describe
     from layersmith.refitting import methods as table
+
+    table.check_methods([] if name is None else [name])  # before anything heavy is imported
+    from layersmith import describe
 
     names = list(table.METHODS) if name is None else [table.get(name).name]
     if as_json:
@@ -38,13 +40,15 @@ def methods(
         )
     console.print(listing)
     console.print("default: the budgets for which a run tries it by itself. All others: `layersmith refit --methods`")
+    first = ", ".join(each for each in table.METHODS if table.get(each).chains)
+    formats = " or ".join(each for each in table.METHODS if table.get(each).everywhere)
+    console.print(f"chains: {first} may be followed by {formats}: a run with width and bf16 has width+bf16 too")
 
 
 def print_method(console: Console, name: str) -> None:
     """Everything about one method."""
     from layersmith import describe
-    from layersmith.commands.catalogue import print_state
-    from layersmith.commands.shown import print_cited
+    from layersmith.commands.shown import print_cited, print_state
     from layersmith.refitting import methods as table
 
     method = table.get(name)

@@ -21,8 +21,8 @@ def takes(config: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the fields of a dataclass as options; it is called with the whole as `config`.
 
     A field's name is the option's (or `metadata["flag"]`), its `metadata["help"]` the help, its default the default.
-    Lists are written with commas, dicts as NAME=VALUE with commas, and a bool is a flag. A field without help is no
-    option.
+    Lists are written with commas, dicts as NAME=VALUE with commas (either may be spread over several such options), and
+    a bool is a flag. A field without help is no option.
     """
     hints = get_type_hints(config)
     fields = [field for field in dataclasses.fields(config) if "help" in field.metadata]
@@ -48,7 +48,7 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     optional = type(None) in get_args(hint)
     plain = _plain(hint)
     metavar, _ = _READ.get(plain, (None, None))
-    written = plain if metavar is None else str
+    written = plain if metavar is None else str if plain is Path else list[str]
     flag = field.metadata.get("flag", "--" + field.name.replace("_", "-"))
     option = typer.Option(flag, help=field.metadata["help"], metavar=metavar)
     return inspect.Parameter(
@@ -62,7 +62,9 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
 def _read(hint: Any, text: Any) -> Any:
     """The field's value for what typer read."""
     _, read = _READ.get(_plain(hint), (None, None))
-    return text if read is None or text is None else read(text)
+    if read is None or text is None:
+        return text
+    return read(",".join(text) if isinstance(text, list) else text)
 
 
 def _plain(hint: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from layersmith.commands.options import takes
-from layersmith.racing.config import RaceConfig, check, from_file
+from layersmith.racing.config import RaceConfig, check, from_file, names_own_code
 
 
 @takes(RaceConfig)
@@ -26,9 +28,14 @@ def race(
     if file is not None:
         config = from_file(file, config)
     check(config)
+    if names_own_code(config):
+        sys.path.insert(0, os.getcwd())  # found as `python -m` would find it
     from layersmith.racing.pipeline import race as run
+    from layersmith.racing.together import rank
 
-    result = run(progress=not quiet, **vars(config)).to_json()
+    result = run(progress=not quiet and rank() == 0, **vars(config)).to_json()
+    if rank() > 0:
+        return  # the first process of torchrun tells
     if as_json:
         typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
     else:
@@ -36,6 +43,7 @@ def race(
 
 
 def _print(result: dict[str, Any], out: Path) -> None:
+    from layersmith.report.race_findings import expected, headed
     from layersmith.report.raced import costs, equal, outcome, verdict
 
     console = Console()
@@ -44,8 +52,12 @@ def _print(result: dict[str, Any], out: Path) -> None:
     )
     console.print(_table(*outcome(result)))
     console.print(_table(*costs(result)))
-    lines = [verdict(result), f"{out}/result.json · {out}/leaderboard.csv · {out}/report.html"]
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    laws = headed(result)
+    if laws is not None:
+        console.print(_table(*laws))
+    claim = expected(result)
+    lines = [verdict(result), claim, f"{out}/result.json · {out}/leaderboard.csv · {out}/report.html"]
+    console.print("\n".join(filter(None, lines)), markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> Table:

@@ -70,10 +70,26 @@ def _print(result: dict[str, Any], out: Path) -> None:
         f"budget {wanted}: {met}, as measured end to end",
         f"reloaded in a fresh process: largest difference {result['reload_max_abs_diff']:.1e}",
         f"{out}/model · {out}/result.json · {out}/report.html",
+        *_compiled(result.get("compiled")),
         "",
         how_to_load(result, out),
     ]
     console.print("\n".join(told), markup=False, highlight=False, soft_wrap=True)
+
+
+def _compiled(found: dict[str, Any] | None) -> list[str]:
+    """The line about both models under torch.compile, where that was asked for."""
+    if not found:
+        return []
+    if "refused" in found:
+        return [f"torch.compile fails on this model, so nothing was measured under it: {found['refused']}"]
+    original, refitted = found["original"], found["refitted"]
+    return [
+        f"under torch.compile: {original['latency_ms']:.2f} ms ({original['eager_ratio']:.3f} of the original eager) "
+        f"and {refitted['latency_ms']:.2f} ms ({refitted['eager_ratio']:.3f} of the result eager), ratio "
+        f"{refitted['latency_ratio']:.3f}; compiling took {original['compile_seconds']:.0f} and "
+        f"{refitted['compile_seconds']:.0f} s"
+    ]
 
 
 def _missed(result: dict[str, Any]) -> str:

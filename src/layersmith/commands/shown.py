@@ -1,4 +1,4 @@
-"""What `layersmith show` tells about a construction, a tool of `explain` and a task of `race`."""
+"""What `layersmith show` tells about what is no part: constructions, tools, tasks, optimizers, folds, papers."""
 
 from __future__ import annotations
 
@@ -53,3 +53,78 @@ def print_task(console: Console, name: str) -> None:
     console.print(f"[bold]Metric[/bold]     {record['metric']}")
     print_cited(console, tuple(paper["id"] for paper in record["papers"]))
     console.print(f"[bold]Use it[/bold]     layersmith race --task {name}")
+
+
+def print_optimizer(console: Console, name: str) -> None:
+    from layersmith import describe
+
+    record = describe.optimizer_as_json(name)
+    console.rule(f"{name} · optimizer", align="left")
+    console.print(escape(describe.optimizer_text(name)) + "\n", soft_wrap=True)
+    for key, default in record["settings"].items():
+        console.print(f"[bold]Setting[/bold]    {key}: {default} if not given", soft_wrap=True)
+    console.print(f"[bold]Rates[/bold]      tried if none are given: {', '.join(f'{lr:g}' for lr in record['lr'])}")
+    console.print(f"[bold]Gradients[/bold]  {record['gradients']} a step")
+    if record["state"]["is"] == "partly":
+        console.print(f"[bold]State[/bold]      partly: without {escape(record['state']['missing'])}", soft_wrap=True)
+    print_cited(console, tuple(paper["id"] for paper in record["papers"]))
+    console.print(f"[bold]Use it[/bold]     layersmith race --optimizer adamw,{name}")
+
+
+def print_state(console: Console, missing: str) -> None:
+    """Whether everything its papers have is there."""
+    console.print(
+        "[bold]State[/bold]      " + (f"partly: without {escape(missing)}" if missing else "working"), soft_wrap=True
+    )
+
+
+def print_fold(console: Console, name: str) -> None:
+    from layersmith import describe
+    from layersmith.refitting.prove.folds import FOLDS
+
+    fold = FOLDS[name]
+    console.rule(f"{name} · fold", align="left")
+    console.print(escape(describe.fold_text(name)) + "\n", soft_wrap=True)
+    tried = "tried on the result of every run" if fold.tried else "by hand only"
+    console.print(f"[bold]In refit[/bold]   {tried}")
+    console.print(f"[bold]Pays[/bold]       {escape(fold.when_it_pays)}", soft_wrap=True)
+    print_state(console, fold.missing)
+    print_cited(console, fold.papers)
+    console.print("[bold]Example[/bold]")
+    console.print(
+        f"  from layersmith import load, sites\n  from layersmith.refitting.prove.folds import FOLDS\n\n"
+        f"  model, tokenizer = load('MODEL')\n  fold = FOLDS[{name!r}].make(model, sites(model))\n"
+        f"  undo = fold.apply(model)"
+    )
+
+
+def print_paper(console: Console, key: str) -> None:
+    from layersmith import standing
+    from layersmith.papers import papers
+
+    paper = papers()[key]
+    console.rule(f"{paper.id} · {paper.kind}", align="left")
+    console.print(f"[bold]{escape(paper.title)}[/bold] {paper.link or ''}\n", soft_wrap=True)
+    console.print(escape(paper.mechanism) + "\n", soft_wrap=True)
+    stands = standing.standing(paper)
+    if stands.nowhere:
+        console.print(f"[bold]Stands as[/bold]  nothing: {escape(standing.reason(paper))}", soft_wrap=True)
+    else:
+        console.print("[bold]Stands as[/bold]")
+    for part in stands.parts:
+        console.print(f"  part       {part}: layersmith show {part}")
+    for method in stands.methods:
+        console.print(f"  method     {method}: layersmith refit MODEL --methods {method} …")
+    for fold in stands.folds:
+        console.print(f"  fold       {fold}: layersmith show {fold}")
+    for construction in stands.constructions:
+        console.print(f"  construction {construction}: layersmith construct {construction}")
+    for tool in stands.tools:
+        console.print(f"  tool       {tool}: layersmith explain MODEL --with {tool}")
+    for task in stands.tasks:
+        console.print(f"  task       {task}: layersmith race --task {task}")
+    for optimizer in stands.optimizers:
+        console.print(f"  optimizer  {optimizer}: layersmith race --optimizer adamw,{optimizer}")
+    for part, claim in stands.claims:
+        console.print(f"  claim      {claim.verdict} ({part}): {escape(claim.claim)}", soft_wrap=True)
+        console.print(f"             measured: {escape(claim.measured)} ({claim.file})", soft_wrap=True)

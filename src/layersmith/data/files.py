@@ -1,5 +1,7 @@
 """Files of pictures and sound: found in a folder, told apart by what they hold; and where a model's own files lie."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,18 @@ from layersmith.errors import UserError
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 KEY_BYTES = 2**20  # of a file, beside its size, that tell it from others
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Around calls of other libraries that read a file: whatever they raise becomes one sentence, "WHAT: why"."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each library has errors of its own
+        said = " ".join(str(error).split())[:300] or "it ends too early"
+        raise UserError(f"{what}: {said.rstrip('.')}.") from error
 
 
 def files_of(source: str, suffixes: set[str], what: str) -> list[Path]:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layersmith.data.files import PROCESSOR_FILES, content_key, files_of, folder_of
+from layersmith.data.files import PROCESSOR_FILES, blaming, content_key, files_of, folder_of
 from layersmith.data.splits import check_split, share_out
 from layersmith.data.windows import shuffled
 from layersmith.errors import MissingExtra, UserError
@@ -109,11 +109,8 @@ def _from_folder(model: nn.Module, source: str, split: str, count: int, seed: in
 def _opened(path: Path) -> np.ndarray:
     from PIL import Image
 
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{str(path)!r} cannot be read as a picture: {error}.") from error
+    with blaming(f"{str(path)!r} cannot be read as a picture"), Image.open(path) as picture:
+        return np.array(picture.convert("RGB"))
 
 
 def _embedded_view(model: nn.Module) -> tuple[View, str]:
@@ -128,16 +125,13 @@ def _view(model: nn.Module) -> tuple[View, str]:
         return _plain_view(model)
     from transformers import AutoImageProcessor
 
-    try:
+    with blaming(f"The image processor in {folder!r} cannot be loaded"):
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise UserError(
-            f"The image processor in {folder!r} cannot be loaded: {' '.join(str(error).split())}"
-        ) from error
     name = type(processor).__name__
 
     def view(found: list[np.ndarray]) -> Tensor:
-        return processor(images=found, return_tensors="pt")["pixel_values"]
+        with blaming(f"The image processor in {folder!r} ({name}) cannot take these pictures"):
+            return processor(images=found, return_tensors="pt")["pixel_values"]
 
     return view, f"through the model's own processor ({name})"
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layersmith.data.files import PROCESSOR_FILES, content_key, files_of, folder_of
+from layersmith.data.files import PROCESSOR_FILES, blaming, content_key, files_of, folder_of
 from layersmith.data.splits import check_split, share_out
 from layersmith.data.windows import shuffled
 from layersmith.errors import MissingExtra, UserError
@@ -28,6 +28,7 @@ MOST_TOKENS = 256  # so that several clips are seen even where one makes 1,500 p
 RATE, SECONDS = 16_000, 2.0  # of a clip, where the model does not say
 DEFAULT_FRAMES = 200  # of a spectrum, where the config does not say
 BANDS = ("num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim")
+RATES = (1_000, 1_000_000)  # of recordings; a filter that resamples from others would be as long as they are odd
 FEW_FILES = 32  # fewer recordings than this are split by clips: whole ones would be too coarse
 
 Hear = Callable[[np.ndarray], Tensor]
@@ -90,19 +91,16 @@ def ear_of(model: nn.Module) -> Ear:
         return _plain_ear(model)
     from transformers import AutoFeatureExtractor
 
-    try:
+    with blaming(f"The feature extractor in {folder!r} cannot be loaded"):
         extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise UserError(
-            f"The feature extractor in {folder!r} cannot be loaded: {' '.join(str(error).split())}"
-        ) from error
-    rate = int(getattr(extractor, "sampling_rate", RATE))
+        rate = int(getattr(extractor, "sampling_rate", RATE))
+        seconds = float(getattr(extractor, "chunk_length", None) or SECONDS)
 
     def hear(clip: np.ndarray) -> Tensor:
-        made = extractor(clip, sampling_rate=rate, return_tensors="pt")
-        return made[main if main in made else next(iter(made))][0]
+        with blaming(f"The feature extractor in {folder!r} ({type(extractor).__name__}) cannot take these clips"):
+            made = extractor(clip, sampling_rate=rate, return_tensors="pt")
+            return made[main if main in made else next(iter(made))][0]
 
-    seconds = float(getattr(extractor, "chunk_length", None) or SECONDS)
     return Ear(rate, seconds, hear, f"through the model's own feature extractor ({type(extractor).__name__})")
 
 
@@ -161,6 +159,10 @@ def read_sound(path: Path, rate: int) -> np.ndarray:
     samples, found_rate = _plain_wav(path) if path.suffix.lower() == ".wav" else (None, 0)
     if samples is None:
         samples, found_rate = _by_soundfile(path)
+    if not RATES[0] <= found_rate <= RATES[1]:
+        raise UserError(f"{str(path)!r} cannot be read as sound: it says it holds {found_rate:,} samples a second.")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{str(path)!r} cannot be read as sound: it holds NaN or infinity.")
     mono = samples.mean(axis=1)
     if found_rate != rate and len(mono):
         from scipy.signal import resample_poly
@@ -200,10 +202,8 @@ def _by_soundfile(path: Path) -> tuple[np.ndarray, int]:
         raise MissingExtra("soundfile", "audio", f"Reading {str(path)!r}")
     import soundfile
 
-    try:
+    with blaming(f"{str(path)!r} cannot be read as sound"):
         samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{str(path)!r} cannot be read as sound: {error}.") from error
     return samples, int(rate)
 
 

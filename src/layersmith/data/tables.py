@@ -13,6 +13,8 @@ from layersmith.errors import UserError
 
 TABLES = {".jsonl", ".json", ".csv", ".tsv"}
 DEFAULT_COLUMN = "text"
+#: What may stand between the columns of a .csv: spreadsheets of many countries write semicolons.
+SEPARATORS = (",", ";", "\t", "|")
 LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072, less than a long document
 
 Record = dict[str, Any]
@@ -76,7 +78,7 @@ def _json_lines(text: str, path: Path) -> list[Record]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"Line {number} of {str(path)!r} is not JSON ({error}).") from error
         if not isinstance(record, dict):
             raise UserError(f"Line {number} of {str(path)!r} is not a JSON object but a {type(record).__name__}.")
@@ -100,15 +102,21 @@ def _json(text: str, path: Path) -> list[Record]:
 
 
 def _separated(text: str, path: Path) -> list[Record]:
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    lines = text.splitlines(keepends=True)
+    header = lines[0] if lines else ""
+    separator = "\t" if path.suffix.lower() == ".tsv" else next((s for s in SEPARATORS if s in header), ",")
     before = csv.field_size_limit(LONGEST_FIELD)
     try:
-        reader = csv.DictReader(text.splitlines(keepends=True), delimiter=separator, restkey="", strict=True)
+        reader = csv.DictReader(lines, delimiter=separator, restkey="", strict=True)
         records = list(reader)
+        names = [name for name in reader.fieldnames or () if name]
+        twice = [name for name in names if names.count(name) > 1]
     except csv.Error as error:
         raise UserError(f"{str(path)!r} is not a {path.suffix} table ({error}).") from error
     finally:
         csv.field_size_limit(before)
+    if twice:
+        raise UserError(f"{str(path)!r} has two columns called {twice[0]!r}. Give each a name of its own.")
     return [{name: value for name, value in record.items() if name} for record in records]
 
 
@@ -162,5 +170,14 @@ def _values(records: list[Record], name: str, path: Path) -> list[str]:
             raise UserError(
                 f"Record {number} of {str(path)!r} has a {type(value).__name__} in the column {name!r}, not a text."
             )
-        values.append(value or "")
+        values.append(_encodable(value or ""))
     return values
+
+
+def _encodable(text: str) -> str:
+    """The text with halves of surrogate pairs, which JSON may hold and no tokenizer takes, put together or replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

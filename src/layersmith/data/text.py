@@ -91,6 +91,7 @@ def units(source: str, split: str, text_column: str | None = None) -> list[Unit]
     elif Path(source).is_dir():
         whole, found = _folder(Path(source), text_column)
     elif Path(source).is_file():
+        _check_columns([Path(source)], source, text_column)
         pieces = _pieces(Path(source), text_column)
         whole, found = sum(map(len, pieces)), _blocks(_distinct(pieces, set()))
     else:
@@ -148,6 +149,7 @@ def _folder(root: Path, text_column: str | None) -> tuple[int, list[Unit]]:
             f"There is no text in the folder {str(root)!r}: looked in it and below it for files ending in "
             f"{', '.join(sorted(TEXT_SUFFIXES | TABLES))}."
         )
+    _check_columns(paths, str(root), text_column)
     seen: set[bytes] = set()
     whole, found = 0, []
     for path in paths:
@@ -162,6 +164,15 @@ def _folder(root: Path, text_column: str | None) -> tuple[int, list[Unit]]:
         else:
             found.append((name, "".join(fresh)))
     return whole, [(name, text) for name, text in found if text.strip()]
+
+
+def _check_columns(paths: list[Path], source: str, text_column: str | None) -> None:
+    """A UserError for a text column of what has no columns."""
+    if text_column is not None and not any(path.suffix.lower() in TABLES for path in paths):
+        raise UserError(
+            f"The text column {text_column!r} is for tables ({', '.join(sorted(TABLES))}), and {source!r} holds none. "
+            "Leave it out."
+        )
 
 
 def _pieces(path: Path, text_column: str | None) -> list[str]:
@@ -194,7 +205,7 @@ def _distinct(pieces: Iterable[str], seen: set[bytes]) -> list[str]:
 
 def _decode(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # a mark of the byte order is no text
     except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{str(path)!r} cannot be read as UTF-8 text: {error}.") from error
     if "\0" in text:

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layersmith.anatomy import Anatomy, Replay
+from layersmith.explaining.norms import LinearNorm, linear_norm
 
 #: Relative error up to which two ways to compute the same thing count as equal in float32.
 TOLERANCE = 1e-3
@@ -32,33 +33,25 @@ class Head:
     """The linear map from the stream to centred logits at frozen norm scales.
 
     weight  (V, D) and bias (V,) of the unembedding, with `factor` on both products
-    gain    (D,) and shift (D,) of the final norm; `centres` says whether it subtracts the mean
     """
 
-    norm: nn.Module
+    norm: LinearNorm
     weight: Tensor
     bias: Tensor
     factor: float
-    gain: Tensor
-    shift: Tensor
-    centres: bool
 
     def scales(self, stream: Tensor) -> Tensor:
         """1 / s of the final norm at every token of the stream (..., D): (...,)."""
-        ideal = self.gain * self.centred(stream)
-        return ((self.norm(stream) - self.shift) * ideal).sum(-1) / ideal.square().sum(-1).clamp_min(1e-30)
-
-    def centred(self, x: Tensor) -> Tensor:
-        return x - x.mean(-1, keepdim=True) if self.centres else x
+        return self.norm.scales(stream)
 
     def shares(self, part: Tensor, scales: Tensor, tokens: Tensor) -> Tensor:
         """What a part (..., D) of the stream adds to the logit of tokens (...,), less the mean over the vocabulary."""
-        return self._of(self.gain * self.centred(part) * scales[..., None], tokens)
+        return self._of(self.norm.part(part, scales), tokens)
 
     def constant(self, tokens: Tensor) -> Tensor:
         """What the biases of norm and head add, whatever the stream is."""
         bias = self.bias[tokens] - self.bias.mean()
-        return self._of(self.shift.expand(*tokens.shape, -1), tokens) + bias
+        return self._of(self.norm.shift.expand(*tokens.shape, -1), tokens) + bias
 
     def _of(self, x: Tensor, tokens: Tensor) -> Tensor:
         return self.factor * ((self.weight[tokens] - self.weight.mean(0)) * x).sum(-1)
@@ -78,12 +71,6 @@ def head_of(model: Any, anatomy: Anatomy, stream: Tensor, logits: Tensor) -> Hea
     if not final or not isinstance(weight, Tensor) or weight.dim() != 2:
         return "the model has no final norm followed by an unembedding matrix"
     norm = model.get_submodule(final[0].modules[0])
-    width = stream.shape[-1]
-    probe = _probe(width).to(stream)
-    shift = norm(torch.zeros_like(probe))
-    gain = (norm(1e4 * probe) - shift) * probe.square().mean().sqrt() / probe
-    moved = norm(stream[:1, :2] + 1.0)
-    centres = bool(torch.allclose(moved, norm(stream[:1, :2]), rtol=1e-2, atol=1e-2))
     given = getattr(unembed, "bias", None)
     bias = torch.zeros_like(weight[:, 0]) if given is None else given
     normed = norm(stream)
@@ -91,13 +78,12 @@ def head_of(model: Any, anatomy: Anatomy, stream: Tensor, logits: Tensor) -> Hea
     if plain.shape != logits.shape:
         return "the model does not answer with a logit for every token of its vocabulary at every position"
     factor = float((plain * (logits - bias)).sum() / plain.square().sum())
-    found = Head(norm, weight, bias, factor, gain=gain, shift=shift, centres=centres)
-    again = gain * found.centred(stream) * found.scales(stream)[..., None] + shift
-    if not _equal(again, normed):
+    frozen = linear_norm(norm, stream)
+    if frozen is None:
         return "its final norm is neither a LayerNorm nor an RMSNorm"
     if not _equal(factor * plain + bias, logits):
         return "its logits are no linear map of the normed stream"
-    return found
+    return Head(frozen, weight, bias, factor)
 
 
 def parts_of(replay: Replay, anatomy: Anatomy, entering: list[Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -126,12 +112,6 @@ def parts_of(replay: Replay, anatomy: Anatomy, entering: list[Tensor], batch: di
         total = sum(outputs.values(), torch.zeros_like(added))
         parts |= outputs if outputs and _equal(total, added) else {block.name: added}
     return parts
-
-
-def _probe(width: int) -> Tensor:
-    """(D,) of mean 0 without a zero in it: a norm's answer to it shows the norm's weights."""
-    values = [1.0, -1.0] * (width // 2)
-    return torch.tensor(values if width % 2 == 0 else [*values[:-2], 1.0, 1.0, -2.0])
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

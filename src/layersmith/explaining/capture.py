@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from layersmith.anatomy import Site, original
+from layersmith.anatomy.replay import first_tensor
 from layersmith.anatomy.running import evaluating
 from layersmith.errors import UserError
 from layersmith.explaining.tool import Observed
@@ -60,10 +61,10 @@ def watching(model: Any, site: Site, batch: Batch) -> Iterator[list[Rows]]:
     rows: list[Rows] = []
 
     def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entering.append(first_float([*args, *kwargs.values()]))
+        entering.append(first_tensor([*args, *kwargs.values()]))
 
     def after(module: Any, args: tuple[Any, ...], output: Any) -> None:
-        rows.append(rows_of(site, batch, entering.pop(), first_float([output])))
+        rows.append(rows_of(site, batch, entering.pop(), first_tensor([output])))
 
     handles = [
         model.get_submodule(site.modules[0]).register_forward_pre_hook(before, with_kwargs=True),
@@ -96,16 +97,6 @@ def joined(parts: Sequence[Rows]) -> Rows:
     if not parts:
         raise UserError("The site does not run on this data, so there is nothing to explain.")
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def first_float(items: Sequence[Any]) -> Tensor:
-    """The first float tensor, looking into tuples: what a sublayer reads among its arguments, or returns."""
-    for item in items:
-        if isinstance(item, tuple | list):
-            item = next((t for t in item if isinstance(t, Tensor)), None)
-        if isinstance(item, Tensor) and item.is_floating_point():
-            return item
-    raise UserError("A module of the model was called without a float tensor, so there is nothing to keep of it.")
 
 
 def _file(site: Site, index: int) -> str:

@@ -12,9 +12,8 @@ report.html.
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,44 +22,24 @@ from torch import nn
 
 from layersmith import checkpoint, report
 from layersmith.anatomy import Anatomy, Replay, Site, check_fits, find_sites
-from layersmith.anatomy.running import borrowed, evaluating, uncompiled
-from layersmith.disk import writable_folder, writing
+from layersmith.anatomy.running import borrowed, check_module, evaluating, ordinary, uncompiled
+from layersmith.disk import put_json, writable_folder, writing
 from layersmith.errors import UserError
 from layersmith.explaining import tools
 from layersmith.explaining.capture import capture, forget
 from layersmith.explaining.config import ExplainConfig, check, folder_for
+from layersmith.explaining.context import RunContext
 from layersmith.explaining.floors import floors, rank_of
 from layersmith.explaining.judge import judge, standing_for, verdicts
-from layersmith.explaining.result import SCHEMA, ExplainResult, peak_memory
+from layersmith.explaining.result import ExplainResult, assemble
 from layersmith.explaining.sections import with_words
 from layersmith.explaining.survey import Subject, Survey
-from layersmith.explaining.texts import Texts, read
-from layersmith.explaining.tool import Observed, Settings, Tool
-from layersmith.measuring.divergence import main_output
-from layersmith.measuring.divergence import run as run_model
-from layersmith.measuring.environment import environment
-from layersmith.measuring.inputs import placement
+from layersmith.explaining.texts import read
+from layersmith.explaining.tool import Explanation, Observed, Settings, Tool
+from layersmith.measuring.divergence import first_run, main_output
 from layersmith.runs.identity import identity_of
 from layersmith.runs.progress import Progress, Stopwatch
 from layersmith.runs.workspace import Workspace, refuse_a_foreign_folder
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run: its model and text, what was asked, where results are kept and progress is told."""
-
-    name: str
-    model: Any
-    tokenizer: Any
-    anatomy: Anatomy
-    sites: list[Site]
-    tool: Tool | Survey
-    settings: Settings
-    config: ExplainConfig
-    texts: Texts
-    workspace: Workspace
-    bar: Progress
-    clock: Stopwatch
 
 
 def explain(
@@ -68,7 +47,7 @@ def explain(
     *,
     tool: str = "statistics",
     site: str | list[str] | None = None,
-    data: str = "stdlib",
+    data: str | os.PathLike[str] = "stdlib",
     text_column: str | None = None,
     out: str | Path | None = None,
     settings: dict[str, Any] | None = None,
@@ -96,7 +75,7 @@ def explain(
     config = ExplainConfig(
         tool=tool,
         site=[site] if isinstance(site, str) else site,
-        data=data,
+        data=os.fspath(data) if isinstance(data, os.PathLike) else data,
         text_column=text_column,
         out=None if out is None else Path(out),
         settings=settings,
@@ -106,17 +85,20 @@ def explain(
         trust_remote_code=trust_remote_code,
     )
     check(config)
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
     found = tools.get(tool)
     chosen = tools.settings_of(found, settings or {})
+    found.check(chosen)
     if device is not None and not isinstance(model, str):
         raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
     name = model if isinstance(model, str) else type(model).__name__
     folder = writable_folder(config.out or folder_for(name, tool))
     refuse_a_foreign_folder(folder)
-    with writing(folder), Progress(progress) as bar:
+    with ordinary(), writing(folder), Progress(progress) as bar:
         if isinstance(model, str):
             bar.note(f"loading {model}")
             model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device, tell=bar.note)
+        check_module(model)
         model = uncompiled(model)
         with borrowed(model):
             config = replace(config, out=folder)
@@ -128,7 +110,7 @@ def _explain(
 ) -> ExplainResult:
     texts = read(model, tokenizer, config.data, config.tokens, config.seed, config.text_column)
     with evaluating(model):
-        main_output(run_model(model, texts.fit[0]))  # a model that yields NaN is refused before anything else
+        main_output(first_run(model, texts.fit[0]))  # a model that yields NaN is refused before anything else
     anatomy = find_sites(model)
     sites = _sites(anatomy, tool, config.site)
     asked = {"tool": tool.name, "settings": settings, "sites": [s.name for s in sites], "seed": config.seed}
@@ -137,21 +119,21 @@ def _explain(
     identity = {**identity_of(model, tokenizer, batches), "settings": asked}
     workspace = Workspace(config.out, identity, on_rebuild=bar.rebuilding)
     try:
-        run = Run(
+        ctx = RunContext(
             name=name,
             model=model,
             tokenizer=tokenizer,
-            anatomy=anatomy,
-            sites=sites,
+            config=config,
             tool=tool,
             settings=settings,
-            config=config,
-            texts=texts,
             workspace=workspace,
             bar=bar,
             clock=Stopwatch(workspace, bar),
+            texts=texts,
+            anatomy=anatomy,
+            sites=sites,
         )
-        return _surveyed(run, tool) if isinstance(tool, Survey) else _explained(run, tool)
+        return _stages(ctx)
     finally:
         workspace.close()
 
@@ -173,29 +155,42 @@ def _sites(anatomy: Anatomy, tool: Tool | Survey, patterns: list[str] | None) ->
     )
 
 
-def _explained(run: Run, tool: Tool) -> ExplainResult:
+def _stages(ctx: RunContext) -> ExplainResult:
+    if isinstance(ctx.tool, Survey):
+        return _finish(ctx, {"survey": _surveyed(ctx, ctx.tool)}, {})
+    rows, modules = _explained(ctx, ctx.tool)
+    return _finish(ctx, {"sites": rows}, modules)
+
+
+def _explained(ctx: RunContext, tool: Tool) -> tuple[list[dict[str, Any]], dict[str, nn.Module]]:
+    """A row a site; and what explains it, where that was made in this call."""
     rows, modules = [], {}
-    for site in run.sites:
-        row = run.workspace.load_json(f"explained/{site.name}")
+    for site in ctx.sites:
+        row = ctx.workspace.load_json(f"explained/{site.name}")
         if row is None:
-            row, modules[site.name] = _explained_site(run, tool, site)
-            run.workspace.save_json(f"explained/{site.name}", row)
-        forget(site, run.texts.fit, run.workspace)
+            row, modules[site.name] = _explained_site(ctx, tool, site)
+            ctx.workspace.save_json(f"explained/{site.name}", row)
+        forget(site, ctx.texts.fit, ctx.workspace)
         rows.append(row)
-    return _finish(run, {"sites": rows}, modules)
+    return rows, modules
 
 
-def _explained_site(run: Run, tool: Tool, site: Site) -> tuple[dict[str, Any], nn.Module]:
+def _explained_site(ctx: RunContext, tool: Tool, site: Site) -> tuple[dict[str, Any], nn.Module]:
     """One site's rows of the judging table, and what explains it."""
-    with run.clock.stage("capture"):
-        observed = capture(run.model, site, run.texts.fit, run.workspace, run.bar.tell)
-    with run.clock.stage("fit"):
-        explanation = _fit(run, tool, observed, f"fitting {site.name}")
-        control = _fit(run, tool, shuffled(observed, run.config.seed), f"fitting the control of {site.name}")
+    with ctx.clock.stage("capture"):
+        observed = capture(ctx.model, site, ctx.texts.fit, ctx.workspace, ctx.bar.tell)
+    with ctx.clock.stage("fit"):
+        explanation = _fit(ctx, tool, observed, f"fitting {site.name}")
+        control = _fit(ctx, tool, shuffled(observed, ctx.config.seed), f"fitting the control of {site.name}")
         rank = rank_of(explanation, site.d_model)
-        modules = {"explanation": explanation.module, **floors(observed, rank), "shuffled": control.module}
-    with run.clock.stage("judge"):
-        table = judge(run.model, run.anatomy, site, modules, run.texts.judge, run.bar.tell)
+        modules = {
+            "explanation": explanation.module,
+            **explanation.controls,
+            **floors(observed, rank),
+            "shuffled": control.module,
+        }
+    with ctx.clock.stage("judge"):
+        table = judge(ctx.model, ctx.anatomy, site, modules, ctx.texts.judge, ctx.bar.tell)
     row = {
         "name": site.name,
         "kind": site.kind,
@@ -203,16 +198,16 @@ def _explained_site(run: Run, tool: Tool, site: Site) -> tuple[dict[str, Any], n
         "rank": rank,
         "table": table,
         "verdicts": verdicts(table),
-        "pages": with_words(explanation.pages, run.tokenizer),
+        "pages": with_words(explanation.pages, ctx.tokenizer),
     }
     return row, explanation.module
 
 
-def _fit(run: Run, tool: Tool, observed: Observed, text: str) -> Any:
+def _fit(ctx: RunContext, tool: Tool, observed: Observed, text: str) -> Explanation:
     """The tool's explanation of what was observed; its draws are those of the run's seed."""
     with torch.random.fork_rng(), torch.enable_grad():
-        torch.manual_seed(run.config.seed)
-        explanation = tool.explain(observed, run.settings, lambda share: run.bar.tell(text, round(100 * share), 100))
+        torch.manual_seed(ctx.config.seed)
+        explanation = tool.explain(observed, ctx.settings, lambda share: ctx.bar.tell(text, round(100 * share), 100))
     explanation.module.eval().requires_grad_(False)
     return explanation
 
@@ -224,51 +219,26 @@ def shuffled(observed: Observed, seed: int) -> Observed:
     return replace(observed, outputs=observed.outputs[order])
 
 
-def _surveyed(run: Run, survey: Survey) -> ExplainResult:
+def _surveyed(ctx: RunContext, survey: Survey) -> dict[str, Any]:
     subject = Subject(
-        model=run.model,
-        tokenizer=run.tokenizer,
-        anatomy=run.anatomy,
-        replay=Replay(run.model, run.anatomy),
-        sites=run.sites,
-        fit=run.texts.fit,
-        judge=run.texts.judge,
-        workspace=run.workspace,
-        tell=run.bar.tell,
+        model=ctx.model,
+        tokenizer=ctx.tokenizer,
+        anatomy=ctx.anatomy,
+        replay=Replay(ctx.model, ctx.anatomy),
+        sites=ctx.sites,
+        fit=ctx.texts.fit,
+        judge=ctx.texts.judge,
+        workspace=ctx.workspace,
+        tell=ctx.bar.tell,
     )
-    with run.clock.stage(survey.name):
-        found = survey.survey(subject, run.settings)
-    return _finish(run, {"survey": found}, {})
+    with ctx.clock.stage(survey.name):
+        return survey.survey(subject, ctx.settings)
 
 
-def _finish(run: Run, found: dict[str, Any], modules: dict[str, nn.Module]) -> ExplainResult:
+def _finish(ctx: RunContext, found: dict[str, Any], modules: dict[str, nn.Module]) -> ExplainResult:
     """Write report.html and, last of all, result.json: where that stands the run has ended."""
-    document = {
-        "schema": SCHEMA,
-        "model": {
-            "name": run.name,
-            "architecture": type(run.model).__name__,
-            "params": sum(parameter.numel() for parameter in run.model.parameters()),
-            "layers": sum(len(blocks) for blocks in run.anatomy.blocks.values()),
-        },
-        "environment": environment(placement(run.model)[0]),
-        "tool": {"name": run.tool.name, "summary": run.tool.summary, "papers": list(run.tool.papers)},
-        "settings": {
-            **run.settings,
-            "data": run.config.data,
-            "tokens": run.config.tokens,
-            "seed": run.config.seed,
-        },
-        "data": run.texts.facts,
-        "notes": list(run.anatomy.notes),
-        **found,
-        "timings": {**run.clock.seconds, "total": sum(run.clock.seconds.values())},
-        "peak_rss_bytes": peak_memory(),
-    }
-    out = run.workspace.out
-    document = json.loads(json.dumps(document))
+    document = assemble(ctx, found)
+    out = ctx.workspace.out
     report.write(document, out / "report.html")
-    fresh = out / "result.json.new"
-    fresh.write_text(json.dumps(document, indent=1))
-    os.replace(fresh, out / "result.json")
+    put_json(out / "result.json", document)
     return ExplainResult(out, document, modules)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import resource
-import sys
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from layersmith.explaining.context import RunContext
+from layersmith.measuring.environment import environment, peak_memory
+from layersmith.measuring.inputs import placement
 
 SCHEMA = "layersmith.explain/1"
 
@@ -34,6 +37,29 @@ class ExplainResult:
         return self.document
 
 
-def peak_memory() -> int:
-    """Bytes this process held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def assemble(ctx: RunContext, found: dict[str, Any]) -> dict[str, Any]:
+    """The document, as JSON gives it back. found: what the tool came to ("sites"), or the survey ("survey")."""
+    document = {
+        "schema": SCHEMA,
+        "model": {
+            "name": ctx.name,
+            "architecture": type(ctx.model).__name__,
+            "params": sum(parameter.numel() for parameter in ctx.model.parameters()),
+            "layers": sum(len(blocks) for blocks in ctx.anatomy.blocks.values()),
+        },
+        "environment": environment(placement(ctx.model)[0]),
+        "tool": {"name": ctx.tool.name, "summary": ctx.tool.summary, "papers": list(ctx.tool.papers)},
+        "settings": {
+            **ctx.settings,
+            "data": ctx.config.data,
+            "tokens": ctx.config.tokens,
+            "seed": ctx.config.seed,
+        },
+        "data": ctx.texts.facts,
+        "notes": list(ctx.anatomy.notes),
+        **found,
+        "timings": {**ctx.clock.seconds, "total": sum(ctx.clock.seconds.values())},
+        "peak_rss_bytes": peak_memory(),
+    }
+    read: dict[str, Any] = json.loads(json.dumps(document))
+    return read

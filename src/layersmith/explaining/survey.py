@@ -54,6 +54,9 @@ class Survey(ABC):
     #: Default settings; the command's `--set name=value` changes them.
     settings: ClassVar[Settings] = {}
 
+    def check(self, settings: Settings) -> None:  # noqa: B027 - most surveys have nothing to add
+        """Raise a UserError for settings that cannot be, before any work."""
+
     @abstractmethod
     def survey(self, subject: Subject, settings: Settings) -> dict[str, Any]:
         """JSON: figures under names of their own, and "sections" for the report (see `explaining.sections`)."""

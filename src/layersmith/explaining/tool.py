@@ -30,14 +30,16 @@ class Observed:
 @dataclass(frozen=True)
 class Explanation:
     """
-    module  (..., d_in) -> (..., d_out), token by token: stands in the sublayer's place
-    size    what a reader has to read: e.g. {"features": 4096, "active": 32.0}, {"nodes": 17}
-    pages   JSON for the report: what there is to read
+    module    (..., d_in) -> (..., d_out), token by token: stands in the sublayer's place
+    size      what a reader has to read: e.g. {"features": 4096, "active": 32.0}, {"nodes": 17}
+    pages     JSON for the report: what there is to read
+    controls  modules of the tool's own, by name, to be judged beside the explanation
     """
 
     module: nn.Module
     size: dict[str, float]
     pages: dict[str, Any] = field(default_factory=dict)
+    controls: dict[str, nn.Module] = field(default_factory=dict)
 
 
 class Tool(ABC):
@@ -53,6 +55,9 @@ class Tool(ABC):
     papers: ClassVar[tuple[str, ...]] = ()
     #: Default settings; the command's `--set name=value` changes them.
     settings: ClassVar[Settings] = {}
+
+    def check(self, settings: Settings) -> None:  # noqa: B027 - most tools have nothing to add
+        """Raise a UserError for settings that cannot be, and for a package that is missing: before any work."""
 
     @abstractmethod
     def explain(self, observed: Observed, settings: Settings, tell: Callable[[float], None]) -> Explanation:

@@ -22,6 +22,10 @@ TOOLS: dict[str, str] = {
     "statistics": "layersmith.explaining.statistics:Statistics",
     "lens": "layersmith.explaining.lens:Lens",
     "dictionary": "layersmith.explaining.dictionary:Dictionary",
+    "formula": "layersmith.explaining.formula:Formula",
+    "circuit": "layersmith.explaining.circuit:Circuit",
+    "decompose": "layersmith.explaining.decompose:Decompose",
+    "bounds": "layersmith.explaining.bounds:Bounds",
 }
 
 

@@ -5,7 +5,8 @@
 Shapes: x (..., D) -> (..., 2 d_hidden) -> hidden (..., d_hidden) -> y (..., D).
 
 A matrix of two heights is read in one go, which matters where a token at a time is written: each product that is saved
-is one less call, and one less start of the threads. With `one_row` a single token's products are shared out among the
+is one less call, and one less start of the threads. With silu and compiled kernels what stands between the products is
+one call too (`kernels/gated`). With `one_row` a single token's products are shared out among the
 threads (`kernels/one_row`): faster where the BLAS would leave them to one thread, and slower where it would not.
 
 Paper: Shazeer 2020, "GLU Variants Improve Transformer", arXiv 2002.05202.
@@ -14,10 +15,12 @@ Differs from the paper: gate and up are stored as one matrix, gate first, as in 
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from layersmith.contract import FeedForward, require_positive
 from layersmith.ffn.shared.activations import activation
+from layersmith.kernels import gated
 from layersmith.kernels.one_row import linear_of
 
 
@@ -52,5 +55,8 @@ class FusedGLU(FeedForward):
         self.down = linear(d_hidden, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        gate_up = self.gate_up(x)
+        if self.act is F.silu and gated.serves(gate_up):
+            return self.down(gated.silu_gate(gate_up))
+        gate, up = gate_up.chunk(2, dim=-1)
         return self.down(self.act(gate) * up)

@@ -78,7 +78,7 @@ class SelectLayer(nn.Module):
             inverse = torch.linalg.pinv(rows[:, :, block], hermitian=True, rtol=1e-12)
             explained.append((spread * (rows.mT @ inverse @ rows)).sum((1, 2)))
         kept = torch.stack(explained, -1).topk(keep, dim=-1).indices  # (d_in, keep)
-        columns = (kept[..., None] * size + torch.arange(size)).flatten(1)
+        columns = (kept[..., None] * size + torch.arange(size, device=kept.device)).flatten(1)
         rows = covariance.take_along_dim(columns[..., None], 1)
         inverse = torch.linalg.pinv(rows.take_along_dim(columns[:, None], 2), hermitian=True, rtol=1e-12)
         fitted = torch.einsum("isp,oip->ois", inverse @ rows, edges)

@@ -24,6 +24,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -41,16 +43,34 @@ BUILT = "built"
 
 log = logging.getLogger(__name__)
 
+_aside = False
+
 
 def serves(*tensors: Tensor) -> bool:
     """True when compiled kernels are there and every tensor is one they take."""
     return all(t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors) and loaded()
 
 
+def inferring() -> bool:
+    """True when what runs now is neither differentiated nor compiled nor under autocast: what some kernels ask for."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
+
+
 @torch.compiler.assume_constant_result
 def loaded() -> bool:
     """True when the kernels are registered as `torch.ops.layersmith`; the first call loads a finished build."""
-    return _load()
+    return not _aside and _load()
+
+
+@contextmanager
+def set_aside() -> Iterator[None]:
+    """Inside, every operation takes its reference path, which other runtimes' exporters can read."""
+    global _aside
+    before, _aside = _aside, True
+    try:
+        yield
+    finally:
+        _aside = before
 
 
 @cache

@@ -5,8 +5,9 @@
 Shapes: x (..., d_in) -> y (..., d_out); codes (d_out, d_in) in 0 .. 2^bits - 1, scale and zero
 (d_out, d_in / group_size). Stored: 1, 2 or 8/3 codes per byte at 8, 4 and 3 bits, plus 4 bytes per group.
 
-It is smaller, not faster: every forward pass unpacks the whole matrix in 32-bit floats and then does the same
-product as a dense map, so on a CPU it is slower than the dense map except where reading memory is all that counts.
+It is smaller, and faster where a token at a time is written: at 8 and 4 bits a compiled kernel (`kernels/packed`) reads
+the packed matrix and nothing else. For several tokens, and wherever the kernel does not serve, the whole matrix is
+unpacked in 32-bit floats at every call, for the same product as a dense map.
 
 Paper: round to nearest is the plain baseline of Frantar et al. 2022, "GPTQ", arXiv 2210.17323; a method that picks
 better codes for the same grid stores them with `from_codes`.
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Cost, Linear, require_positive, stored_bytes
+from layersmith.kernels import packed as kernel
 
 #: bits -> (codes in a word, bytes of that word)
 WORDS = {8: (1, 1), 4: (2, 1), 3: (8, 3)}
@@ -87,6 +89,7 @@ class QuantizedLinear(Linear):
                 f"it that does is {best}."
             )
         self.d_out, self.bits, self.group_size = d_out, bits, group_size
+        self.has_kernel = kernel.fits(bits, group_size)
         weight = nn.init.kaiming_uniform_(torch.empty(d_out, d_in), a=5**0.5)  # as nn.Linear
         scale, zero = rtn_grid(weight, bits, group_size)
         self.register_buffer("packed", pack(nearest_codes(weight, scale, zero, bits), bits))
@@ -137,10 +140,17 @@ class QuantizedLinear(Linear):
 
     def dense_weight(self) -> Tensor:
         """The float32 matrix this map multiplies by, (d_out, d_in)."""
+        weight = kernel.unpacked(self.packed, self.scale_bits, self.zero_bits, self.bits) if self.has_kernel else None
+        return self.unpacked() if weight is None else weight
+
+    def unpacked(self) -> Tensor:
+        """The same by torch's own operations, for every device."""
         codes = unpack(self.packed, self.bits, self.d_in).unflatten(-1, (-1, self.group_size)).float()
         return ((codes - self.zero.float()[..., None]) * self.scale.float()[..., None]).flatten(-2)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.has_kernel and kernel.serves_row(x, self.bias):
+            return kernel.packed_row(x, self.packed, self.scale_bits, self.zero_bits, self.bias, self.bits)
         return F.linear(x, self.dense_weight().to(x.dtype), self.bias)
 
     def cost(self, batch: int = 1, tokens: int = 1) -> Cost:

@@ -6,6 +6,7 @@ interleaved with the original's, and what both write.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +16,20 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from layersmith.anatomy.limits import longest_input
+from layersmith.anatomy.running import borrowed, check_module
 from layersmith.data.examples import Reader
 from layersmith.errors import UserError
 from layersmith.measuring.cost import model_cost
-from layersmith.measuring.divergence import Batch
+from layersmith.measuring.divergence import Batch, first_run
 from layersmith.measuring.environment import environment
 from layersmith.measuring.generation import agreement, continuations, room
+from layersmith.measuring.harness import scores
 from layersmith.measuring.inputs import config_of, example_inputs, is_causal_lm, placement
 from layersmith.measuring.latency import model_latency, ratio
 from layersmith.measuring.quality import Quality, quality
 from layersmith.measuring.shape import Shape, parse_shape
 from layersmith.measuring.token_bytes import token_bytes
-from layersmith.measuring.zeroshot import read_questions, zeroshot
+from layersmith.measuring.zeroshot import check_writes, read_questions, zeroshot
 
 SCHEMA = "layersmith.measure/1"
 #: `data=RANDOM`: seeded random inputs, the only ones there are for a model that takes no text.
@@ -65,13 +68,15 @@ def measure(
     against: nn.Module | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    data: str = "stdlib",
+    data: str | os.PathLike[str] = "stdlib",
     text_column: str | None = None,
     at: str | Sequence[str] = "prefill=1x512",
     count: int = 16,
     length: int = 512,
     rounds: int = 20,
     questions: str | None = None,
+    tasks: list[str] | None = None,
+    task_limit: int | None = None,
     seed: int = 0,
 ) -> Measurement:
     """Measure `model`, and how it differs from `against` (the original) when given.
@@ -85,19 +90,58 @@ def measure(
     length     tokens per window; fewer where the model's context is shorter
     rounds     of interleaved timing
     questions  a JSONL file of multiple-choice questions (see `measure.zeroshot`)
+    tasks      of lm-evaluation-harness, by name or as .yaml files, with `task_limit` examples each (None: all)
 
-    Returns a JSON-serialisable dict. "model" and "against" hold params, bytes, perplexity, bits_per_byte, zeroshot,
-    samples and, for each shape under "at", latency_ms, latency_ms_spread (p25, p75), flops and kv_bytes. "comparison"
-    holds divergence (with its kind), agreement, cosine_distance, greedy_agreement and latency_ratio per shape. What
-    does not exist for a model, or was not asked for, is None.
+    The models are left as they were. Of the document, "model" and "against" hold params, bytes, perplexity,
+    bits_per_byte, zeroshot, tasks, samples and, for each shape under "at", latency_ms, latency_ms_spread (p25, p75),
+    flops and kv_bytes. "comparison" holds divergence (with its kind), agreement, cosine_distance, greedy_agreement and
+    latency_ratio per shape. What does not exist for a model, or was not asked for, is None.
 
     Raises UserError for a missing tokenizer, too little text, an impossible shape, or a model that yields NaN.
     """
+    for given in (model, *(() if against is None else (against,))):
+        check_module(given)
     shapes = [parse_shape(text) for text in ([at] if isinstance(at, str) else at)]
-    models = {"model": model.eval()} | ({"against": against.eval()} if against is not None else {})
-    data = data if config_of(model) is not None else RANDOM
+    data = os.fspath(data) if config_of(model) is not None else RANDOM
+    with borrowed(model), borrowed(model if against is None else against):
+        return _measured(
+            model,
+            against,
+            tokenizer,
+            data=data,
+            text_column=text_column,
+            shapes=shapes,
+            size=(count, length),
+            rounds=rounds,
+            questions=questions,
+            tasks=(tasks or [], task_limit),
+            seed=seed,
+        )
+
+
+def _measured(
+    model: nn.Module,
+    against: nn.Module | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    data: str,
+    text_column: str | None,
+    shapes: list[Shape],
+    size: tuple[int, int],
+    rounds: int,
+    questions: str | None,
+    tasks: tuple[list[str], int | None],
+    seed: int,
+) -> Measurement:
+    models = {"model": model} | ({"against": against} if against is not None else {})
+    parsed = None if questions is None else read_questions(questions)
+    if parsed is not None:
+        check_writes(models.values())
+    count, length = size
     length = min(length, longest_input(model) or length)
     batches, told = _batches(model, tokenizer, data, (count, length), text_column, seed)
+    for each in models.values():
+        first_run(each, {name: tensor.to(placement(each)[0]) for name, tensor in batches[0].items()})
     writes = data != RANDOM and is_causal_lm(model)
     sizes = token_bytes(_required(tokenizer)) if writes else None
     found = {"model": quality(model, batches, against, sizes)}
@@ -106,10 +150,12 @@ def measure(
     facts = {name: _facts(each, found[name], shapes, writes) for name, each in models.items()}
     ratios = _time(models, shapes, rounds, seed, facts)
     greedy = _write(models, batches, _required(tokenizer), facts) if writes else None
-    if questions is not None:
-        parsed = read_questions(questions)
+    if parsed is not None:
         for name, each in models.items():
             facts[name]["zeroshot"] = zeroshot(each, _required(tokenizer), parsed)
+    if tasks[0]:
+        for name, each in models.items():
+            facts[name]["tasks"] = scores(each, _required(tokenizer), *tasks)
 
     comparison = None
     if against is not None:
@@ -133,7 +179,7 @@ def measure(
 
 
 def _facts(model: nn.Module, found: Quality, shapes: list[Shape], writes: bool) -> dict[str, Any]:
-    """What is known of one model alone; latency, samples and zero-shot scores are filled in by their own steps."""
+    """What is known of one model alone; latency, samples and scores are filled in by their own steps."""
     costs = {str(shape): model_cost(model, shape) for shape in shapes}
     first = next(iter(costs.values()))
     return {
@@ -144,6 +190,7 @@ def _facts(model: nn.Module, found: Quality, shapes: list[Shape], writes: bool) 
         "perplexity": found.perplexity if writes else None,
         "bits_per_byte": found.bits_per_byte if writes else None,
         "zeroshot": None,
+        "tasks": None,
         "samples": None,
     }
 

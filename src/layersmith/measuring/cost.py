@@ -22,15 +22,15 @@ from layersmith.measuring.latency import after_prompt, model_inputs, read_prompt
 from layersmith.measuring.shape import Shape
 
 
-def model_cost(model: nn.Module, shape: Shape) -> Cost:
+def model_cost(model: nn.Module, shape: Shape, dtypes: StoredDtypes | None = None) -> Cost:
     """The cost of a model at a shape; nothing is timed.
 
-    weight_bytes  in the dtypes the model is saved in (those of its source), whatever it was loaded in
+    weight_bytes  in `dtypes`; if not given, in those the model is saved in, whatever it was loaded in
     flops        of one step: a forward over the prompt, or one token with the prompt in the cache
     state_bytes  of the cache after the shape's tokens; 0 for a model that keeps none
     """
     prompt = read(model, shape)
-    return cost_of({"": model}, lambda: model(**prompt.step), prompt.kv_bytes, stored_dtypes(model))
+    return cost_of({"": model}, lambda: model(**prompt.step), prompt.kv_bytes, dtypes or stored_dtypes(model))
 
 
 def cost_of(parts: Mapping[str, nn.Module], step: Callable[[], object], kv_bytes: int, dtypes: StoredDtypes) -> Cost:
@@ -46,11 +46,12 @@ def cost_of(parts: Mapping[str, nn.Module], step: Callable[[], object], kv_bytes
         active_params=params,
         flops=count_flops(step),
         state_bytes=kv_bytes,
-        weight_bytes=_bytes_as_stored(parts, dtypes),
+        weight_bytes=bytes_as_stored(parts, dtypes),
     )
 
 
-def _bytes_as_stored(parts: Mapping[str, nn.Module], dtypes: StoredDtypes) -> int:
+def bytes_as_stored(parts: Mapping[str, nn.Module], dtypes: StoredDtypes) -> int:
+    """Bytes of parameters and buffers in these dtypes, each shared one once. parts: path in the model -> the module."""
     found: dict[int, int] = {}
     for path, module in parts.items():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:

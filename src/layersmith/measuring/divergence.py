@@ -39,6 +39,25 @@ KL, RELATIVE_SQUARED_ERROR = "kl", "relative_squared_error"
 Batch = Mapping[str, Tensor]
 
 
+class Expected:
+    """The teacher's outputs on one batch, to be compared with those of many students: what is its alone is done once.
+
+    kind   what a comparison with it is: KL or RELATIVE_SQUARED_ERROR
+    rows   at real positions: log-probabilities (tokens, V), or hidden states (tokens, D)
+    """
+
+    @torch.no_grad()
+    def __init__(self, teacher: Any, mask: Tensor | None = None):
+        found = main_output(teacher)
+        self.shape, self.mask = found.shape, mask
+        self.kind = KL if is_distribution(teacher) else RELATIVE_SQUARED_ERROR
+        self.rows = real_rows(found, mask)
+        if self.kind == KL:
+            blocks = self.rows.split(rows_at_once(self.rows))
+            self.rows = torch.cat([F.log_softmax(block.float(), dim=-1) for block in blocks])
+            self.likeliest = torch.cat([block.argmax(-1) for block in blocks])
+
+
 class Divergence:
     """Running totals. `kind` says what `value` is."""
 
@@ -54,19 +73,26 @@ class Divergence:
 
         mask  (B, T), nonzero at real tokens; None when all are real
         """
-        expected, found = main_output(teacher), main_output(student)
+        self.add_to(Expected(teacher, mask), student)
+
+    @torch.no_grad()
+    def add_to(self, expected: Expected, student: Any) -> None:
+        """The same, with a teacher whose part was done before."""
+        found = main_output(student)
         if expected.shape != found.shape:
             raise UserError(
                 f"The two models' outputs cannot be compared: they have shapes {tuple(expected.shape)} and "
                 f"{tuple(found.shape)} on the same inputs."
             )
-        self.kind = KL if is_distribution(teacher) else RELATIVE_SQUARED_ERROR
-        add = self._add_logits if self.kind == KL else self._add_hidden
-        expected, found = real_rows(expected, mask), real_rows(found, mask)
-        rows = rows_at_once(expected)
-        for theirs, ours in zip(expected.split(rows), found.split(rows), strict=True):
-            add(theirs, ours)
-            self.tokens += len(theirs)
+        self.kind, ours = expected.kind, real_rows(found, expected.mask)
+        rows = rows_at_once(ours)
+        for start in range(0, len(ours), rows):
+            part = slice(start, start + rows)
+            if self.kind == KL:
+                self._add_logits(expected.rows[part], expected.likeliest[part], ours[part])
+            else:
+                self._add_hidden(expected.rows[part], ours[part])
+        self.tokens += len(ours)
 
     @property
     def value(self) -> float:
@@ -90,9 +116,9 @@ class Divergence:
         self._require_tokens()
         return self._cosine / self.tokens if self.kind == RELATIVE_SQUARED_ERROR else None
 
-    def _add_logits(self, teacher: Tensor, student: Tensor) -> None:
-        self._kl += float(token_kl(teacher, student).double().sum())
-        self._agreed += int((student.argmax(-1) == teacher.argmax(-1)).sum())
+    def _add_logits(self, log_p: Tensor, likeliest: Tensor, student: Tensor) -> None:
+        self._kl += float(kl_of_logs(log_p, F.log_softmax(student.float(), dim=-1)).double().sum())
+        self._agreed += int((student.argmax(-1) == likeliest).sum())
 
     def _add_hidden(self, teacher: Tensor, student: Tensor) -> None:
         teacher, student = teacher.double(), student.double()
@@ -118,8 +144,12 @@ def divergence(teacher: nn.Module, student: nn.Module, batches: Iterable[Batch])
 
 def token_kl(teacher: Tensor, student: Tensor) -> Tensor:
     """KL(teacher || student) in nats of logits (..., V) -> (...), in float32."""
-    p, q = F.log_softmax(teacher.float(), dim=-1), F.log_softmax(student.float(), dim=-1)
-    return F.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1)
+    return kl_of_logs(F.log_softmax(teacher.float(), dim=-1), F.log_softmax(student.float(), dim=-1))
+
+
+def kl_of_logs(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The same of log-probabilities."""
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)
 
 
 def rows_at_once(values: Tensor) -> int:
@@ -196,3 +226,18 @@ def real_rows(values: Tensor, mask: Tensor | None) -> Tensor:
 def run(model: nn.Module, inputs: Batch) -> Any:
     """The model's output, without a cache."""
     return model(**inputs, **without_cache(model))
+
+
+@torch.no_grad()
+def first_run(model: nn.Module, inputs: Batch) -> Any:
+    """`run` on the first batch of all. A model that does not run on what it is fed with is refused in its own words."""
+    try:
+        return run(model, inputs)
+    except UserError:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ImportError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{type(model).__name__} does not run on {', '.join(inputs)}, with which it is fed: "
+            f"{type(error).__name__}: {said.rstrip('.')}. Its config may not be the one it was made with."
+        ) from error

@@ -6,8 +6,10 @@ Written beside every result, because a latency without its machine is not a fact
 from __future__ import annotations
 
 import platform
+import resource
 import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +43,11 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
     }
+
+
+def peak_memory() -> int:
+    """Bytes this process held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def cpu_name() -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from layersmith.anatomy.limits import longest_input
 from layersmith.measuring.inputs import placement
+
+#: Without these an encoder-decoder does not know how to begin.
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
 
 def continuations(model: nn.Module, prompts: Tensor, tokens: int = 32) -> Tensor:
@@ -20,20 +25,32 @@ def continuations(model: nn.Module, prompts: Tensor, tokens: int = 32) -> Tensor
     device, _ = placement(model)
     prompts = prompts.to(device)
     generator: Any = model
-    # Every setting that changes greedy search is pinned: a model's own generation config may hold penalties.
-    out = generator.generate(
-        prompts,
-        attention_mask=torch.ones_like(prompts),
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        min_new_tokens=tokens,
-        max_new_tokens=tokens,
-        pad_token_id=0,
-        use_cache=True,
-    )
+    with _plain_settings(generator):
+        out = generator.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            do_sample=False,
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
+            pad_token_id=0,
+            use_cache=True,
+        )
     return out[:, -tokens:].cpu()
+
+
+@contextmanager
+def _plain_settings(model: Any) -> Iterator[None]:
+    """Inside, nothing of the model's own generation settings holds but its special tokens.
+
+    Penalties and suppressed tokens would change greedy search; a cache of another kind, strings to stop at or tokens to
+    guess ahead need packages and arguments that are not there.
+    """
+    before = model.generation_config
+    model.generation_config = GenerationConfig(**{name: getattr(before, name, None) for name in _SPECIAL})
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def room(model: nn.Module, prompt: int, tokens: int) -> tuple[int, int]:

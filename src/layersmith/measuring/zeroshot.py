@@ -12,7 +12,7 @@ length in bytes, which takes the advantage from short choices.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from layersmith.anatomy.limits import longest_input
 from layersmith.errors import UserError
 from layersmith.measuring.inputs import is_causal_lm, placement
 
@@ -38,20 +39,27 @@ def read_questions(path: str | Path) -> list[Question]:
     """The questions of a JSONL file; a UserError names the line that is wrong."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"Cannot read the questions at {str(path)!r}: {error.strerror}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise UserError(f"Cannot read the questions at {str(path)!r} as UTF-8 text: {said}.") from error
     found = list(_parsed(str(path), lines))
     if not found:
         raise UserError(f"There are no questions in {str(path)!r}.")
     return found
 
 
+def check_writes(models: Iterable[nn.Module]) -> None:
+    """A UserError for a model that no questions can be put to."""
+    for model in models:
+        if not is_causal_lm(model):
+            raise UserError(
+                f"{type(model).__name__} does not predict the next token of a text, so it has no zero-shot score."
+            )
+
+
 def zeroshot(model: nn.Module, tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> dict[str, float | int]:
     """`accuracy`, `accuracy_per_byte`, the `chance` level of guessing, and the number of `questions`."""
-    if not is_causal_lm(model):
-        raise UserError(
-            f"{type(model).__name__} does not predict the next token of a text, so it has no zero-shot score."
-        )
+    check_writes([model])
     right = right_per_byte = chance = 0.0
     for question in questions:
         scores = torch.tensor([_log_likelihood(model, tokenizer, question.context, c) for c in question.choices])
@@ -72,6 +80,12 @@ def _log_likelihood(model: nn.Module, tokenizer: PreTrainedTokenizerBase, contex
     """log p(choice | context): the tokens after those of the context alone, scored in one forward pass."""
     before = tokenizer(context)["input_ids"]
     ids = tokenizer(f"{context} {choice}")["input_ids"]
+    longest = longest_input(model)
+    if longest is not None and len(ids) > longest:
+        raise UserError(
+            f"The question that begins {context[:40]!r} has {len(ids)} tokens with its choice {choice[:40]!r}, more "
+            f"than this model's {longest} positions. Shorten it, or leave it out."
+        )
     start = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), len(before))
     start = max(start, 1)  # the first token of a text has nothing before it to be predicted from
     device, _ = placement(model)
@@ -89,8 +103,11 @@ def _parsed(path: str, lines: list[str]) -> Iterator[Question]:
             record = json.loads(line)
             context = record["context"] if "context" in record else record["query"]
             answer = record["answer"] if "answer" in record else record["gold"]
+            if not isinstance(record["choices"], list):
+                raise TypeError("choices is no list")
             question = Question(str(context), tuple(str(c) for c in record["choices"]), int(answer))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            question.context.encode(), "".join(question.choices).encode()
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(
                 f"Line {number} of {path!r} is not a question ({error!r}). Write one JSON object per line with "
                 f"'context', 'choices' (a list of texts) and 'answer' (the index of the right one)."

@@ -4,8 +4,9 @@
     [q, k]    = rope([norm(q), norm(k)])    x cos + partner(x) sin, three operations for all heads together
 
 and then the equation and the state of `softmax_attention`, whose outputs these are. While one token after
-another is written, half of the time can go into the calls around the products; here there are fewer of them. With
-`one_row` a single token's products are shared out among the threads (`kernels/one_row`).
+another is written, half of the time can go into the calls around the products; here there are fewer of them, and where
+the kernels are compiled, all that stands between the two products is one (`kernels/cached`). With `one_row` a single
+token's products are shared out among the threads (`kernels/one_row`).
 
 Shapes: x (B, T, D) -> qkv (B, T, H + 2 H_kv, head_dim) -> q (B, H, T, head_dim), k and v (B, H_kv, T, head_dim)
 -> y (B, T, D). State: that of `softmax_attention`.
@@ -19,9 +20,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from layersmith.contract import State
+from layersmith.kernels import cached
 from layersmith.kernels.one_row import linear_of
+from layersmith.mixer.shared.key_values import one_longer, rooms_for_one
 from layersmith.mixer.shared.rope import rotary_table, rotate, token_positions
-from layersmith.mixer.shared.turning import turn, turning_rows
+from layersmith.mixer.shared.turning import turn, turning_rows, turning_table
 from layersmith.mixer.softmax import SoftmaxAttention
 
 
@@ -85,6 +89,35 @@ class FusedAttention(SoftmaxAttention):
         self.qkv = linear(d_model, (n_heads + 2 * self.n_kv_heads) * self.head_dim, bias=bias)
         self.o = linear(n_heads * self.head_dim, d_model, bias=out_bias)
         del self.q, self.k, self.v
+
+    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
+        rooms = rooms_for_one(state) if mask is None and self._is_plain() else None
+        if state is None or rooms is None or not cached.serves(x, *rooms):
+            return super().forward(x, state, mask)
+        table, seen, slots = None, 0, state["k"].shape[2]
+        if self.rope_theta is not None:
+            seen = int(state["position"])
+            table = turning_table(
+                seen + 1, x, size=self.rope_size, theta=self.rope_theta, interleaved=self.rope_interleaved
+            )
+        y = cached.attend_one(
+            self.qkv(x),
+            table,
+            seen,
+            *rooms,
+            slots=slots,
+            heads=self.n_heads,
+            scale=self.head_dim**-0.5 if self.scale is None else self.scale,
+            interleaved=self.rope_interleaved,
+        )
+        new = one_longer(rooms, slots)
+        if self.rope_theta is not None:
+            new["position"] = state["position"] + 1
+        return self.o(y), new
+
+    def _is_plain(self) -> bool:
+        """Whether the kernel for one token computes this attention, as far as settings go."""
+        return self.window is None and not self.log_length and isinstance(self.q_norm, nn.Identity)
 
     def project(self, x: Tensor, mask: Tensor | None, seen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         turning = self.n_heads + self.n_kv_heads

@@ -4,7 +4,8 @@
     {"d_model": 128, "n_layers": 4, "mixer": "deltanet", "ffn": {"name": "glu", "d_hidden": 384}, "norm": "rms_norm"}
     {"d_model": 128, "layers": [{"mixer": "softmax_attention"}, {"mixer": "deltanet"}], "ffn": "gr_kan"}
 
-An operator is a catalogue name, or {"name": ..., arguments}. Arguments that it needs and that are not given are those
+An operator is a catalogue name, or {"name": ..., arguments}; where it is trusted, also a class of the user's own,
+"package.module:Class". Arguments that it needs and that are not given are those
 of its example in the catalogue, with inner widths in proportion to d_model; heads and positions are the spec's.
 """
 
@@ -22,6 +23,8 @@ from layersmith.model.config import TransformerConfig
 WIDTHS = ("rank", "r", "n_tokens", "n_features")
 #: Inner widths are multiples of this, which groups and blocks divide.
 ROUND = 8
+#: For classes of the user's own, which have no example in the catalogue: the usual inner width.
+OWN_EXAMPLE = {"d_model": 32, "d_hidden": 128}
 #: What may differ from layer to layer.
 SUBLAYERS = ("mixer", "ffn", "norm")
 
@@ -83,24 +86,33 @@ def _check_operator(family: str, given: Name) -> None:
     name = given.get("name") if isinstance(given, dict) else given
     if not isinstance(name, str):
         raise UserError(f"A {family} is a name, or a dict with a 'name' and arguments; this one is {given!r}.")
-    catalogue.check_family(name, family)
+    if ":" not in name:
+        catalogue.check_family(name, family)
 
 
-def expand(spec: Spec, vocab_size: int, causal: bool = True) -> TransformerConfig:
-    """The whole configuration; causal=False tells mixers that can be either not to be causal."""
+def own_code(spec: Spec) -> list[str]:
+    """The classes of the user's own ("package.module:Class") that the spec names."""
+    names = [given["name"] if isinstance(given, dict) else given for layer in _layers(spec) for given in layer.values()]
+    return list(dict.fromkeys(name for name in names if ":" in name))
+
+
+def expand(spec: Spec, vocab_size: int, causal: bool = True, trust_remote_code: bool = False) -> TransformerConfig:
+    """The whole configuration; causal=False tells mixers that can be either not to be causal.
+
+    trust_remote_code   whether classes of the user's own may be imported, which runs their code
+    """
     if spec.d_model % spec.n_heads:
         raise UserError(f"d_model={spec.d_model} is no multiple of n_heads={spec.n_heads}.")
     layers = []
     for layer in _layers(spec):
-        norm = _operator(spec, layer["norm"], causal)
-        mixer, ffn = _operator(spec, layer["mixer"], causal), _operator(spec, layer["ffn"], causal)
+        mixer, ffn, norm = (_operator(spec, layer[name], causal, trust_remote_code) for name in SUBLAYERS)
         layers.append({"norm": norm, "mixer": mixer, "ffn_norm": dict(norm), "ffn": ffn})
     return TransformerConfig(
         vocab_size=vocab_size,
         d_model=spec.d_model,
         layers=layers,
         norm_position=spec.norm_position,
-        final_norm=None if spec.norm_position == "post" else _operator(spec, spec.norm, causal),
+        final_norm=None if spec.norm_position == "post" else _operator(spec, spec.norm, causal, trust_remote_code),
         tie_word_embeddings=False,
     )
 
@@ -115,13 +127,14 @@ def _layers(spec: Spec) -> list[dict[str, Name]]:
     return [{**common, **layer} for layer in spec.layers]
 
 
-def _operator(spec: Spec, given: Name, causal: bool) -> dict[str, Any]:
+def _operator(spec: Spec, given: Name, causal: bool, trust_remote_code: bool) -> dict[str, Any]:
     """Name and arguments of an operator as wide as the spec says, without d_model."""
     chosen: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
-    part, example = catalogue.resolve(chosen["name"]), catalogue.entry(chosen["name"]).example
+    part = catalogue.resolve(chosen["name"], trust_remote_code)
     takes = inspect.signature(part).parameters
+    example = OWN_EXAMPLE if ":" in chosen["name"] else catalogue.entry(chosen["name"]).example
     # Where the example fills an argument that is None by default, only the example as a whole is sure to fit.
-    whole = part.family == "ffn" and any(takes[name].default is None for name in example)
+    whole = part.family == "ffn" and any(takes[name].default is None for name in example if name in takes)
     scale = spec.d_model / example["d_model"] * (spec.inner if part.family == "ffn" else 1.0)
     for name, parameter in takes.items():
         if name in chosen or name == "d_model":
@@ -133,6 +146,11 @@ def _operator(spec: Spec, given: Name, causal: bool) -> dict[str, Any]:
         elif name == "causal":
             chosen[name] = causal
         elif parameter.default is inspect.Parameter.empty or (whole and name in example):
+            if name not in example:
+                raise UserError(
+                    f"{chosen['name']!r} needs the argument {name!r}: give it beside the name in a race file, as "
+                    f"{{name: {chosen['name']}, {name}: ...}}, or give it a default."
+                )
             chosen[name] = _scaled(name, example[name], scale, "d_hidden" in takes)
     return chosen
 

@@ -49,9 +49,12 @@ class Ends:
 
 
 class TaskModel(nn.Module):
-    """The layers of a config between the ends of a task. Draws its weights from torch's global generator."""
+    """The layers of a config between the ends of a task. Draws its weights from torch's global generator.
 
-    def __init__(self, config: TransformerConfig, ends: Ends):
+    trust_remote_code   whether classes of the user's own may be imported
+    """
+
+    def __init__(self, config: TransformerConfig, ends: Ends, trust_remote_code: bool = False):
         super().__init__()
         self.ends = ends
         if ends.reads == "tokens":
@@ -60,9 +63,9 @@ class TaskModel(nn.Module):
             self.embed: nn.Module = table
         else:
             self.embed = nn.Linear(ends.n_inputs, config.d_model)
-        layers = [TransformerLayer(config, i, causal=ends.causal) for i in range(len(config.layers))]
+        layers = [TransformerLayer(config, i, ends.causal, trust_remote_code) for i in range(len(config.layers))]
         self.layers = nn.ModuleList(layers)
-        self.final_norm = norm_of(config, "final_norm", config.final_norm)
+        self.final_norm = norm_of(config, "final_norm", config.final_norm, trust_remote_code)
         self.head = nn.Linear(config.d_model, ends.n_outputs, bias=False)
         nn.init.normal_(self.head.weight, std=config.initializer_range)
 
@@ -96,15 +99,15 @@ class TaskModel(nn.Module):
         )
 
 
-def build(spec: Spec, ends: Ends) -> TaskModel:
+def build(spec: Spec, ends: Ends, trust_remote_code: bool = False) -> TaskModel:
     """A fresh model. UserError where an operator does not fit: another family, sizes it refuses, not causal."""
-    return TaskModel(expand(spec, ends.n_inputs, ends.causal), ends)
+    return TaskModel(expand(spec, ends.n_inputs, ends.causal, trust_remote_code), ends, trust_remote_code)
 
 
-def cost_of(spec: Spec, ends: Ends) -> Cost:
+def cost_of(spec: Spec, ends: Ends, trust_remote_code: bool = False) -> Cost:
     """What a model of this spec costs for one example. Torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        return build(spec, ends).cost()
+        return build(spec, ends, trust_remote_code).cost()
 
 
 def fit_width(
@@ -115,6 +118,7 @@ def fit_width(
     flops: float | None = None,
     state_bytes: float | None = None,
     tolerance: float = 0.05,
+    trust_remote_code: bool = False,
 ) -> Spec:
     """The spec with the width, and then the inner width of its feed-forwards, at which its cost is the one asked for.
 
@@ -130,7 +134,7 @@ def fit_width(
 
     def reached(candidate: Spec) -> float:
         with torch.random.fork_rng(devices=[]):
-            model = build(candidate, ends)
+            model = build(candidate, ends, trust_remote_code)
         return float(model.params() if quantity == "params" else getattr(model.cost(), quantity))
 
     def off(candidate: Spec) -> float:

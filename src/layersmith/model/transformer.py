@@ -35,13 +35,13 @@ Part = TypeVar("Part", bound=Operator)
 class TransformerLayer(nn.Module):
     """Token mixing, then channel mixing, each with a residual and a norm. With `causal`, no mixer may look ahead."""
 
-    def __init__(self, config: TransformerConfig, index: int, causal: bool = True):
+    def __init__(self, config: TransformerConfig, index: int, causal: bool = True, trust_remote_code: bool = False):
         super().__init__()
-        specs = config.layers[index]
-        self.norm = norm_of(config, f"norm of layer {index}", specs["norm"])
-        self.mixer = _part(Mixer, config, f"mixer of layer {index}", specs["mixer"])
-        self.ffn_norm = norm_of(config, f"ffn_norm of layer {index}", specs["ffn_norm"])
-        self.ffn = _part(FeedForward, config, f"ffn of layer {index}", specs["ffn"])
+        specs, trust = config.layers[index], trust_remote_code
+        self.norm = norm_of(config, f"norm of layer {index}", specs["norm"], trust)
+        self.mixer = _part(Mixer, config, f"mixer of layer {index}", specs["mixer"], trust)
+        self.ffn_norm = norm_of(config, f"ffn_norm of layer {index}", specs["ffn_norm"], trust)
+        self.ffn = _part(FeedForward, config, f"ffn of layer {index}", specs["ffn"], trust)
         if causal and not self.mixer.causal:
             raise UserError(
                 f"The mixer of layer {index}, {specs['mixer']}, is not causal: tokens would see what they are to "
@@ -184,17 +184,19 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
             initialization.normal_(module.weight, std=self.config.initializer_range)
 
 
-def norm_of(config: TransformerConfig, place: str, spec: dict[str, Any] | None) -> nn.Module:
+def norm_of(config: TransformerConfig, place: str, spec: dict[str, Any] | None, trust: bool = False) -> nn.Module:
     """The norm of a spec; the identity for None."""
-    return nn.Identity() if spec is None else _part(Norm, config, place, spec)
+    return nn.Identity() if spec is None else _part(Norm, config, place, spec, trust)
 
 
-def _part(family: type[Part], config: TransformerConfig, place: str, spec: dict[str, Any]) -> Part:
+def _part(
+    family: type[Part], config: TransformerConfig, place: str, spec: dict[str, Any], trust_remote_code: bool
+) -> Part:
     """The operator of a spec, of the family its place asks for and as wide as the model."""
     width = spec.get("d_model", config.d_model)
     if width != config.d_model:
         raise UserError(f"The {place} has d_model={width}, the model has {config.d_model}. Leave it out of the spec.")
-    part = catalogue.build({**spec, "d_model": width})
+    part = catalogue.build({**spec, "d_model": width}, trust_remote_code)
     if not isinstance(part, family):
         raise UserError(
             f"{spec['name']!r} is of the family {part.family!r} and cannot be the {place}, which takes one of the "

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Norm, require_positive
+from layersmith.kernels import rms as kernel
 
 
 class RMSNorm(Norm):
@@ -59,6 +60,8 @@ class RMSNorm(Norm):
         self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if kernel.serves(x, self.weight):
+            return kernel.rms_norm(x, self.weight, self.bias, self.eps, self.offset)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         weight = self.weight.to(wide.dtype)
         y = F.rms_norm(wide, weight.shape, 1 + weight if self.offset else weight, self.eps)

@@ -20,6 +20,16 @@ ENTRIES: dict[str, Entry] = {
     "cofrgenet": Entry("layersmith.ffn.cofrgenet:CoFrGeNet", "ffn", ("2601.21766",), {"d_model": 32}),
     "constant": Entry("layersmith.ffn.constant:Constant", "ffn", (), {"d_model": 32}),
     "deep_mlp": Entry("layersmith.ffn.deep_mlp:DeepMLP", "ffn", ("2505.06633",), {"d_model": 32, "d_hidden": 64}),
+    "equations": Entry(
+        "layersmith.ffn.equations:Equations",
+        "ffn",
+        ("symtorch-symbolic-distillation-neural-networks",),
+        {
+            "d_model": 32,
+            "inputs": 3,
+            "equations": [["add", ["mul", 0.5, "x0"], ["sin", "x1"]], ["aq", ["square", "x2"], "x0"]],
+        },
+    ),
     "fff": Entry("layersmith.ffn.fff:FFF", "ffn", ("2311.10770",), {"d_model": 32, "depth": 3, "n_trees": 2}),
     "fff_leaves": Entry(
         "layersmith.ffn.fff_leaves:FFFLeaves", "ffn", ("2405.16836",), {"d_model": 32, "depth": 2, "d_leaf": 8}

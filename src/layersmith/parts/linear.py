@@ -35,6 +35,7 @@ ENTRIES: dict[str, Entry] = {
     "memory_linear": Entry(
         "layersmith.linear.memory_linear:MemoryLinear", "linear", ("2411.12992",), {"d_in": 32, "d_out": 48, "bits": 4}
     ),
+    "one_row": Entry("layersmith.linear.one_row:OneRow", "linear", (), {"d_in": 32, "d_out": 48, "bias": True}),
     "quantized": Entry(
         "layersmith.linear.quantized:QuantizedLinear",
         "linear",

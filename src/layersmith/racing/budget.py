@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from layersmith.errors import UserError
-from layersmith.model.spec import Spec, read_spec
-from layersmith.model.task_model import Ends, cost_of, fit_width
+from layersmith.model.spec import Spec, own_code, read_spec
+from layersmith.model.task_model import Ends, build, cost_of, fit_width
 from layersmith.racing.config import RaceConfig, budget_of, entrants_of
+from layersmith.racing.optimizer import Rule
+from layersmith.racing.optimizers import DEFAULT, build_rule
+from layersmith.racing.own import try_out
 from layersmith.racing.task import Task
 from layersmith.racing.train import Trial, ends_of, seconds_per_step
 
@@ -21,6 +26,7 @@ class Entrant:
     """One that races.
 
     spec    its model, sized
+    optimizer   what trains it: a name and its settings
     steps   of its trainings
     lrs, weight_decays   the grid it is tuned on
     params, flops, state_bytes   of the model; of one whole training; to go on after the last token of an example
@@ -28,6 +34,7 @@ class Entrant:
 
     name: str
     spec: dict[str, Any]
+    optimizer: dict[str, Any]
     steps: int
     lrs: list[float]
     weight_decays: list[float]
@@ -36,12 +43,16 @@ class Entrant:
     state_bytes: int
 
 
-def sized(config: RaceConfig, task: Task, measured: dict[str, float]) -> list[Entrant]:
-    """All entrants at the budget. UserError where one cannot be built for the task, or cannot reach the budget.
+def sized(config: RaceConfig, task: Task, measured: dict[str, float], share: float = 1.0) -> list[Entrant]:
+    """All entrants at that share of the budget. UserError where one cannot be built for the task, or cannot reach it.
 
     measured   for a budget of seconds: name -> seconds of a step, from `time_steps`
     """
-    return [_entrant(name, given, config, ends_of(task), measured) for name, given in entrants_of(config).items()]
+    quantity, whole = budget_of(config)
+    return [
+        _entrant(name, given, config, task, {quantity: share * whole}, measured)
+        for name, given in entrants_of(config).items()
+    ]
 
 
 def time_steps(config: RaceConfig) -> dict[str, float]:
@@ -54,6 +65,7 @@ def time_steps(config: RaceConfig) -> dict[str, float]:
             task=config.task,
             task_settings=config.task_settings or {},
             spec=spec,
+            optimizer=_optimizer(given),
             lr=config.lrs[0],
             weight_decay=0.0,
             seed=config.seed,
@@ -64,34 +76,79 @@ def time_steps(config: RaceConfig) -> dict[str, float]:
     return found
 
 
-def _entrant(name: str, given: dict[str, Any], config: RaceConfig, ends: Ends, measured: dict[str, float]) -> Entrant:
-    quantity, amount = budget_of(config)
-    spec, steps = _spec(given, config), config.steps
+def _entrant(
+    name: str,
+    given: dict[str, Any],
+    config: RaceConfig,
+    task: Task,
+    budget: dict[str, float],
+    measured: dict[str, float],
+) -> Entrant:
+    ((quantity, amount),) = budget.items()
+    optimizer, steps = _optimizer(given), config.steps
+    own: list[str] = []
     try:
+        rule, spec = build_rule(optimizer), _spec(given, config)
+        own = own_code(spec)
         if quantity == "seconds":
             steps = max(1, round(amount / measured[name]))
         elif quantity == "flops":
-            each = amount / (FORWARDS_PER_STEP * config.batch * steps)
-            spec = fit_width(spec, ends, flops=each, tolerance=config.tolerance)
-        elif quantity == "params":
-            spec = fit_width(spec, ends, params=amount, tolerance=config.tolerance)
-        else:
-            spec = fit_width(spec, ends, state_bytes=amount, tolerance=config.tolerance)
-        cost = cost_of(spec, ends)
+            amount /= FORWARDS_PER_STEP * rule.gradients * config.batch * steps
+        if quantity != "seconds":
+            spec = _fitted(spec, ends_of(task), quantity, amount, config.tolerance)
+        cost = cost_of(spec, ends_of(task), trust_remote_code=True)
+        _check_trains(rule, spec, ends_of(task))
+        if own:
+            try_out(spec, task)
     except UserError as error:
         raise UserError(f"The entrant {name!r} cannot race: {error}") from error
+    except Exception as error:
+        if not own:
+            raise
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"The entrant {name!r} cannot race: {' or '.join(own)} raised {said}.") from error
     return Entrant(
         name=name,
         spec=asdict(spec),
+        optimizer=optimizer,
         steps=steps,
-        lrs=sorted(given.get("lr", config.lrs)),
+        lrs=sorted(given.get("lr", config.lr or rule.lrs)),
         weight_decays=sorted(given.get("weight_decay", config.weight_decays)),
         params=cost.params,
-        flops=FORWARDS_PER_STEP * cost.flops * config.batch * steps,
+        flops=FORWARDS_PER_STEP * rule.gradients * cost.flops * config.batch * steps,
         state_bytes=cost.state_bytes,
     )
 
 
+def _check_trains(rule: Rule, spec: Spec, ends: Ends) -> None:
+    """Raise a UserError where the optimizer finds nothing in the model that it could train, or torch lacks it."""
+    with torch.random.fork_rng(devices=[]):
+        model = build(spec, ends, trust_remote_code=True)
+    try:
+        rule.optimizers(model, lr=1e-3, weight_decay=0.0)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{rule.name} cannot train this model: {error}.") from error
+
+
+def _fitted(spec: Spec, ends: Ends, quantity: str, amount: float, tolerance: float) -> Spec:
+    return fit_width(
+        spec,
+        ends,
+        params=amount if quantity == "params" else None,
+        flops=amount if quantity == "flops" else None,
+        state_bytes=amount if quantity == "state_bytes" else None,
+        tolerance=tolerance,
+        trust_remote_code=True,
+    )
+
+
 def _spec(given: dict[str, Any], config: RaceConfig) -> Spec:
-    own = {key: value for key, value in given.items() if key not in ("lr", "weight_decay")}
+    own = {key: value for key, value in given.items() if key not in ("lr", "weight_decay", "optimizer")}
     return read_spec({"n_layers": config.layers, "n_heads": config.heads, **own})
+
+
+def _optimizer(given: dict[str, Any]) -> dict[str, Any]:
+    chosen = given.get("optimizer", DEFAULT)
+    return {"name": chosen} if isinstance(chosen, str) else dict(chosen)

@@ -5,14 +5,19 @@ Nothing heavy is imported here, so the command line is made from this class and 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from layersmith import catalogue
-from layersmith.errors import UserError, suggest
+from layersmith.errors import MissingExtra, UserError, suggest
 from layersmith.names import check_out
+from layersmith.papers import papers
+from layersmith.racing.expected import check_expected
+from layersmith.racing.optimizers import check_optimizer
 from layersmith.racing.tasks import check_task
 
 #: What may be held equal, each with what it is; for the last the steps differ, for the others the widths.
@@ -27,12 +32,18 @@ DEFAULT_MIXERS = ("softmax_attention", "linear_attention", "deltanet", "shaped_a
 DEFAULT_BUDGET = {"params": 100_000.0}
 #: The least number of seeds that a verdict needs.
 ENOUGH_SEEDS = 3
+#: The least number of sizes that a power law is fitted to.
+ENOUGH_SIZES = 3
+#: What entrants may differ in on the command line.
+COMPARED = ("mixer", "ffn", "norm", "optimizer")
+#: A class of the user's own.
+OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 #: What entries of a race file are made of, and in words.
 _KINDS: tuple[tuple[tuple[str, ...], Any, str], ...] = (
-    (("task", "claim", "out"), str, "text"),
-    (("mixer", "ffn", "norm", "lr", "weight_decay"), list, "a list"),
-    (("budget", "task_settings", "entrants"), dict, "names and values"),
+    (("task", "claim", "out", "ray"), str, "text"),
+    ((*COMPARED, "lr", "weight_decay", "scale", "papers"), list, "a list"),
+    (("budget", "task_settings", "entrants", "expect"), dict, "names and values"),
     (("layers", "heads", "steps", "batch", "seeds", "seed", "workers"), int, "a whole number"),
     (("tolerance",), (int, float), "a number"),
 )
@@ -46,10 +57,16 @@ class RaceConfig:
     mixer: list[str] | None = field(default=None, metadata={"help": "mixers to compare, separated by commas"})
     ffn: list[str] | None = field(default=None, metadata={"help": "feed-forwards to compare, separated by commas"})
     norm: list[str] | None = field(default=None, metadata={"help": "norms to compare, separated by commas"})
+    optimizer: list[str] | None = field(
+        default=None, metadata={"help": "optimizers to compare, separated by commas; adamw if not given"}
+    )
     budget: dict[str, float] | None = field(
         default=None, metadata={"help": "what is equal for all: params=100k, flops=1T, state_bytes=20k or seconds=30"}
     )
     tolerance: float = field(default=0.05, metadata={"help": "by which share entrants may differ in it"})
+    scale: list[float] | None = field(
+        default=None, metadata={"help": "shares of the budget to train at as well, for a power law: 0.25,0.5"}
+    )
     layers: int = field(default=2, metadata={"help": "layers of a model"})
     heads: int = field(default=2, metadata={"help": "heads of a mixer that has heads"})
     steps: int = field(default=600, metadata={"help": "of one training"})
@@ -66,13 +83,23 @@ class RaceConfig:
     workers: int | None = field(
         default=None, metadata={"help": "trainings at the same time, each on one thread; one per core if not given"}
     )
+    ray: str | None = field(
+        default=None, metadata={"help": "address of a Ray cluster to train on, or auto (needs the extra 'ray')"}
+    )
     task_settings: dict[str, Any] | None = None
     entrants: dict[str, dict[str, Any]] | None = None
     claim: str | None = None
+    expect: dict[str, Any] | None = None
+    papers: list[str] | None = None
 
     @property
     def lrs(self) -> list[float]:
         return sorted(self.lr or (1e-3, 3e-3, 1e-2))
+
+    @property
+    def shares(self) -> list[float]:
+        """Shares of the budget that are trained at; the whole is one of them."""
+        return sorted({*(self.scale or ()), 1.0})
 
     @property
     def weight_decays(self) -> list[float]:
@@ -84,14 +111,46 @@ def check(config: RaceConfig) -> None:
     check_task(config.task)
     for family in ("mixer", "ffn", "norm"):
         for name in getattr(config, family) or []:
-            catalogue.check_family(name, family)
-    if config.entrants is not None and (config.mixer or config.ffn or config.norm):
-        raise UserError("Name the entrants either by entrants or by mixer, ffn and norm, not by both.")
-    if len(entrants_of(config)) < 2:
-        raise UserError("A race needs at least two entrants: name several mixers, feed-forwards or norms.")
+            _check_part(name, family)
+    for name in config.optimizer or []:
+        check_optimizer(name)
+    if config.entrants is not None and any(getattr(config, each) for each in COMPARED):
+        raise UserError("Name the entrants either by entrants or by mixer, ffn, norm and optimizer, not by both.")
+    entrants = entrants_of(config)
+    if len(entrants) < 2:
+        raise UserError("A race needs at least two entrants: name several mixers, feed-forwards, norms or optimizers.")
+    if config.expect is not None:
+        check_expected(config.expect, list(entrants))
+    for key in config.papers or []:
+        if key not in papers():
+            raise UserError(f"There is no source paper {key!r}. `layersmith catalogue WORDS --papers` finds its id.")
     budget_of(config)
+    _check_scale(config)
     _check_numbers(config)
+    if config.ray is not None and find_spec("ray") is None:
+        raise MissingExtra("ray", "ray", "Training on a Ray cluster")
     check_out(config.out)
+
+
+def _check_part(name: str, family: str) -> None:
+    if ":" not in name:
+        catalogue.check_family(name, family)
+    elif not OWN.fullmatch(name):
+        raise UserError(f"{name!r} is no class of your own: write package.module:Class.")
+
+
+def _check_scale(config: RaceConfig) -> None:
+    if config.scale is None:
+        return
+    if any(not 0 < share <= 1000 for share in config.scale):
+        raise UserError(f"Shares of the budget must lie above 0, not {config.scale}.")
+    if len(config.shares) < ENOUGH_SIZES:
+        raise UserError(
+            f"A power law needs at least {ENOUGH_SIZES} sizes, and {len(config.shares)} would be trained: the budget "
+            f"and the shares of it that --scale names. Give two more shares, such as 0.25,0.5."
+        )
+    if "seconds" in (config.budget or {}):
+        raise UserError("--scale needs sizes that are the same in every run: a budget of params, flops or state_bytes.")
 
 
 def entrants_of(config: RaceConfig) -> dict[str, dict[str, Any]]:
@@ -101,7 +160,7 @@ def entrants_of(config: RaceConfig) -> dict[str, dict[str, Any]]:
     """
     if config.entrants is not None:
         return config.entrants
-    named = {family: getattr(config, family) for family in ("mixer", "ffn", "norm") if getattr(config, family)}
+    named = {family: getattr(config, family) for family in COMPARED if getattr(config, family)}
     chosen = named or {"mixer": list(DEFAULT_MIXERS)}
     told = [family for family, names in chosen.items() if len(names) > 1] or list(chosen)
     entrants: dict[str, dict[str, Any]] = {}
@@ -111,6 +170,13 @@ def entrants_of(config: RaceConfig) -> dict[str, dict[str, Any]]:
         same = sum(other.partition(" #")[0] == name for other in entrants)
         entrants[f"{name} #{same + 1}" if same else name] = spec
     return entrants
+
+
+def names_own_code(config: RaceConfig) -> bool:
+    """Whether an entrant is a class of the user's own, whose code will run because it was named."""
+    specs = [spec for given in entrants_of(config).values() for spec in (given, *(given.get("layers") or []))]
+    found = [spec.get(family) for spec in specs if isinstance(spec, dict) for family in ("mixer", "ffn", "norm")]
+    return any(":" in str(each.get("name") if isinstance(each, dict) else each) for each in found)
 
 
 def budget_of(config: RaceConfig) -> tuple[str, float]:
@@ -158,7 +224,7 @@ def _check_kinds(found: dict[str, Any]) -> None:
     for name, spec in (found.get("entrants") or {}).items():
         if not isinstance(name, str) or not isinstance(spec, dict):
             raise UserError(f"An entrant in a race file is a name and a dict, not {name!r}: {spec!r}.")
-    for name in ("lr", "weight_decay"):
+    for name in ("lr", "weight_decay", "scale"):
         if any(not isinstance(value, int | float) for value in found.get(name, [])):
             raise UserError(f"{name} in a race file must be a list of numbers (3e-3 is text in YAML: write 3.0e-3).")
     if any(not isinstance(value, int | float) for value in found.get("budget", {}).values()):

@@ -1,4 +1,6 @@
-"""The work of a race in independent jobs: tune an entrant, or train it with one seed; here, or in several processes.
+"""The work of a race in independent jobs, each to tune an entrant or to train it with one seed.
+
+They are done here, in several processes, or on a Ray cluster (`cluster.py`).
 
 Every job leaves its result in the workspace, where whoever needs it finds it. Workers go through one list, and each
 takes the next job that nobody holds: a lock of the kernel's says who does, and goes when its process does. Afterwards
@@ -17,7 +19,7 @@ from typing import Any, Literal
 
 from layersmith.racing.budget import Entrant
 from layersmith.racing.grid import Point, Tuned, search
-from layersmith.racing.train import Outcome, Trial, run_trial
+from layersmith.racing.train import Outcome, Trial, outcome_name, run_trial
 from layersmith.runs.identity import digest_of
 from layersmith.runs.processes import share_out
 from layersmith.runs.progress import Progress
@@ -42,6 +44,7 @@ class Job:
             task=self.task,
             task_settings=self.task_settings,
             spec=entrant.spec,
+            optimizer=entrant.optimizer,
             lr=point[0],
             weight_decay=point[1],
             seed=self.seed,
@@ -70,6 +73,31 @@ def _tune(job: Job, workspace: Workspace) -> None:
         workspace.remove(job.trial(point).name)  # nobody takes these trials up again
 
 
+def came_of(job: Job, workspace: Workspace) -> dict[str, Any]:
+    """What a job leaves in the workspace, done now or found: name -> JSON."""
+    do(job, workspace)
+    name = _tuned_name(job.entrant) if job.kind == "tune" else _trained_name(job, workspace)
+    return {name: workspace.load_json(name)}
+
+
+def is_done(job: Job, workspace: Workspace) -> bool:
+    name = _tuned_name(job.entrant) if job.kind == "tune" else _trained_name(job, workspace)
+    return workspace.load_json(name) is not None
+
+
+def needed(job: Job, workspace: Workspace) -> dict[str, Any]:
+    """What a job reads from the workspace: name -> JSON."""
+    name = _tuned_name(job.entrant)
+    return {} if job.kind == "tune" else {name: workspace.load_json(name)}
+
+
+def _trained_name(job: Job, workspace: Workspace) -> str:
+    found = tuned(job.entrant, workspace)
+    assert found is not None, "an entrant is tuned before it is trained"
+    trial = job.trial((found.lr, found.weight_decay))
+    return outcome_name(trial, trial.steps)
+
+
 def tuned(entrant: Entrant, workspace: Workspace) -> Tuned | None:
     """What tuning came to; None where it has not ended."""
     found = workspace.load_json(_tuned_name(entrant))
@@ -84,25 +112,43 @@ def trained(job: Job, workspace: Workspace) -> tuple[Tuned, Outcome]:
     return found, run_trial(trial, workspace, trial.steps)
 
 
-def finish(stage: str, jobs: list[Job], workspace: Workspace, workers: int, bar: Progress) -> None:
-    """Do all jobs, with that many at the same time; the longest first, so that none is alone at the end."""
-    jobs = sorted(jobs, key=lambda job: -job.entrant.flops)
-    if workers > 1:
-        todo = {"out": str(workspace.out), "jobs": [asdict(job) for job in jobs]}
-        environment = {"OMP_NUM_THREADS": "1"}
-        count = min(workers, len(jobs))
+@dataclass(frozen=True)
+class Crew:
+    """Who does the jobs of a race.
+
+    workers   processes of this machine; 1: the run itself
+    ray       address of a Ray cluster, or "auto", whose workers do them instead; None: no cluster
+    """
+
+    workspace: Workspace
+    workers: int
+    ray: str | None
+    bar: Progress
+
+    def finish(self, stage: str, jobs: list[Job]) -> None:
+        """Do all jobs, as many at the same time as there are workers; the longest first, so that none is alone last."""
+        jobs = sorted(jobs, key=lambda job: -job.entrant.flops)
+        if self.ray is not None:
+            from layersmith.racing import cluster
+
+            cluster.share_out(self.ray, jobs, self.workspace, lambda done: self.bar.tell(stage, done, len(jobs)))
+        elif self.workers > 1:
+            self._share_out(stage, jobs)
+        for done, job in enumerate(jobs, start=1):
+            do(job, self.workspace)
+            self.bar.tell(stage, done, len(jobs))
+
+    def _share_out(self, stage: str, jobs: list[Job]) -> None:
+        todo = {"out": str(self.workspace.out), "jobs": [asdict(job) for job in jobs]}
         ended = share_out(
             "layersmith.racing.worker",
-            [todo] * count,
-            environment,
-            lambda done: bar.tell(stage, min(done, len(jobs)), len(jobs)),
+            [todo] * min(self.workers, len(jobs)),
+            {"OMP_NUM_THREADS": "1"},
+            lambda done: self.bar.tell(stage, min(done, len(jobs)), len(jobs)),
         )
         for worker in ended:
             if worker.process.returncode:
-                bar.note(f"A worker {worker.ending()}; what it did not finish is done here.")
-    for done, job in enumerate(jobs, start=1):
-        do(job, workspace)
-        bar.tell(stage, done, len(jobs))
+                self.bar.note(f"A worker {worker.ending()}; what it did not finish is done here.")
 
 
 def open_jobs(jobs: list[Job], workspace: Workspace) -> Iterator[Job]:

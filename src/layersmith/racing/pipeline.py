@@ -7,6 +7,8 @@ The stages, each kept in the workspace so that a killed race goes on where it wa
     train    every entrant, tuned, with every seed
     judge    paired intervals of the differences, and a word
     report   result.json, leaderboard.csv, report.html
+
+With `scale` all of it is done at several sizes, for a power law; the verdict is that at the whole budget.
 """
 
 from __future__ import annotations
@@ -20,13 +22,17 @@ from typing import Any
 import torch
 
 import layersmith
-from layersmith.disk import writable_folder, writing
+from layersmith.disk import put, put_json, writable_folder, writing
+from layersmith.errors import UserError
+from layersmith.racing import together
 from layersmith.racing.budget import Entrant, sized, time_steps
 from layersmith.racing.config import RaceConfig, budget_of, check, entrants_of
-from layersmith.racing.jobs import Job, finish, trained, tuned
-from layersmith.racing.result import RaceResult, assemble, leaderboard_csv
+from layersmith.racing.expected import yardstick
+from layersmith.racing.jobs import Crew, Job, trained, tuned
+from layersmith.racing.result import RaceResult, assemble, leaderboard_csv, scaling
 from layersmith.racing.task import Task
 from layersmith.racing.tasks import build_task
+from layersmith.racing.train import run_trial
 from layersmith.report import write
 from layersmith.runs.progress import Progress, Stopwatch
 from layersmith.runs.workspace import Workspace
@@ -39,9 +45,11 @@ def race(
     mixer: list[str] | None = None,
     ffn: list[str] | None = None,
     norm: list[str] | None = None,
+    optimizer: list[str] | None = None,
     entrants: dict[str, dict[str, Any]] | None = None,
     budget: dict[str, float] | None = None,
     tolerance: float = 0.05,
+    scale: list[float] | None = None,
     layers: int = 2,
     heads: int = 2,
     steps: int = 600,
@@ -52,23 +60,32 @@ def race(
     seed: int = 0,
     out: str | Path = "out/race",
     workers: int | None = None,
+    ray: str | None = None,
     claim: str | None = None,
+    expect: dict[str, Any] | None = None,
+    papers: list[str] | None = None,
     progress: bool = True,
 ) -> RaceResult:
     """Race entrants on a task and write `out/result.json`, `out/leaderboard.csv` and `out/report.html`.
 
     task, task_settings   name of `layersmith.racing.tasks.TASKS`, and arguments of its class
-    mixer, ffn, norm      names to compare: every combination is an entrant. None of them: four mixers
+    mixer, ffn, norm, optimizer   names to compare, or classes of your own, "package.module:Class": every combination
+                          is an entrant. None of them: four mixers. Who names no optimizer is trained by adamw
     entrants              instead, name -> what its model has besides `layers` and `heads` (entries of
-                          `layersmith.model.spec.Spec`); "lr" and "weight_decay" there are a grid of its own
+                          `layersmith.model.spec.Spec`); "optimizer" there is a name, or a dict with a name and
+                          settings, "lr" and "weight_decay" a grid of its own
     budget                what is held equal: {"params": n}, {"flops": of one training}, {"state_bytes": n} or
                           {"seconds": of one training}, reached within `tolerance`; 100,000 parameters if not given
-    lr, weight_decay      the grid; the lr's three values from 1e-3 to 1e-2 and the decay 0.01 if not given. Where an
-                          end of a grid is best, it is widened; one value alone is kept
+    scale                 shares of the budget that are trained at as well: with the budget at least three sizes, to
+                          which a power law is fitted
+    lr, weight_decay      the grid; the optimizer's own three rates and the decay 0.01 if not given. Where an end of a
+                          grid is best, it is widened; one value alone is kept
     seeds, seed           trainings of every entrant, with seed, seed + 1, ...; a verdict needs at least 3
     workers               processes that train at the same time, each on one thread; one per core if None. The result
                           does not depend on it
-    claim                 what the race is to test, for the report
+    ray                   address of a Ray cluster that trains instead, or "auto"; the result does not depend on it
+    claim, expect, papers what the race is to test: in words, as an outcome to be judged (`racing/expected.py`), and
+                          where it was said
 
     Returns the result, whose document is result.json. Run it again with the same arguments after an interruption: it
     goes on. Raises UserError for bad input, a budget that no width reaches, a mixer that looks ahead in a causal task.
@@ -78,8 +95,10 @@ def race(
         mixer=mixer,
         ffn=ffn,
         norm=norm,
+        optimizer=optimizer,
         budget=budget,
         tolerance=tolerance,
+        scale=scale,
         layers=layers,
         heads=heads,
         steps=steps,
@@ -90,15 +109,28 @@ def race(
         seed=seed,
         out=writable_folder(out),
         workers=workers,
+        ray=ray,
         task_settings=task_settings,
         entrants=entrants,
         claim=claim,
+        expect=expect,
+        papers=papers,
     )
+    return _race(config, progress)
+
+
+def _race(config: RaceConfig, progress: bool) -> RaceResult:
     check(config)
+    if together.size() > 1:
+        _check_together(config)
+    if together.rank() > 0:
+        return _helped(config)
     built = build_task(config.task, config.task_settings or {})
-    with writing(config.out), Progress(progress) as bar:
+    if config.expect is not None and "reaches" in config.expect:
+        yardstick(config.expect, built.yardsticks())  # said now, and not when all is trained
+    with writing(config.out), Progress(progress) as bar, together.leading():
         # Everything that can be refused is refused before anything is stored; seconds are measured later.
-        able = sized(config, built, dict.fromkeys(entrants_of(config), 1.0))
+        able = {share: sized(config, built, dict.fromkeys(entrants_of(config), 1.0), share) for share in config.shares}
         workspace = Workspace(config.out, _identity(config), on_rebuild=bar.rebuilding)
         try:
             return _stages(config, built, able, workspace, bar)
@@ -106,40 +138,71 @@ def race(
             workspace.close()
 
 
+def _check_together(config: RaceConfig) -> None:
+    if config.ray is not None or budget_of(config)[0] == "seconds":
+        raise UserError("Under torchrun all processes share every training: leave out --ray and a budget of seconds.")
+    if config.batch < together.size():
+        raise UserError(f"A batch of {config.batch} cannot be shared by {together.size()} processes: raise --batch.")
+
+
+def _helped(config: RaceConfig) -> RaceResult:
+    """What a process of torchrun does that is not the first: its part of every training, until the race has ended."""
+    together.follow(Workspace.joined(config.out), run_trial)
+    if not (config.out / "result.json").is_file():
+        raise UserError(f"The first process ended without a result in {config.out}; it says why.")
+    return RaceResult(config.out, json.loads((config.out / "result.json").read_text(encoding="utf-8")))
+
+
+#: Options that change nothing of what a trial comes to.
+NO_MATTER = ("out", "workers", "ray", "claim", "expect", "papers")
+
+
 def _identity(config: RaceConfig) -> dict[str, Any]:
     """What decides the outcome: not where it is written, nor by how many."""
-    settings = {key: value for key, value in asdict(config).items() if key not in ("out", "workers")}
-    settings |= {"lr": config.lrs, "weight_decay": config.weight_decays, "budget": dict([budget_of(config)])}
+    settings = {key: value for key, value in asdict(config).items() if key not in NO_MATTER}
+    settings |= {
+        "lr": config.lr and config.lrs,
+        "weight_decay": config.weight_decays,
+        "budget": dict([budget_of(config)]),
+    }
     settings["entrants"] = entrants_of(config)
     versions = {"layersmith": layersmith.__version__, "torch": torch.__version__}
     return {"verb": "race", "settings": settings, "versions": versions}
 
 
-def _stages(config: RaceConfig, task: Task, entrants: list[Entrant], workspace: Workspace, bar: Progress) -> RaceResult:
+def _stages(
+    config: RaceConfig, task: Task, able: dict[float, list[Entrant]], workspace: Workspace, bar: Progress
+) -> RaceResult:
+    """able: share of the budget -> the entrants at that size."""
     clock = Stopwatch(workspace, bar)
-    workers = config.workers or os.cpu_count() or 1
+    workers = 1 if together.size() > 1 else config.workers or os.cpu_count() or 1
+    crew = Crew(workspace, workers, config.ray, bar)
     settings = config.task_settings or {}
     if budget_of(config)[0] == "seconds":
         with clock.stage("time"):
-            entrants = sized(config, task, _timed(workspace, config))
+            able = {1.0: sized(config, task, _timed(workspace, config))}
+    everyone = [entrant for entrants in able.values() for entrant in entrants]
 
     def job(kind: Any, entrant: Entrant, seed: int) -> Job:
         return Job(kind, config.task, settings, entrant, seed, config.batch)
 
     with clock.stage("tune"):
-        jobs = [job("tune", entrant, config.seed + config.seeds) for entrant in entrants]
-        finish("tuning", jobs, workspace, workers, bar)
-    for entrant in entrants:
+        crew.finish("tuning", [job("tune", entrant, config.seed + config.seeds) for entrant in everyone])
+    for entrant in everyone:
         bar.note(_tuning(entrant, workspace))
     with clock.stage("train"):
         seeds = range(config.seed, config.seed + config.seeds)
-        runs = {entrant.name: [job("train", entrant, seed) for seed in seeds] for entrant in entrants}
-        finish("training", [each for jobs in runs.values() for each in jobs], workspace, workers, bar)
-    came_to = {name: [trained(each, workspace) for each in jobs] for name, jobs in runs.items()}
-    document = assemble(config, task, entrants, came_to, clock.seconds)
-    _put(config.out / "leaderboard.csv", leaderboard_csv(document))
+        crew.finish("training", [job("train", entrant, seed) for entrant in everyone for seed in seeds])
+    came_to = {
+        share: {each.name: [trained(job("train", each, seed), workspace) for seed in seeds] for each in entrants}
+        for share, entrants in able.items()
+    }
+    document = assemble(config, task, able[1.0], came_to[1.0], clock.seconds)
+    if config.scale is not None:
+        document["scaling"] = scaling(config, able, came_to)
+    put(config.out / "leaderboard.csv", leaderboard_csv(document))
     write(document, config.out / "report.html")
-    _put(config.out / "result.json", json.dumps(document, indent=1, ensure_ascii=False))
+    put_json(config.out / "result.json", document)  # last of all: where it stands, the race has ended
     return RaceResult(config.out, document)
 
 
@@ -158,10 +221,3 @@ def _tuning(entrant: Entrant, workspace: Workspace) -> str:
     edge = ", still at the edge of its grid" if best.on_edge else ""
     least = min(loss for *_, loss in best.tried)
     return f"{entrant.name}: learning rate {best.lr:g}, weight decay {best.weight_decay:g}{edge}, loss {least:.3f}"
-
-
-def _put(path: Path, text: str) -> None:
-    """Write a file that is whole at every moment."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

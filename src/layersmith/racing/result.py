@@ -12,8 +12,10 @@ from typing import Any
 
 from layersmith.measuring.environment import environment
 from layersmith.racing.budget import Entrant
-from layersmith.racing.config import RaceConfig, budget_of
+from layersmith.racing.config import RaceConfig, budget_of, entrants_of
+from layersmith.racing.expected import came_of_it
 from layersmith.racing.grid import Tuned
+from layersmith.racing.scaling import law
 from layersmith.racing.task import Task
 from layersmith.racing.train import Outcome
 from layersmith.racing.verdict import LEVEL, Verdict, judge
@@ -69,12 +71,21 @@ def assemble(
         for name, runs in came_to.items()
     }
     verdicts = judge(scores, task.higher_is_better)
+    longer = {
+        name: [yardsticks["random"] if outcome.longer is None else outcome.longer for _, outcome in runs]
+        for name, runs in came_to.items()
+    }
+    judged = longer if (config.expect or {}).get("split") == "longer" else scores
     by_name = {entrant.name: entrant for entrant in entrants}
     quantity, amount = budget_of(config)
     rows = [{**_row(by_name[name], came_to[name], config), **_judged(verdicts[name])} for name in verdicts]
     return {
         "schema": SCHEMA,
         "claim": config.claim,
+        "papers": config.papers or [],
+        "expected": None
+        if config.expect is None
+        else came_of_it(config.expect, judged, yardsticks, task.higher_is_better),
         "task": {
             "name": config.task,
             "summary": task.summary,
@@ -117,6 +128,7 @@ def _row(entrant: Entrant, runs: list[tuple[Tuned, Outcome]], config: RaceConfig
             {
                 "seed": config.seed + i,
                 "score": outcome.test,
+                "loss": outcome.test_loss,
                 "longer": outcome.longer,
                 "diverged": outcome.diverged,
                 "curve": outcome.curve,
@@ -124,6 +136,29 @@ def _row(entrant: Entrant, runs: list[tuple[Tuned, Outcome]], config: RaceConfig
             for i, (_, outcome) in enumerate(runs)
         ],
     }
+
+
+def scaling(
+    config: RaceConfig,
+    able: dict[float, list[Entrant]],
+    came_to: dict[float, dict[str, list[tuple[Tuned, Outcome]]]],
+) -> dict[str, Any]:
+    """The power law of every entrant over all sizes: share of the budget -> entrants, and what their trials came to.
+
+    A size is what the entrant really has of what the budget holds equal.
+    """
+    quantity, _ = budget_of(config)
+    rows = []
+    for name in entrants_of(config):
+        points: list[dict[str, Any]] = []
+        for share, entrants in able.items():
+            size = next(getattr(entrant, quantity) for entrant in entrants if entrant.name == name)
+            losses = [outcome.test_loss for _, outcome in came_to[share][name]]
+            points.append({"share": share, "size": size, "losses": losses})
+        finite = {point["size"]: [loss for loss in point["losses"] if loss is not None] for point in points}
+        found = law(finite) if len(finite) == len(points) else None
+        rows.append({"name": name, "points": points, "law": None if found is None else asdict(found)})
+    return {"quantity": quantity, "level": LEVEL, "entrants": rows}
 
 
 def _judged(verdict: Verdict) -> dict[str, Any]:

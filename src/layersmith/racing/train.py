@@ -1,9 +1,9 @@
 """One trial: an entrant, trained from scratch with one seed and one setting.
 
-All trials of a seed see the same examples in the same order. The optimizer is AdamW with one schedule for all: warm-up
-over the first tenth of the steps, then half a cosine to zero; gradients are clipped to a norm of 1. What trains is kept
-in one file of the workspace, everything that decides the next step in it, so that a trial that is killed, or stopped
-early and taken up again, ends with the same bits. Every trial runs on one thread, wherever it runs.
+All trials of a seed see the same examples in the same order. Whatever optimizer trains, there is one schedule for all:
+warm-up over the first tenth of the steps, then half a cosine to zero; gradients are clipped to a norm of 1. What trains
+is kept in one file of the workspace, everything that decides the next step in it, so that a trial that is killed, or
+stopped early and taken up again, ends with the same bits. Every trial runs on one thread, wherever it runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from torch import Tensor, nn
 from layersmith.contract import aux_losses
 from layersmith.model.spec import read_spec
 from layersmith.model.task_model import Ends, build
-from layersmith.racing.task import Split, Task
+from layersmith.racing import together
+from layersmith.racing.optimizer import set_rate
+from layersmith.racing.optimizers import build_rule
+from layersmith.racing.task import Batch, Split, Task
 from layersmith.racing.tasks import build_task
 from layersmith.runs.identity import digest_of
 from layersmith.runs.workspace import Workspace
@@ -41,6 +44,7 @@ CHECKPOINT_EVERY = 20.0
 class Trial:
     """All that decides the outcome of a training, and for whom it is: two entrants never share one.
 
+    optimizer   its name and settings
     steps   the length of the schedule, wherever the trial is stopped
     """
 
@@ -48,6 +52,7 @@ class Trial:
     task: str
     task_settings: dict[str, Any]
     spec: dict[str, Any]
+    optimizer: dict[str, Any]
     lr: float
     weight_decay: float
     seed: int
@@ -67,7 +72,8 @@ class Outcome:
     step      steps done
     loss      on examples that settings are chosen by; None when it is not finite
     test      score on examples that nothing is chosen by; None before the last step
-    longer    the same on examples longer than any that was trained on, where the task has such
+    test_loss the loss on them
+    longer    the score on examples longer than any that was trained on, where the task has such
     diverged  the step at which loss or gradient was no longer finite; None when they stayed finite
     seconds   of training, without scoring
     curve     [{"step", "loss", "score", "seconds"}]: mean training loss since the last point, score on the examples
@@ -77,6 +83,7 @@ class Outcome:
     step: int
     loss: float | None
     test: float | None
+    test_loss: float | None
     longer: float | None
     diverged: int | None
     seconds: float
@@ -95,24 +102,32 @@ def rate(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
+def outcome_name(trial: Trial, until: int) -> str:
+    """Where the workspace has what came of the trial up to that step."""
+    return f"{trial.name}-{until}"
+
+
 def run_trial(trial: Trial, workspace: Workspace, until: int) -> Outcome:
     """Train up to step `until`, from where the workspace has the trial, and keep what came of it there."""
-    kept = workspace.load_json(f"{trial.name}-{until}")
+    kept = workspace.load_json(outcome_name(trial, until))
     if kept is not None:
         return Outcome(**kept)
+    together.begin(trial, until)
     with _one_thread():
         running = _Running(trial)
         running.load(workspace)
         saved = time.monotonic()
         while running.step < until and running.diverged is None:
             running.advance()
-            if time.monotonic() - saved > CHECKPOINT_EVERY:
+            if time.monotonic() - saved > CHECKPOINT_EVERY and together.rank() == 0:
                 running.save(workspace)
                 saved = time.monotonic()
         outcome = running.outcome()
+        if together.rank() > 0:
+            return outcome  # what is kept, the first process keeps
         if running.step < trial.steps and running.diverged is None:
             running.save(workspace)
-    workspace.save_json(f"{trial.name}-{until}", asdict(outcome))
+    workspace.save_json(outcome_name(trial, until), asdict(outcome))
     if running.step == trial.steps or running.diverged is not None:
         workspace.remove(trial.name)  # nothing goes on from here
     return outcome
@@ -137,9 +152,11 @@ class _Running:
         self.trial = trial
         self.task = build_task(trial.task, trial.task_settings)
         torch.manual_seed(trial.seed)  # initial weights, and what operators draw while they train
-        self.model = build(read_spec(trial.spec), ends_of(self.task))
+        self.model = build(read_spec(trial.spec), ends_of(self.task), trust_remote_code=True)  # as named by the user
+        self.called = together.wrapped(self.model)
         self.parameters = list(self.model.parameters())
-        self.optimizer = torch.optim.AdamW(_groups(self.model, trial.weight_decay), lr=trial.lr, betas=(0.9, 0.95))
+        self.rule = build_rule(trial.optimizer)
+        self.optimizers = self.rule.optimizers(self.model, trial.lr, trial.weight_decay)
         self.data = _stream(trial.seed, "train")
         self.step, self.seconds = 0, 0.0
         self.diverged: int | None = None
@@ -164,18 +181,21 @@ class _Running:
 
     def train_on_one_batch(self) -> float:
         """The loss, NaN where it or a gradient is not finite; weights are then left as they were."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.trial.lr * rate(self.step, self.trial.steps)
+        set_rate(self.optimizers, self.trial.lr * rate(self.step, self.trial.steps))
         batch = self.task.batch(self.data, self.trial.batch)
+        return self.rule.step(self.optimizers, lambda: self.gradient(batch))
+
+    def gradient(self, batch: Batch) -> float:
+        """Compute the gradient where the weights are, clipped; the loss, NaN where one of both is not finite."""
         self.model.train()
-        loss = self.task.loss(self.model(batch.inputs), batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        mine = together.share(batch)
+        loss = self.task.loss(self.called(mine.inputs), mine)
+        if together.size() > 1:
+            loss = loss * together.weight(mine, batch)
+        self.model.zero_grad(set_to_none=True)
         sum(aux_losses(self.model).values(), loss).backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, CLIP)
-        if not torch.isfinite(norm):
-            return math.nan
-        self.optimizer.step()
-        return loss.item()
+        return together.mean(loss).item() if torch.isfinite(norm) else math.nan
 
     @torch.no_grad()
     def score(self, split: Split, examples: int) -> tuple[float | None, float | None]:
@@ -192,16 +212,17 @@ class _Running:
         return _finite(sum(scores) / len(scores)), _finite(sum(losses) / len(losses))
 
     def outcome(self) -> Outcome:
-        loss = test = longer = None
+        loss = test = test_loss = longer = None
         if self.diverged is None:
             _, loss = self.score("valid", VALID_EXAMPLES)
             if self.step == self.trial.steps:
-                test, _ = self.score("test", TEST_EXAMPLES)
+                test, test_loss = self.score("test", TEST_EXAMPLES)
                 longer, _ = self.score("longer", TEST_EXAMPLES) if "longer" in self.task.splits else (None, None)
         return Outcome(
             step=self.step,
             loss=loss,
             test=test,
+            test_loss=test_loss,
             longer=longer,
             diverged=self.diverged,
             seconds=self.seconds,
@@ -212,8 +233,9 @@ class _Running:
 
     def save(self, workspace: Workspace) -> None:
         tensors: dict[str, Tensor] = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{number}.{index}.{name}": value for name, value in state.items()}
         tensors["random"], tensors["data"] = torch.get_rng_state(), self.data.get_state()
         tensors["step"] = torch.tensor([self.step])
         tensors["seconds"] = torch.tensor([self.seconds], dtype=torch.float64)
@@ -227,25 +249,18 @@ class _Running:
         if tensors is None:
             return
         self.model.load_state_dict(_under("model.", tensors))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under("optimizer.", tensors).items():
-            index, _, entry = name.partition(".")
-            state.setdefault(int(index), {})[entry] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        for number, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in _under(f"optimizer.{number}.", tensors).items():
+                index, _, entry = name.partition(".")
+                state.setdefault(int(index), {})[entry] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         torch.set_rng_state(tensors["random"])
         self.data.set_state(tensors["data"])
         self.step, self.seconds = int(tensors["step"]), float(tensors["seconds"])
         self.losses = tensors["losses"].tolist()
         for step, *others in tensors["curve"].tolist():
             self.curve.append({"step": int(step), **dict(zip(POINT[1:], map(_finite, others), strict=True))})
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; vectors (norms, biases) do not."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
 
 
 def _stream(seed: int, split: Split) -> torch.Generator:

@@ -87,26 +87,43 @@ class Library:
 
 
 def pack(replacement: Replacement) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """A replacement as JSON edits plus one flat dict of tensors, keyed "0.weight" by position."""
-    edits = [edit.to_json() for edit, _ in replacement]
-    tensors = {f"{i}.{k}": v for i, (_, module) in enumerate(replacement) for k, v in module.state_dict().items()}
-    return edits, tensors
+    """A replacement as JSON edits plus one flat dict of tensors, keyed "0.weight" by position.
+
+    What a later edit replaces of an earlier one's module is not kept.
+    """
+    edits = [edit for edit, _ in replacement]
+    tensors = {
+        f"{i}.{k}": v
+        for i, (_, module) in enumerate(replacement)
+        for k, v in module.state_dict().items()
+        if not _is_replaced(edits, i, k)
+    }
+    return [edit.to_json() for edit in edits], tensors
 
 
 def unpack(edits: list[dict[str, Any]], tensors: dict[str, Tensor]) -> Replacement:
     """Inverse of `pack`."""
     replacement: Replacement = []
-    for i, data in enumerate(edits):
-        edit = Edit.from_json(data)
+    known = [Edit.from_json(data) for data in edits]
+    for i, edit in enumerate(known):
         module: nn.Module = build_module(edit)
         prefix = f"{i}."
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        module.load_state_dict(state, strict=True)
+        found = module.load_state_dict(state, strict=False)
+        wrong = [*found.unexpected_keys, *(key for key in found.missing_keys if not _is_replaced(known, i, key))]
+        if wrong:
+            raise RuntimeError(f"what is stored for {edit.path} does not fit it: {', '.join(wrong)}")
         floats = [v for v in state.values() if v.is_floating_point()]
         if floats:
             module.to(floats[0].dtype)
         replacement.append((edit, module.eval()))
     return replacement
+
+
+def _is_replaced(edits: list[Edit], index: int, key: str) -> bool:
+    """Whether a tensor of the module of one edit is gone once a later edit has put its part there."""
+    name = f"{edits[index].inside}.{key}"
+    return any(name.startswith(f"{later.path}.") for later in edits[index + 1 :])
 
 
 def decided_sites(anatomy: Anatomy, site: Site, replacement: Replacement) -> list[str]:

@@ -68,7 +68,7 @@ def settings_for(model: nn.Module, config: RefitConfig) -> Settings:
                 calibration=scaled(Sizes.calibration, 4),
                 search=scaled(Sizes.search if small else Sizes.search // 2, 2),
                 report=scaled(Sizes.report if small else Sizes.report // 2, 2),
-                heal=heal_tokens // Sizes.length,
+                heal=max(1, heal_tokens // Sizes.length) if heal_tokens else 0,  # a few tokens are not none
             )
         ),
         distill_steps=distill_steps,

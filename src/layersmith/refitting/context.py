@@ -33,6 +33,8 @@ class RunContext:
     sites: list[str]
     replay: Replay
     activations: Activations
+    #: Whether both models are also measured under torch.compile, at the end.
+    compiles: bool = False
 
     @property
     def name(self) -> str:

@@ -51,6 +51,8 @@ class Method(ABC):
     statistics: ClassVar[tuple[str, ...]] = ()
     #: Whether the baseline that a search has to beat puts it at sites of all kinds at once, as a number format.
     everywhere: ClassVar[bool] = False
+    #: Whether a number format may follow it in a chain: what it puts in calls its weight matrices and never reads them.
+    chains: ClassVar[bool] = False
     #: Whether local distillation after `build` is worth its time.
     distils: ClassVar[bool] = False
     #: When to want it, in one sentence.

@@ -7,6 +7,7 @@ options come to for one model is `config.settings_for`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 
 from layersmith.cost import FIELDS
@@ -31,7 +32,8 @@ class RefitConfig:
     )
     out: Path = field(metadata={"help": "folder for model/, result.json, report.html and the workspace"})
     methods: list[str] | None = field(
-        default=None, metadata={"help": "only these, separated by commas; `layersmith methods` lists all"}
+        default=None,
+        metadata={"help": "only these and their chains, separated by commas; `layersmith methods` lists all"},
     )
     sites: list[str] | None = field(
         default=None, metadata={"help": "only these sites, separated by commas: layers.3.ffn or layers.*.attn"}
@@ -55,6 +57,9 @@ class RefitConfig:
         default=False, metadata={"help": "heal the best uniform baseline too, for a fair comparison"}
     )
     effort: float = field(default=1.0, metadata={"help": "scales text and steps: 0.1 a quick look, 4 thorough"})
+    compile: bool = field(
+        default=False, metadata={"help": "at the end also measure original and result under torch.compile"}
+    )
     workers: int = field(default=1, metadata={"help": "processes that build candidates at the same time"})
     device: str | None = field(
         default=None, metadata={"help": "where the model runs and is measured: cpu (if not given), cuda, cuda:1, mps"}
@@ -72,9 +77,13 @@ def check(config: RefitConfig) -> None:
     """Raise a UserError for options that no run could mean; nothing is loaded, and nothing written, for it."""
     check_budget(config.budget)
     _check_numbers(config)
-    for name, given in (("methods", config.methods), ("sites", config.sites)):
-        if given is not None and (isinstance(given, str) or not given or not all(given)):
-            raise UserError(f"{name} must be a list of at least one name, not {given!r}; leave it out to take all.")
+    for name in ("at", "data", "device", "text_column"):
+        given = getattr(config, name)
+        if not isinstance(given, str) and (given is not None or name in ("at", "data")):
+            raise UserError(f"{name} must be a text, not {given!r}.")
+    for name, names in (("methods", config.methods), ("sites", config.sites)):
+        if names is not None and (isinstance(names, str) or not names or not all(_is_name(n) for n in names)):
+            raise UserError(f"{name} must be a list of at least one name, not {names!r}; leave it out to take all.")
     check_methods(config.methods or [])
     parse_shape(config.at)
     check_data(config.data)
@@ -89,16 +98,22 @@ def check(config: RefitConfig) -> None:
 
 def check_budget(budget: dict[str, float]) -> None:
     """Raise a UserError unless the budget is a non-empty dict of known names and shares in (0, 1]."""
-    if not budget:
+    if not isinstance(budget, dict) or not budget:
         raise UserError(f"A budget is needed, e.g. latency=0.75. Names: {', '.join(BUDGETS)}.")
     for name, share in budget.items():
         if name not in BUDGETS:
             raise UserError(f"Unknown budget {name!r}. {suggest(name, list(BUDGETS))}")
-        if not 0.0 < share <= 1.0:
-            raise UserError(f"The budget {name}={share:g} must be a share of the original's, above 0 and at most 1.")
+        if not _is_number(share) or not 0.0 < share <= 1.0:
+            said = f"{share:g}" if _is_number(share) else repr(share)
+            raise UserError(f"The budget {name}={said} must be a share of the original's, above 0 and at most 1.")
 
 
 def _check_numbers(config: RefitConfig) -> None:
+    for name in ("effort", "heal_lr", "distill_steps", "heal_tokens", "seed", "workers"):
+        value, whole = getattr(config, name), name not in ("effort", "heal_lr")
+        may_be_none = value is None and name not in ("effort", "seed", "workers")
+        if not may_be_none and not (_is_number(value) and (isinstance(value, Integral) or not whole)):
+            raise UserError(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.")
     if not 0.01 <= config.effort <= 100:
         raise UserError(f"The effort must lie between 0.01 and 100, not {config.effort:g}.")
     if config.heal_lr is not None and not 0 < config.heal_lr < 1:
@@ -112,3 +127,11 @@ def _check_numbers(config: RefitConfig) -> None:
         raise UserError(f"The seed must be a whole number from 0 to {2**32 - 1}, not {config.seed}.")
     if config.workers < 1:
         raise UserError(f"The number of workers must be at least 1, not {config.workers}.")
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -6,6 +6,7 @@ The stages, each kept in the workspace so that a killed run goes on where it was
     calibrate   store what enters every block on real text
     build       every method's candidates at every site
     cost        what each of them, and the original, takes at the shape of the run
+    chains      what is worth it of them followed by a number format
     score       how far the model's predictions move when one candidate stands in it alone
     search      the best mix under the budget, measured as a whole; the baselines it has to beat
     heal        train the whole mix to match the original
@@ -14,6 +15,8 @@ The stages, each kept in the workspace so that a killed run goes on where it was
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +26,15 @@ from torch import nn
 from layersmith import checkpoint
 from layersmith.anatomy import Replay, find_sites
 from layersmith.anatomy.head import with_head
-from layersmith.anatomy.running import borrowed, uncompiled
+from layersmith.anatomy.running import borrowed, check_module, ordinary, uncompiled
 from layersmith.disk import writable_folder, writing
 from layersmith.errors import UserError
 from layersmith.measuring.cost import read
-from layersmith.measuring.divergence import main_output
+from layersmith.measuring.divergence import first_run, main_output
 from layersmith.measuring.shape import Shape, parse_shape
 from layersmith.refitting import methods
 from layersmith.refitting.build.block_library import LibrarySettings, SiteReport, build_library
+from layersmith.refitting.build.chains import Chains
 from layersmith.refitting.build.changeable import check_patterns
 from layersmith.refitting.build.workers import Source, build_in_processes, check_workers
 from layersmith.refitting.calibrate.activations import Activations
@@ -46,7 +50,9 @@ from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult
 from layersmith.refitting.reuse import check_reusable, take_over
 from layersmith.refitting.score.costs import measure_costs
+from layersmith.refitting.score.reach import check_in_reach
 from layersmith.refitting.score.replace_one import score
+from layersmith.refitting.score.site_costs import SiteCosts
 from layersmith.refitting.search.found import Found
 from layersmith.refitting.search.select import select
 from layersmith.runs.progress import Progress, Stopwatch
@@ -58,7 +64,7 @@ def refit(
     *,
     budget: dict[str, float],
     out: str | Path,
-    data: str = "stdlib",
+    data: str | os.PathLike[str] = "stdlib",
     text_column: str | None = None,
     at: str = "prefill=1x512",
     methods: list[str] | None = None,
@@ -69,6 +75,7 @@ def refit(
     heal_lr: float | None = None,
     heal_baseline: bool = False,
     effort: float = 1.0,
+    compile: bool = False,
     tokenizer: Any = None,
     trust_remote_code: bool = False,
     workers: int = 1,
@@ -96,6 +103,7 @@ def refit(
     heal_baseline  also heal the best uniform baseline on the same text, for a fair comparison (twice the time)
     effort   scales the text that is fitted, scored and measured on, and the steps of search and distillation: 0.1 is
              a quick look, 4 is thorough
+    compile  at the end also measure original and result under torch.compile, beside each other and apart from the rest
     workers  processes that build candidates at the same time, each with its share of the threads; more than one needs
              a model given by name
     device   where a model given by name is put: "cpu" (the default), "cuda", "cuda:1", "mps". All work is done, and
@@ -111,7 +119,7 @@ def refit(
     config = RefitConfig(
         budget=budget,
         out=_checked_out(out),
-        data=data,
+        data=os.fspath(data) if isinstance(data, os.PathLike) else data,
         text_column=text_column,
         at=at,
         methods=methods,
@@ -122,6 +130,7 @@ def refit(
         heal_lr=heal_lr,
         heal_baseline=heal_baseline,
         effort=effort,
+        compile=compile,
         trust_remote_code=trust_remote_code,
         workers=workers,
         device=device,
@@ -129,22 +138,23 @@ def refit(
         reuse=None if reuse is None else Path(reuse).expanduser(),
     )
     check(config)
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
     check_workers(workers, model)
-    shape = parse_shape(at)
     if device is not None and not isinstance(model, str):
         raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
-    with writing(config.out), Progress(progress) as bar:
+    with ordinary(), writing(config.out), Progress(progress) as bar:
         name = model if isinstance(model, str) else type(model).__name__
         if isinstance(model, str):
             bar.note(f"loading {model}")
             model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device, tell=bar.note)
+        check_module(model)
         model = uncompiled(model)
         with checkpoint.stored_as(model, dtype), borrowed(model):
-            return _refit(model, tokenizer, name, config, shape, bar)
+            return _refit(model, tokenizer, name, config, bar)
 
 
-def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, shape: Shape, bar: Progress) -> RefitResult:
-    settings = settings_for(model, config)
+def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, bar: Progress) -> RefitResult:
+    settings, shape = settings_for(model, config), parse_shape(config.at)
     source = Source(
         model=name,
         trust_remote_code=config.trust_remote_code,
@@ -165,6 +175,7 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, shape: Sh
     anatomy = with_head(model, find_sites(model))
     sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
     check_patterns(settings.sites, anatomy, settings.methods)
+    check_in_reach(model, anatomy, shape, settings.budget)
     if config.reuse is not None:
         check_reusable(config.reuse, identity)
     workspace = Workspace(config.out, identity, on_rebuild=bar.rebuilding)
@@ -187,6 +198,7 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, shape: Sh
             sites=sites,
             replay=replay,
             activations=Activations(replay, anatomy, batches, workspace),
+            compiles=config.compile,
         )
         return _stages(ctx, config.workers)
     finally:
@@ -200,8 +212,10 @@ def _stages(ctx: RunContext, workers: int) -> RefitResult:
         library, reports = _build(ctx, workers)
     with ctx.clock.stage("cost"):
         costs = measure_costs(ctx.model, ctx.anatomy, library, ctx.shape, ctx.workspace)
+    with ctx.clock.stage("chains"):
+        _chain(ctx, library, reports, costs)
     with ctx.clock.stage("score"):
-        score(library, ctx.replay, ctx.activations, ctx.workspace, list(ctx.settings.budget), ctx.bar.tell)
+        score(library, ctx.activations, ctx.workspace, list(ctx.settings.budget), costs, ctx.bar.tell)
     with ctx.clock.stage("search"):
         selection = select(ctx, library, costs)
     return finish(ctx, Found(library, reports, costs, selection))
@@ -217,6 +231,16 @@ def _build(ctx: RunContext, workers: int) -> tuple[Library, dict[str, SiteReport
     if workers > 1:
         build_in_processes(ctx, chosen, workers)
     return build_library(ctx.activations, ctx.workspace, chosen, statistics, ctx.bar.tell)
+
+
+def _chain(ctx: RunContext, library: Library, reports: dict[str, SiteReport], costs: SiteCosts) -> None:
+    """The chains that may pay, now that costs are known; they join the library with costs of their own."""
+    budgets, seed = list(ctx.settings.budget), ctx.settings.seed
+    chains = Chains(ctx.activations, ctx.workspace, library, reports, costs, budgets=budgets, seed=seed)
+    built = chains.build(ctx.bar.tell)
+    if built:
+        further = replace(library, candidates={candidate.id: candidate for candidate in built})
+        measure_costs(ctx.model, ctx.anatomy, further, ctx.shape, ctx.workspace, earlier=costs)
 
 
 def _checked_out(out: str | Path) -> Path:
@@ -247,7 +271,7 @@ def check_shape(model: nn.Module, shape: Shape) -> None:
 @torch.no_grad()
 def check_finite(model: Any, batch: Batch) -> None:
     """Raise a UserError when the model yields NaN or infinity on real text: nothing could be measured on it."""
-    if not torch.isfinite(main_output(model(**batch))).all():
+    if not torch.isfinite(main_output(first_run(model, batch))).all():
         raise UserError(
             "The model yields NaN or infinity on the calibration text, so nothing can be fitted to it. Check its "
             "weights, and load it in float32 or bfloat16 rather than float16."

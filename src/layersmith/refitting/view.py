@@ -71,6 +71,8 @@ class SublayerView:
     blocks_after: int = 0
     stream: Callable[[list[Call], int], list[Tensor]] = field(default=_no_stream)
     seed: int = 0
+    #: What stands at the site instead of the original, in float32; nothing, but in a view made by `after`.
+    placed: Replacement = field(default_factory=list)
     #: Of what enters the sublayer in the model.
     dtype: torch.dtype = field(init=False)
     _made: dict[str, Any] = field(default_factory=dict)
@@ -80,11 +82,27 @@ class SublayerView:
         self.fit = [call.in_float32() for call in self.fit]
         self.holdout = [call.in_float32() for call in self.holdout]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the sublayer runs, and where all that a method makes belongs: what torch makes unasked is elsewhere."""
+        return self.fit[0].input.device
+
     def once(self, key: str, make: Callable[[], Any]) -> Any:
         """What `make` gives, computed once per view: for what all settings of a method, or several methods, share."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+    def after(self, replacement: Replacement) -> SublayerView:
+        """The sublayer as a replacement of it leaves it, for what works on weight matrices alone.
+
+        Its weight matrices, and the moments of what enters them, are those inside the replacement and those that it
+        leaves alone. Calls, and with them the error, stay those of the original.
+        """
+        changed = copy.copy(self)
+        changed.placed, changed._made = [(edit, module.float()) for edit, module in replacement], {}
+        vars(changed).pop("_moments", None)
+        return changed
 
     @cached_property
     def _copies(self) -> Replacement:
@@ -128,13 +146,11 @@ class SublayerView:
 
     def linears(self) -> dict[str, nn.Module]:
         """Model path -> weight matrices inside the site (`nn.Linear`, transformers' `Conv1D`)."""
-        found = {}
         with standing(self.model, self._copies):
-            for path in self.site.modules:
-                for name, module in self.model.get_submodule(path).named_modules():
-                    if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
-                        found[f"{path}.{name}".rstrip(".")] = module
-        return found
+            found = _matrices({path: self.model.get_submodule(path) for path in self.site.modules})
+        gone = tuple(f"{edit.path}." for edit, _ in self.placed)
+        kept = {path: module for path, module in found.items() if not f"{path}.".startswith(gone)}
+        return kept | _matrices({edit.inside: module for edit, module in self.placed})
 
     def used_linears(self) -> dict[str, nn.Module]:
         """Those of `linears` that ran on the fit calls (Longformer's global ones wait for global tokens)."""
@@ -164,8 +180,8 @@ class SublayerView:
                 x = x.reshape(-1, x.shape[-1]).float()
                 if current[0].mask is not None and len(x) == current[0].mask.numel():
                     x = x[current[0].mask.flatten()]
-                squares[path] = squares.get(path, torch.zeros(())) + x.T @ x
-                sums[path] = sums.get(path, torch.zeros(())) + x.sum(0)
+                squares[path] = squares.get(path, 0) + x.T @ x
+                sums[path] = sums.get(path, 0) + x.sum(0)
                 counts[path] = counts.get(path, 0) + len(x)
 
             return record
@@ -175,7 +191,7 @@ class SublayerView:
             with torch.no_grad():
                 for call in self.fit:
                     current[:] = [call]
-                    self.original(*call.args, **call.kwargs)
+                    self.run(self.placed, [call])
         finally:
             for hook in hooks:
                 hook.remove()
@@ -200,6 +216,8 @@ class SublayerView:
     def _dtype_at(self, path: str) -> torch.dtype:
         """What stands for a sublayer gets what enters it; a matrix inside one is as the matrix it replaces."""
         inside = path not in self.site.modules
+        if inside and path not in dict(self.model.named_modules()):  # a part of what was put in the sublayer's place
+            return self.dtype
         floats = [p.dtype for p in self.model.get_submodule(path).parameters() if p.is_floating_point()]
         return floats[0] if inside and floats else self.dtype
 
@@ -227,6 +245,15 @@ def standing(model: nn.Module, replacement: Replacement) -> Iterator[None]:
         yield
     finally:
         restore(model, before)
+
+
+def _matrices(tops: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    return {
+        f"{path}.{name}".rstrip("."): module
+        for path, top in tops.items()
+        for name, module in top.named_modules()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    }
 
 
 def _with_float32_operator(found: Any) -> Any:

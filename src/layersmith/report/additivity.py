@@ -7,11 +7,18 @@ was predicted and then built and measured is a mark; the chosen model is ringed.
 from __future__ import annotations
 
 from layersmith.report import tables, units
-from layersmith.report.markup import Markup, join, tag
+from layersmith.report.drawing import chart, keys, log_range, panels, scale, within
+from layersmith.report.markup import Markup, join
 from layersmith.report.reading import COSTS, Json, get, main_cost, named, ratio
-from layersmith.report.svg import Scale, chart, line, log_range, marker, panels, x_axis, y_axis
 
 SIDE, LEFT, TOP, SIZE = 420, 58, 34, 300
+#: Kind of model -> shape, size and classes of its mark.
+LOOKS: dict[str, tuple[str, float, str]] = {
+    "searched": ("o", 9, "mark measured"),
+    "chosen": ("o", 16, "mark ring"),
+    "uniform": ("s", 7, "mark uniform c3"),
+}
+WORDS = {"searched": "searched", "chosen": "chosen, before healing", "uniform": "uniform single method"}
 LEAST = 1e-6
 
 Pair = tuple[str, str, Json, Json]  # name, kind ("searched", "uniform", "chosen"), predicted, measured
@@ -40,7 +47,8 @@ def draw(result: Json) -> Markup | None:
     costs = [(n, k, ratio(result, p, cost), ratio(result, m, cost)) for n, k, p, m in found]
     title = COSTS[cost].title
     squares = [_square(kls, "divergence", True), _square(costs, f"{title} relative to the original", False)]
-    return join([_legend(), panels([s for s in squares if s is not None])])
+    legend = keys("prediction-key", [(*LOOKS[kind], words) for kind, words in WORDS.items()])
+    return join([legend, panels([s for s in squares if s is not None])])
 
 
 def _square(marks: list[tuple[str, str, float | None, float | None]], quantity: str, log: bool) -> Markup | None:
@@ -48,25 +56,22 @@ def _square(marks: list[tuple[str, str, float | None, float | None]], quantity: 
     if not known:
         return None
     values = [v for _, _, p, m in known for v in (p, m)]
-    low, high = log_range(values, LEAST) if log else (min(values) - 0.03, max(values) + 0.03)
-    x = Scale(low, high, LEFT, LEFT + SIZE, log)
-    y = Scale(low, high, TOP + SIZE, TOP, log)
+    bounds = log_range(values, LEAST) if log else (min(values) - 0.03, max(values) + 0.03)
     write = units.divergence if log else units.ratio
-    ticks = [(v, units.tick(v) if log else units.ratio(v)) for v in x.ticks(6)]
-    parts = [
-        y_axis(y, LEFT, LEFT + SIZE, ticks, f"measured {quantity}"),
-        x_axis(x, TOP + SIZE, ticks, f"predicted {quantity}"),
-        line(x(low), y(low), x(high), y(high), "equal"),
-    ]
-    for name, kind, p, m in known:
-        tip = f"{name}\npredicted {write(p)}, measured {write(m)}"
-        shape, size, style = {
-            "uniform": ("square", 7, "mark uniform c3"),
-            "searched": ("circle", 9, "mark measured"),
-            "chosen": ("circle", 18, "mark ring"),
-        }[kind]
-        parts.append(marker(shape, x(p), y(m), size, {"class": style, "data-tip": tip}))
-    return chart(SIDE, TOP + SIZE + 48, f"predicted against measured {quantity}", *parts)
+    name = f"prediction-{'divergence' if log else 'cost'}"
+    with chart(name, SIDE, TOP + SIZE + 48, f"predicted against measured {quantity}") as drawn:
+        axes = drawn.axes(LEFT, TOP, LEFT + SIZE, TOP + SIZE)
+        for direction in ("x", "y"):
+            scale(axes, direction, bounds, units.tick if log else units.ratio, log=log)
+        axes.set_xlabel(f"predicted {quantity}")
+        drawn.text(0, TOP - 12, f"measured {quantity}", "axis")
+        drawn.line(axes, [(bounds[0], bounds[0]), (bounds[1], bounds[1])], "equal")
+        for kind in ("uniform", "searched", "chosen"):
+            found = [(n, (within(p, bounds), within(m, bounds)), p, m) for n, k, p, m in known if k == kind]
+            if found:
+                tips = [f"{n}\npredicted {write(p)}, measured {write(m)}" for n, _, p, m in found]
+                drawn.marks(axes, [at for _, at, _, _ in found], *LOOKS[kind], tips=tips)
+        return drawn.svg()
 
 
 def table(result: Json) -> Markup:
@@ -87,17 +92,3 @@ def table(result: Json) -> Markup:
             rows.append([name, *written])
     head = ["divergence, predicted", "measured", "off by", f"{title}, predicted", "measured", "off by"]
     return tables.plain(["model", *head], rows)
-
-
-def _legend() -> Markup:
-    """What the marks are, as a sentence with the marks in it."""
-    samples = [
-        ("circle", 9, "mark measured", "searched"),
-        ("circle", 14, "mark ring", "chosen, before healing"),
-        ("square", 7, "mark uniform c3", "uniform single method"),
-    ]
-    items = []
-    for shape, size, style, words in samples:
-        sign = tag("svg", {"viewBox": "0 0 18 18", "class": "sign"}, marker(shape, 9, 9, size, {"class": style}))
-        items.append(tag("span", {"class": "key"}, sign, words))
-    return tag("p", {"class": "keys"}, join(items))

@@ -1,6 +1,6 @@
 """What the page of an explanation shows: the judging table of every site, and the sections a tool or survey made.
 
-A section's map is drawn as a heat map: a row a block, a column a statistic, shaded within its column.
+A section's map is a table of shaded cells: a row a block, a column a statistic, shaded within its column.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from typing import Any
 from layersmith.report import facts, units
 from layersmith.report.markup import Markup, join, tag
 from layersmith.report.reading import Json, get
-from layersmith.report.svg import chart, fitted, text, text_width
 from layersmith.report.tables import plain
 from layersmith.report.templating import macros
 
-SHADES, ROW, CELL, TOP = 9, 22, 70.0, 66
+SHADES = 9
 
 #: Columns of the judging table: title, key, how it is written.
 JUDGED = (
@@ -32,6 +31,8 @@ NAMES = {
     "mean": "floor: the mean output",
     "linear": "floor: one matrix",
     "shuffled": "control: shuffled outputs",
+    "passed_on": "control: what enters, as it is",
+    "projected": "control: the sublayer between the projections",
 }
 
 
@@ -94,30 +95,17 @@ def section(made: Json) -> dict[str, object]:
 def heat_map(drawn: Json) -> Markup:
     """Rows x columns of figures; every column has shades of its own, from its least figure to its largest."""
     columns, rows = drawn["columns"], drawn["rows"]
-    left = max([text_width(str(row["name"])) for row in rows], default=0.0) + 12
-    parts = []
-    for index, column in enumerate(columns):
-        x = left + index * CELL + CELL / 2
-        for line, words in enumerate(_two_lines(str(column["title"]))):
-            parts.append(text(x, TOP - 30 + 14 * line, fitted(words, CELL + 4, 11), "middle", "tick"))
-    for number, row in enumerate(rows):
-        y = TOP + number * ROW
-        parts.append(text(left - 8, y + 15, str(row["name"]), "end", "row-name"))
-        for index, value in enumerate(row["values"]):
-            parts.append(_cell(columns[index], _column(rows, index), value, row["name"], (left + index * CELL, y)))
-    width = max(left + CELL * len(columns), 150.0)
-    return chart(width, TOP + ROW * len(rows) + 6, "statistics by block", *parts)
+    cells = [
+        (str(row["name"]), [_cell(columns[i], _column(rows, i), v, row["name"]) for i, v in enumerate(row["values"])])
+        for row in rows
+    ]
+    return macros("heat.html").heat("", [str(column["title"]) for column in columns], cells, "statistics")
 
 
-def _cell(column: Json, known: list[float], value: Any, row: str, at: tuple[float, float]) -> Markup:
-    x, y = at
+def _cell(column: Json, known: list[float], value: Any, row: str) -> Markup:
     tip = f"{row}: {column['title']} {units.significant(value, 4)}\n{column['meaning']}"
-    box = {"x": x + 0.5, "y": y + 0.5, "width": CELL - 1, "height": ROW - 1.0, "data-tip": tip}
-    if value is None:
-        return tag("rect", {**box, "class": "cell blank"})
-    shade = _shade(value, known, bool(column.get("log")))
-    number = text(x + CELL / 2, y + 15, units.significant(value, 2), "middle", f"value on{shade}")
-    return tag("g", {}, tag("rect", {**box, "class": f"cell q{shade}"}), number)
+    style = "cell" if value is None else f"cell q{_shade(value, known, bool(column.get('log')))}"
+    return tag("td", {"class": style, "data-tip": tip}, None if value is None else units.significant(value, 2))
 
 
 def _shade(value: float, known: list[float], log: bool) -> int:
@@ -131,11 +119,6 @@ def _shade(value: float, known: list[float], log: bool) -> int:
 
 def _column(rows: list[Json], index: int) -> list[float]:
     return [row["values"][index] for row in rows if row["values"][index] is not None]
-
-
-def _two_lines(title: str) -> list[str]:
-    first, _, rest = title.partition(" ")
-    return [first, rest]
 
 
 def _within(strength: float) -> float:

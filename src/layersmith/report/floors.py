@@ -9,24 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from layersmith.report import tables, units
-from layersmith.report.markup import Markup, join, tag
+from layersmith.report.drawing import SHAPES, Chart, chart, keys, log_range, panels, scale, within
+from layersmith.report.markup import Markup, join
 from layersmith.report.reading import Json, built_at, chosen_ids, get, named, place, rank_of_role
-from layersmith.report.svg import (
-    SHAPES,
-    Scale,
-    chart,
-    log_range,
-    marker,
-    panels,
-    polyline,
-    text,
-    text_width,
-    x_axis,
-    y_axis,
-)
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 470, 270, 52, 58, 212
 FLOORS = {"zero": "zero", "mean": "mean", "ridge_linear": "ridge-linear", "rank_r": "rank-r"}
+STANDING = {"measured": "in the chosen model", "predicted": "best candidate, not chosen"}
 LEAST = 1e-6
 
 
@@ -58,8 +47,10 @@ def draw(result: Json) -> Markup | None:
     values = [v for s in sites for f in FLOORS if (v := get(s, "floors", f, key)) is not None]
     values += [c[key] for c in best.values() if c["id"] in chosen]
     view = View(key, log_range(values, LEAST), best, chosen)
-    drawn = [_panel(name, group, view) for name, group in groups.items()]
-    return join([tag("div", {"class": "scroll"}, _legend()), panels(drawn)])
+    drawn = [_panel(f"floors-{i}", name, group, view) for i, (name, group) in enumerate(groups.items())]
+    legend = [(SHAPES[i], 8, f"mark floor f{i}", f"floor: {name}") for i, name in enumerate(FLOORS.values())]
+    legend += [("o", 8, f"mark {style}", words) for style, words in STANDING.items()]
+    return join([keys("floors-key", legend), panels(drawn)])
 
 
 def quantity(sites: list[Json]) -> str:
@@ -80,52 +71,41 @@ def best_candidates(result: Json, key: str, chosen: set[str]) -> dict[str, Json]
     return best
 
 
-def _legend() -> Markup:
-    """The series, once for all panels."""
-    entries = [(SHAPES[i], f"mark floor f{i}", f"floor: {name}") for i, name in enumerate(FLOORS.values())]
-    entries.append(("circle", "mark measured", "in the chosen model"))
-    entries.append(("circle", "mark predicted", "best candidate, not chosen"))
-    x, parts = 0.0, []
-    for shape, style, words in entries:
-        parts += [marker(shape, x + 6, 9, 8, {"class": style}), text(x + 18, 13, words)]
-        x += 34 + text_width(words)
-    return chart(x, 20, "legend of the floors", *parts)
-
-
-def _panel(name: str, sites: list[Json], view: View) -> Markup:
+def _panel(name: str, title: str, sites: list[Json], view: View) -> Markup:
     layers = [place(s["name"]).layer or 0 for s in sites]
-    x = Scale(min(layers) - 0.5, max(layers) + 0.5, LEFT, WIDTH - 14)
-    y = Scale(*view.bounds, BOTTOM, TOP, log=True)
-    parts = [
-        text(0, 14, name, "start", "panel-title"),
-        y_axis(y, LEFT, WIDTH - 14, [(v, units.tick(v)) for v in y.ticks(6)], f"{view.title}, log scale"),
-        x_axis(x, BOTTOM, [(v, f"{v:.0f}") for v in x.ticks() if v == round(v)], "layer"),
-        *[_floor(index, sites, x, y, view) for index in range(len(FLOORS))],
-    ]
-    for site in sites:
-        candidate = view.best.get(site["name"])
-        if candidate is not None:
-            style = "measured" if candidate["id"] in view.chosen else "predicted"
-            tip = f"{site['name']}, {named(candidate)}\n{view.title} {units.divergence(candidate[view.key])}"
-            at = (x(place(site["name"]).layer or 0), y(candidate[view.key]))
-            size = 8 if len(sites) < 20 else 6
-            parts.append(marker("circle", *at, size, {"class": f"mark {style}", "data-tip": tip}))
-    return chart(WIDTH, HEIGHT, f"floors of {name} by layer", *parts)
+    with chart(name, WIDTH, HEIGHT, f"floors of {title} by layer") as drawn:
+        axes = drawn.axes(LEFT, TOP, WIDTH - 14, BOTTOM)
+        scale(axes, "x", (min(layers) - 0.5, max(layers) + 0.5), "{:.0f}".format, whole=True)
+        scale(axes, "y", view.bounds, units.tick, log=True)
+        axes.set_xlabel("layer")
+        drawn.text(0, 14, title, "panel-title")
+        drawn.text(0, TOP - 12, f"{view.title}, log scale", "axis")
+        size = 8 if len(sites) < 20 else 6
+        for index, (floor, words) in enumerate(FLOORS.items()):
+            # Left out where it is unknown, or a zero, which a log axis cannot show.
+            known = [(s["name"], v) for s in sites if (v := get(s, "floors", floor, view.key))]
+            told = [(site, f"floor {words}", value) for site, value in known]
+            _series(drawn, view, told, (SHAPES[index], size - 2, f"mark floor f{index}"), f"floor-line f{index}")
+        best = [view.best[s["name"]] for s in sites if s["name"] in view.best]
+        for style in STANDING:
+            mine = [c for c in best if (c["id"] in view.chosen) == (style == "measured")]
+            told = [(built_at(c), named(c), c[view.key]) for c in mine]
+            _series(drawn, view, told, ("o", size, f"mark {style}"))
+        return drawn.svg()
 
 
-def _floor(index: int, sites: list[Json], x: Scale, y: Scale, view: View) -> Markup:
-    """One of the four floors over the layers: its marks, and the line that joins them."""
-    floor = list(FLOORS)[index]
-    points, marks = [], []
-    for site in sites:
-        value = get(site, "floors", floor, view.key)
-        if not value:  # unknown, or a zero, which a log axis cannot show
-            continue
-        points.append((x(place(site["name"]).layer or 0), y(value)))
-        tip = f"{site['name']}, floor {FLOORS[floor]}\n{view.title} {units.divergence(value)}"
-        attributes = {"class": f"mark floor f{index}", "data-tip": tip}
-        marks.append(marker(SHAPES[index], *points[-1], 6 if len(sites) < 20 else 4, attributes))
-    return join([polyline(points, f"floor-line f{index}"), *marks])
+def _series(
+    drawn: Chart, view: View, told: list[tuple[str, str, float]], look: tuple[str, float, str], joined: str = ""
+) -> None:
+    """Marks over the layers for (site, what stands there, value), and the line that joins them where it has a class."""
+    if not told:
+        return
+    axes = drawn.figure.axes[0]
+    points = [(place(site).layer or 0, within(value, view.bounds)) for site, _, value in told]
+    if joined:
+        drawn.line(axes, points, joined)
+    tips = [f"{site}, {what}\n{view.title} {units.divergence(value)}" for site, what, value in told]
+    drawn.marks(axes, points, *look, tips=tips)
 
 
 def table(result: Json) -> Markup | None:

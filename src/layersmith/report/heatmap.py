@@ -1,6 +1,6 @@
 """Sites × methods: what replacing one sublayer, alone, does to the whole model.
 
-One panel per kind of sublayer, a row per method, a column per layer. A cell shows the setting with the least
+One table per kind of sublayer, a row per method, a column per layer. A cell shows the setting with the least
 divergence, or, outlined, the one that stands in the chosen model; its tooltip lists all settings beside the four
 floors. Hatched: the local error was so large that the whole model was not run. A dot: refused. The gentlest method, by
 its median, comes first.
@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from statistics import median
 
 from layersmith.report import units
-from layersmith.report.markup import Markup, join, tag
+from layersmith.report.markup import Markup, tag
 from layersmith.report.reading import Json, Place, built_at, chosen_ids, named, place, rank_of_role
-from layersmith.report.svg import chart, panels, text, text_width
+from layersmith.report.templating import macros
 
-WIDTH, ROW, TOP = 960, 20, 34
 SHADES = 9
+NUMBERED = 20  # with more columns no value fits; naming some cells and not others would only be noise
+LABELLED = 40  # with more columns not every layer has its number
 
 Panel = dict[str, dict[int | None, list[Json]]]  # method -> layer -> candidates
 
 
 @dataclass(frozen=True)
 class View:
-    """What all panels share: where cells begin, the bounds of the shades, the chosen candidates, floors by site."""
+    """What all panels share: the bounds of the shades, the chosen candidates, floors by site."""
 
-    left: float
     edges: list[float]
     chosen: set[str]
     floors: dict[str, Json]
@@ -41,11 +41,10 @@ def draw(result: Json) -> Markup | None:
         return None
     edges = shade_edges([c["divergence"] for c in result["candidates"] if c.get("divergence") is not None])
     floors = {s["name"]: s.get("floors") or {} for s in result.get("sites") or []}
-    left = max(text_width(method) for panel in grouped.values() for method in panel) + 12
+    view = View(edges, chosen_ids(result), floors)
     ordered = sorted(grouped.items(), key=lambda item: rank_of_role(item[0][1]))
-    view = View(left, edges, chosen_ids(result), floors)
-    drawn = [_panel(Place(stack, None, role).title, panel, view) for (stack, role), panel in ordered]
-    return join([tag("div", {"class": "scroll"}, _legend(edges)), panels(drawn)])
+    tables = [_table(Place(stack, None, role).title, panel, view) for (stack, role), panel in ordered]
+    return macros("heat.html").swaps([units.significant(edge, 1) for edge in edges], tables)
 
 
 def _panels(result: Json) -> dict[tuple[str, str], Panel]:
@@ -66,22 +65,16 @@ def shade_edges(values: list[float]) -> list[float]:
     return bounds[last - SHADES + 2 : last + 1]
 
 
-def _panel(title: str, panel: Panel, view: View) -> Markup:
+def _table(title: str, panel: Panel, view: View) -> Markup:
     layers = sorted({layer for row in panel.values() for layer in row}, key=lambda n: -1 if n is None else n)
-    width = min(max((WIDTH - view.left) / len(layers), 9.0), 42.0)
-    every = math.ceil(text_width("00") / width) if width < 24 else 1
-    parts = [text(0, 12, title, "start", "panel-title")]
-    for column, layer in enumerate(layers):
-        if layer is not None and layer % every == 0:
-            parts.append(text(view.left + (column + 0.5) * width, TOP - 5, str(layer), "middle", "tick"))
-    for row, method in enumerate(sorted(panel, key=lambda m: _median(panel[m]))):
-        y = TOP + row * ROW
-        parts.append(text(view.left - 8, y + 14, method, "end", "row-name"))
-        for column, layer in enumerate(layers):
-            if panel[method].get(layer):
-                parts.append(_cell(panel[method][layer], view.left + column * width, y, width, view))
-    across = max(view.left + width * len(layers), 150.0)
-    return chart(across, TOP + ROW * len(panel) + 6, "divergence by method and layer", *parts)
+    every = math.ceil(len(layers) / LABELLED)
+    heads = ["" if layer is None or layer % every else str(layer) for layer in layers]
+    numbered = len(layers) <= NUMBERED
+    rows = [
+        (method, [_cell(panel[method].get(layer) or [], numbered, view) for layer in layers])
+        for method in sorted(panel, key=lambda m: _median(panel[m]))
+    ]
+    return macros("heat.html").heat(title, heads, rows)
 
 
 def _median(row: dict[int | None, list[Json]]) -> float:
@@ -100,29 +93,25 @@ def shown(candidates: list[Json], chosen: set[str]) -> Json | None:
     return standing or min(scored, key=lambda c: c["divergence"], default=None)
 
 
-def _cell(candidates: list[Json], x: float, y: float, width: float, view: View) -> Markup:
+def _cell(candidates: list[Json], numbered: bool, view: View) -> Markup:
+    if not candidates:
+        return tag("td", {})
     best = shown(candidates, view.chosen)
-    box = {"x": x + 0.5, "y": y + 0.5, "width": width - 1, "height": ROW - 1.0, "data-tip": _tip(candidates, view)}
-    if best is None and all(c.get("refused") for c in candidates):
-        dot = tag("circle", {"cx": x + width / 2, "cy": y + ROW / 2, "r": 1.6, "class": "refused"})
-        return tag("g", {}, dot, tag("rect", {**box, "class": "cell blank"}))
     kl = None if best is None else best.get("divergence")
-    shade = None if kl is None else sum(kl >= edge for edge in view.edges)
-    parts = [tag("rect", {**box, "class": "cell hatched" if shade is None else f"cell q{shade}"})]
+    if best is None and all(c.get("refused") for c in candidates):
+        style = "cell refused"
+    else:
+        style = "cell hatched" if kl is None else f"cell q{sum(kl >= edge for edge in view.edges)}"
     if best is not None and best["id"] in view.chosen:
-        outline = {"x": x + 1.5, "y": y + 1.5, "width": width - 3, "height": ROW - 3.0}
-        if width > 16:
-            parts.append(tag("rect", {**outline, "class": "gap"}))
-        parts.append(tag("rect", {**outline, "class": "picked"}))
-    if kl is not None and width >= 40:  # room for any value; naming some cells and not others would only be noise
-        parts.append(text(x + width / 2, y + 14, _number(kl, width - 4), "middle", f"value on{shade}"))
-    return tag("g", {}, *parts)
+        style += " picked"
+    words = _number(kl) if kl is not None and numbered else ""
+    return tag("td", {"class": style, "data-tip": _tip(candidates, view)}, words)
 
 
-def _number(kl: float, room: float) -> str:
+def _number(kl: float) -> str:
     """With two digits where there is room for them."""
     written = units.divergence(kl)
-    return written if text_width(written, 10) < room else units.significant(kl, 1)
+    return written if len(written) <= 6 else units.significant(kl, 1)
 
 
 def _tip(candidates: list[Json], view: View) -> str:
@@ -140,24 +129,3 @@ def _tip(candidates: list[Json], view: View) -> str:
         lines.append(f"{named(c)}: {outcome}, {local}, {cost}{mark}")
     known = [f"{name} {units.divergence(f.get('divergence'))}" for name, f in view.floors.get(site, {}).items() if f]
     return "\n".join([*lines, *(["floors (divergence): " + ", ".join(known)] if known else [])])
-
-
-def _legend(edges: list[float]) -> Markup:
-    """The shades with the bounds between them, and the three marks. Holds the hatching all panels refer to."""
-    stroke = tag("path", {"d": "M-1 1l2 -2M0 6l6 -6M5 7l2 -2", "class": "hatch-line"})
-    hatch = tag("pattern", {"id": "hatch", "width": 6, "height": 6, "patternUnits": "userSpaceOnUse"}, stroke)
-    parts = [tag("defs", {}, hatch), text(0, 14, "divergence", "start", "axis")]
-    start, width = text_width("divergence") + 14, 44.0
-    for shade in range(SHADES):
-        box = {"x": start + shade * width, "y": 2, "width": width - 1, "height": 16, "class": f"q{shade}"}
-        parts.append(tag("rect", box))
-    for index, edge in enumerate(edges):
-        parts.append(text(start + (index + 1) * width, 33, units.significant(edge, 1), "middle", "tick"))
-    x = start + SHADES * width + 26
-    for mark, words in [("hatched", "prefiltered, not scored"), ("refused", "refused"), ("picked", "chosen")]:
-        box = {"x": x, "y": 3, "width": 18, "height": 14, "class": mark}
-        dot = {"cx": x + 9, "cy": 10, "r": 1.6, "class": mark}
-        parts.append(tag("circle", dot) if mark == "refused" else tag("rect", box))
-        parts.append(text(x + 25, 14, words))
-        x += 25 + text_width(words) + 18
-    return chart(WIDTH, 40, "shades of divergence", *parts)

@@ -1,70 +1,60 @@
 """Put names beside marks so that neither names nor marks cover one another.
 
-Greedy: each label, in order of importance, takes the first of eight places around its mark that is free; one that
-finds none is left out (the mark keeps its tooltip and its legend entry).
+Greedy: each name, in order of importance, takes the first of eight places around its mark that is free; one that finds
+none is left out (the mark keeps its tooltip and its legend entry). How much room a name takes, matplotlib knows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from layersmith.report.markup import Markup, join
-from layersmith.report.svg import text, text_width
+from layersmith.report.drawing import Chart, Point
+from layersmith.report.markup import clean
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in pixels."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def meets(self, other: Box) -> bool:
-        return (
-            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
-        )
-
-    def inside(self, other: Box) -> bool:
-        return (
-            self.left >= other.left
-            and self.right <= other.right
-            and self.top >= other.top
-            and self.bottom <= other.bottom
-        )
+PLACES = ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))
+SIDES = {-1: "right", 0: "center", 1: "left"}
+HEIGHTS = {-1: "top", 0: "center", 1: "bottom"}
 
 
 @dataclass(frozen=True)
-class Label:
-    """A name for the mark at (x, y), `gap` pixels away from its centre."""
+class Name:
+    """Words for the mark at `at`, `gap` pixels away from its centre."""
 
-    x: float
-    y: float
-    content: str
+    at: Point
+    words: str
     style: str
-    gap: float = 9
+    gap: float = 8
 
 
-def around(x: float, y: float, radius: float) -> Box:
-    """The square a mark covers."""
-    return Box(x - radius, y - radius, x + radius, y + radius)
+def place(chart: Chart, axes: Axes, names: Sequence[Name]) -> None:
+    """Put the names that fit inside the axes and cover neither each other, nor other words, nor marks."""
+    from matplotlib.transforms import Bbox
 
-
-def placed(labels: list[Label], marks: list[Box], area: Box, font_size: float = 12) -> Markup:
-    """The labels that fit inside `area` without covering `marks` or each other, as text elements."""
-    taken = list(marks)
-    drawn = []
-    for label in labels:
-        width, height = text_width(label.content, font_size), font_size * 1.15
-        for dx, dy in [(1, 0), (-1, 0), (1, -1), (-1, -1), (1, 1), (-1, 1), (0, -1), (0, 1)]:
-            gap = label.gap if dx == 0 or dy == 0 else 0.75 * label.gap
-            x, y = label.x + dx * gap, label.y + dy * (gap + height / 2)
-            left = x - width * (1 - dx) / 2
-            box = Box(left, y - height / 2, left + width, y + height / 2)
-            if box.inside(area) and not any(box.meets(b) for b in taken):
+    taken = [text.get_window_extent() for text in axes.texts]
+    for where, point, size in chart.marked:
+        x, y = where.transData.transform(point)
+        taken.append(Bbox.from_bounds(x - size / 2, y - size / 2, size, size))
+    for name in names:
+        for dx, dy in PLACES:
+            gap = name.gap if dx == 0 or dy == 0 else 0.75 * name.gap
+            text = axes.annotate(
+                clean(name.words),
+                name.at,
+                (dx * gap, dy * gap),
+                textcoords="offset points",
+                annotation_clip=False,
+                ha=SIDES[dx],
+                va=HEIGHTS[dy],
+            )
+            box = text.get_window_extent()
+            inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
+            if inside and not box.count_overlaps(taken):
+                chart.put(text, name.style)
                 taken.append(box)
-                anchor = {-1: "end", 0: "middle", 1: "start"}[dx]
-                drawn.append(text(x, y + 0.36 * font_size, label.content, anchor, label.style))
                 break
-    return join(drawn)
+            text.remove()

@@ -11,11 +11,17 @@ from collections import Counter
 from dataclasses import dataclass
 
 from layersmith.report import units
-from layersmith.report.markup import Markup, join, tag
+from layersmith.report.markup import Markup, attribute
 from layersmith.report.reading import Json, built_at, get, named, place
-from layersmith.report.svg import chart, fitted, text, text_width
+from layersmith.report.templating import macros
 
-WIDTH, LEFT, RIGHT, TOP, GAP = 960.0, 64.0, 150.0, 30.0, 8.0
+#: Shares of the width: the whole, the names of the layers, their sums, the gap between two columns.
+WIDTH, NAMES, SUMS, GAP = 960.0, 68.0, 142.0, 8.0
+ROOM = WIDTH - NAMES - SUMS - 2 * GAP
+#: The least that a column needs for a name on its bars; a norm is named by its title, which is short.
+LEAST, LEAST_OF_NORM = 110.0, 72.0
+SHORT = 24.0  # on shorter bars nothing is written; it stands behind them
+DENSE = 40  # with more layers than this the rows are lower
 
 
 @dataclass(frozen=True)
@@ -40,15 +46,15 @@ class Bar:
         return self.candidate is not None and built_at(self.candidate) != self.site
 
     @property
-    def words(self) -> list[str]:
-        """What may be written on it, the fullest first."""
+    def words(self) -> str:
+        """What is written on it."""
         if self.candidate is None:
-            return [units.count(self.params)]
+            return units.count(self.params)
         if self.elsewhere:
-            return [f"part of {built_at(self.candidate)}", "–"]
+            at, here = place(built_at(self.candidate)), place(self.site)
+            return f"with {at.title}" if at.layer == here.layer else f"part of {built_at(self.candidate)}"
         name, size = named(self.candidate), self.candidate.get("params")
-        full = f"{name} · {units.count(size)}" if size else name
-        return [full, name, self.candidate.get("method", "?")]
+        return f"{name} · {units.count(size)}" if size else name
 
     @property
     def tip(self) -> str:
@@ -62,17 +68,8 @@ class Bar:
         return f"{self.site}\noriginal: {units.count(self.params)} params\n{now}"
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Where each kind of sublayer starts, how wide its column is, and the pixels per millisecond."""
-
-    start: dict[str, float]
-    width: dict[str, float]
-    scale: float
-
-
 def draw(result: Json) -> Markup | None:
-    """One chart per stack, or None when the result has no sites or no chosen model."""
+    """A grid of bars per stack, or None when the result has no sites or no chosen model."""
     if not result.get("sites") or get(result, "chosen", "choice") is None:
         return None
     by_time = any(s.get("latency_ms") for s in result["sites"])
@@ -80,7 +77,7 @@ def draw(result: Json) -> Markup | None:
     for bar in _bars(result, "latency_ms" if by_time else "params"):
         at = place(bar.site)
         stacks.setdefault(at.stack, {}).setdefault(at.row, []).append(bar)
-    return join([_stack(stack, rows, by_time) for stack, rows in stacks.items()])
+    return macros("layout.html").stacks([_stack(stack, rows, by_time) for stack, rows in stacks.items()])
 
 
 def changes(result: Json) -> str:
@@ -109,67 +106,59 @@ def _bars(result: Json, measure: str) -> list[Bar]:
     return bars
 
 
-def _stack(stack: str, rows: dict[str, list[Bar]], by_time: bool) -> Markup:
-    columns = _columns([bar for row in rows.values() for bar in row if place(bar.site).layer is not None])
-    height = 24.0 if len(rows) <= 40 else 20.0
-    titles = {role: fitted(place(role).title, columns.width[role] + GAP) for role in columns.start}
-    parts = [text(x, TOP - 11, titles[role], "start", "tick") for role, x in columns.start.items()]
-    parts.append(text(WIDTH, TOP - 11, "time of the layer" if by_time else "parameters", "end", "tick"))
-    if stack:
-        parts.append(text(0, TOP - 11, stack, "start", "panel-title"))
-    for index, (name, row) in enumerate(rows.items()):
-        parts.append(_row(name, row, TOP + index * height, height, columns, by_time))
-    return chart(WIDTH, TOP + len(rows) * height + 4, f"layout of {stack or 'the model'}, layer by layer", *parts)
+def _stack(stack: str, rows: dict[str, list[Bar]], by_time: bool) -> dict[str, object]:
+    widths, scale = _columns([bar for row in rows.values() for bar in row if place(bar.site).layer is not None])
+    return {
+        "name": stack,
+        "titles": [place(role).title for role in widths],
+        "sums": "time of the layer" if by_time else "parameters",
+        "columns": " ".join(f"{width:.2f}fr" for width in [NAMES, *widths.values(), SUMS]),
+        "rows": [_row(name, row, widths, scale, by_time) for name, row in rows.items()],
+        "dense": len(rows) > DENSE,
+    }
 
 
-def _columns(bars: list[Bar]) -> Columns:
-    """Columns as wide as their longest bar, but never too narrow to name what stands there."""
+def _columns(bars: list[Bar]) -> tuple[dict[str, float], float]:
+    """The width of every kind's column, that of its longest bar or what names need, and the width of a millisecond."""
     longest: dict[str, float] = {}
     least: dict[str, float] = {}
     for bar in bars:
         role = place(bar.site).role
         longest[role] = max(longest.get(role, 0.0), bar.before, bar.after)
-        title = text_width(place(role).title)
-        least[role] = min(max(title, 58.0), 110.0) if bar.kind == "norm" else 110.0
-    room = WIDTH - LEFT - RIGHT - GAP * (len(longest) - 1)
-    narrow: set[str] = set()
-    while True:  # a column that would be too narrow gets its least width, and the others share what is left
-        total = sum(v for role, v in longest.items() if role not in narrow)
-        if total <= 0:
-            scale = min((least[role] / v for role, v in longest.items() if v > 0), default=1.0)
-            break
-        scale = max(room - sum(least[role] for role in narrow), 0.0) / total
-        too_narrow = {role for role, v in longest.items() if role not in narrow and v * scale < least[role]}
-        if not too_narrow:
-            break
-        narrow |= too_narrow
-    width = {role: max(v * scale, least[role]) for role, v in longest.items()}
-    start, x = {}, LEFT
-    for role in longest:
-        start[role] = x
-        x += width[role] + GAP
-    return Columns(start, width, scale)
+        least[role] = LEAST_OF_NORM if bar.kind == "norm" else LEAST
+    room = ROOM - GAP * (len(longest) - 1)
+    # The longest columns share what the least widths of the others leave; the more of them, the less for each.
+    scale, ordered = 1.0, sorted(longest, key=lambda role: least[role] / max(longest[role], 1e-12))
+    for number in range(1, len(ordered) + 1):
+        wide, narrow = ordered[:number], ordered[number:]
+        rest = max(room - sum(least[role] for role in narrow), 0.0) / max(sum(longest[role] for role in wide), 1e-12)
+        if number == 1 or rest * longest[wide[-1]] >= least[wide[-1]]:
+            scale = rest
+    return {role: max(value * scale, least[role]) for role, value in longest.items()}, scale
 
 
-def _row(name: str, row: list[Bar], y: float, height: float, columns: Columns, by_time: bool) -> Markup:
+def _row(name: str, row: list[Bar], widths: dict[str, float], scale: float, by_time: bool) -> dict[str, object]:
+    """A slot a column, None where the layer has no such sublayer; or one for all that goes over all columns."""
     whole = _whole_block(row, "latency_ms" if by_time else "params")
-    if whole is not None:
-        drawn = [_drawn(whole, LEFT, WIDTH - LEFT - RIGHT, y + 3, height - 6, columns.scale)]
-    else:
-        # A site outside the layers (a final norm) has a row of its own and no column.
-        roles = [place(bar.site).role for bar in row]
-        drawn = [
-            _drawn(bar, columns.start.get(role, LEFT), columns.width.get(role, 110.0), y + 3, height - 6, columns.scale)
-            for bar, role in zip(row, roles, strict=True)
-        ]
     before = sum(bar.before for bar in row)
     after = whole.after if whole is not None else sum(bar.after for bar in row)
     write = units.milliseconds if by_time else units.count
     changed = any(bar.candidate is not None for bar in row)
     total = f"{units.significant(before) if by_time else write(before)} → {write(after)}" if changed else write(after)
-    middle = y + height / 2 + 4
-    sum_text = text(WIDTH, middle, total, "end", "total changed" if changed else "total")
-    return join([text(0, middle, name, "start", "row-name"), *drawn, sum_text])
+    drawn: dict[str, object] = {"name": name, "total": total, "changed": changed, "whole": None, "slots": []}
+    if whole is not None or place(row[0].site).layer is None:  # a norm outside the layers has a row and no column
+        return drawn | {"whole": _slot(whole or row[0], ROOM, scale)}
+    here = {place(bar.site).role: bar for bar in row}
+    slots = [_slot(here[role], width, scale) if role in here else None for role, width in widths.items()]
+    return drawn | {"slots": slots}
+
+
+def _slot(bar: Bar, width: float, scale: float) -> dict[str, object]:
+    """A bar with what was there and what is there now, in per cent of its column's width."""
+    before, after = (f"{min(100 * value * scale / max(width, 1e-12), 100):.2f}" for value in (bar.before, bar.after))
+    length = scale * max(bar.before, bar.after)
+    aside = f"{length + 5:.0f}px" if 0 < length < SHORT else "5px"
+    return {"bar": bar, "tip": attribute(bar.tip), "before": before, "after": after, "aside": aside}
 
 
 def _whole_block(row: list[Bar], measure: str) -> Bar | None:
@@ -183,31 +172,3 @@ def _whole_block(row: list[Bar], measure: str) -> Bar | None:
     after = float(candidate.get(measure) or 0.0) if built_at(candidate) == block else 0.0
     params = sum(bar.params or 0 for bar in row)
     return Bar(block, "block", params, sum(bar.before for bar in row), after, candidate)
-
-
-def _drawn(bar: Bar, x: float, room: float, y: float, height: float, scale: float) -> Markup:
-    before, after = min(max(bar.before * scale, 2.0), room), min(bar.after * scale, room)
-    colour = " changed" if bar.candidate is not None else ""
-    parts = []
-    if bar.candidate is not None:
-        outline = {"x": x + 0.5, "y": y + 0.5, "width": max(before - 1, 1.0), "height": height - 1}
-        parts.append(tag("rect", {**outline, "class": "ghost", "data-tip": bar.tip}))
-    if after > 0:
-        box = {"x": x, "y": y, "width": max(after, 2.0), "height": height}
-        parts.append(tag("rect", {**box, "class": "bar" + colour, "data-tip": bar.tip}))
-    words, shift, style = _words(bar, before, after, room)
-    parts.append(text(x + shift, y + height / 2 + 4, words, "start", style + colour))
-    return join(parts)
-
-
-def _words(bar: Bar, before: float, after: float, room: float) -> tuple[str, float, str]:
-    """What to write, how far from the bar's start, and where: on the bar, in its outline, or behind both."""
-    for words in bar.words:
-        width = text_width(words, 11)
-        if width + 8 <= after:
-            return words, 5, "on-bar"
-        if bar.candidate is not None and width + 10 <= before - after:
-            return words, after + 6, "by-bar"
-    behind = max(before, after) + 6
-    fitting = next((w for w in bar.words if text_width(w, 11) <= room - behind), None)
-    return fitting or fitted(bar.words[-1], room - behind, 11), behind, "by-bar"

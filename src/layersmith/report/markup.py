@@ -1,4 +1,4 @@
-"""SVG from small functions, and the one rule of escaping that charts and templates share.
+"""Elements from a small function, and the one rule of escaping that charts and templates share.
 
     tag("text", {"class": "note"}, "a < b")   ->   <text class="note">a &lt; b</text>
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 import markupsafe
 from markupsafe import Markup
 
-__all__ = ["Attributes", "Child", "Markup", "clean", "escape", "join", "tag"]
+__all__ = ["Attributes", "Child", "Markup", "attribute", "clean", "escape", "join", "tag"]
 
 # C0 controls other than tab, newline and return are not allowed in XML, and generated text may contain them.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -39,12 +39,13 @@ def join(children: Iterable[Child]) -> Markup:
 
 def tag(name: str, attributes: Attributes, *children: Child) -> Markup:
     """One element. Attributes that are None are left out; floats are written with two decimals at most."""
-    written = "".join(f' {key}="{_value(v)}"' for key, v in attributes.items() if v is not None)
+    written = "".join(f' {key}="{attribute(v)}"' for key, v in attributes.items() if v is not None)
     return Markup(f"<{name}{written}>{join(children)}</{name}>")
 
 
-def _value(value: object) -> str:
+def attribute(value: object) -> Markup:
+    """What may stand between the quotes of an attribute."""
     if isinstance(value, float):
-        return f"{value:.2f}".rstrip("0").rstrip(".")
-    # A literal line break in an attribute would be read as a space by an XML reader.
-    return str(escape(str(value))).replace("\n", "&#10;")
+        return Markup(f"{value:.2f}".rstrip("0").rstrip("."))
+    # A literal line break would be read as a space by an XML reader.
+    return Markup(str(escape(str(value))).replace("\n", "&#10;"))

@@ -9,6 +9,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
+from layersmith.disk import put
 from layersmith.report import (
     additivity,
     explained,
@@ -33,9 +34,7 @@ from layersmith.report.templating import fill
 def write(result: Json, path: str | os.PathLike[str]) -> Path:
     """Write `result` (parsed result.json of any verb) as one self-contained HTML file, atomically. Returns the path."""
     path = Path(path)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(render(result), encoding="utf-8")
-    os.replace(unfinished, path)
+    put(path, render(result))
     return path
 
 

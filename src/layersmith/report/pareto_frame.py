@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from layersmith.report import units
+from layersmith.report.drawing import Point, log_range, within
 from layersmith.report.reading import COSTS, Json, final_and_unhealed, get, main_cost, ratio, share_of, what_agrees
-from layersmith.report.svg import Scale, log_range
 
-WIDTH, LEFT, TOP = 960, 58, 40
-RIGHT, BOTTOM = WIDTH - 16, TOP + 410
-ZERO = BOTTOM - 12  # the line on which a divergence of zero is drawn
-LOG_BOTTOM = ZERO - 28  # the log axis ends here
-LEAST = 1e-6  # smaller divergences are rounding, and are drawn on the zero line
+LEAST = 1e-6  # smaller divergences are rounding, and are drawn as zero
 FARTHEST = 1.5  # costs beyond this are drawn at the right edge, so that one slow method does not squash the rest
 
 
 class Frame:
-    """The two scales of one result, and where a measured or predicted part lies on them."""
+    """The ranges of both axes of one result, and where a measured or predicted part lies on them."""
 
     def __init__(self, result: Json):
         self.result, self.cost = result, main_cost(result)
@@ -24,18 +20,17 @@ class Frame:
         known = [r for r in ratios if r is not None]
         low, high = min(known), min(max(known), FARTHEST)
         air = max(0.04 * (high - low), 0.01)
-        self.x = Scale(low - air, high + 2 * air, LEFT, RIGHT)
-        divergences = [kl for p in parts if (kl := get(p, "divergence")) is not None]
-        self.log = Scale(*log_range(divergences, LEAST), LOG_BOTTOM, TOP, log=True)
+        self.ratios = (low - air, high + 2 * air)
+        self.divergences = log_range([kl for p in parts if (kl := get(p, "divergence")) is not None], LEAST)
 
     def budget(self) -> float | None:
         """The bound on the cost that the chart is drawn over."""
         return get(self.result, "settings", "budget", self.cost)
 
-    def at(self, part: Json | None) -> tuple[float, float] | None:
-        """Pixels of a part, or None where it lacks its cost or its divergence."""
+    def at(self, part: Json | None) -> Point | None:
+        """Where a part stands, or None where it lacks its cost or its divergence."""
         kl, r = get(part, "divergence"), ratio(self.result, part, self.cost)
-        return None if kl is None or r is None else (self.x(r), self.log(kl) if kl >= LEAST else ZERO)
+        return None if kl is None or r is None else (within(r, self.ratios), kl if kl >= LEAST else 0.0)
 
     def tip(self, name: str, part: Json | None) -> str:
         """What the tooltip of a mark says. No milliseconds: models timed in different runs share only their ratios."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from layersmith.report import facts, tables, units
-from layersmith.report.markup import Markup, join, tag
+from layersmith.report import facts, race_findings, tables, units
+from layersmith.report.drawing import chart, keys, panels, scale
+from layersmith.report.markup import Markup, clean, join
 from layersmith.report.reading import Json, get
-from layersmith.report.svg import Scale, chart, line, marker, panels, polyline, text, x_axis, y_axis
 
 COLOURS = 5
 #: The three curves: title, and how far an entrant has come on that axis after a share of its steps.
@@ -38,6 +38,9 @@ def page(result: Json) -> dict[str, object]:
         "better": "higher" if task.get("higher_is_better", True) else "lower",
         "headline": verdict(result).rstrip("."),
         "claim": result.get("claim"),
+        "sources": result.get("papers") or [],
+        "expected": race_findings.expected(result),
+        "laws": _table(race_findings.headed(result)),
         "equal": equal(result),
         "seeds": units.plural(len(seeds), "seed"),
         "level": f"{100 * (get(result, 'settings', 'level') or 0):g}\u00a0%",
@@ -91,7 +94,7 @@ def outcome(result: Json) -> tuple[list[str], list[list[str]]]:
 
 def costs(result: Json) -> tuple[list[str], list[list[str]]]:
     """Head and rows: what each entrant costs, whichever of it was held equal, and how it was tuned."""
-    head = ["entrant", "parameters", "training", "seconds", "state", "steps", "width", "rate", "decay"]
+    head = ["entrant", "parameters", "training", "seconds", "state", "steps", "width", "optimizer", "rate", "decay"]
     return head, [_costs(entrant) for entrant in result.get("entrants") or []]
 
 
@@ -117,9 +120,14 @@ def _costs(entrant: Json) -> list[str]:
         units.size(entrant["state_bytes"]),
         str(entrant["steps"]),
         str(get(entrant, "spec", "d_model")),
+        get(entrant, "optimizer", "name") or units.EMPTY,
         f"{entrant['lr']:g}" + (" (edge)" if entrant["on_edge"] else ""),
         f"{entrant['weight_decay']:g}",
     ]
+
+
+def _table(found: tuple[list[str], list[list[str]]] | None) -> Markup | None:
+    return None if found is None else tables.plain(*found)
 
 
 def intervals(result: Json) -> Markup | None:
@@ -129,22 +137,24 @@ def intervals(result: Json) -> Markup | None:
         return None
     ends = [0.0, *[value for entrant in known for value in entrant["interval"]]]
     air = 0.05 * (max(ends) - min(ends)) or 0.01
-    x = Scale(min(ends) - air, max(ends) + air, 210, 920)
-    height = 34 + 30 * len(known)
-    parts = [line(x(0), 20, x(0), height, "equal"), text(x(0), 14, "the best", "middle", "tick")]
-    for index, entrant in enumerate(known):
-        y = 40 + 30 * index
-        low, high = entrant["interval"]
-        tip = f"{entrant['name']}: {entrant['verdict']}\nbehind by {_score(low)} to {_score(high)}"
-        style = {"class": f"mark {_colour(result, entrant)}", "data-tip": tip}
-        parts += [
-            text(200, y + 4, entrant["name"], "end", "row-name"),
-            line(x(low), y, x(high), y, "base"),
-            marker("circle", x(entrant["difference"]), y, 10, style),
-        ]
-    ticks = [(value, units.tick(value) if value else "0") for value in x.ticks(8)]
-    title = f"{get(result, 'task', 'metric')}, difference to the best"
-    return chart(940, height + 48, title, x_axis(x, height, ticks, title), *parts)
+    title = clean(f"{get(result, 'task', 'metric')}, difference to the best")
+    with chart("intervals", 940, 84 + 30 * len(known), title) as drawn:
+        drawn.figure.set_layout_engine("constrained", rect=(0, 0, 0.98, 1))  # the names take the room they need
+        axes = drawn.figure.add_subplot()
+        scale(axes, "x", (min(ends) - air, max(ends) + air), units.tick, about=8)
+        axes.set_xlabel(title)
+        axes.set_yticks(range(len(known)), [clean(entrant["name"]) for entrant in known])
+        axes.set_ylim(len(known) - 0.4, -0.6)
+        axes.grid(False)
+        drawn.put(axes.axvline(0.0), "equal")
+        drawn.put(axes.text(0.0, -0.7, "the best", ha="center", va="bottom"), "tick")
+        for place, entrant in enumerate(known):
+            low, high = entrant["interval"]
+            tip = f"{entrant['name']}: {entrant['verdict']}\nbehind by {_score(low)} to {_score(high)}"
+            drawn.line(axes, [(low, place), (high, place)], "base interval")
+            look = f"mark {_colour(result, entrant)}"
+            drawn.marks(axes, [(entrant["difference"], place)], "o", 10, look, tips=[tip])
+        return drawn.svg()
 
 
 def curves(result: Json) -> Markup | None:
@@ -156,48 +166,47 @@ def curves(result: Json) -> Markup | None:
     if not points:
         return None
     low, high = min(p["score"] for p in points), max(p["score"] for p in points)
-    y = Scale(min(low, 0.0), high if high > low else low + 1.0, BOTTOM, TOP)
-    return join([_legend(result, entrants), panels([_panel(result, entrants, y, *axis) for axis in AXES])])
+    bounds = (min(low, 0.0), high if high > low else low + 1.0)
+    legend = keys("curves-key", [("o", 10, f"mark {_colour(result, e)}", e["name"]) for e in entrants])
+    return join([legend, panels([_panel(result, entrants, bounds, *axis) for axis in AXES])])
 
 
-def _panel(result: Json, entrants: list[Json], y: Scale, title: str, along: Callable[[Json, Json], float]) -> Markup:
+def _panel(
+    result: Json,
+    entrants: list[Json],
+    bounds: tuple[float, float],
+    title: str,
+    along: Callable[[Json, Json], float],
+) -> Markup:
     far = max(along(e, p) for e in entrants for run in e["runs"] for p in run["curve"])
-    x = Scale(0.0, far or 1.0, LEFT, RIGHT)
-    parts = []
-    for entrant in entrants:
-        colour = _colour(result, entrant)
-        for run in entrant["runs"]:
-            known = [p for p in run["curve"] if p["score"] is not None]
-            if not known:
-                continue
-            line_of = [(x(along(entrant, p)), y(p["score"])) for p in known]
-            tip = f"{entrant['name']}, seed {run['seed']}\n{_score(known[-1]['score'])} after {known[-1]['step']} steps"
-            parts.append(polyline(line_of, f"curve {colour}"))
-            parts.append(marker("circle", *line_of[-1], 7, {"class": f"mark {colour}", "data-tip": tip}))
-    # Not units.flops: the title under the axis says what is counted.
-    shown = [(v, units.count(v).replace("\u00a0", "") if v >= 10_000 else f"{v:g}") for v in x.ticks(4)]
-    for name, score in (result.get("yardsticks") or {}).items():
-        if y.low <= score <= y.high:
-            parts.append(line(LEFT, y(score), RIGHT, y(score), "equal"))
-            parts.append(text(RIGHT, y(score) - 4, name, "end", "tick"))
     metric = get(result, "task", "metric") or "score"
-    return chart(
-        PANEL,
-        BOTTOM + 48,
-        f"{metric} against {title}",
-        y_axis(y, LEFT, RIGHT, [(v, units.tick(v) if v else "0") for v in y.ticks(5)], metric),
-        x_axis(x, BOTTOM, shown, title),
-        *parts,
-    )
+    with chart(f"curves-{title}", PANEL, BOTTOM + 48, f"{metric} against {title}") as drawn:
+        axes = drawn.axes(LEFT, TOP, RIGHT, BOTTOM)
+        scale(axes, "x", (0.0, far or 1.0), _amount, about=4)
+        scale(axes, "y", bounds, units.tick, about=5)
+        axes.set_xlabel(title)
+        drawn.text(0, TOP - 12, metric, "axis")
+        for name, score in (result.get("yardsticks") or {}).items():
+            if bounds[0] <= score <= bounds[1]:
+                drawn.put(axes.axhline(score), "equal")
+                drawn.put(axes.text(far or 1.0, score, clean(name), ha="right", va="bottom"), "tick")
+        for entrant in entrants:
+            colour = _colour(result, entrant)
+            for run in entrant["runs"]:
+                known = [p for p in run["curve"] if p["score"] is not None]
+                if not known:
+                    continue
+                points = [(along(entrant, p), p["score"]) for p in known]
+                last = known[-1]
+                tip = f"{entrant['name']}, seed {run['seed']}\n{_score(last['score'])} after {last['step']} steps"
+                drawn.line(axes, points, f"curve {colour}")
+                drawn.marks(axes, points[-1:], "o", 7, f"mark {colour}", tips=[tip])
+        return drawn.svg()
 
 
-def _legend(result: Json, entrants: list[Json]) -> Markup:
-    keys = []
-    for entrant in entrants:
-        dot = marker("circle", 9, 9, 10, {"class": f"mark {_colour(result, entrant)}"})
-        sign = tag("svg", {"viewBox": "0 0 18 18", "class": "sign"}, dot)
-        keys.append(tag("span", {"class": "key"}, sign, entrant["name"]))
-    return tag("p", {"class": "keys"}, join(keys))
+def _amount(value: float) -> str:
+    """Not units.flops: the title under the axis says what is counted."""
+    return units.count(value).replace("\u00a0", "") if value >= 10_000 else f"{value:g}"
 
 
 def _colour(result: Json, entrant: Json) -> str:

@@ -28,7 +28,7 @@ from layersmith.errors import UserError
 from layersmith.runs.identity import differences, digest_of
 
 #: Of the files in a workspace, and of what they are called. Raised when a file that is read changes its form.
-FORMAT = 3
+FORMAT = 4
 
 
 class Workspace:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from layersmith.errors import MissingExtra, UserError
+from layersmith.racing.tasks import digits
 from layersmith.racing.tasks.digits import Digits, labelled
 from layersmith.racing.tasks.shared import idx
 
@@ -76,8 +77,9 @@ def test_a_patch_has_to_divide_the_picture(tmp_path: Path) -> None:
         Digits(str(write_idx(tmp_path)), patch=5)
 
 
-@pytest.mark.skipif(find_spec("sklearn") is not None, reason="scikit-learn is installed")
-def test_without_scikit_learn_the_embedded_set_names_what_is_missing() -> None:
+def test_without_scikit_learn_the_embedded_set_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    labelled.cache_clear()
     with pytest.raises(MissingExtra, match="scikit-learn"):
         Digits()
 

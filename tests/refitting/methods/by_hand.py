@@ -16,6 +16,8 @@ D = 8
 class View(SimpleNamespace):
     """As much of a `SublayerView` as a method looks at: an operator of ours and what went in and came out."""
 
+    device = torch.device("cpu")
+
     def once(self, key, make):
         return make()
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from layersmith.linear.quantized import nearest_codes, rtn_grid
+from layersmith.refitting import methods
 from layersmith.refitting.methods.least_squares import reduced_rank
 from layersmith.refitting.methods.quantize.gptq import gptq
 from tests.refitting.methods.by_hand import (
@@ -95,3 +96,58 @@ def test_gptq_corrects_what_is_still_to_come_by_the_inverse_of_its_own_gram():
         w[:, column:] -= np.outer(wrong / inverse[0, 0], inverse[0])
     assert codes.tolist() == wanted.tolist()
     distinct(codes.tolist(), rounding=nearest_codes(weight, *rtn_grid(weight, 3, 16), 3).tolist())
+
+
+@pytest.mark.parametrize("group", [32, 64])
+def test_int4_weight_takes_the_nearer_of_two_grids_group_by_group(group):
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(128, 6)
+    with torch.no_grad():
+        linear.weight[0, :group] = torch.randint(0, 16, (group,)) * 0.25 - 1.1  # both ends on the grid, 0 is not
+        linear.weight[0, :2] = torch.tensor([0.0, 15.0]) * 0.25 - 1.1
+        linear.weight[1, :group] = torch.randint(0, 16, (group,)) * 0.25 - 1.0  # 0 on the grid
+        linear.weight[2] = linear.weight[2].abs() + 1  # 0 is in the range that a grid spans
+    at = View(linears=lambda: {"p": linear}, site=SITE)
+    part = built("int4_weight", at, {"group_size": group})
+    assert torch.equal(part.bias, linear.bias)
+    got = numbers(part.dense_weight())
+    for o, row in enumerate(numbers(linear.weight)):
+        for start in range(0, 128, group):
+            weights = row[start : start + group]
+            low, high = min(0.0, *weights), max(0.0, *weights)
+            scale = float(np.float16((high - low) / 15))
+            grids = []
+            for zero in (float(np.float16(round(-low / scale))), float(np.float16(-low / scale))):
+                codes = [min(max(round(w / scale + zero), 0), 15) for w in weights]
+                grids.append([(code - zero) * scale for code in codes])
+            errors = [sum((a - w) ** 2 for a, w in zip(grid, weights, strict=True)) for grid in grids]
+            mine = got[o][start : start + group]
+            assert sum((a - w) ** 2 for a, w in zip(mine, weights, strict=True)) == pytest.approx(min(errors), rel=1e-3)
+    assert np.abs(np.array(got[0][:group]) - numbers(linear.weight)[0][:group]).max() < 0.003, "of steps of 0.25"
+
+
+def test_int4_weight_offers_the_groups_that_divide_every_width():
+    def offered(*widths):
+        linears = {str(i): torch.nn.Linear(width, 4) for i, width in enumerate(widths)}
+        at = View(linears=lambda: linears, site=SITE)
+        method = methods.get("int4_weight")
+        return [settings["group_size"] for settings in method.options(at)], method.unsupported_reason(at)
+
+    assert offered(576, 1536) == ([32, 64], None)
+    assert offered(256) == ([32, 64, 128], None)
+    assert offered(256, 100)[0] == []
+    assert offered(256, 100)[1] == "no group of 32, 64, 128 inputs divides all of its widths ([100, 256])"
+
+
+def test_int8_weight_is_the_nearest_of_256_levels_a_group_and_leaves_inputs_alone():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(96, 5)
+    part = built("int8_weight", View(linears=lambda: {"p": linear}, site=SITE), {})
+    assert (part.bits, part.group_size) == (8, 48)
+    scale, zero = (t.repeat_interleave(48, 1) for t in (part.scale.float(), part.zero.float()))
+    codes = (linear.weight / scale).round() + zero
+    torch.testing.assert_close(part.dense_weight(), (codes.clamp(0, 255) - zero) * scale)
+    x = torch.randn(3, 96, dtype=torch.float64)
+    with torch.no_grad():
+        want = x @ part.dense_weight().double().T + linear.bias
+        torch.testing.assert_close(part.double()(x), want, atol=1e-5, rtol=0)

@@ -24,6 +24,7 @@ def mlp_site(act="relu", d_model=24, d_hidden=48, tokens=1500):
     y = mlp(x)
     view = SimpleNamespace(
         site=SimpleNamespace(d_model=d_model, kind="ffn"),
+        device=torch.device("cpu"),
         ffn=SimpleNamespace(operator=mlp),
         inputs=x[:tokens],
         targets=y[:tokens],

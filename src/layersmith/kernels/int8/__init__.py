@@ -8,9 +8,10 @@ or None -> y (..., d_out) in the dtype of x. The sum is of integers, so it is ex
 the tokens beside it, nor on the number of threads.
 
 One operator, so that torch.compile, the meta device and the FLOP counter see one node of known shape. The product is
-torch's `_int_mm`, which uses the integer instructions of the processor; compiled (`int8.cpp`), rounding x is one pass
-over it and rescaling is one pass over y in place. `reference` is the same in plain PyTorch, for every device. Codes and
-scale get no gradient; that of x is the one of the map without the rounding of x (straight through).
+torch's `_int_mm`, which uses the integer instructions of the processor. Compiled (`int8.cpp`), rounding x is one pass
+over it and rescaling is one pass over y in place; a single row is multiplied by a loop of our own on all threads, with
+the same instructions (AVX512-VNNI) or plain integer arithmetic. `reference` is the same in plain PyTorch, for every
+device. Codes and scale get no gradient; that of x is the one of the map without the rounding of x (straight through).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ FEW_ROWS, MULTIPLE = 16, 8
 SMALLEST = 1e-30
 
 library.define("layersmith::int8_linear", "(Tensor x, Tensor codes, Tensor scale, Tensor? bias) -> Tensor")
+_int8_linear = torch.ops.layersmith.int8_linear.default
 
 
 def int8_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -95,7 +97,7 @@ class _Straight(torch.autograd.Function):
 
 def _run(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     native.loaded()  # the compiled one then stands before the reference
-    y: Tensor = torch.ops.layersmith.int8_linear(x, codes, scale, bias)
+    y: Tensor = _int8_linear(x, codes, scale, bias)
     return y
 
 

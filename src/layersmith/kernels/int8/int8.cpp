@@ -1,7 +1,8 @@
 // y = step scale (q code^T) + bias with int8 q and code: see __init__.py for the formula and the reference.
 //
 // Rows are rounded in one pass over x (which stays in the nearest cache between finding its largest value and rounding
-// it); torch's integer product then writes into the memory of y, where it is rescaled in place.
+// it); torch's integer product then writes into the memory of y, where it is rescaled in place. A single row, for which
+// that product's own start costs as much as its work, is multiplied here, the rows of the matrix shared out among threads.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_int_mm.h>
@@ -14,6 +15,8 @@
 #include <vector>
 
 #include "lanes.h"
+#include "shared_out.h"
+#include "wide.h"
 
 namespace layersmith {
 namespace {
@@ -39,13 +42,36 @@ void round_row(const float* x, int8_t* q, int64_t n, float factor) {
   for (int64_t i = 0; i < n; ++i) q[i] = static_cast<int8_t>(static_cast<int32_t>(std::nearbyint(x[i] * factor)));
 }
 
+// What is rescaled, in one place, so that a token comes out the same alone and among others.
+inline float rescaled(int32_t whole, float scale, float step, float bias) {
+  return static_cast<float>(whole) * scale * step + bias;
+}
+
 // Whole numbers in the memory of y become floats there.
 void rescale_row(float* y, const float* scale, const float* bias, int64_t n, float step) {
   for (int64_t i = 0; i < n; ++i) {
     int32_t whole;
     std::memcpy(&whole, y + i, sizeof whole);
-    y[i] = static_cast<float>(whole) * scale[i] * step + (bias ? bias[i] : 0.0f);
+    y[i] = rescaled(whole, scale[i], step, bias ? bias[i] : 0.0f);
   }
+}
+
+// The step of a row x, whose codes are put into q.
+float rounded(const float* x, int8_t* q, int64_t n) {
+  const float most = std::max(largest(x, n), SMALLEST);
+  round_row(x, q, n, TOP / most);
+  return most / TOP;
+}
+
+void one_row(
+    const float* x, const int8_t* codes, const float* scale, const float* bias, int64_t in, int64_t out, float* y) {
+  static thread_local std::vector<int8_t> q;
+  q.resize(in);
+  const float step = rounded(x, q.data(), in);
+  const int8_t* whole = q.data();
+  each_row(out, in, [&](int64_t row) {
+    y[row] = rescaled(dot_int8(codes + row * in, whole, in), scale[row], step, bias ? bias[row] : 0.0f);
+  });
 }
 
 at::Tensor int8_linear(
@@ -60,20 +86,20 @@ at::Tensor int8_linear(
   sizes.back() = out;
   at::Tensor y = at::empty(sizes, x.options());
   if (y.numel() == 0) return y.to(x_.scalar_type());
-  at::Tensor q = at::empty({rows, in}, x.options().dtype(at::kChar));
-  at::Tensor steps = at::empty({rows}, x.options());
   const float *px = x.const_data_ptr<float>(), *ps = scale.const_data_ptr<float>();
   const float* pb = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
+  float* py = y.mutable_data_ptr<float>();
+  if (rows == 1) {
+    one_row(px, codes.const_data_ptr<int8_t>(), ps, pb, in, out, py);
+    return y.to(x_.scalar_type());
+  }
+  at::Tensor q = at::empty({rows, in}, x.options().dtype(at::kChar));
+  at::Tensor steps = at::empty({rows}, x.options());
   int8_t* pq = q.mutable_data_ptr<int8_t>();
-  float *py = y.mutable_data_ptr<float>(), *pstep = steps.mutable_data_ptr<float>();
+  float* pstep = steps.mutable_data_ptr<float>();
 
   at::parallel_for(0, rows, std::max<int64_t>(1, BLOCK / std::max<int64_t>(1, in)), [&](int64_t first, int64_t last) {
-    for (int64_t r = first; r < last; ++r) {
-      float most = largest(px + r * in, in);
-      if (most < SMALLEST) most = SMALLEST;
-      round_row(px + r * in, pq + r * in, in, TOP / most);
-      pstep[r] = most / TOP;
-    }
+    for (int64_t r = first; r < last; ++r) pstep[r] = rounded(px + r * in, pq + r * in, in);
   });
   at::Tensor whole = y.view({rows, out}).view(at::kInt);
   at::_int_mm_out(whole, q, codes.t());

@@ -43,6 +43,27 @@ def with_room(state: State) -> State:
     return {name: _roomy(t) if name in ("k", "v") else t for name, t in state.items()}
 
 
+def rooms_for_one(state: State | None) -> tuple[Tensor, Tensor] | None:
+    """The whole rooms of keys and values (B, H_kv, room, head_dim) where one more token may be written; else None."""
+    if state is None or "real" in state or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    keys, values = getattr(state["k"], _ROOM, None), getattr(state["v"], _ROOM, None)
+    if keys is None or values is None:
+        return None
+    for room in (keys, values):
+        if state["k"].shape[2] >= room.shape[2]:
+            return None
+        if room.is_inference() and not torch.is_inference_mode_enabled():  # which torch forbids to write to
+            return None
+    return keys, values
+
+
+def one_longer(rooms: tuple[Tensor, Tensor], slots: int) -> State:
+    """The state once a token has been written behind the first `slots` of these rooms."""
+    keys, values = rooms
+    return {"k": _front(keys, slots + 1), "v": _front(values, slots + 1)}
+
+
 def remember(k: Tensor, v: Tensor, real: Tensor | None, window: int | None = None) -> State:
     """The state: the part of the cache that later tokens can still see."""
     drop = 0 if window is None else max(k.shape[2] - (window - 1), 0)
@@ -101,7 +122,7 @@ def _longer(kept: Tensor, new: Tensor) -> Tensor:
 
 def _front(room: Tensor, slots: int) -> Tensor:
     """The first slots, which remember the room they are in. Whatever is made from them (another order) does not."""
-    front = room[:, :, :slots]
+    front = room.narrow(2, 0, slots)
     setattr(front, _ROOM, room)
     return front
 

@@ -28,14 +28,19 @@ def turning_rows(
     """(cos, sin) of the tokens of x (B, T, H, head_dim), which come after `seen` (B,) real ones."""
     batch, tokens = x.shape[:2]
     start = 0 if seen is None else int(seen.max() if batch > 1 else seen)
-    length = max(SHORTEST, 1 << (start + tokens - 1).bit_length())
-    table = _table(length, size, theta, interleaved, x.dtype, x.device)
+    table = turning_table(start + tokens, x, size=size, theta=theta, interleaved=interleaved)
     if mask is None and (seen is None or batch == 1):
         rows = table[None, start : start + tokens]
     else:
         rows = F.embedding(token_positions(x, mask, seen), table.flatten(1)).unflatten(-1, (2, -1))
     cos, sin = rows[:, :, None].unbind(3)
     return cos, sin
+
+
+def turning_table(positions: int, x: Tensor, *, size: int, theta: float, interleaved: bool) -> Tensor:
+    """(positions or more, 2, size): cosines and sines from position 0 on, in the dtype and on the device of x."""
+    length = max(SHORTEST, 1 << (positions - 1).bit_length())
+    return _table(length, size, theta, interleaved, x.dtype, x.device)
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:

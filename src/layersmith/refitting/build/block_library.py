@@ -6,6 +6,7 @@ run builds only what is missing, and blocks that other processes built (`workers
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from layersmith.anatomy import Site
+from layersmith.anatomy.edit import Replacement
 from layersmith.errors import UserError
 from layersmith.refitting import methods
 from layersmith.refitting.build.changeable import check_library
@@ -80,8 +82,7 @@ def build_block(
     """{site: its report and candidates} of one block, its sublayers first. Independent of every other block."""
     inside = [s for s in activations.anatomy.in_block(block.name) if s != block]  # a head is its own and only site
     sites = [s for s in (*inside, block) if s.name in settings.sites]
-    with torch.device(activations.device):  # what a method makes, it makes where the model is
-        built = {s.name: _site_jobs(s, activations, workspace, settings, statistics.get(s.name, {})) for s in sites}
+    built = {s.name: _site_jobs(s, activations, workspace, settings, statistics.get(s.name, {})) for s in sites}
     activations.forget()
     return built
 
@@ -96,12 +97,12 @@ def _site_jobs(
     saved = workspace.load_json(f"library/{site.name}/site")
     if saved is not None:
         report = SiteReport(**saved["report"])
-        found = [_load(workspace, name) for name in saved["candidates"]]
+        found = [load(workspace, name) for name in saved["candidates"]]
         if all(found):
             return report, [c for c in found if c]
     view = activations.view(site, settings.seed, statistics)
     report, candidates = SiteReport(), []
-    for name in dict.fromkeys([*methods.FLOORS.values(), *settings.methods]):
+    for name in dict.fromkeys([*methods.FLOORS.values(), *methods.steps(settings.methods)]):
         method = methods.get(name)
         if site.kind not in method.kinds:
             continue
@@ -112,18 +113,16 @@ def _site_jobs(
                 continue
             offered = method.options(view)
         except NO_FIT as error:
-            report.refusals[name] = _why(error)
+            report.refusals[name] = why(error)
             continue
         for chosen in offered:
-            candidate = _load(workspace, candidate_id(site.name, name, chosen))
+            candidate = load(workspace, candidate_id(site.name, name, chosen))
             if candidate is None:
                 try:
-                    candidate, tensors = _build(view, method, chosen, settings)
+                    candidate = keep(workspace, *_build(view, method, chosen, settings))
                 except NO_FIT as error:
-                    report.refusals[name] = _why(error)
+                    report.refusals[name] = why(error)
                     break
-                workspace.save_tensors(f"library/{candidate.id}", tensors)
-                workspace.save_json(f"library/{candidate.id}", candidate.to_json())
             candidates.append(candidate)
     for floor, name in methods.FLOORS.items():
         errors = [c.local_error for c in candidates if c.method == name]
@@ -133,7 +132,8 @@ def _site_jobs(
     return report, candidates
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """What a site's own numbers had against a candidate, in plain words."""
     said = " ".join(str(error).split())
     return said if isinstance(error, UserError) else f"its fit has no solution here: {said}"
 
@@ -145,6 +145,15 @@ def _build(
     torch.manual_seed(settings.seed)
     replacement = [(edit, module.eval()) for edit, module in method.build(view, chosen)]
     steps = distill(view, replacement, settings.distill_steps) if method.distils else 0
+    candidate, tensors = finished(view, method, chosen, replacement)
+    candidate.distilled_steps, candidate.seconds = steps, time.perf_counter() - start
+    return candidate, tensors
+
+
+def finished(
+    view: SublayerView, method: Method, chosen: dict[str, Any], replacement: Replacement
+) -> tuple[Candidate, dict[str, Tensor]]:
+    """The candidate that a replacement is, refused where its numbers are not finite, and its tensors as stored."""
     error = method.error(view, chosen, replacement)
     stored = view.as_stored(replacement)
     edits, tensors = pack(stored)
@@ -155,17 +164,23 @@ def _build(
         settings=chosen,
         edits=edits,
         local_error=error,
-        distilled_steps=steps,
-        seconds=time.perf_counter() - start,
     )
-    if not torch.isfinite(torch.tensor(candidate.local_error)):
+    if not math.isfinite(candidate.local_error):
         candidate.refused = "its output is not finite on held-out activations"
     elif not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
         candidate.refused = f"some of its weights are too large for {view.dtype}"
     return candidate, tensors
 
 
-def _load(workspace: Workspace, name: str) -> Candidate | None:
+def keep(workspace: Workspace, candidate: Candidate, tensors: dict[str, Tensor]) -> Candidate:
+    """Store a candidate, weights first: where its JSON stands, all of it is there."""
+    workspace.save_tensors(f"library/{candidate.id}", tensors)
+    workspace.save_json(f"library/{candidate.id}", candidate.to_json())
+    return candidate
+
+
+def load(workspace: Workspace, name: str) -> Candidate | None:
+    """The candidate as it was stored, not yet costed or scored; None when it is not there."""
     saved = workspace.load_json(f"library/{name}")
     if saved is None or not workspace.has_tensors(f"library/{name}"):
         return None

@@ -24,8 +24,12 @@ def check_patterns(patterns: list[str], anatomy: Anatomy, names: list[str]) -> N
 
 
 def check_library(library: Library, refusals: dict[str, dict[str, str]]) -> None:
-    """Raise a UserError when no candidate may be used. `refusals`: {site: {method: reason}} of what was not built."""
-    if library.usable():
+    """Raise a UserError when no candidate may be used, nor followed by a format in a chain that was asked for.
+
+    refusals  {site: {method: reason}} of what was not built
+    """
+    wanted = methods.steps(library.methods)
+    if any(c.refused is None and c.method in wanted for c in library.candidates.values()):
         return
     found = [pair for at_site in refusals.values() for pair in at_site.items()]
     found += [(c.method, str(c.refused)) for c in library.candidates.values()]

@@ -23,6 +23,7 @@ from layersmith.anatomy import Anatomy
 from layersmith.anatomy.running import plainly
 from layersmith.errors import UserError
 from layersmith.measuring.divergence import divergence
+from layersmith.refitting.heal.formats import trainable_formats
 from layersmith.refitting.heal.loss import Batch, add_gradients, hidden_states, rows_at_once, tokens_of
 from layersmith.runs.workspace import Workspace
 
@@ -66,8 +67,25 @@ def heal(
 ) -> Healing:
     """Train `student` in place. Resumes from `workspace` files called `name` when they are there.
 
+    Matrices in number formats are trained as well, through their rounding (`formats`).
     Raises UserError when the loss is not finite (the student is left rolled back).
     """
+    with trainable_formats(student):
+        return _heal(student, teacher, anatomy, (batches, heldout), settings, workspace=workspace, name=name, tell=tell)
+
+
+def _heal(
+    student: nn.Module,
+    teacher: nn.Module,
+    anatomy: Anatomy,
+    texts: tuple[list[Batch], list[Batch]],
+    settings: HealSettings,
+    *,
+    workspace: Workspace | None,
+    name: str,
+    tell: Callable[[str, int, int], None],
+) -> Healing:
+    batches, heldout = texts
     trained = copy.deepcopy(student).float() if _has_half_precision(student) else student
     parameters = [p for p in trained.parameters() if p.requires_grad and p.is_floating_point()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.0, betas=(0.9, 0.98))

@@ -18,6 +18,7 @@ METHODS: dict[str, str] = {
     "fused_attention": "layersmith.refitting.methods.replace.fused_attention:FuseAttention",
     "fused_glu": "layersmith.refitting.methods.replace.fused_glu:FuseGLU",
     "fused_norm": "layersmith.refitting.methods.replace.fused_norm:FuseNorm",
+    "one_row": "layersmith.refitting.methods.replace.one_row:OneRowHead",
     "drop": "layersmith.refitting.methods.drop.drop:Drop",
     "mean": "layersmith.refitting.methods.drop.mean:Mean",
     "linear": "layersmith.refitting.methods.fits.linear:LinearMap",
@@ -73,15 +74,21 @@ METHODS: dict[str, str] = {
     "crms_norm": "layersmith.refitting.methods.replace.to_crms_norm:ToCRMSNorm",
     "prep_bn": "layersmith.refitting.methods.replace.to_prep_bn:ToPRepBN",
     "int8_dynamic": "layersmith.refitting.methods.quantize.int8_dynamic:Int8DynamicWeights",
+    "int8_weight": "layersmith.refitting.methods.quantize.int8_weight:Int8Weight",
+    "int4_weight": "layersmith.refitting.methods.quantize.int4_weight:Int4Weight",
     "bf16": "layersmith.refitting.methods.quantize.bf16:BF16",
     "rtn": "layersmith.refitting.methods.quantize.rtn:RTN",
     "gptq": "layersmith.refitting.methods.quantize.gptq:GPTQ",
 }
 
 
+#: Between the two steps of a chain: "width+int8_dynamic" narrows a feed-forward and then rounds what is left of it.
+THEN = "+"
+
+
 def check_methods(names: list[str]) -> None:
     """Raise a UserError with the closest names for a name that is no method's. Imports nothing."""
-    for name in names:
+    for name in steps(names):
         if name not in METHODS:
             near = suggest(name, list(METHODS))
             raise UserError(f"Unknown method {name!r}. {near} `layersmith methods` lists all {len(METHODS)}.")
@@ -90,6 +97,11 @@ def check_methods(names: list[str]) -> None:
 def get(name: str) -> Method:
     """The method of that name; a UserError with the closest names otherwise."""
     check_methods([name])
+    if THEN in name:
+        from layersmith.refitting.methods.chain import Chain
+
+        first, _, then = name.partition(THEN)
+        return Chain(get(first), get(then))
     module_name, _, class_name = METHODS[name].partition(":")
     method: type[Method] = getattr(importlib.import_module(module_name), class_name)
     return method()
@@ -101,11 +113,22 @@ def building(part: str) -> list[str]:
 
 
 def chosen(wanted: list[str] | None, budgets: list[str]) -> list[str]:
-    """The methods of a run: the named ones (checked), or every default one that can help with one of the budgets."""
+    """The methods of a run: the named ones (checked), or every default one that can help with one of the budgets.
+
+    With them come the chains that they make: each that number formats may follow, with each number format.
+    """
     if wanted is None:
-        return [name for name in METHODS if get(name).default and set(get(name).saves) & set(budgets)]
-    check_methods(wanted)
-    return list(dict.fromkeys(wanted))
+        names = [name for name in METHODS if get(name).default and set(get(name).saves) & set(budgets)]
+    else:
+        names = list(dict.fromkeys(wanted))
+    formats = [name for name in names if get(name).everywhere]
+    chains = [f"{name}{THEN}{then}" for name in names if get(name).chains for then in formats]
+    return list(dict.fromkeys([*names, *chains]))
+
+
+def steps(names: list[str]) -> list[str]:
+    """The single methods among these, and those that the chains among them consist of."""
+    return list(dict.fromkeys(step for name in names for step in name.split(THEN)))
 
 
 def reads(names: list[str], statistic: str) -> bool:

@@ -12,8 +12,8 @@ def ridge(x: Tensor, y: Tensor, strength: float = 1e-3, bias: bool = True) -> tu
     Minimises ||x W^T + b - y||^2 + strength * mean(diag(x^T x)) * ||W||^2. x: (tokens, d_in), y: (tokens, d_out).
     """
     x64, y64 = x.double(), y.double()
-    x_mean = x64.mean(0) if bias else torch.zeros(x.shape[1], dtype=torch.float64)
-    y_mean = y64.mean(0) if bias else torch.zeros(y.shape[1], dtype=torch.float64)
+    x_mean = x64.mean(0) if bias else x64.new_zeros(x.shape[1])
+    y_mean = y64.mean(0) if bias else y64.new_zeros(y.shape[1])
     weight = ridge_from_moments((x64 - x_mean).T @ (x64 - x_mean), (x64 - x_mean).T @ (y64 - y_mean), strength)
     return weight.to(x.dtype), (y_mean - weight @ x_mean).to(x.dtype)
 
@@ -43,7 +43,8 @@ def positive(gram: Tensor, damp: float = 1e-6) -> Tensor:
     """
     rounding = 4 * torch.finfo(torch.float32).eps * len(gram) if gram.dtype == torch.float32 else 0.0
     wide = gram.double()
-    return wide + max(damp, rounding) * wide.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=wide.dtype)
+    least = max(damp, rounding) * wide.diagonal().mean().clamp_min(1e-12)
+    return wide + least * torch.eye(len(gram), dtype=wide.dtype, device=wide.device)
 
 
 def mixture(columns: list[Tensor], target: Tensor) -> Tensor:

@@ -6,13 +6,12 @@ with what it is compared to.
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict, replace
 from typing import Any
 
 from layersmith import checkpoint, report
 from layersmith.anatomy.edit import Edit, combined
+from layersmith.disk import put_json
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import divergence
 from layersmith.measuring.generation import greedy_text, room
@@ -22,12 +21,14 @@ from layersmith.measuring.quality import quality
 from layersmith.measuring.token_bytes import token_bytes
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.heal.distillation import Healing, HealSettings, heal
+from layersmith.refitting.prove.compiled import measure_compiled
 from layersmith.refitting.prove.folding import fold_where_it_pays
 from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult, assemble
 from layersmith.refitting.search.baselines import measure_baselines
 from layersmith.refitting.search.choice import student
 from layersmith.refitting.search.found import Found
+from layersmith.report.card import card
 from layersmith.runs.identity import digest_of
 
 PROMPT_TOKENS, SAMPLE_TOKENS, SAMPLES = 32, 48, 3
@@ -45,25 +46,28 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
         mix = digest_of(found.selection.chosen, asdict(_heal_settings(ctx)))
         folds, folded = fold_where_it_pays(healed, ctx.shape, ctx.workspace, mix)
     checkpoint.round_to_stored(healed, checkpoint.stored_dtypes(ctx.model))
+    finished = digest_of(mix, [f["name"] for f in folds if f["kept"]])
     with ctx.clock.stage("measure"):
-        final = _side_by_side(ctx, healed, f"final/{digest_of(mix, [f['name'] for f in folds if f['kept']])}")
+        final = _side_by_side(ctx, healed, f"final/{finished}")
+        if not found.selection.chosen and not any(fold["kept"] for fold in folds):
+            final["refitted"]["latency_ratio"] = 1.0  # nothing is changed, so the clock told noise
+    compiled = _compiled(ctx, healed, f"compiled/{finished}") if ctx.compiles else None
     with ctx.clock.stage("save"):
-        saved = {"folds": folds, **_save(ctx, found, healed, folded)}
+        saved = {"folds": folds, "compiled": compiled, **_save(ctx, found, healed, folded)}
     result = assemble(ctx, found, variants, healing, final, saved)
     out = ctx.workspace.out
+    (out / "model" / "README.md").write_text(card(result), encoding="utf-8")
     report.write(result, out / "report.html")
     report.write_svg(result, out / "pareto.svg")
     # The last of all: where result.json stands, the run has ended and everything else is there.
-    fresh = out / "result.json.new"
-    fresh.write_text(json.dumps(result, indent=1))
-    os.replace(fresh, out / "result.json")
+    put_json(out / "result.json", result)
     return RefitResult(out, result)
 
 
 def _heal(ctx: RunContext, found: Found, chosen: list[str], name: str) -> tuple[Any, Healing | None]:
     """The model with these candidates, healed on the heal batches (all runs heal on the same ones)."""
     changed = student(ctx.model, found.replacement(chosen))
-    if not ctx.batches.heal:
+    if not ctx.batches.heal or not chosen:
         return changed, None
     changed.requires_grad_(True)
     heal_settings = _heal_settings(ctx)
@@ -122,15 +126,26 @@ def _side_by_side(ctx: RunContext, healed: Any, kept: str) -> dict[str, Any]:
     for name, model, against in (("original", ctx.model, None), ("refitted", healed, ctx.model)):
         measured = quality(model, ctx.batches.report, against=against, token_bytes=counted).to_json()
         timing = timings[name]
+        dtypes = checkpoint.source_dtypes(model) if name == "original" else checkpoint.stored_dtypes(model)
         figures[name] = {
             "divergence": measured.pop("divergence"),
             **measured,
-            **replace(model_cost(model, ctx.shape), latency_ms=timing.median * 1e3).to_json(),
+            **replace(model_cost(model, ctx.shape, dtypes), latency_ms=timing.median * 1e3).to_json(),
             "latency_ms_spread": [timing.p25 * 1e3, timing.p75 * 1e3],
         }
     figures["refitted"]["latency_ratio"] = ratio(timings, "refitted", "original")
     figures["samples"] = _samples(ctx, healed)
     ctx.workspace.save_json(kept, figures)
+    return figures
+
+
+def _compiled(ctx: RunContext, healed: Any, kept: str) -> dict[str, Any]:
+    """Both under torch.compile; the workspace keeps the figures as `kept`."""
+    figures = ctx.workspace.load_json(kept)
+    if figures is None:
+        with ctx.clock.stage("compile"):
+            figures = measure_compiled(ctx.model, healed, ctx.shape)
+        ctx.workspace.save_json(kept, figures)
     return figures
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from layersmith.cost import FIELDS, Cost
-from layersmith.measuring.environment import environment
+from layersmith.measuring.environment import environment, peak_memory
 from layersmith.measuring.inputs import placement
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.heal.distillation import Healing
@@ -69,7 +67,6 @@ def assemble(
     shares = found.shares(Cost.from_json(refitted), refitted["latency_ratio"], ctx.settings.budget)
     candidates = found.built.candidates.values()
     config = getattr(ctx.model, "config", None)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "schema": SCHEMA,
         "model": {
@@ -109,7 +106,7 @@ def assemble(
         },
         **saved,
         "timings": {**ctx.clock.seconds, "total": sum(ctx.clock.seconds.values())},
-        "peak_rss_bytes": peak,
+        "peak_rss_bytes": peak_memory(),
     }
 
 

@@ -9,8 +9,7 @@ site (embedding, residual additions) is the difference.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,18 +17,19 @@ from torch import Tensor, nn
 from layersmith.anatomy import Anatomy, Site
 from layersmith.anatomy.head import is_tied
 from layersmith.anatomy.twin import twin
-from layersmith.checkpoint.dtypes import StoredDtypes, stored_dtypes
+from layersmith.checkpoint.dtypes import StoredDtypes, source_dtypes, stored_dtypes
 from layersmith.contract import Operator
 from layersmith.cost import NOTHING, Cost
 from layersmith.errors import UserError
 from layersmith.measuring.cache import rewinder, share_tensors
 from layersmith.measuring.calls import Call, capture_calls
-from layersmith.measuring.cost import Prompt, cost_of, read
+from layersmith.measuring.cost import Prompt, bytes_as_stored, cost_of, read
 from layersmith.measuring.inputs import placement
 from layersmith.measuring.latency import Step, latency
 from layersmith.measuring.shape import Shape
 from layersmith.refitting.candidate import Candidate, Library
 from layersmith.refitting.score.in_place import Gains, seconds_inside
+from layersmith.refitting.score.site_costs import SiteCosts
 from layersmith.runs.workspace import Workspace
 
 MODEL = "model"
@@ -37,50 +37,47 @@ MODEL = "model"
 NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number", "idx", "training")
 
 
-@dataclass
-class SiteCosts:
-    """of_site  {site: cost} of the originals · total  the whole model · outside  total less sites"""
-
-    of_site: dict[str, Cost] = field(default_factory=dict)
-    total: Cost = NOTHING
-
-    @property
-    def outside(self) -> Cost:
-        return self.total - sum(self.of_site.values(), NOTHING)
-
-    def limits(self, budget: dict[str, float]) -> dict[str, float]:
-        """Bounds on the sum over sites, from budgets given as shares of the original's whole cost."""
-        return {name: share * self.total.of(name) - self.outside.of(name) for name, share in budget.items()}
-
-    def predicted(self, chosen: Iterable[Candidate]) -> Cost:
-        """The whole model's cost with these candidates in place and all else kept."""
-        chosen = list(chosen)
-        decided = {site for candidate in chosen for site in candidate.sites}
-        kept = [cost for site, cost in self.of_site.items() if site not in decided]
-        return sum([*kept, *(measured(candidate) for candidate in chosen)], self.outside)
-
-
-def measured(candidate: Candidate) -> Cost:
-    """The cost of a candidate of which `measure_costs` has taken it."""
-    if candidate.cost is None:
-        raise RuntimeError(f"{candidate.id} is used before its cost was measured")
-    return candidate.cost
-
-
 def measure_costs(
-    model: nn.Module, anatomy: Anatomy, library: Library, shape: Shape, workspace: Workspace, rounds: int = 15
+    model: nn.Module,
+    anatomy: Anatomy,
+    library: Library,
+    shape: Shape,
+    workspace: Workspace,
+    rounds: int = 15,
+    *,
+    earlier: SiteCosts | None = None,
 ) -> SiteCosts:
-    """Fill in the cost of every candidate and return those of the originals."""
-    saved = workspace.load_json("costs")
+    """Fill in the cost of every candidate and return those of the originals.
+
+    earlier  what this returned for other candidates. These are then costed on the same scale: the originals are timed
+             beside them again, and a machine that has become slower has become so for both.
+    """
+    name = "costs" if earlier is None else "costs-of-chains"
+    saved = workspace.load_json(name)
     if saved is None:
         saved = _measure(model, anatomy, library, shape, rounds)
-        workspace.save_json("costs", saved)
+        workspace.save_json(name, saved)
+    total = Cost.from_json(saved["total"])
+    scale = 1.0 if earlier is None else earlier.total.of("latency") / total.of("latency")
     for candidate in library.candidates.values():
         if candidate.id in saved["candidates"]:
-            candidate.cost = Cost.from_json(saved["candidates"][candidate.id])
+            cost = Cost.from_json(saved["candidates"][candidate.id])
+            candidate.cost = replace(cost, latency_ms=cost.of("latency") * scale)
         elif candidate.refused is None:
             candidate.refused = saved["refused"].get(candidate.id, "its cost was not measured")
-    return SiteCosts({s: Cost.from_json(c) for s, c in saved["sites"].items()}, Cost.from_json(saved["total"]))
+    return earlier or SiteCosts(
+        {s: Cost.from_json(c) for s, c in saved["sites"].items()},
+        total,
+        Cost.from_json(saved["by_dtype"]),
+    )
+
+
+def counted(model: nn.Module, anatomy: Anatomy, shape: Shape) -> SiteCosts:
+    """What the originals cost apart from time, as `measure_costs` has it."""
+    bench = _Bench(model, anatomy, shape)
+    for site in anatomy.smallest():
+        bench.add_original(site.name)
+    return SiteCosts({site.name: bench.original(site) for site in anatomy.smallest()}, *bench.whole())
 
 
 def _measure(
@@ -99,23 +96,17 @@ def _measure(
             refused[candidate.id] = str(reason)
     seconds = (_in_place if shape.phase == "decode" else _by_itself)(bench, library, rounds)
 
-    def cost(name: str, site: str) -> dict[str, Any]:
-        # A block that a model runs several times costs its work each time, its weights once. What it keeps, and its
-        # time, were measured over all its runs.
-        once = bench.counted[bench.key_of[name]]
-        flops = once.flops * anatomy.site(site).calls
-        return replace(once, flops=flops, latency_ms=seconds[name] * 1e3).to_json()
+    def timed(cost: Cost, name: str) -> dict[str, Any]:
+        return replace(cost, latency_ms=seconds[name] * 1e3).to_json()
 
-    def own(site: Site) -> dict[str, Any]:
-        # A tied head's weights are the embedding's, and stay whatever replaces the head.
-        tied = site.kind == "head" and is_tied(model, site)
-        return cost(site.name, site.name) | ({"params": 0, "bytes": 0} if tied else {})
-
+    candidates = [c for c in library.candidates.values() if c.id not in refused]
+    total, by_dtype = bench.whole()
     return {
-        "sites": {s.name: own(s) for s in sites},
-        "candidates": {c.id: cost(c.id, c.site) for c in library.candidates.values() if c.id not in refused},
+        "sites": {s.name: timed(bench.original(s), s.name) for s in sites},
+        "candidates": {c.id: timed(bench.cost(c.id, anatomy.site(c.site)), c.id) for c in candidates},
         "refused": refused,
-        "total": replace(bench.counted[MODEL], latency_ms=seconds[MODEL] * 1e3).to_json(),
+        "total": timed(total, MODEL),
+        "by_dtype": by_dtype.to_json(),
     }
 
 
@@ -196,6 +187,27 @@ class _Bench:
         decodes = self.shape.phase == "decode"
         calls = capture_calls(edited, paths, prompt.step, must_run=False) if decodes else self.calls
         self._add(key, parts, calls, prompt)
+
+    def whole(self) -> tuple[Cost, Cost]:
+        """Of the whole model as its source is stored, and what the dtypes of the result save of that."""
+        kept = self.counted[MODEL]
+        source = bytes_as_stored({"": self.model}, source_dtypes(self.model))
+        return replace(kept, weight_bytes=source), replace(NOTHING, weight_bytes=source - kept.weight_bytes)
+
+    def cost(self, name: str, site: Site) -> Cost:
+        """Of a site or a candidate there, apart from time.
+
+        A block that a model runs several times costs its work each time, its weights once. What it keeps was measured
+        over all its runs.
+        """
+        once = self.counted[self.key_of[name]]
+        return replace(once, flops=once.flops * site.calls)
+
+    def original(self, site: Site) -> Cost:
+        """Of the original at a site. A tied head's weights are the embedding's, and stay whatever replaces the head."""
+        tied = site.kind == "head" and is_tied(self.model, site)
+        own = self.cost(site.name, site)
+        return replace(own, params=0, weight_bytes=0) if tied else own
 
     def _keeps_something(self, candidate: Candidate) -> bool:
         sites = [self.anatomy.site(name) for name in candidate.sites]

@@ -11,30 +11,28 @@ from typing import Any
 
 import torch
 
-from layersmith.anatomy import Replay
 from layersmith.anatomy.edit import apply, restore
 from layersmith.errors import UserError
-from layersmith.measuring.divergence import Divergence, main_output
+from layersmith.measuring.divergence import Divergence, Expected
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.candidate import Candidate, Library
 from layersmith.refitting.methods import FLOORS
+from layersmith.refitting.pruning import saves_something, unbeaten
+from layersmith.refitting.score.site_costs import SiteCosts
 from layersmith.runs.workspace import Workspace
-
-CLEARLY = 0.8
-NOISE = 0.02
 
 
 def score(
     library: Library,
-    replay: Replay,
     activations: Activations,
     workspace: Workspace,
     budgets: list[str],
+    costs: SiteCosts | None = None,
     tell: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> None:
     """Fill in `divergence` and `agreement` of every candidate worth it. Finished scores are read back."""
     waiting = []
-    for candidate in worth_scoring(library, budgets):
+    for candidate in worth_scoring(library, budgets, costs):
         saved = workspace.load_json(f"scores/{candidate.id}")
         if saved is None:
             waiting.append(candidate)
@@ -44,7 +42,7 @@ def score(
     chunk = 16
     for start in range(0, len(waiting), chunk):
         part = waiting[start : start + chunk]
-        for candidate, result in zip(part, _score_together(part, library, replay, activations), strict=True):
+        for candidate, result in zip(part, _score_together(part, library, activations), strict=True):
             _set(candidate, result)
             workspace.save_json(f"scores/{candidate.id}", result)
         tell("scoring", start + len(part), len(waiting))
@@ -55,40 +53,28 @@ def _set(candidate: Candidate, result: dict[str, Any]) -> None:
     candidate.refused = result["refused"]
 
 
-def worth_scoring(library: Library, budgets: list[str]) -> list[Candidate]:
-    """The floors, and every usable candidate that no other one at the same sites clearly beats.
+def worth_scoring(library: Library, budgets: list[str], costs: SiteCosts | None = None) -> list[Candidate]:
+    """The floors, and every usable candidate that saves something and that no other one at the same sites beats.
 
-    Clearly: a local error at most CLEARLY times as large, and no budgeted cost more than noise above. Local errors
-    are cheap and scores are not; this keeps the number of scores per site small and the total linear in depth.
+    Local errors and costs are cheap and scores are not; this keeps the number of scores per site small and the total
+    linear in depth.
     """
-    usable = library.usable()
     floors = [c for c in library.candidates.values() if c.method in FLOORS.values() and c.refused is None]
-    unbeaten = []
-    for candidate in usable:
-        rivals = [c for c in usable if c.site == candidate.site and c.sites == candidate.sites]
-        if not any(_beats(rival, candidate, budgets) for rival in rivals if rival is not candidate):
-            unbeaten.append(candidate)
-    return floors + [c for c in unbeaten if c.method not in FLOORS.values()]
-
-
-def _beats(rival: Candidate, candidate: Candidate, budgets: list[str]) -> bool:
-    ours, theirs = candidate.cost, rival.cost
-    if ours is None or theirs is None:
-        return False
-    costs = [(theirs.of(b), ours.of(b)) for b in budgets]
-    return rival.local_error <= CLEARLY * candidate.local_error and all(a <= b * (1 + NOISE) for a, b in costs)
+    worth = unbeaten(library.usable(), budgets)
+    if costs is not None:
+        worth = [c for c in worth if c.cost is None or saves_something(c, costs, budgets)]
+    return floors + [c for c in worth if c.method not in FLOORS.values()]
 
 
 @torch.no_grad()
-def _score_together(
-    candidates: list[Candidate], library: Library, replay: Replay, activations: Activations
-) -> list[dict[str, Any]]:
+def _score_together(candidates: list[Candidate], library: Library, activations: Activations) -> list[dict[str, Any]]:
+    replay = activations.replay
     replacements = [library.replacement(c) for c in candidates]
     sums = [Divergence() for _ in candidates]
     refused: list[str | None] = [None for _ in candidates]
     for index, batch in enumerate(activations.search):
-        expected = replay.run_from(replay.n_blocks, activations.search_hidden(replay.n_blocks, index), batch)
-        main_output(expected)  # the original's own outputs are finite, or nothing can be scored
+        original = replay.run_from(replay.n_blocks, activations.search_hidden(replay.n_blocks, index), batch)
+        expected = Expected(original, batch.get("attention_mask"))  # is finite, or nothing can be scored
         for place, (candidate, replacement, total) in enumerate(zip(candidates, replacements, sums, strict=True)):
             if refused[place]:
                 continue
@@ -99,7 +85,7 @@ def _score_together(
             finally:
                 restore(replay.model, before)
             try:
-                total.add(expected, out, batch.get("attention_mask"))
+                total.add_to(expected, out)
             except UserError:  # what it raises for outputs that are not finite: half precision overflows
                 refused[place] = "with it, the model's outputs are not finite"
     return [

@@ -8,7 +8,7 @@ from typing import Any
 from layersmith.anatomy.edit import Replacement, apply
 from layersmith.cost import FIELDS, Cost
 from layersmith.refitting.candidate import Candidate, Library
-from layersmith.refitting.score.costs import SiteCosts, measured
+from layersmith.refitting.score.site_costs import SiteCosts, measured
 from layersmith.refitting.search.knapsack import Option, Solution
 
 KEEP = "keep"

@@ -22,6 +22,8 @@ def clock(ctx: RunContext, library: Library, ids: list[str], rounds: int) -> Clo
     if saved is None:
         replacement = replacement_of([library.candidates[i] for i in ids], library)
         saved = clock_variant(ctx.model, replacement, ctx.shape, rounds).to_json()
+        if not ids:
+            saved["latency_ratio"] = 1.0  # a model in which nothing is changed: what a clock says of it is noise
         ctx.workspace.save_json(f"clocked/{digest}", saved)
     return Clocked(**saved)
 

@@ -8,7 +8,7 @@ from layersmith.anatomy.edit import Replacement
 from layersmith.cost import Cost
 from layersmith.refitting.build.block_library import SiteReport
 from layersmith.refitting.candidate import Library
-from layersmith.refitting.score.costs import SiteCosts
+from layersmith.refitting.score.site_costs import SiteCosts
 from layersmith.refitting.search.choice import replacement_of
 from layersmith.refitting.search.select import Selection
 

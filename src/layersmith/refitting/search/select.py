@@ -14,7 +14,7 @@ from typing import Any
 from layersmith.errors import UserError
 from layersmith.refitting.candidate import Library
 from layersmith.refitting.context import RunContext
-from layersmith.refitting.score.costs import SiteCosts
+from layersmith.refitting.score.site_costs import SiteCosts
 from layersmith.refitting.search.choice import candidates_of, options, replacement_of
 from layersmith.refitting.search.clock import clock, gain, rounds_for, to_predict
 from layersmith.refitting.search.knapsack import Option, Solution, best_reachable, diverse, solve
@@ -105,10 +105,11 @@ class _Search:
             if abs(told - before) < 1e-6:
                 break
         if best is None or not best.meets_budget:
-            ratio = self.clocked(fastest)
+            # The predicted best too: for a budget of 1.0 that is the original, whatever a clock says of faster mixes.
+            ratio, reached = min(((self.clocked(mix), mix) for mix in (first, fastest)), key=lambda pair: pair[0])
             if ratio > bound:
                 raise UserError(cannot_meet(self.menu, self.costs, self.budget, ratio))
-            best = self.selection(fastest, self.joint(fastest), {**self.budget, "latency": least}, [])
+            best = self.selection(reached, self.joint(reached), {**self.budget, "latency": least}, [])
         return best
 
     def within(self, told: dict[str, float]) -> Selection | None:

@@ -3,14 +3,16 @@
 A number format (int8, bf16) goes over the whole model, whatever the kind of site, as a user would apply it. A method
 with a strength (width, rank) is applied at every site of a kind, and its rungs are its settings. A method without one
 (drop, linear), or one whose candidates overlap (a span of blocks), is applied at more and more sites, least harmful
-first: the usual recipe of its paper. Each ladder goes from the mildest rung to the strongest; `baselines` climbs it
-until the clock says that the budget is met.
+first: the usual recipe of its paper. A chain is applied where it was built, and its format by itself at all other
+sites, as a user would who prunes a model and then quantizes it; only the format that is fastest here is so used. Each
+ladder goes from the mildest rung to the strongest; `baselines` climbs it until the clock says that the budget is met.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 from layersmith.anatomy import Anatomy
@@ -45,7 +47,36 @@ def ladders(library: Library, anatomy: Anatomy) -> list[Ladder]:
     for candidate in library.usable():
         kind = "everywhere" if methods.get(candidate.method).everywhere else anatomy.site(candidate.site).kind
         groups.setdefault((candidate.method, kind), []).append(candidate)
-    return [Ladder(f"{method} {kind}", method, _rungs(found)) for (method, kind), found in sorted(groups.items())]
+    made = [Ladder(f"{method} {kind}", method, _rungs(found)) for (method, kind), found in sorted(groups.items())]
+    thens = {_format(ladder) for ladder in made} - {""}
+    fastest = min(sorted(thens), key=lambda then: _latency(then, library), default="")
+    return [_completed(each, library) if _format(each) else each for each in made if _format(each) in ("", fastest)]
+
+
+def _format(ladder: Ladder) -> str:
+    """The number format that ends a ladder of chains; "" for any other."""
+    return ladder.method.partition(methods.THEN)[2]
+
+
+def _latency(method: str, library: Library) -> float:
+    """What a format takes by itself, at the average site."""
+    costs = [c.cost.of("latency") for c in library.candidates.values() if c.method == method and c.cost is not None]
+    return sum(costs) / len(costs) if costs else math.inf
+
+
+def _completed(ladder: Ladder, library: Library) -> Ladder:
+    """A ladder of chains, the format of the chain at every site that a rung leaves alone.
+
+    A strength that was not worth building at some sites says at how many it stands.
+    """
+    everywhere = [c for c in library.usable() if c.method == _format(ladder)]
+    most = max(len(rung.candidates) for rung in ladder.rungs)
+
+    def completed(rung: Rung) -> Rung:
+        fewer = {} if len(rung.candidates) == most else {"sites": len(rung.candidates)}
+        return Rung({**rung.settings, **fewer}, _disjoint([*rung.candidates, *everywhere]))
+
+    return replace(ladder, rungs=[completed(rung) for rung in ladder.rungs])
 
 
 def _rungs(candidates: list[Candidate]) -> list[Rung]:

@@ -16,7 +16,7 @@ from layersmith.anatomy.edit import Replacement
 from layersmith.anatomy.twin import twin
 from layersmith.cost import Cost
 from layersmith.measuring.cost import model_cost
-from layersmith.measuring.divergence import Divergence
+from layersmith.measuring.divergence import Divergence, Expected
 from layersmith.measuring.inputs import placement
 from layersmith.measuring.latency import Step, Timing, latency, model_step, ratio
 from layersmith.measuring.shape import Shape
@@ -52,7 +52,7 @@ class Measured:
 
 @torch.no_grad()
 def joint_divergence(
-    model: nn.Module, replacement: Replacement, batches: list[Batch], expected: list[Any] | None = None
+    model: nn.Module, replacement: Replacement, batches: list[Batch], expected: list[Expected] | None = None
 ) -> Divergence:
     """Divergence of the edited model from the original on batches.
 
@@ -60,15 +60,15 @@ def joint_divergence(
     """
     total, edited = Divergence(), twin(model, replacement)
     for index, batch in enumerate(batches):
-        target = model(**batch) if expected is None else expected[index]
-        total.add(target, edited(**batch), batch.get("attention_mask"))
+        target = Expected(model(**batch), batch.get("attention_mask")) if expected is None else expected[index]
+        total.add_to(target, edited(**batch))
     return total
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, batches: list[Batch]) -> list[Any]:
-    """What the model answers on each batch."""
-    return [model(**batch) for batch in batches]
+def outputs(model: nn.Module, batches: list[Batch]) -> list[Expected]:
+    """What the model answers on each batch, ready to be compared with."""
+    return [Expected(model(**batch), batch.get("attention_mask")) for batch in batches]
 
 
 def variant_steps(model: nn.Module, variants: dict[str, Replacement], shape: Shape) -> dict[str, Step]:
@@ -98,7 +98,7 @@ def measure_variant(
     shape: Shape,
     clocked: Clocked,
     batches: list[Batch],
-    expected: list[Any] | None = None,
+    expected: list[Expected] | None = None,
 ) -> Measured:
     """Quality on `batches` and cost at `shape` of a variant that was timed. `expected`: as for `joint_divergence`."""
     quality = joint_divergence(model, replacement, batches, expected)

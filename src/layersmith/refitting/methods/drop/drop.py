@@ -31,10 +31,11 @@ class Drop(Method):
         return [{}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        replacement = view.as_replacement(catalogue.build({"name": "zero", "d_model": view.site.d_model}))
+        zero = catalogue.build({"name": "zero", "d_model": view.site.d_model})
+        replacement = view.as_replacement(zero.to(view.device))
         identity = {"name": "identity", "d_model": view.site.d_model}
         for path in _own_norm(view):
-            replacement.append((Edit(path, identity, {}), catalogue.build(identity)))
+            replacement.append((Edit(path, identity, {}), catalogue.build(identity).to(view.device)))
         return replacement
 
 

@@ -26,7 +26,7 @@ class Mean(Method):
         return [{}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        operator = catalogue.build({"name": "constant", "d_model": view.site.d_model})
+        operator = catalogue.build({"name": "constant", "d_model": view.site.d_model}).to(view.device)
         with torch.no_grad():
             operator.value.copy_(view.targets.mean(0))
         return view.as_replacement(operator)

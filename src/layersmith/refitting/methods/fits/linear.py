@@ -33,7 +33,7 @@ class LinearMap(Method):
         return [{}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        operator = catalogue.build({"name": "affine", "d_model": view.site.d_model})
+        operator = catalogue.build({"name": "affine", "d_model": view.site.d_model}).to(view.device)
         weight, bias = ridge(view.inputs, view.targets)
         with torch.no_grad():
             operator.linear.weight.copy_(weight)

@@ -25,6 +25,7 @@ class LowRankWeights(Method):
     builds = ("low_rank",)
     default = True
     saves = ("latency", "params", "bytes", "flops")
+    chains = True
     requires = "weight matrices"
     statistics = ("grams",)
     distils = True
@@ -50,7 +51,7 @@ class LowRankWeights(Method):
                 continue
             part = catalogue.build(
                 {"name": "low_rank", "d_in": d_in, "d_out": d_out, "rank": rank, "bias": bias is not None}
-            )
+            ).to(view.device)
             factors = view.once(f"low_rank {path}", partial(decomposed, weight, view.grams[path]))
             up, down = truncated(factors, rank)
             with torch.no_grad():
@@ -58,7 +59,7 @@ class LowRankWeights(Method):
                 part.v.weight.copy_(down)
                 if bias is not None:
                     part.u.bias.copy_(bias)
-            replacement.append((Edit(path, part.spec(), {}), part.to(weight.dtype)))
+            replacement.append((Edit(path, part.spec(), {}), part))
         return replacement
 
 

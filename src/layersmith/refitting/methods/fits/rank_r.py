@@ -29,7 +29,7 @@ class RankR(Method):
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         d, rank = view.site.d_model, settings["rank"]
-        operator = catalogue.build({"name": "low_rank_affine", "d_model": d, "rank": rank})
+        operator = catalogue.build({"name": "low_rank_affine", "d_model": d, "rank": rank}).to(view.device)
         up, down, bias = reduced_rank(view.inputs, view.targets, rank)
         with torch.no_grad():
             operator.linear.u.weight.copy_(up)

@@ -27,6 +27,7 @@ class Heads(Method):
     #: What it adds to the default search has not been measured on a whole refit.
     default = False
     saves = ("latency", "params", "bytes", "flops", "kv")
+    chains = True
     requires = "softmax attention of a known form with more than one query head"
     statistics = ("grams",)
     when_it_pays = (
@@ -58,11 +59,11 @@ class Heads(Method):
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         full, path = view.attention.operator, view.attention.parts["o"]
         groups, queries = layout(view)
-        columns = torch.arange(full.o.in_features)
+        columns = torch.arange(full.o.in_features, device=view.device)
         if "groups" in settings:
-            units, pools = columns.view(groups, -1), torch.arange(groups)[None]
+            units, pools = columns.view(groups, -1), columns[:groups][None]
         else:
-            units, pools = columns.view(groups * queries, -1), torch.arange(groups * queries).view(groups, queries)
+            units, pools = columns.view(groups * queries, -1), columns[: groups * queries].view(groups, queries)
         (left,) = settings.values()
         # Centred: what is the same for every token is the bias's to give.
         mean = view.means[path].double()
@@ -72,7 +73,7 @@ class Heads(Method):
         bias = weight @ mean - refitted @ mean[kept]
         kv_heads = (kept // (queries * full.head_dim)).unique()
         spec = {"n_heads": len(kept) // full.head_dim, "n_kv_heads": len(kv_heads), "head_dim": full.head_dim}
-        small = catalogue.build({**full.spec(), **spec, "out_bias": True})
+        small = catalogue.build({**full.spec(), **spec, "out_bias": True}).to(view.device)
         state = full.state_dict()
         for name, tensor in state.items():
             if name.startswith("q."):
@@ -81,7 +82,7 @@ class Heads(Method):
                 state[name] = tensor.unflatten(0, (groups, -1))[kv_heads].flatten(0, 1)
         state["o.weight"], state["o.bias"] = refitted, bias + state.get("o.bias", 0.0)
         small.load_state_dict(state)
-        return view.as_replacement(small.to(full.q.weight.dtype))
+        return view.as_replacement(small)
 
 
 def layout(view: SublayerView) -> tuple[int, int]:

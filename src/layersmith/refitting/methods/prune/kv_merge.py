@@ -20,6 +20,7 @@ class KVMerge(Method):
     builds = ("softmax_attention",)
     default = True
     saves = ("kv", "params", "bytes", "flops", "latency")
+    chains = True
     requires = "softmax attention of a known form with more than one key-value head"
     distils = True
     when_it_pays = (
@@ -39,13 +40,13 @@ class KVMerge(Method):
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         full = view.attention.operator
-        merged = catalogue.build({**full.spec(), "n_kv_heads": settings["kv_heads"]})
+        merged = catalogue.build({**full.spec(), "n_kv_heads": settings["kv_heads"]}).to(view.device)
         state = full.state_dict()
         for name in ("k.weight", "k.bias", "v.weight", "v.bias"):
             if name in state:
                 state[name] = _pool(state[name], settings["kv_heads"], full.head_dim)
         merged.load_state_dict(state)
-        return view.as_replacement(merged.to(full.q.weight.dtype))
+        return view.as_replacement(merged)
 
 
 def _pool(rows: torch.Tensor, heads: int, head_dim: int) -> torch.Tensor:

@@ -54,7 +54,7 @@ class Span(Method):
         down = Dense.from_weight(fold @ weight, None if bias is None else fold @ bias)
         replacement: Replacement = [(Edit(path, down.spec(), {}), down)]
         for site in self._dropped(view, settings["blocks"]):
-            zero = catalogue.build({"name": "zero", "d_model": view.site.d_model})
+            zero = catalogue.build({"name": "zero", "d_model": view.site.d_model}).to(view.device)
             replacement += replacement_for(view.model, site, zero)
         return replacement
 

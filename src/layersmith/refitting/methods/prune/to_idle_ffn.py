@@ -56,6 +56,7 @@ class ToIdleFFN(Method):
         kept = score.topk(width).indices.sort().values
         config = dense.spec()
         part = IdleFFN(d_model, width, None, config["act"], gated=dense.name == "glu", bias=config["bias"])
+        part.to(view.device)
         names = ("gate", "up") if part.gate is not None else ("up",)
         state = {f"{name}.{k}": v[kept] for name in names for k, v in getattr(dense, name).state_dict().items()}
         active, down = hidden[:, kept], dense.down.weight[:, kept]
@@ -66,7 +67,7 @@ class ToIdleFFN(Method):
         if config["bias"]:
             state["down.bias"] = shift
         part.load_state_dict(state)
-        return view.as_replacement(part.to(dense.down.weight.dtype))
+        return view.as_replacement(part)
 
 
 def nonlinear_part(x: Tensor, hidden: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class Width(Method):
     builds = ("glu", "mlp")
     default = True
     saves = ("latency", "params", "bytes", "flops")
+    chains = True
     requires = "a plain or gated feed-forward"
     statistics: ClassVar[tuple[str, ...]] = ("inputs",)
     distils = True
@@ -77,7 +78,7 @@ def narrow(dense: Any, gram: Tensor, score: Tensor, keep: float) -> Operator:
     # Multiples of 8 keep matrix kernels on their fast path.
     width = min(d_hidden, max(8, round(keep * d_hidden / 8) * 8))
     kept = score.topk(width).indices.sort().values
-    small = catalogue.build({**dense.spec(), "d_hidden": width})
+    small = catalogue.build({**dense.spec(), "d_hidden": width}).to(gram.device)
     target = gram @ dense.down.weight.double().T
     down = ridge_from_moments(gram[kept][:, kept], target[kept], strength=1e-4)
     with torch.no_grad():
@@ -89,4 +90,4 @@ def narrow(dense: Any, gram: Tensor, score: Tensor, keep: float) -> Operator:
         small.down.weight.copy_(down)
         if small.down.bias is not None:
             small.down.bias.copy_(dense.down.bias)
-    return small.to(dense.down.weight.dtype)
+    return small

@@ -19,6 +19,7 @@ class FuseAttention(Method):
     builds = ("fused_attention",)
     default = True
     saves = ("latency",)
+    chains = True
     requires = "softmax attention of a known form"
     when_it_pays = (
         "Nearly always while one token after another is written, where calls, copies of the cache and repeated keys "
@@ -35,7 +36,7 @@ class FuseAttention(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         full = view.attention.operator
-        part = catalogue.build({**full.spec(), "name": "fused_attention", **settings})
+        part = catalogue.build({**full.spec(), "name": "fused_attention", **settings}).to(view.device)
         state = full.state_dict()
         for kind in ("weight", "bias") if full.q.bias is not None else ("weight",):
             state[f"qkv.{kind}"] = torch.cat([state.pop(f"{name}.{kind}") for name in "qkv"])

@@ -19,6 +19,7 @@ class FuseGLU(Method):
     builds = ("fused_glu",)
     default = True
     saves = ("latency",)
+    chains = True
     requires = "a gated feed-forward"
     when_it_pays = (
         "While one token after another is written, most of all where the machine's BLAS leaves the product with a "
@@ -36,7 +37,7 @@ class FuseGLU(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         glu = view.ffn.operator
-        part = catalogue.build({**glu.spec(), "name": "fused_glu", **settings})
+        part = catalogue.build({**glu.spec(), "name": "fused_glu", **settings}).to(view.device)
         state = glu.state_dict()
         for kind in ("weight", "bias") if glu.gate.bias is not None else ("weight",):
             state[f"gate_up.{kind}"] = torch.cat([state.pop(f"{name}.{kind}") for name in ("gate", "up")])

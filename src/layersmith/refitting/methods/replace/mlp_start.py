@@ -19,9 +19,9 @@ def nearest_mlp(view: SublayerView) -> MLP:
     if dense.name == "mlp":
         return dense
     d_model, d_hidden = view.site.d_model, dense.down.in_features
-    mlp = MLP(d_model, d_hidden, dense.spec()["act"], bias=True)
+    mlp = MLP(d_model, d_hidden, dense.spec()["act"], bias=True).to(view.device)
     with torch.no_grad():
         mlp.up.weight.copy_(dense.gate.weight)
-        mlp.up.bias.copy_(torch.zeros(d_hidden) if dense.gate.bias is None else dense.gate.bias)
+        mlp.up.bias.copy_(torch.zeros_like(mlp.up.bias) if dense.gate.bias is None else dense.gate.bias)
         fit_linear(mlp.down, mlp.act(mlp.up(view.inputs)), view.targets)
     return mlp

@@ -55,14 +55,14 @@ def neuron_groups(dense: Any, x: Tensor, n_experts: int) -> tuple[Tensor, Tensor
 def spread_first(points: Tensor, first: int) -> Tensor:
     """An order of binary points (n, features) that opens with `first` of them far from each other, to seed clusters."""
     seeds = [int(points.sum(1).argmax())]
-    nearest = torch.full((len(points),), torch.inf)
+    nearest = points.new_full((len(points),), torch.inf)
     for _ in range(first - 1):
         nearest = torch.minimum(nearest, torch.cdist(points, points[seeds[-1:]], p=1)[:, 0])
         nearest[seeds[-1]] = -1
         seeds.append(int(nearest.argmax()))
-    rest = torch.ones(len(points), dtype=torch.bool)
+    rest = torch.ones(len(points), dtype=torch.bool, device=points.device)
     rest[seeds] = False
-    return torch.cat([torch.tensor(seeds), rest.nonzero()[:, 0]])
+    return torch.cat([torch.tensor(seeds, device=points.device), rest.nonzero()[:, 0]])
 
 
 @torch.no_grad()

@@ -40,22 +40,23 @@ def neuron_keys(mlp: MLP, x: Tensor, scale: Tensor) -> NeuronKeys:
     rank = min(D_KEY - 2, 2 * (d_model // 2))
     weight = (scale[:, None] * mlp.up.weight).double()
     cov = x.double().T @ x.double() / len(x)
-    root = torch.linalg.cholesky(cov + 1e-4 * cov.diagonal().mean() * torch.eye(d_model, dtype=torch.float64))
+    eye = torch.eye(d_model, dtype=cov.dtype, device=cov.device)
+    root = torch.linalg.cholesky(cov + 1e-4 * cov.diagonal().mean() * eye)
     left, size, right = torch.linalg.svd(weight @ root, full_matrices=False)
     kept = min(rank, 2 * (len(size) // 2))
     spread = size[:kept].sqrt()
     query = torch.linalg.solve_triangular(root.T, (spread[:, None] * right[:kept]).T, upper=True).T
     keys = left[:, :kept] * spread
-    row = torch.zeros(1, d_model, dtype=torch.float64)
-    bias = torch.zeros(len(keys), dtype=torch.float64) if mlp.up.bias is None else scale * mlp.up.bias
+    row = query.new_zeros(1, d_model)
+    bias = keys.new_zeros(len(keys)) if mlp.up.bias is None else scale * mlp.up.bias
     half = kept // 2 + 1
-    one = torch.zeros(2 * half)
+    one = x.new_zeros(2 * half)
     one[half - 1] = one[-1] = 1.0
     return NeuronKeys(
         query=torch.cat([query[0::2], row, query[1::2], row]).float(),
         bias=one,
         first=torch.cat([keys[:, 0::2], bias[:, None]], 1).float(),
-        second=torch.cat([keys[:, 1::2], torch.zeros(len(keys), 1)], 1).float(),
+        second=torch.cat([keys[:, 1::2], keys.new_zeros(len(keys), 1)], 1).float(),
     )
 
 
@@ -76,7 +77,7 @@ def set_search(search: ProductKeys, keys: NeuronKeys, n_keys: int, seed: int = 0
 @torch.no_grad()
 def features(slots: Tensor, values: Tensor, width: int) -> Tensor:
     """(tokens, width): the value each token gives to each slot it uses, 0 elsewhere; slots and values (tokens, k)."""
-    return torch.zeros(len(slots), width).scatter_add_(1, slots, values)
+    return values.new_zeros(len(slots), width).scatter_add_(1, slots, values)
 
 
 def d_key_of(keys: NeuronKeys) -> dict[str, Any]:

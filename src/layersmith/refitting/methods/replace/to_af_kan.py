@@ -49,7 +49,7 @@ class ToAFKAN(Method):
         mlp = nearest_mlp(view)
         hidden, interval = mlp.up(view.inputs), reach(view.inputs)
         config = {"reduce": "linear", "low": -interval, "high": interval, **settings}
-        part = AFKAN(view.site.d_model, mlp.up.out_features, **config)
+        part = AFKAN(view.site.d_model, mlp.up.out_features, **config).to(view.device)
         _fit(part.up, view.inputs, hidden)
         _fit(part.down, part.up(view.inputs), view.targets)
         return view.as_replacement(part)

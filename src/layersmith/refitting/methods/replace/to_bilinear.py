@@ -42,7 +42,7 @@ class ToBilinear(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         glu = view.ffn.operator
-        part = Bilinear(view.site.d_model, glu.down.in_features, bias=True).to(glu.up.weight)
+        part = Bilinear(view.site.d_model, glu.down.in_features, bias=True).to(view.device)
         gate = glu.gate(view.inputs).double()
         centred, wanted = gate - gate.mean(0), glu.act(gate)
         slope = (centred * wanted).mean(0) / centred.square().mean(0).clamp_min(1e-12)

@@ -48,8 +48,8 @@ class ToCascadedFFN(Method):
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         mlp, chunks = nearest_mlp(view), settings["chunks"]
         config = mlp.spec()
-        part = CascadedFFN(config["d_model"], config["d_hidden"], chunks, config["act"])
-        weights, before = mlp.up.weight.chunk(chunks, dim=0), torch.zeros(())
+        part = CascadedFFN(config["d_model"], config["d_hidden"], chunks, config["act"]).to(view.device)
+        weights, before = mlp.up.weight.chunk(chunks, dim=0), view.inputs.new_zeros(())
         bias = mlp.up.weight.new_zeros(config["d_hidden"]) if mlp.up.bias is None else mlp.up.bias
         parts: Any = part.parts
         for i, small in enumerate(parts):
@@ -58,4 +58,4 @@ class ToCascadedFFN(Method):
             u = view.inputs.chunk(chunks, dim=-1)[i] + before
             fit_linear(small.down, small.act(small.up(u)), view.targets.chunk(chunks, dim=-1)[i])
             before = small(u)
-        return view.as_replacement(part.to(mlp.up.weight.dtype))
+        return view.as_replacement(part)

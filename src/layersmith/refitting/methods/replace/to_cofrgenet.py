@@ -47,7 +47,7 @@ class ToCoFrGeNet(Method):
         strongest = (rows.norm(dim=1) * dense.down.weight.norm(dim=0)).topk(settings["ladders"]).indices
         rows = rows[strongest]
         rows = rows / (x @ rows.T).std(0).clamp_min(1e-6)[:, None]
-        part = CoFrGeNet(d_model, settings["ladders"], depth=2)
+        part = CoFrGeNet(d_model, settings["ladders"], depth=2).to(view.device)
         part.gate.weight.zero_()
         for level in part.w:
             level.copy_(2 * rows)  # the gate halves what they see

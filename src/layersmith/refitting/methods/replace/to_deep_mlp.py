@@ -47,7 +47,7 @@ class ToDeepMLP(Method):
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         mlp = nearest_mlp(view)
         config = mlp.spec()
-        part = DeepMLP(config["d_model"], config["d_hidden"], settings["layers"], config["act"]).to(mlp.up.weight)
+        part = DeepMLP(config["d_model"], config["d_hidden"], settings["layers"], config["act"]).to(view.device)
         layers: Any = part.layers
         first, *middle, last = layers
         for target, source in ((first, mlp.up), (last, mlp.down)):

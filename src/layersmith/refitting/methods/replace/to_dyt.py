@@ -37,7 +37,7 @@ class ToDyT(Method):
         typical = 1.0 / x.square().mean().sqrt().clamp_min(1e-6)
         trials = [_fit(x, y, float(typical * factor)) for factor in (0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)]
         _, alpha, gamma, beta = min(trials, key=lambda t: t[0])
-        operator = catalogue.build({"name": "dyt", "d_model": view.site.d_model})
+        operator = catalogue.build({"name": "dyt", "d_model": view.site.d_model}).to(view.device)
         with torch.no_grad():
             operator.alpha.fill_(alpha)
             operator.weight.copy_(gamma)

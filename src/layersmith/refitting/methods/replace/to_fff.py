@@ -53,10 +53,10 @@ class ToFFF(Method):
         kept = strength.topk(min(CANDIDATES, len(strength))).indices
         neurons = (dense.gate if dense.name == "glu" else dense.up).weight[kept].float()
         answers = x @ neurons.T
-        part = FFF(view.site.d_model, settings["depth"], settings["n_trees"], dense.spec()["act"])
+        part = FFF(view.site.d_model, settings["depth"], settings["n_trees"], dense.spec()["act"]).to(view.device)
         for tree in range(part.n_trees):
-            node = torch.zeros(len(x), dtype=torch.long)
-            used = torch.zeros(len(x), part.up.shape[1])
+            node = torch.zeros(len(x), dtype=torch.long, device=x.device)
+            used = x.new_zeros(len(x), part.up.shape[1])
             for n in range(part.up.shape[1]):
                 here = (node == n).nonzero()[:, 0]
                 neuron, border = best_split(answers[here], residual[here])
@@ -67,11 +67,11 @@ class ToFFF(Method):
             weight, _ = ridge(used, residual, bias=False)
             residual -= used @ weight.T
         logits, rows = descend(view.inputs, part.up, part.bias)
-        used = torch.zeros(len(view.inputs), part.bias.numel())
+        used = x.new_zeros(len(view.inputs), part.bias.numel())
         used.scatter_(1, rows.flatten(1), part.act(logits).flatten(1))
         weight, _ = ridge(used, view.targets, bias=False)
         part.down.copy_(weight.T.view_as(part.down))
-        return view.as_replacement(part.to(dense.up.weight.dtype).eval())
+        return view.as_replacement(part.eval())
 
 
 def best_split(answers: Tensor, targets: Tensor) -> tuple[int, float]:

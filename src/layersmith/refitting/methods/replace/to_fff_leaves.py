@@ -49,9 +49,10 @@ class ToFFFLeaves(Method):
         d_hidden = first.out_features
         d_leaf = min(d_hidden, max(8, round(settings["keep"] * d_hidden / 8) * 8))
         part = FFFLeaves(view.site.d_model, settings["depth"], d_leaf, master_width=0, act=dense.spec()["act"])
-        up, up_bias = first.weight.float(), torch.zeros(d_hidden) if first.bias is None else first.bias.float()
+        part.to(view.device)
+        up, up_bias = first.weight, x.new_zeros(d_hidden) if first.bias is None else first.bias
         hidden = part.act(x @ up.T + up_bias)
-        node = torch.zeros(len(x), dtype=torch.long)
+        node = torch.zeros(len(x), dtype=torch.long, device=x.device)
         if part.node is not None and part.node_bias is not None:
             for n in range(part.n_leaves - 1):
                 here = (node == n).nonzero()[:, 0]
@@ -63,7 +64,7 @@ class ToFFFLeaves(Method):
             kept = score.topk(d_leaf).indices.sort().values
             part.up[leaf], part.up_bias[leaf] = up[kept], up_bias[kept]
             part.down[leaf], part.down_bias[leaf] = ridge(hidden[here][:, kept], targets[here])
-        return view.as_replacement(part.to(dense.up.weight.dtype).eval())
+        return view.as_replacement(part.eval())
 
 
 def hyperplane(x: Tensor, targets: Tensor) -> tuple[Tensor, float]:

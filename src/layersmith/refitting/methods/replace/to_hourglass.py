@@ -49,17 +49,17 @@ class ToHourglass(Method):
         dense, x, config = view.ffn.operator, view.inputs, view.ffn.operator.spec()
         depth, gated = settings["depth"], dense.name == "glu"
         narrow = max(1, round(settings["keep"] * config["d_hidden"] / depth))
-        part = Hourglass(config["d_model"], narrow, depth, config["act"], gated, config["bias"])
+        part = Hourglass(config["d_model"], narrow, depth, config["act"], gated, config["bias"]).to(view.device)
         score = hidden_activations(dense, x).square().mean(0).sqrt() * dense.down.weight.norm(dim=0)
         order = score.argsort(descending=True)
         h = x
         steps: Any = part.steps
         for index, step in enumerate(steps):
             # Wrapping around, when keep asks for more channels than there are.
-            chosen = order[torch.arange(index * narrow, (index + 1) * narrow) % len(order)]
+            chosen = order[torch.arange(index * narrow, (index + 1) * narrow, device=order.device) % len(order)]
             for name in ("gate", "up") if gated else ("up",):
                 weights = getattr(dense, name).state_dict()
                 getattr(step, name).load_state_dict({key: value[chosen] for key, value in weights.items()})
             fit_linear(step.down, hidden_activations(step, h), x + view.targets - h, strength=1e-4)
             h = h + step(h)
-        return view.as_replacement(part.to(dense.down.weight.dtype))
+        return view.as_replacement(part)

@@ -45,6 +45,7 @@ class ToHQKAN(Method):
             torch.manual_seed(view.seed)
             part = HQKAN(view.site.d_model, base="identity", **settings)
             torch.nn.init.normal_(part.circuits.angles, std=1.0)
+        part.to(view.device)
         h = view.inputs @ down.T
         size = h.std(0).clamp_min(1e-12)  # a circuit with weights 1 has its periods where inputs are of size 1
         h = h[:JUDGED] / size

@@ -32,7 +32,7 @@ class ToLayerNorm(Method):
 
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        part = LayerNorm(view.site.d_model, eps=eps_of(view))
+        part = LayerNorm(view.site.d_model, eps=eps_of(view)).to(view.device)
         gain, bias = fit_gain_and_bias(part(view.inputs), view.targets)
         part.weight.copy_(gain)
         assert part.bias is not None  # the default keeps it; for the type checker

@@ -1,4 +1,4 @@
-"""Turn softmax attention into linear attention, starting from the trained q, k, v and output weights.
+"""Turn softmax attention into linear attention, whose state has a constant size, from the trained weights.
 
 Papers: arXiv 2503.13440 (weights of attention carried over to a linear recurrence) and LoLCATs, arXiv 2410.10254
 (learned feature maps, then distillation).
@@ -56,8 +56,8 @@ class ToLinearAttention(Method):
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         full = view.attention.operator
         config = {k: v for k, v in full.spec().items() if k in SHARED}
-        linear = catalogue.build({"name": "linear_attention", **config, **settings})
+        linear = catalogue.build({"name": "linear_attention", **config, **settings}).to(view.device)
         missing, unexpected = linear.load_state_dict(full.state_dict(), strict=False)
         if unexpected or not all(name.startswith("phi_") for name in missing):
             raise RuntimeError(f"softmax and linear attention no longer share weights: {missing}, {unexpected}")
-        return view.as_replacement(linear.to(full.q.weight.dtype))
+        return view.as_replacement(linear)

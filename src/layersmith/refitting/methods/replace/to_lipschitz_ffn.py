@@ -42,7 +42,7 @@ class ToLipschitzFFN(Method):
         gamma = settings["slack"] * max(float(size[0]), 1e-6)
         angle = torch.asin((size / gamma).clamp(max=1.0)) / 2
         q = torch.cat([angle.sin()[:, None] * left.T, angle.cos()[:, None] * right], dim=1)
-        part = LipschitzFFN(view.site.d_model, view.site.d_model, gamma).double()
+        part = LipschitzFFN(view.site.d_model, view.site.d_model, gamma).to(view.device).double()
         part.weight.copy_(inverse_cayley(q))
         part.alpha.copy_(part.weight.norm())
         up, down = part.matrices()

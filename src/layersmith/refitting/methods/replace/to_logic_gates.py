@@ -43,8 +43,9 @@ class ToLogicGates(Method):
         with torch.random.fork_rng():
             torch.manual_seed(view.seed)
             part = LogicGates(d_model, settings["neurons"] * d_model, layers=2, thresholds=THRESHOLDS)
+        part.to(view.device)
         spread = x.std(0).clamp_min(1e-6)[:, None]
-        levels = torch.arange(1, THRESHOLDS + 1) / (THRESHOLDS + 1)
+        levels = torch.arange(1, THRESHOLDS + 1, device=view.device) / (THRESHOLDS + 1)
         part.threshold.copy_(x.quantile(levels, dim=0).T)
         part.slope.copy_((4 / spread).expand(-1, THRESHOLDS))
         sums = torch.cat([part(rows) for rows in x.split(512)]) / part.scale

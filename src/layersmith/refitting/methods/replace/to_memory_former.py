@@ -46,7 +46,7 @@ class ToMemoryFormer(Method):
 
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        memory = MemoryFormer(view.site.d_model, settings["bits"], EXTRA_BITS, weight="scaled")
+        memory = MemoryFormer(view.site.d_model, settings["bits"], EXTRA_BITS, weight="scaled").to(view.device)
         wanted = torch.cat([components(view.targets), components(view.inputs)], 1)[:, : memory.norm.weight.numel()]
         fit_tables(memory.up, view.inputs, wanted)
         fit_tables(memory.down, memory.norm(memory.up(view.inputs)), view.targets)
@@ -73,7 +73,7 @@ def fit_tables(layer: MemoryLinear, x: Tensor, y: Tensor, rounds: int = 2, stren
     if strength is None:
         determined = min(0.9, len(x) / (4 * tables * rows))
         strength = len(x) / rows * (1 / determined - 1)
-    code = row - rows * torch.arange(tables)
+    code = row - rows * torch.arange(tables, device=row.device)
     layer.tables.zero_()
     left = y
     if layer.bias is not None:
@@ -84,7 +84,7 @@ def fit_tables(layer: MemoryLinear, x: Tensor, y: Tensor, rounds: int = 2, stren
             w, c = weight[:, k], code[:, k]
             old = layer.tables[k].clone()
             cross = torch.zeros_like(old).index_add_(0, c, w[:, None] * left)
-            size = torch.zeros(rows).index_add_(0, c, w.square())
+            size = w.new_zeros(rows).index_add_(0, c, w.square())
             # `left` lacks this table's own part, so the fit is of old row + correction.
             damp = strength * w.square().mean()
             layer.tables[k] = (cross + size[:, None] * old) / (size + damp)[:, None]

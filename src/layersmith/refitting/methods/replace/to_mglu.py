@@ -42,10 +42,11 @@ class ToMGLU(Method):
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         glu = view.ffn.operator
         part = MGLU(view.site.d_model, glu.down.in_features, act=glu.spec()["act"], packed=True, **settings)
+        part.to(view.device)
         gate, up = glu.gate.weight, glu.up.weight
         mask = gate.abs() >= up.abs()
         part.shared.weight.copy_(torch.where(mask, gate, up))
         part.masks.copy_(pack_bits(mask).expand_as(part.masks))
         kept = part.act(view.inputs @ (mask * gate).T.float()) * (view.inputs @ (~mask * up).T.float())
         fit_linear(part.down, settings["n_masks"] * kept, view.targets)
-        return view.as_replacement(part.to(glu.up.weight.dtype))
+        return view.as_replacement(part)

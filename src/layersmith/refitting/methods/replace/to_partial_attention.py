@@ -38,11 +38,12 @@ class ToPartialAttention(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         full = view.attention.operator
-        part = PartialAttention(**{k: v for k, v in full.spec().items() if k != "name"}, ratio=2)
+        part = PartialAttention(**{k: v for k, v in full.spec().items() if k != "name"}, ratio=2).to(view.device)
         state = {f"attention.{k}": v for k, v in full.state_dict().items() if not k.startswith("o.")}
         state |= {f"o.{k}": v for k, v in full.o.state_dict().items()}
-        eye = torch.eye(full.head_dim)
-        state |= {"attention.o.up.weight": torch.cat([eye, -eye]), "attention.o.up.bias": torch.zeros(2 * len(eye))}
-        state |= {"attention.o.down.weight": torch.cat([eye, -eye], 1), "attention.o.down.bias": torch.zeros(len(eye))}
+        eye = torch.eye(full.head_dim, device=view.device)
+        none = eye.new_zeros(2 * full.head_dim)
+        state |= {"attention.o.up.weight": torch.cat([eye, -eye]), "attention.o.up.bias": none}
+        state |= {"attention.o.down.weight": torch.cat([eye, -eye], 1), "attention.o.down.bias": none[: len(eye)]}
         part.load_state_dict(state)
-        return view.as_replacement(part.to(full.q.weight.dtype))
+        return view.as_replacement(part)

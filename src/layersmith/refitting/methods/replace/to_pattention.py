@@ -47,7 +47,7 @@ class ToPattention(Method):
         rows = dense.gate.weight if dense.name == "glu" else dense.up.weight
         length = float((view.inputs @ rows.T).norm(dim=-1).mean())
         tau = length * SHARE.get(dense.spec()["act"], 1.0)
-        part = Pattention(view.site.d_model, len(rows), settings["theta"], max(tau, 1e-6))
+        part = Pattention(view.site.d_model, len(rows), settings["theta"], max(tau, 1e-6)).to(view.device)
         part.keys.copy_(rows)
         values, _ = ridge(part._scores(view.inputs @ rows.T), view.targets, bias=False)
         part.values.copy_(values.T)

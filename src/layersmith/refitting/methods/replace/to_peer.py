@@ -67,6 +67,7 @@ class ToPEER(Method):
         n_keys = side(hidden)
         k = max(1, round(settings["share"] * n_keys**2))
         peer = PEER(view.site.d_model, n_keys, k=k, act=mlp.spec()["act"], weights="sigmoid", **d_key_of(keys))
+        peer.to(view.device)
         set_search(peer.search, keys, n_keys, view.seed)
         slot = slots_near(keys, peer.search.keys[0])
         peer.up.zero_()

@@ -43,10 +43,10 @@ class ToPKM(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         mlp, x = nearest_mlp(view), view.inputs
-        keys = neuron_keys(mlp, x, torch.ones(mlp.up.out_features))
+        keys = neuron_keys(mlp, x, x.new_ones(mlp.up.out_features))
         n_keys = side(mlp.up.out_features)
         k = max(1, round(settings["share"] * n_keys**2))
-        pkm = PKM(view.site.d_model, n_keys, k=k, weights="relu", **d_key_of(keys))
+        pkm = PKM(view.site.d_model, n_keys, k=k, weights="relu", **d_key_of(keys)).to(view.device)
         set_search(pkm.search, keys, n_keys, view.seed)
         scores, slots = pkm.search(x)
         weight, _ = ridge(features(slots[:, 0], scores[:, 0].relu(), n_keys**2), view.targets, bias=False)

@@ -39,9 +39,9 @@ class ToPolyNorm(Method):
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         mlp = nearest_mlp(view)
         config = {"d_model": view.site.d_model, "d_hidden": mlp.up.out_features, "bias": True, **settings}
-        poly = catalogue.build({"name": "poly_norm", **config})
+        poly = catalogue.build({"name": "poly_norm", **config}).to(view.device)
         poly.up.weight.copy_(mlp.up.weight)
-        poly.up.bias.copy_(torch.zeros(mlp.up.out_features) if mlp.up.bias is None else mlp.up.bias)
+        poly.up.bias.copy_(torch.zeros_like(poly.up.bias) if mlp.up.bias is None else mlp.up.bias)
         hidden = mlp.up(view.inputs).double()
         # act(h) ~ a_0 + sum_k a_k n(h^k): linear in a, so one small least-squares problem over all channels.
         powers = [hidden**k for k in range(1, settings["order"] + 1)]

@@ -41,9 +41,9 @@ class ToPolyReLU(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         mlp = nearest_mlp(view)
-        poly = PolyReLU(view.site.d_model, mlp.up.out_features, **settings, bias=True).to(mlp.up.weight)
+        poly = PolyReLU(view.site.d_model, mlp.up.out_features, **settings, bias=True).to(view.device)
         poly.up.weight.copy_(mlp.up.weight)
-        poly.up.bias.copy_(torch.zeros(mlp.up.out_features) if mlp.up.bias is None else mlp.up.bias)
+        poly.up.bias.copy_(torch.zeros_like(poly.up.bias) if mlp.up.bias is None else mlp.up.bias)
         hidden = mlp.up(view.inputs)
         powers = [hidden.double().relu() ** k for k in range(settings["order"] + 1)]
         poly.a.copy_(mixture(powers, mlp.act(hidden)))

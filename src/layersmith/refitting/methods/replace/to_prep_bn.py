@@ -35,7 +35,7 @@ class ToPRepBN(Method):
 
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        part = PRepBN(view.site.d_model, eps=max(eps_of(view), 1e-8))
+        part = PRepBN(view.site.d_model, eps=max(eps_of(view), 1e-8)).to(view.device)
         part.mean.copy_(view.inputs.mean(0))
         part.var.copy_(view.inputs.var(0, correction=0))
         part.alpha.zero_()

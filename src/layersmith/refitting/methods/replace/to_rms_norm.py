@@ -32,7 +32,7 @@ class ToRMSNorm(Method):
 
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        part = RMSNorm(view.site.d_model, eps=eps_of(view), **settings)
+        part = RMSNorm(view.site.d_model, eps=eps_of(view), **settings).to(view.device)
         gain, bias = fit_gain_and_bias(part(view.inputs), view.targets, bias=settings["bias"])
         part.weight.copy_(gain)
         if part.bias is not None:

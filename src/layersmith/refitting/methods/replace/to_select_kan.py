@@ -46,7 +46,7 @@ class ToSelectKAN(Method):
         hidden = mlp.up(view.inputs)
         interval = reach(view.inputs, hidden)
         config = {"low": -interval, "high": interval, "base_in": "identity", "base": mlp.spec()["act"], **settings}
-        part = SelectKAN(view.site.d_model, mlp.up.out_features, **config)
+        part = SelectKAN(view.site.d_model, mlp.up.out_features, **config).to(view.device)
         carry_base(part.up, part.down, mlp)
         part.down.alpha.fill_(1.0)
         if mlp is not view.ffn.operator:

@@ -43,6 +43,7 @@ class ToShapedMLP(Method):
         mlp = nearest_mlp(view)
         hidden = mlp.up.out_features
         part = ShapedMLP(view.site.d_model, hidden, c_minus=(settings["below"] - 1) * hidden**0.5)
+        part.to(view.device)
         part.up.weight.copy_(mlp.up.weight)
         h = part.up(view.inputs)
         fit_linear(part.down, torch.where(h > 0, part.above * h, part.below * h), view.targets)

@@ -41,7 +41,7 @@ class ToSigmaMoE(Method):
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         dense, x, k = view.ffn.operator, view.inputs, settings["k"]
         groups, router = neuron_groups(dense, x, EXPERTS)
-        part = SigmaMoE(view.site.d_model, groups.shape[1], EXPERTS, k)
+        part = SigmaMoE(view.site.d_model, groups.shape[1], EXPERTS, k).to(view.device)
         part.router.weight.copy_(router)
         part.up.copy_((dense.gate if dense.name == "glu" else dense.up).weight[groups])
         logits = x @ router.T
@@ -49,4 +49,4 @@ class ToSigmaMoE(Method):
         share = torch.zeros_like(logits).scatter(1, chosen, logits.sigmoid().gather(1, chosen))
         hidden = torch.einsum("td,ehd->teh", x, part.up).relu()
         part.down.copy_(fit_down(hidden, share, view.targets))
-        return view.as_replacement(part.to(dense.up.weight.dtype).eval())
+        return view.as_replacement(part.eval())

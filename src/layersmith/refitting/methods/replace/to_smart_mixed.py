@@ -47,7 +47,7 @@ class ToSmartMixed(Method):
         config = mlp.spec()
         # With its own activation in the pool, an MLP's neurons can stay as they are.
         pool = list(dict.fromkeys([config["act"], *POOL] if settings["own"] else POOL))
-        part = SmartMixed(config["d_model"], config["d_hidden"], pool)
+        part = SmartMixed(config["d_model"], config["d_hidden"], pool).to(view.device)
         part.up.weight.copy_(mlp.up.weight)
         part.up.bias.copy_(torch.zeros_like(part.up.bias) if mlp.up.bias is None else mlp.up.bias)
         before, target = part.up(view.inputs), hidden_activations(view.ffn.operator, view.inputs)
@@ -57,7 +57,7 @@ class ToSmartMixed(Method):
         groups = frozen.up(view.inputs).split(frozen.counts(), dim=-1)
         hidden = torch.cat([act(group) for act, group in zip(frozen.acts, groups, strict=True)], dim=-1)
         fit_linear(frozen.down, hidden, view.targets)
-        return view.as_replacement(frozen.to(mlp.up.weight.dtype))
+        return view.as_replacement(frozen)
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

@@ -42,5 +42,6 @@ class ToSNNK(Method):
         with torch.random.fork_rng():
             torch.manual_seed(view.seed)
             part = SNNK(view.site.d_model, settings["features"])
+        part.to(view.device)
         fit_linear(part.out, part.phi(view.inputs), view.targets, strength=1e-4)
         return view.as_replacement(part)

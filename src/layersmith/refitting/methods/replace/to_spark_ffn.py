@@ -48,7 +48,7 @@ class ToSparkFFN(Method):
         if not settings["split"]:
             return view.as_replacement(SparkFFN.from_glu(glu, k))
         r = d_model // 2
-        part = SparkFFN(d_model, d_hidden, k, r, glu.spec()["act"], soft=False)
+        part = SparkFFN(d_model, d_hidden, k, r, glu.spec()["act"], soft=False).to(view.device)
         x = view.inputs
         seen, rest = x[:, :r], x[:, r:]
         fit_linear(part.predictor, seen, glu.gate(x))
@@ -56,4 +56,4 @@ class ToSparkFFN(Method):
         gate, keep = part.gate(seen)
         weight, _ = ridge(torch.where(keep, gate * part.value(rest), 0), view.targets, bias=False)
         part.out.copy_(weight.T)
-        return view.as_replacement(part.to(glu.up.weight.dtype))
+        return view.as_replacement(part)

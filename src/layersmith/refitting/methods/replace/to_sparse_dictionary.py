@@ -42,9 +42,9 @@ class ToSparseDictionary(Method):
         first = dense.up if dense.name == "mlp" else dense.gate
         features = first.out_features
         k = max(1, round(settings["active"] * features))
-        part = SparseDictionary(view.site.d_model, features, k, skip=settings["skip"])
+        part = SparseDictionary(view.site.d_model, features, k, skip=settings["skip"]).to(view.device)
         part.encoder.weight.copy_(first.weight)
-        part.encoder.bias.copy_(torch.zeros(features) if first.bias is None else first.bias)
+        part.encoder.bias.copy_(torch.zeros_like(part.encoder.bias) if first.bias is None else first.bias)
         codes = part.codes(x)
         read = torch.cat([codes, x], 1) if settings["skip"] else codes
         weight, bias = ridge(read, view.targets)

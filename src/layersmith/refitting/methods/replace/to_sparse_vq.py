@@ -45,7 +45,7 @@ class ToSparseVQ(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         d_model, x = view.site.d_model, view.inputs
-        part = SparseVQ(d_model, settings["codes"], heads=2)
+        part = SparseVQ(d_model, settings["codes"], heads=2).to(view.device)
         assert isinstance(part.project_in, nn.Linear)
         assert isinstance(part.project_out, nn.Linear)
         weight, bias = ridge(x, view.targets)
@@ -55,11 +55,11 @@ class ToSparseVQ(Method):
         region = nearest_centroid(x @ choose.T, centroids)
         left = view.targets - x @ weight.T - bias
         count = torch.bincount(region, minlength=len(centroids))[:, None]
-        means = torch.zeros(len(centroids), d_model).index_add_(0, region, left) / (count + TOKENS)
+        means = left.new_zeros(len(centroids), d_model).index_add_(0, region, left) / (count + TOKENS)
         read = leading_directions(count.sqrt() * means, d_model - half)
         for parameter in part.parameters():
             parameter.zero_()
-        part.project_in.weight[:d_model] = torch.eye(d_model)
+        part.project_in.weight[:d_model] = torch.eye(d_model, device=view.device)
         part.project_in.weight[d_model : d_model + half] = choose
         part.codebook[1] = torch.cat([centroids, SMALL * means @ read], 1)
         part.project_out.weight[:, :d_model] = weight

@@ -100,7 +100,7 @@ def _butterfly(weight: Tensor, gram: Tensor, bias: Tensor | None) -> Butterfly:
     part = Butterfly.from_weight(weight * scale, bias)
     stacks, _, levels, half = part.twiddle.shape[:4]
     part.twiddle[:, 0, 0] /= F.pad(scale, (0, part.size - len(scale)), value=1.0).reshape(half, 1, 2)
-    before = F.pad(torch.eye(len(scale), dtype=weight.dtype), (0, part.size - len(scale)))
+    before = F.pad(torch.eye(len(scale), dtype=weight.dtype, device=weight.device), (0, part.size - len(scale)))
     before = before[:, None].expand(-1, stacks, -1)
     for level in range(levels - 1):
         before = multiply_factor(before, part.twiddle[:, 0, level], level)
@@ -110,5 +110,6 @@ def _butterfly(weight: Tensor, gram: Tensor, bias: Tensor | None) -> Butterfly:
     weighted = pairs @ gram
     inner, cross = weighted @ pairs.mT, weighted @ target.mT
     damp = DAMP * inner.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] + 1e-12
-    part.twiddle[:, 0, -1] = torch.linalg.solve(inner + damp * torch.eye(2, dtype=inner.dtype), cross).mT
+    system = inner + damp * torch.eye(2, dtype=inner.dtype, device=inner.device)
+    part.twiddle[:, 0, -1] = torch.linalg.solve(system, cross).mT
     return part

@@ -44,6 +44,7 @@ class ToSwitchMoE(Method):
         dense, x, n_experts = view.ffn.operator, view.inputs, settings["n_experts"]
         groups, router = neuron_groups(dense, x, n_experts)
         part = SwitchMoE(view.site.d_model, groups.shape[1], n_experts, dense.spec()["act"], dense.name == "glu")
+        part.to(view.device)
         part.router.copy_(router)
         part.experts.up.copy_(dense.up.weight[groups])
         if part.experts.gate is not None:
@@ -52,4 +53,4 @@ class ToSwitchMoE(Method):
         weight, chosen = p.max(1, keepdim=True)
         share = torch.zeros_like(p).scatter(1, chosen, weight)
         part.experts.down.copy_(fit_down(hidden_activations(dense, x)[:, groups], share, view.targets))
-        return view.as_replacement(part.to(dense.up.weight.dtype).eval())
+        return view.as_replacement(part.eval())

@@ -44,7 +44,7 @@ class ToTopKMoE(Method):
         dense, x, k = view.ffn.operator, view.inputs, settings["k"]
         gated = dense.name == "glu"
         groups, router = neuron_groups(dense, x, EXPERTS)
-        part = TopKMoE(view.site.d_model, groups.shape[1], EXPERTS, k, dense.spec()["act"], gated)
+        part = TopKMoE(view.site.d_model, groups.shape[1], EXPERTS, k, dense.spec()["act"], gated).to(view.device)
         part.router.copy_(router)
         part.experts.up.copy_(dense.up.weight[groups])
         if part.experts.gate is not None:
@@ -53,4 +53,4 @@ class ToTopKMoE(Method):
         weight, chosen = p.topk(k)
         share = torch.zeros_like(p).scatter(1, chosen, weight / weight.sum(1, keepdim=True))
         part.experts.down.copy_(fit_down(hidden_activations(dense, x)[:, groups], share, view.targets))
-        return view.as_replacement(part.to(dense.up.weight.dtype).eval())
+        return view.as_replacement(part.eval())

@@ -41,7 +41,7 @@ class ToUGMM(Method):
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         x, units = view.inputs, settings["units"]
         draw: Any = {"generator": torch.Generator().manual_seed(view.seed), "device": "cpu"}
-        part = UGMM(view.site.d_model, units)
+        part = UGMM(view.site.d_model, units).to(view.device)
         part.mean.copy_(x[torch.randint(len(x), (units,), **draw)])
         part.log_std.copy_(x.std(0).clamp_min(1e-4 * float(x.std()) + 1e-9).log().expand(units, -1))
         part.share.copy_(2 * torch.randn(part.share.shape, **draw))

@@ -44,10 +44,11 @@ class ToUltraMem(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         mlp, x, d_model = nearest_mlp(view), view.inputs, view.site.d_model
-        keys = neuron_keys(mlp, x, torch.ones(mlp.up.out_features))
+        keys = neuron_keys(mlp, x, x.new_ones(mlp.up.out_features))
         n_keys, half = side(mlp.up.out_features), keys.first.shape[1]
         k = max(1, round(settings["share"] * n_keys**2))
         memory = UltraMem(d_model, n_keys, k, half, cores=1, expansion=1, act="relu", normalise=False, aux_weight=0.0)
+        memory.to(view.device)
         memory.query.weight.copy_(keys.query)
         memory.query.bias.copy_(keys.bias)
         memory.keys.zero_()
@@ -59,5 +60,5 @@ class ToUltraMem(Method):
         _, value = memory.place(slots)
         weight, _ = ridge(features(value, scores[..., 0].relu(), n_keys**2), view.targets, bias=False)
         memory.values.copy_(weight.T)
-        memory.down.weight.copy_(torch.eye(d_model))
+        memory.down.weight.copy_(torch.eye(d_model, device=view.device))
         return view.as_replacement(memory)

@@ -1,0 +1,1 @@
+"""What the survey `bounds` is made of: lines around activations, and bounds through chains of layers."""

@@ -1,0 +1,1 @@
+"""What the survey `circuit` is made of: prompt pairs, patching, the residual graph, attribution, pruning, curves."""

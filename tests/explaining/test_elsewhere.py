@@ -1,0 +1,33 @@
+"""`explain` works where the model is: a tool with its floors and control, a dictionary, and both surveys.
+
+On a device that is not torch's default, played by CPU memory; what torch places by itself fails there.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from layersmith.explaining.pipeline import explain
+from tests.elsewhere import ELSEWHERE, elsewhere
+
+
+@pytest.mark.parametrize(
+    ("tool", "settings"),
+    [
+        ("tests.explaining.tools:Matrix", {}),
+        ("dictionary", {"expansion": 2, "k": 4, "steps": 3}),
+        ("statistics", {}),
+        ("lens", {"steps": 2}),
+    ],
+)
+def test_all_that_is_made_is_made_there(tool, settings, llama, tokenizer, tmp_path):
+    import copy
+
+    with elsewhere():
+        model = copy.deepcopy(llama).to(ELSEWHERE)
+        site = None if tool in ("statistics", "lens") else "layers.1.ffn"
+        asked = {"tool": tool, "settings": settings, "site": site, "tokens": 512, "progress": False}
+        found = explain(model, tokenizer=tokenizer, out=tmp_path / "out", **asked)
+        assert found["environment"]["device"] == ELSEWHERE.type
+        for module in found.modules.values():
+            assert all(tensor.device == ELSEWHERE for tensor in module.state_dict().values())

@@ -1,0 +1,112 @@
+"""The inner loops for one token, built for this processor and for ones without its instructions: each the formula.
+
+`wide.h` knows nothing of torch, so it is built here in a second, with flags that switch its intrinsics off.
+"""
+
+import ctypes
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from layersmith.kernels import native
+
+WRAPPERS = """
+#include "wide.h"
+#include <cstdio>
+using namespace layersmith;
+extern "C" {
+float floats(const float* row, const float* x, int64_t n) { return dot_wide(row, x, n); }
+int32_t whole(const int8_t* codes, const int8_t* q, int64_t n) { return dot_int8(codes, q, n); }
+float bytes(const uint8_t* c, const uint16_t* s, const uint16_t* z, const float* x, int64_t n, int64_t group) {
+  return dot_bytes(c, s, z, x, n, group);
+}
+float halves(const uint8_t* c, const uint16_t* s, const uint16_t* z, const float* x, int64_t n, int64_t group) {
+  float apart[4096];
+  halves_apart(x, apart, n);
+  return dot_halves(c, s, z, apart, n, group);
+}
+void exponentials(const float* x, float* y) {
+  const Wide v = exp_of_negative(wide(x));
+  std::memcpy(y, &v, sizeof v);
+}
+float half(uint16_t bits) { return from_half(bits); }
+}
+"""
+FLAGS = {"this processor": "-march=native", "no vectors": "-march=x86-64", "AVX2 alone": "-march=x86-64-v3"}
+if platform.machine() != "x86_64":
+    FLAGS = {"this processor": "-march=native"}
+
+
+@pytest.fixture(scope="module", params=FLAGS)
+def loops(request, tmp_path_factory):
+    if shutil.which("c++") is None:
+        pytest.skip("there is no C++ compiler")
+    if request.param == "AVX2 alone" and "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no AVX2")
+    folder = tmp_path_factory.mktemp("wide")
+    (folder / "wrappers.cpp").write_text(WRAPPERS)
+    command = ["c++", "-std=c++17", "-O2", FLAGS[request.param], "-Wno-psabi", "-shared", "-fPIC"]
+    include = ["-I", str(native.FOLDER / "shared")]
+    subprocess.run([*command, *include, "-o", str(folder / "wide.so"), str(folder / "wrappers.cpp")], check=True)
+    library = ctypes.CDLL(str(folder / "wide.so"))
+    for name in ("floats", "bytes", "halves", "half"):
+        getattr(library, name).restype = ctypes.c_float
+    return library
+
+
+def at(array):
+    return array.ctypes.data_as(ctypes.c_void_p)
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 63, 64, 65, 576, 1001])
+def test_product_of_floats(loops, size):
+    rng = np.random.default_rng(size)
+    row, x = (rng.standard_normal(size).astype(np.float32) for _ in range(2))
+    exact = row.astype(float) @ x.astype(float)
+    bound = 1e-6 * np.abs(row.astype(float) * x).sum()
+    assert loops.floats(at(row), at(x), ctypes.c_int64(size)) == pytest.approx(exact, abs=bound)
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 128, 576, 1001])
+def test_product_of_whole_numbers_is_exact(loops, size):
+    rng = np.random.default_rng(size)
+    codes, q = (rng.integers(-127, 128, size, dtype=np.int8) for _ in range(2))
+    for a, b in ((codes, q), (np.full(size, -127, np.int8), np.full(size, 127, np.int8))):
+        assert loops.whole(at(a), at(b), ctypes.c_int64(size)) == a.astype(int) @ b.astype(int)
+
+
+@pytest.mark.parametrize(("bits", "group", "groups"), [(8, 16, 3), (8, 64, 9), (4, 32, 1), (4, 32, 5), (4, 64, 9)])
+def test_product_with_packed_codes(loops, bits, group, groups):
+    rng = np.random.default_rng(group)
+    size = group * groups
+    codes = rng.integers(0, 2**bits, size, dtype=np.uint8)
+    scale, zero = (rng.uniform(0.01, 9, groups).astype(np.float16) for _ in range(2))
+    x = rng.standard_normal(size).astype(np.float32)
+    stored = codes if bits == 8 else codes[0::2] | codes[1::2] << 4
+    product = loops.bytes if bits == 8 else loops.halves
+    terms = (codes - np.repeat(zero.astype(float), group)) * np.repeat(scale.astype(float), group) * x
+    got = product(at(stored), at(scale), at(zero), at(x), ctypes.c_int64(size), ctypes.c_int64(group))
+    assert got == pytest.approx(terms.sum(), abs=1e-6 * np.abs(terms).sum())
+
+
+def test_exponentials_of_what_is_not_positive(loops):
+    for start in (0.0, -0.3, -5.0, -60.0, -80.0):
+        x = (start - np.linspace(0, 6.9, 16)).astype(np.float32)
+        y = np.zeros(16, np.float32)
+        loops.exponentials(at(x), at(y))
+        np.testing.assert_allclose(y, np.exp(x.astype(float)), rtol=3e-7)
+    far = np.array([-87.5, -1e4, -np.inf, *[0.0] * 13], np.float32)
+    loops.exponentials(at(far), at(y))
+    assert y.tolist() == [0.0] * 3 + [1.0] * 13
+
+
+def test_every_finite_float16(loops):
+    bits = np.arange(2**16, dtype=np.uint16)
+    expected = bits.view(np.float16).astype(np.float32)
+    for b in (*bits[::37].tolist(), 0, 1, 0x3FF, 0x400, 0x7BFF, 0x7C00, 0x8001, 0xFBFF, 0xFC00):
+        got = loops.half(ctypes.c_uint16(b))
+        assert got == expected[b] or (np.isnan(got) and np.isnan(expected[b]))
