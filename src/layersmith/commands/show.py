@@ -85,10 +85,11 @@ def _refuse_a_slip(name: str) -> None:
     from layersmith.explaining.tools import TOOLS
     from layersmith.papers import papers
     from layersmith.parts import ENTRIES
+    from layersmith.racing.optimizers import OPTIMIZERS
     from layersmith.racing.tasks import TASKS
     from layersmith.refitting.methods import METHODS
 
-    known = [*ENTRIES, *METHODS, *CONSTRUCTIONS, *TOOLS, *TASKS]
+    known = [*ENTRIES, *METHODS, *CONSTRUCTIONS, *TOOLS, *TASKS, *OPTIMIZERS]
     written = name.strip().lower().replace(" ", "_").replace("-", "_")
     near = get_close_matches(written, known, n=3, cutoff=0.7)
     folds = resources.files("layersmith.refitting").joinpath("prove", "folds", f"{written}.py").is_file()

@@ -49,8 +49,6 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
     finished = digest_of(mix, [f["name"] for f in folds if f["kept"]])
     with ctx.clock.stage("measure"):
         final = _side_by_side(ctx, healed, f"final/{finished}")
-        if not found.selection.chosen and not any(fold["kept"] for fold in folds):
-            final["refitted"]["latency_ratio"] = 1.0  # nothing is changed, so the clock told noise
     compiled = _compiled(ctx, healed, f"compiled/{finished}") if ctx.compiles else None
     with ctx.clock.stage("save"):
         saved = {"folds": folds, "compiled": compiled, **_save(ctx, found, healed, folded)}

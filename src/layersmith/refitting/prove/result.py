@@ -64,7 +64,10 @@ def assemble(
 ) -> dict[str, Any]:
     refitted = final["refitted"]
     original = final["original"]
-    shares = found.shares(Cost.from_json(refitted), refitted["latency_ratio"], ctx.settings.budget)
+    # What a clock says of a model in which nothing is changed is noise: it is printed, and decides nothing.
+    changed = found.selection.chosen or any(fold["kept"] for fold in saved["folds"])
+    ratio = refitted["latency_ratio"] if changed else 1.0
+    shares = found.shares(Cost.from_json(refitted), ratio, ctx.settings.budget)
     candidates = found.built.candidates.values()
     config = getattr(ctx.model, "config", None)
     return {
