@@ -62,6 +62,13 @@ def test_it_stops_early(hurt, teacher):
     assert healing.steps == 8
 
 
+def test_what_has_not_helped_at_all_is_given_up_sooner_than_what_has(hurt, teacher):
+    healing = run(copy.deepcopy(teacher).requires_grad_(True), teacher, steps=400, lr=1e-3, patience=50, hope=3)
+    assert healing.rolled_back
+    assert healing.steps == 3 * 4
+    assert run(hurt, teacher, steps=40, lr=2e-3, patience=50, hope=1).steps == 40
+
+
 def test_killed_it_goes_on_to_the_same_end(hurt, teacher, tmp_path):
     other = copy.deepcopy(hurt)
     whole = run(hurt, teacher)

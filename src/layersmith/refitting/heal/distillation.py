@@ -44,12 +44,16 @@ class Healing:
 
 @dataclass(frozen=True)
 class HealSettings:
-    """steps of one batch each; held-out checks every `check_every`; stop after `patience` checks without a best."""
+    """steps of one batch each; held-out checks every `check_every`; stop after `patience` checks without a best.
+
+    While none has been better than no healing at all, `hope` checks are enough: an exact mix has nothing to gain.
+    """
 
     steps: int
     lr: float = 1e-3
     check_every: int = 25
     patience: int = 6
+    hope: int = 3
     seed: int = 0
 
 
@@ -106,7 +110,7 @@ def _heal(
         hidden_states(teacher, anatomy) as of_teacher,
         hidden_states(trained, anatomy) as of_student,
     ):
-        while healing.steps < settings.steps and course.bad_checks < settings.patience:
+        while healing.steps < settings.steps and not course.is_over(settings):
             step = healing.steps
             batch = batches[_shuffled(len(batches), step, settings.seed)]
             loss = add_gradients(trained, teacher, batch, rows, of_student, of_teacher)
@@ -142,6 +146,11 @@ class Course:
     best_error: float
     best_state: dict[str, Tensor]
     bad_checks: int = 0
+
+    def is_over(self, settings: HealSettings) -> bool:
+        """Whether more steps are not worth their time."""
+        better = self.best_error < self.healing.curve[0]["heldout_divergence"]
+        return self.bad_checks >= (settings.patience if better else min(settings.hope, settings.patience))
 
     def check(self, student: nn.Module, error: float, train_loss: float) -> None:
         """Take in a held-out check of the student as it is now."""
