@@ -70,7 +70,7 @@ def test_candidates_are_scored_and_a_mix_is_healed_there(away, tmp_path):
     built = build_block(anatomy.site(BLOCK), away.activations, workspace, settings, {})
     candidates = {c.id: c for _, found in built.values() for c in found}
     library = Library(workspace, ["width"], candidates, away.activations.device)
-    score(library, away.activations.replay, away.activations, workspace, ["params"])
+    score(library, away.activations, workspace, ["params"])
     worst = max(library.offered(), key=lambda c: c.divergence)
     student = copy.deepcopy(away.model)
     apply(student, library.replacement(worst))

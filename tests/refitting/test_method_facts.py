@@ -34,6 +34,7 @@ TRIED = {
     "flops": "drop mean linear rank_r width width_taylor span kv_merge low_rank linear_attention topk carve idle_ffn",
     "kv": "drop span kv_merge linear_attention",
 }
+FORMATS = ["int8_dynamic", "int8_weight", "int4_weight", "bf16"]
 #: Those of them that a number format may follow.
 CHAINED = ["fused_attention", "fused_glu", "width", "width_taylor", "kv_merge", "low_rank"]
 #: Saved at one token at a time, or in long texts: not in what is counted below.
@@ -49,7 +50,7 @@ def test_a_run_tries_the_methods_it_has_tried_so_far(budget):
 def test_a_run_tries_the_chains_of_them_with_each_number_format(budget):
     tried = TRIED[budget].split()
     first = [name for name in tried if name in CHAINED]
-    pairs = {f"{name}+{then}" for name in first for then in ("int8_dynamic", "bf16") if then in tried}
+    pairs = {f"{name}+{then}" for name in first for then in FORMATS if then in tried}
     assert {name for name in methods.chosen(None, [budget]) if "+" in name} == pairs
 
 

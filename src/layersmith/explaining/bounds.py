@@ -98,7 +98,7 @@ def _inputs(subject: Subject, site: Site, points: int) -> Tensor:
     with watching(subject.model, site, batch) as calls, evaluating(subject.model):
         run(subject.model, batch)
     rows = joined(calls)["inputs"]
-    return rows[torch.linspace(0, len(rows) - 1, min(points, len(rows))).long()].double()
+    return rows[torch.linspace(0, len(rows) - 1, min(points, len(rows)), device="cpu").long()].double()
 
 
 @torch.no_grad()
@@ -107,9 +107,11 @@ def _sampled(
 ) -> tuple[Tensor, Tensor, int]:
     """The least and largest outputs (D,) at random points of one ball, and how many points leave any of the bounds."""
     draws = torch.Generator().manual_seed(seed)
-    steps = torch.randn(samples, ball.centre.shape[-1], generator=draws, dtype=torch.float64).to(ball.centre)
+    steps = torch.randn(samples, ball.centre.shape[-1], generator=draws, dtype=torch.float64, device="cpu").to(
+        ball.centre
+    )
     # Half on the surface, half inside.
-    length = torch.rand(samples, 1, generator=draws, dtype=torch.float64).to(ball.centre)
+    length = torch.rand(samples, 1, generator=draws, dtype=torch.float64, device="cpu").to(ball.centre)
     length[: samples // 2] = 1.0
     y = operator(ball.centre + ball.radius[:, None] * length * steps / steps.norm(dim=-1, keepdim=True))
     left = torch.zeros(samples, dtype=torch.bool, device=y.device)

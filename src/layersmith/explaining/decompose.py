@@ -190,7 +190,7 @@ class _Passage:
                 "decompx": self._worth(parts[:, 0]),
                 "contextual": self._worth(pairs[0]),
                 "rollout": rollout(self.blocks, self.entering[:-1], self.position),
-                "random": torch.rand(len(self.base), generator=torch.Generator().manual_seed(seed)),
+                "random": torch.rand(len(self.base), generator=torch.Generator().manual_seed(seed), device="cpu"),
             }
             worth["gradients"] = integrated_gradients(self.score, self.entering[0], self.base, steps)
             whole = self.entering[-1]

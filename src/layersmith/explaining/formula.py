@@ -120,7 +120,7 @@ class Projected(nn.Module):
 
 
 def _rows(count: int, wanted: int, seed: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted]
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed), device="cpu")[:wanted]
 
 
 def _front(x: Tensor, y: Tensor, settings: Settings) -> list[tuple[float, Tree]]:

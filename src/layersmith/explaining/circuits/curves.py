@@ -41,7 +41,7 @@ def best(scores: Tensor, edges: Tensor, size: int) -> Tensor:
 
 def chance(edges: Tensor, size: int, draw: torch.Generator) -> Tensor:
     """(W, R) bool: as many edges at random."""
-    return best(torch.rand(edges.shape, generator=draw), edges, size)
+    return best(torch.rand(edges.shape, generator=draw, device="cpu"), edges, size)
 
 
 def row(graph: Graph, cases: Sequence[Case], circuit: Tensor, random: Sequence[Tensor]) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Chains: what a method made of a sublayer, in a number format as well. Built when costs are known, where both pay.
 
 There are as many chains as there are pairs of candidates, and most of them cannot win. So a structure is followed by a
-format only where the structure is not beaten by another one at its sites (`pruning`), and where the format by itself
-was measured to be cheaper there than the original: bfloat16 is slow on many a processor, and int8 in many a shape.
+format only where neither is beaten by another of its kind at its sites (`pruning`), and where the format by itself was
+measured to be cheaper there than the original: bfloat16 is slow on many a processor, and int8 in many a shape.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def worth_following(library: Library, site: str, costs: SiteCosts, budgets: list
     wanted = [methods.get(name) for name in library.methods if methods.THEN in name]
     chains = [method for method in wanted if isinstance(method, Chain)]
     here = [c for c in library.at(site) if c.refused is None and c.cost is not None and methods.THEN not in c.method]
-    formats = {c.method for c in here if methods.get(c.method).everywhere and saves_something(c, costs, budgets)}
+    saving = [c for c in here if methods.get(c.method).everywhere and saves_something(c, costs, budgets)]
+    formats = {c.method for c in unbeaten(saving, budgets)}
     structures = unbeaten([c for c in here if methods.get(c.method).chains], budgets)
     fast = [chain for chain in chains if chain.then.name in formats]
     return [(first, chain) for chain in fast for first in structures if first.method == chain.first.name]
