@@ -15,7 +15,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("file", ["tests/refitting/elsewhere_refit.py", "tests/explaining/elsewhere_explain.py"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param("tests/refitting/elsewhere_refit.py", marks=pytest.mark.real),  # every method: half a minute
+        "tests/explaining/elsewhere_explain.py",
+    ],
+)
 def test_nothing_is_made_on_a_device_that_torch_chose(file: str) -> None:
     command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", file]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)

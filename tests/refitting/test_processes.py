@@ -106,15 +106,9 @@ def comparable(out):
     }
 
 
-@pytest.mark.parametrize("relative", [False, pytest.param(True, marks=pytest.mark.real)])
-@pytest.mark.parametrize(
-    "stage",
-    [
-        "scores",
-        pytest.param("library", marks=pytest.mark.real),  # half a minute each
-        pytest.param("heal", marks=pytest.mark.real),
-    ],
-)
+@pytest.mark.real  # half a minute each
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("stage", ["scores", "library", "heal"])
 def test_killed_with_sigkill_it_goes_on_and_ends_the_same(model, text, whole, tmp_path, stage, relative):
     """Killed as soon as the stage has left its first file, while workers or the run itself are writing."""
     out = "run" if relative else tmp_path / "run"
