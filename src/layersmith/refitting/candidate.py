@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -84,6 +85,17 @@ class Library:
     def offered(self) -> list[Candidate]:
         """Candidates the search may choose from: the usable ones that were scored."""
         return [c for c in self.usable() if c.divergence is not None]
+
+
+def disjoint(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those of them, in this order, that decide no site which an earlier one decides."""
+    taken: set[str] = set()
+    found = []
+    for candidate in candidates:
+        if not taken & set(candidate.sites):
+            taken |= set(candidate.sites)
+            found.append(candidate)
+    return found
 
 
 def pack(replacement: Replacement) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

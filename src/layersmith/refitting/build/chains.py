@@ -29,7 +29,7 @@ class Chains:
 
     activations: Activations
     workspace: Workspace
-    library: Library
+    built: Library
     reports: dict[str, SiteReport]
     costs: SiteCosts
     budgets: list[str]
@@ -45,10 +45,10 @@ class Chains:
         blocks = [*anatomy.of_kind("block"), *anatomy.of_kind("head")]
         for done, block in enumerate(blocks):
             for site in [s for s in anatomy.in_block(block.name) if s != block]:
-                found += self._at(site, worth_following(self.library, site.name, self.costs, self.budgets))
+                found += self._at(site, worth_following(self.built, site.name, self.costs, self.budgets))
             self.activations.forget()
             tell("building chains", done + 1, len(blocks))
-        self.library.candidates.update({candidate.id: candidate for candidate in found})
+        self.built.candidates.update({candidate.id: candidate for candidate in found})
         return found
 
     def _at(self, site: Site, pairs: list[tuple[Candidate, Chain]]) -> list[Candidate]:
@@ -60,7 +60,7 @@ class Chains:
             if candidate is None:
                 start = time.perf_counter()
                 try:
-                    replacement = chain.follow(view, self.library.replacement(first))
+                    replacement = chain.follow(view, self.built.replacement(first))
                     candidate, tensors = finished(view, chain, first.settings, replacement)
                 except NO_FIT as error:
                     self.reports[site.name].refusals[chain.name] = why(error)

@@ -24,7 +24,7 @@ from layersmith.measuring.cache import rewinder, share_tensors
 from layersmith.measuring.cost import Prompt, read
 from layersmith.measuring.latency import Step, latency, waiter
 from layersmith.measuring.shape import Shape
-from layersmith.refitting.candidate import Candidate, Library
+from layersmith.refitting.candidate import Candidate, Library, disjoint
 
 #: Alternatives put in place together: more make their gain clearer, and take memory.
 MOST_SITES = 16
@@ -77,12 +77,12 @@ class Gains:
     """
 
     def __init__(self, model: nn.Module, shape: Shape, prompt: Prompt, library: Library):
-        self.model, self.shape, self.prompt, self.library = model, shape, prompt, library
+        self.model, self.shape, self.prompt, self.built = model, shape, prompt, library
 
     def seconds(self, alike: Sequence[Candidate], rounds: int, device: torch.device | str) -> float:
         """Seconds by which one of the candidates, which look alike, changes the time of a step."""
-        placed = _apart(alike)[:MOST_SITES]
-        edited = twin(self.model, [pair for candidate in placed for pair in self.library.replacement(candidate)])
+        placed = disjoint(alike)[:MOST_SITES]
+        edited = twin(self.model, [pair for candidate in placed for pair in self.built.replacement(candidate)])
         prompt = read(edited, self.shape)
         share_tensors(prompt.step, self.prompt.step)
         steps = {
@@ -92,14 +92,3 @@ class Gains:
         timings = latency(steps, rounds=rounds, warmup=2, device=device)
         pairs = zip(timings["changed"].samples, timings["original"].samples, strict=True)
         return statistics.median(changed - original for changed, original in pairs) / len(placed)
-
-
-def _apart(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those of them, in this order, that decide no site which an earlier one decides."""
-    taken: set[str] = set()
-    found = []
-    for candidate in candidates:
-        if not taken & set(candidate.sites):
-            taken |= set(candidate.sites)
-            found.append(candidate)
-    return found

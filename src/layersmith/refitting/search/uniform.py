@@ -17,7 +17,7 @@ from typing import Any
 
 from layersmith.anatomy import Anatomy
 from layersmith.refitting import methods
-from layersmith.refitting.candidate import Candidate, Library
+from layersmith.refitting.candidate import Candidate, Library, disjoint
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _completed(ladder: Ladder, library: Library) -> Ladder:
 
     def completed(rung: Rung) -> Rung:
         fewer = {} if len(rung.candidates) == most else {"sites": len(rung.candidates)}
-        return Rung({**rung.settings, **fewer}, _disjoint([*rung.candidates, *everywhere]))
+        return Rung({**rung.settings, **fewer}, disjoint([*rung.candidates, *everywhere]))
 
     return replace(ladder, rungs=[completed(rung) for rung in ladder.rungs])
 
@@ -83,11 +83,11 @@ def _rungs(candidates: list[Candidate]) -> list[Rung]:
     strengths: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         strengths.setdefault(json.dumps(candidate.settings, sort_keys=True), []).append(candidate)
-    apart = all(len(_disjoint(same)) == len(same) for same in strengths.values())
+    apart = all(len(disjoint(same)) == len(same) for same in strengths.values())
     if len(strengths) > 1 and apart:
         mildest_first = sorted(strengths.values(), key=lambda same: sum(c.local_error for c in same))
         return [Rung(same[0].settings, same) for same in mildest_first]
-    ordered = _disjoint(sorted(candidates, key=_harm_per_site))
+    ordered = disjoint(sorted(candidates, key=_harm_per_site))
     # Where settings differ from site to site, the number of sites says it all.
     settings = candidates[0].settings if len(strengths) == 1 else {}
     return [Rung({**settings, "sites": n}, ordered[:n]) for n in range(1, len(ordered) + 1)]
@@ -96,14 +96,3 @@ def _rungs(candidates: list[Candidate]) -> list[Rung]:
 def _harm_per_site(candidate: Candidate) -> float:
     harm = candidate.local_error if candidate.divergence is None else candidate.divergence
     return harm / max(1, len(candidate.sites))
-
-
-def _disjoint(candidates: list[Candidate]) -> list[Candidate]:
-    """Those of them, in this order, that decide no site which an earlier one decides."""
-    taken: set[str] = set()
-    found = []
-    for candidate in candidates:
-        if not taken & set(candidate.sites):
-            taken |= set(candidate.sites)
-            found.append(candidate)
-    return found
