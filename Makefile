@@ -21,12 +21,15 @@ FETCHED   := $(MODELS)/.fetched
 demo: $(INSTALLED)
 	$(BIN)/layersmith refit pocket --budget latency=0.75 --out out/demo
 
-# One thread per worker: two workers with one thread each beat one process with two.
+# One thread per worker: two workers with one thread each beat one process with two. A run that several tests look at is
+# made once per worker, so neighbours stay together: where tests are many by taking over the other worker's last ones,
+# where they are long by whole files, in the order in which they stand (the sweep of all architectures comes early).
 test: $(INSTALLED) browser kernels
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -rs -m "not real and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -rs -m "not real and not gpu"
 
 test-real: $(INSTALLED) $(FETCHED) kernels
-	LAYERSMITH_REAL_MODELS=$(MODELS) $(BIN)/pytest -rs -m "real and not gpu"
+	LAYERSMITH_REAL_MODELS=$(MODELS) OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder \
+		--durations 20 -rs -m "real and not gpu"
 
 # Where there is no compiler, the kernels' own tests are skipped and the summary says so.
 kernels: $(INSTALLED)

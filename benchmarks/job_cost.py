@@ -2,8 +2,8 @@
 
     python benchmarks/job_cost.py pocket                     # the defaults of `layersmith refit`, healing included
     python benchmarks/job_cost.py depth [--layers 4,8,16]    # small random Llamas that differ in depth alone
-    python benchmarks/job_cost.py NAME --finished OUT        # of a run that was made already; its wall time is that of
-                                                             # its stages, healing of a baseline included if it had one
+    python benchmarks/job_cost.py NAME --finished OUT ...    # of runs made already; their wall time is that of their
+                                                             # stages, healing of a baseline included if any had one
 
 Each refit is a process of its own, as a user would start it. Stage times and peak memory come from its result.json,
 wall time from outside, imports included. Random weights cost what trained ones do; the depth runs take one method
@@ -37,7 +37,7 @@ GIB = 2**30
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="pocket, a folder, a Hub id; or `depth`")
-    parser.add_argument("--finished", type=Path, help="the --out of a finished refit, instead of running one")
+    parser.add_argument("--finished", type=Path, nargs="+", help="the --out of finished refits, instead of running one")
     parser.add_argument("--layers", default="4,8,16", help="depths to compare, with `depth`")
     parser.add_argument("--width", type=int, default=64, help="d_model of the random models, with `depth`")
     parser.add_argument("--budget", default="latency=0.75", help="as for `layersmith refit`")
@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument("--effort", type=float, help="as for `layersmith refit` (default: its own)")
     arguments = parser.parse_args()
     if arguments.finished:
-        result = json.loads((arguments.finished / "result.json").read_text())
-        rows = [{"model": arguments.model, **row_of(result, arguments.finished, result["timings"]["total"])}]
+        results = {out: json.loads((out / "result.json").read_text(encoding="utf-8")) for out in arguments.finished}
+        rows = [{"model": arguments.model, **row_of(r, out, r["timings"]["total"])} for out, r in results.items()]
         print(save_csv(f"job_cost-{arguments.model}", rows, conditions={}))
         return
     depth = arguments.model == "depth"
@@ -93,6 +93,7 @@ def row_of(result: dict[str, Any], out: Path, wall: float) -> dict[str, Any]:
         "candidates": len(result["candidates"]),
         "methods": " ".join(result["settings"]["methods"]),
         "budget": " ".join(f"{name}={share:g}" for name, share in result["settings"]["budget"].items()),
+        "at": result["settings"]["at"],
         "heal_tokens": (result["heal"] or {"tokens": 0})["tokens"],
         "heal_baseline": result["settings"]["heal_baseline"],
         "wall_s": wall,

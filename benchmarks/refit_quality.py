@@ -1,6 +1,7 @@
 """Is the searched mix better than the best single method used everywhere, at the same measured latency?
 
     python benchmarks/refit_quality.py MODEL [--budget latency=0.75] [--work out/benchmarks/MODEL] [--device cuda]
+    python benchmarks/refit_quality.py NAME --finished OUT [OUT ...]   # of runs made already, one for each shape, say
 
 Runs `refit` with `heal_baseline=True`, so that the best uniform baseline is healed on the same text as the searched
 mix, and reads everything from its result. Two goals, both at the budget as measured:
@@ -11,6 +12,9 @@ mix, and reads everything from its result. Two goals, both at the budget as meas
 KL is in nats per token, on held-out windows on which nothing was chosen; latency is a ratio to the original, timed in
 the same rounds. A mix that misses its budget misses both goals.
 
+The mixes that the search measured unhealed at other budgets stand beside them. A baseline that cannot reach the budget
+has its row without figures.
+
 The work folder is resumable: the same command after an interruption goes on.
 Writes results/refit_quality-MODEL.csv, or refit_quality-MODEL-DEVICE.csv where a device was named.
 """
@@ -18,13 +22,15 @@ Writes results/refit_quality-MODEL.csv, or refit_quality-MODEL-DEVICE.csv where 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 from record import save_csv
 
 import layersmith
-from layersmith.commands.refit import parse_budget
+from layersmith.commands.options import parse_budget
 
 Row = dict[str, Any]
 
@@ -40,10 +46,21 @@ def main() -> None:
     parser.add_argument("--heal-lr", type=float, help="peak rate of healing (default: by model size)")
     parser.add_argument("--reuse", type=Path, help="a run that differs in healing alone, to take its candidates from")
     parser.add_argument("--device", help="where the model is put (default: cpu)")
+    parser.add_argument("--finished", type=Path, nargs="+", help="the --out of finished refits, instead of running one")
     arguments = parser.parse_args()
     name = Path(arguments.model).name
+    if arguments.finished:
+        results = [json.loads((out / "result.json").read_text(encoding="utf-8")) for out in arguments.finished]
+    else:
+        results = [run(arguments, name)]
+    rows = [row | result["environment"] for result in results for row in told(result, name)]
+    where = "" if arguments.device is None else f"-{arguments.device.partition(':')[0]}"
+    print(save_csv(f"refit_quality-{name}{where}", rows, conditions={}))
 
-    result = layersmith.refit(
+
+def run(arguments: argparse.Namespace, name: str) -> Row:
+    """The result of a refit as asked for."""
+    return layersmith.refit(
         arguments.model,
         budget=parse_budget(arguments.budget),
         out=arguments.work or Path("out/benchmarks") / name,
@@ -55,30 +72,39 @@ def main() -> None:
         reuse=arguments.reuse,
         device=arguments.device,
     )
-    rows = rows_of(result)
+
+
+def told(result: Row, name: str) -> list[Row]:
+    """The rows of a result, printed, each with what all of them share."""
+    rows, settings = rows_of(result), result["settings"]
     goals = goals_of(rows)
-    shared = {"model": name, "budget": arguments.budget, "at": arguments.at, "data": result["settings"]["data"]}
-    shared |= {"heal_tokens": (result["heal"] or {}).get("tokens", 0), "heal_lr": result["settings"]["heal_lr"]}
+    budget = " ".join(f"{kind}={share:g}" for kind, share in settings["budget"].items())
+    shared = {"model": name, "budget": budget, "at": settings["at"], "data": settings["data"]}
+    shared |= {"heal_tokens": (result["heal"] or {}).get("tokens", 0), "heal_lr": settings["heal_lr"]}
     shared |= {"report_tokens": result["data"]["report_tokens"]}
+    print(f"{name} at {settings['at']}, {budget}")
     for row in rows:
-        told = f"KL {row['divergence']:.4f}  latency {row['latency_ratio']:.3f}x  {row['meets_budget']}"
-        print(f"{row['variant']:<34} {told}")
+        if row["divergence"] is None:
+            print(f"{row['variant']:<38} cannot reach the budget")
+        else:
+            print(f"{row['variant']:<38} KL {row['divergence']:.2e}  latency {row['latency_ratio']:.3f}x")
     for goal, held in goals.items():
         print(f"{goal}: {'nothing to compare with' if held is None else held}")
-    stamped = [{**shared, **row, **goals} for row in rows]
-    where = "" if arguments.device is None else f"-{arguments.device.partition(':')[0]}"
-    print(save_csv(f"refit_quality-{name}{where}", stamped, result["environment"]))
+    return [{**shared, **row, **goals} for row in rows]
 
 
 def rows_of(result: Row) -> list[Row]:
-    """The uniform baselines, best first, then the searched mix; each unhealed and, where there is one, healed."""
-    uniform = sorted(result["uniform"], key=lambda u: u["measured"]["divergence"])
+    """The uniform baselines, best first, then the mixes of other budgets and the searched one, healed where it was."""
+    uniform = sorted(result["uniform"], key=lambda u: u["measured"]["divergence"] if u["measured"] else math.inf)
     chosen = result["chosen"]
     rows = []
     for u in uniform:
         rows.append(_row(u["label"], "uniform", False, u["measured"], u["meets_budget"]))
         if u["healed"]:
             rows.append(_row(f"{u['label']}, healed", "uniform", True, u["healed"], u["meets_budget"]))
+    for point in result["front"]:
+        asked = " ".join(f"{kind}={share:g}" for kind, share in point["budget"].items())
+        rows.append(_row(f"searched for {asked}", "front", False, point["measured"], False))
     # The budget is judged on the final timing, made with the healed model; healing changes no shape.
     rows.append(_row("searched", "searched", False, chosen["unhealed"], chosen["meets_budget"]))
     if chosen["healed"]:
@@ -86,9 +112,9 @@ def rows_of(result: Row) -> list[Row]:
     return rows
 
 
-def _row(variant: str, kind: str, healed: bool, measured: Row, meets_budget: bool) -> Row:
+def _row(variant: str, kind: str, healed: bool, measured: Row | None, meets_budget: bool) -> Row:
     columns = ("divergence", "agreement", "latency_ratio", "params", "bytes", "flops")
-    facts = {column: measured[column] for column in columns}
+    facts = {column: (measured or {}).get(column) for column in columns}
     return {"variant": variant, "kind": kind, "healed": healed, **facts, "meets_budget": meets_budget}
 
 
