@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 
 import pytest
@@ -187,4 +188,24 @@ def test_weights_that_are_a_pickle(small):
     torch.save({}, small / "pytorch_model.bin")
     (small / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no model\.safetensors.*pytorch_model\.bin.*save it once"):
+        load(small)
+
+
+@pytest.mark.parametrize("kind", ["stock", "ours"])
+def test_complex_numbers_are_not_made_real(folders, kind, tmp_path):
+    """Their imaginary parts would be lost, and the model be another one."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(folders[kind][0], folder)
+    file = min(folder.glob("*.safetensors"))
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    tensors[name] = torch.complex(tensors[name].float(), tensors[name].float())
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(UserError, match=rf"{re.escape(name)} as complex numbers"):
+        load(folder)
+
+
+def test_complex_tables_that_nothing_reads_are_only_named(small):
+    rewritten(small, lambda t: t.update({"rotations": torch.ones(3, dtype=torch.complex64)}))
+    with pytest.warns(UserWarning, match="rotations"):
         load(small)

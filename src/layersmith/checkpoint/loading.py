@@ -28,6 +28,7 @@ from layersmith.checkpoint.hub import fetched, first_words
 from layersmith.checkpoint.stored import Stored
 from layersmith.checkpoint.vetting import check_size, read_config, skeleton, vet
 from layersmith.errors import MissingExtra, UserError
+from layersmith.kinds import check_kinds
 from layersmith.names import model_source
 
 #: Asked in this order for the class of a .gguf file, whose config names none. (Encoders, too, have a class for causal
@@ -76,6 +77,7 @@ def load(
     stored. Saved again, the model is stored in the dtypes it was read from. Raises UserError, saying what to do, for a
     name that is neither a folder nor reachable, a folder without a model, quantized weights, and damaged files.
     """
+    check_kinds(load, locals())
     if device is not None and device_map is not None:
         raise UserError("Give device (the whole model there) or device_map (spread over several), not both.")
     if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
@@ -114,6 +116,7 @@ def _from_folder(source: str, trust: bool, options: dict[str, Any], tell: Callab
         tokenizer = _tokenizer(source, trust and not ours)
         if ours:
             model = LayersmithModel.from_pretrained(source, config=config, trust_remote_code=trust, **options)
+            _check_no_part_lost(source, model, stored, [])
             return model, tokenizer, stored
         model_class, own = _model_class(source, config, trust)
         if not own:
@@ -124,8 +127,9 @@ def _from_folder(source: str, trust: bool, options: dict[str, Any], tell: Callab
             source, config=config, use_safetensors=True, output_loading_info=True, **options, **code
         )
     _check_complete(source, model, info)
-    if info["unexpected_keys"]:
-        unused = sorted(info["unexpected_keys"])
+    unused = sorted(info["unexpected_keys"])
+    _check_no_part_lost(source, model, stored, unused)
+    if unused:
         _check_no_block_lost(source, model, unused)
         tell(_lost(source, type(model).__name__, unused))
     return model, tokenizer, stored
@@ -191,6 +195,17 @@ def _check_no_block_lost(source: str, model: PreTrainedModel, unused: list[str])
                 f"{source!r} stores {name}, but by its config.json {numbered[1]} has {len(module)} entries. The config "
                 f"has been changed or damaged; the model it describes is only a part of the one stored."
             )
+
+
+def _check_no_part_lost(source: str, model: PreTrainedModel, stored: dict[str, Stored], unused: list[str]) -> None:
+    """UserError when complex numbers are stored where the model has real ones: it would lose their imaginary part."""
+    kept = {name for name, tensor in model.state_dict().items() if tensor.is_complex()}
+    lost = sorted(name for name, tensor in stored.items() if tensor.dtype == "C64" and name not in {*kept, *unused})
+    if lost:
+        raise UserError(
+            f"{source!r} stores {_some(lost)} as complex numbers (C64), where a {type(model).__name__} has real ones: "
+            f"the imaginary part would be lost. Save the model again, with real weights."
+        )
 
 
 def _lost(source: str, name: str, unused: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import transformers
@@ -23,6 +23,7 @@ from layersmith.checkpoint.stock import export_stock, generation_settings
 from layersmith.errors import UserError
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Whatever prepares a model's inputs: a tokenizer, an image processor, a feature extractor."""
 
