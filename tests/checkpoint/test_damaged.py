@@ -209,3 +209,21 @@ def test_complex_tables_that_nothing_reads_are_only_named(small):
     rewritten(small, lambda t: t.update({"rotations": torch.ones(3, dtype=torch.complex64)}))
     with pytest.warns(UserWarning, match="rotations"):
         load(small)
+
+
+def test_layers_that_no_cache_can_be_made_for(small):
+    """The model runs without a cache, and would have failed when it writes."""
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**config, "layer_types": ["sliding_attention", "full_attention"]}))
+    with pytest.raises(UserError, match="sliding_window"):
+        load(small)
+
+
+def test_what_transformers_does_not_save_is_one_paragraph(small, tmp_path):
+    """Attention weights asked for in a config, beside attention that has none: it loads, and its config is refused."""
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**config, "output_attentions": True}))
+    model, _ = load(small)
+    with pytest.raises(UserError, match=r"LlamaForCausalLM cannot be saved: .*eager") as refused:
+        save(model, [], tmp_path / "saved")
+    assert "\n" not in str(refused.value)
