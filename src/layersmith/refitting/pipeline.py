@@ -142,9 +142,7 @@ def refit(
     )
     check(config)
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
-    check_workers(workers, model)
-    if device is not None and not isinstance(model, str):
-        raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
+    _check_by_name(model, config)
     with ordinary(), writing(config.out), Progress(progress) as bar:
         name = model if isinstance(model, str) else type(model).__name__
         if isinstance(model, str):
@@ -155,6 +153,13 @@ def refit(
         checkpoint.check_plain(model)
         with checkpoint.stored_as(model, dtype), borrowed(model):
             return _refit(model, tokenizer, name, config, bar)
+
+
+def _check_by_name(model: Any, config: RefitConfig) -> None:
+    """A UserError for what only a model given by its name can have."""
+    check_workers(config.workers, model)
+    if config.device is not None and not isinstance(model, str):
+        raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
 
 
 def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, bar: Progress) -> RefitResult:
