@@ -7,7 +7,7 @@ it is the first. A recurrent state has no length either: only the count says how
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -44,12 +44,12 @@ class StateLayer(CacheLayerMixin):
     is_compileable = False
     supports_early_init = False
 
-    def __init__(self, layers: list[CacheLayerMixin] | None = None) -> None:
+    def __init__(self, layers: Sequence[object] | None = None) -> None:
         super().__init__()
         self.state: State | None = None
         self.mixer: type[Mixer] | None = None
         self.tokens = 0
-        self.layers: list[CacheLayerMixin] = [self] if layers is None else layers
+        self.layers: Sequence[object] = [self] if layers is None else layers
         self.records = any(getattr(layer, "record_past", False) for layer in self.layers)
         self.past: list[PastCall] = []
 
@@ -172,7 +172,7 @@ def state_layer(cache: Cache, layer_idx: int) -> StateLayer:
     return fresh
 
 
-def _is_stuck(layer: CacheLayerMixin) -> TypeGuard[StateLayer]:
+def _is_stuck(layer: object) -> TypeGuard[StateLayer]:
     return isinstance(layer, StateLayer) and not layer.is_croppable
 
 

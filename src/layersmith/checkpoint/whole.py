@@ -48,7 +48,7 @@ def check_no_part_lost(source: str, model: PreTrainedModel, stored: dict[str, St
         )
 
 
-def check_cache(model: PreTrainedModel) -> None:
+def check_cache(model: Any) -> None:
     """Make the cache that the model would write with: what its config says of its layers may be no cache of theirs.
 
     Raises whatever transformers raises about it, which no `forward` without a cache would.
