@@ -33,6 +33,7 @@ from layersmith.anatomy import find_sites as sites
 from layersmith.anatomy.edit import Edit
 from layersmith.anatomy.edit import apply as put
 from layersmith.anatomy.hold import holding
+from layersmith.anatomy.running import check_module
 from layersmith.anatomy.swap import replacement_of, swap
 from layersmith.checkpoint import load
 from layersmith.checkpoint.saving import Tokenizer
@@ -41,6 +42,7 @@ from layersmith.explaining.constructions.constructing import Constructed, constr
 from layersmith.explaining.pipeline import explain
 from layersmith.explaining.result import ExplainResult
 from layersmith.exporting.pipeline import Exported, export
+from layersmith.kinds import check_kinds
 from layersmith.measuring.compare import Measurement, measure
 from layersmith.racing.pipeline import race
 from layersmith.racing.result import RaceResult
@@ -80,6 +82,7 @@ def build(name: str, **config: Any) -> nn.Module:
 
     Raises UserError for an unknown name (with the nearest ones) and for arguments that the part does not take.
     """
+    check_kinds(build, {"name": name})
     return catalogue.build({"name": name, **config})
 
 
@@ -89,6 +92,8 @@ def apply(model: nn.Module, modules: Mapping[str | Site, nn.Module], anatomy: An
     modules  site, its name or a pattern -> an operator (`build` makes them); copies of original modules are for `swap`
     Raises UserError as `swap` does, before anything is changed.
     """
+    check_module(model)
+    check_kinds(apply, locals())
     replacement = replacement_of(model, modules, anatomy or sites(model))
     unnamed = [edit.path for edit, _ in replacement if not edit.spec]
     if unnamed:
@@ -112,4 +117,6 @@ def save(
 
     Raises UserError when the edits do not describe the model, or its class is not one of transformers.
     """
+    check_module(model)
+    check_kinds(save, {"edits": edits, "path": path, "tokenizer": tokenizer})
     checkpoint.save(model, edits, path, tokenizer)

@@ -162,6 +162,16 @@ class Mixer(Operator):
         """The state as a cache keeps it, which goes on from it once only: it may be written into by the next call."""
         return state
 
+    @staticmethod
+    def without_last(state: State, seen: int, tokens: int) -> State | None:
+        """The state as it was some tokens ago, 0 < tokens < seen; None where the state does not tell.
+
+        seen  how many tokens, padding included, have led to the state
+
+        A sum over the past does not tell. Where it can be told, decoding may try tokens and take them back.
+        """
+        return None
+
     def state_bytes(self, tokens: int, batch: int = 1) -> int:
         """Bytes of the state after `tokens` tokens, from the state's own shapes."""
         if not self.streams:

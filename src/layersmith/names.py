@@ -144,6 +144,12 @@ def check_tasks(tasks: list[str]) -> None:
         raise MissingExtra("lm_eval", "tasks", "Scoring the tasks of lm-evaluation-harness")
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that not every generator of random numbers takes."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"The seed must be a whole number from 0 to {2**32 - 1}, not {seed}.")
+
+
 def check_device(name: str) -> None:
     """Refuse what no machine calls a device. Whether this one has it shows when the model is put there."""
     kind, _, index = name.partition(":")

@@ -77,28 +77,68 @@ def test_every_way_to_write(pair, options):
     assert torch.equal(*written)
 
 
-@pytest.mark.parametrize("drop", [False, True], ids=["feed-forwards", "and a block dropped"])
-def test_speculation_writes_what_greedy_decoding_does(tmp_path, drop):
+@pytest.mark.parametrize("kinds", [("ffn",), ("ffn", "mixer")], ids="+".join)
+def test_speculation_writes_what_greedy_decoding_does(tmp_path, kinds):
     """With an assistant, as an assistant, and by looking tokens up in the prompt."""
-    stock, twin = twins(tmp_path, "ffn")
-    if drop:
-        _, changed, edits = edited(ffn={"name": "glu", "d_hidden": 16}, layers_1_attn={"name": "zero"})
-        save(changed, edits, tmp_path / "dropped")
-        twin, _ = load(tmp_path / "dropped")
+    stock, twin = twins(tmp_path, *kinds)
+    speculates(twin, stock)
+    assert torch.equal(twin.generate(REPEATING, **GREEDY), stock.generate(REPEATING, **GREEDY))
+
+
+#: Results whose sublayers keep nothing, or keys and values of every token: what was tried can be taken back.
+TAKES_BACK: dict[str, dict[str, Any]] = {
+    "a dropped attention": {"ffn": {"name": "glu", "d_hidden": 16}, "layers_1_attn": {"name": "zero"}},
+    "keys and values": {"attn": {"name": "softmax_attention", "n_heads": 4, "rope_theta": 1e4}},
+    "one matrix": {"attn": {"name": "fused_attention", "n_heads": 4, "n_kv_heads": 2, "rope_theta": 1e4}},
+    "centred": {"attn": {"name": "shaped_attention", "n_heads": 4}},
+    "partial": {"attn": {"name": "partial_attention", "n_heads": 4}},
+    "a window as long as the text": {"attn": {"name": "softmax_attention", "n_heads": 4, "window": 64}},
+}
+#: Results that cannot, with the layers and mixers to blame.
+FORGETS: dict[str, tuple[dict[str, Any], str]] = {
+    "linear": ({"attn": {"name": "linear_attention", "n_heads": 4}}, r"layers 0, 1 \(LinearAttention\)"),
+    "delta rule": ({"layers_1_attn": {"name": "deltanet", "n_heads": 4}}, r"layers 1 \(DeltaNet\)"),
+    "window": ({"layers_0_attn": {"name": "softmax_attention", "n_heads": 4, "window": 4}}, r"layers 0 \(SoftmaxA"),
+}
+
+
+def result_of(tmp_path: Any, parts: dict[str, Any], family: str = "llama") -> Any:
+    _, changed, edits = edited(family, **parts)
+    save(changed, edits, tmp_path / "result")
+    return load(tmp_path / "result")[0]
+
+
+def speculates(model: Any, other: Any) -> None:
+    """Assert that the model writes what it writes greedily: with the other as its assistant, with look-ups, as one."""
     for ids in (IDS, REPEATING):
-        expected = twin.generate(ids, **GREEDY)
-        assert torch.equal(twin.generate(ids, **GREEDY, assistant_model=stock), expected)
-        assert torch.equal(twin.generate(ids, **GREEDY, prompt_lookup_num_tokens=3), expected)
-        assert torch.equal(stock.generate(ids, **GREEDY, assistant_model=twin), stock.generate(ids, **GREEDY))
+        expected = model.generate(ids, **GREEDY)
+        assert torch.equal(model.generate(ids, **GREEDY, assistant_model=other), expected)
+        assert torch.equal(model.generate(ids, **GREEDY, prompt_lookup_num_tokens=3), expected)
+        assert torch.equal(other.generate(ids, **GREEDY, assistant_model=model), other.generate(ids, **GREEDY))
 
 
-@pytest.mark.parametrize("mixer", ["linear_attention", "deltanet"])
-def test_speculation_with_a_recurrent_state_is_refused(tmp_path, mixer):
-    """A state cannot be rolled back: wrong tokens would be the alternative."""
-    result = recurrent(tmp_path, mixer)
-    for options in ({"assistant_model": BY_NAME["llama"].model()}, {"prompt_lookup_num_tokens": 3}):
-        with pytest.raises(UserError, match="rolled back"):
+@pytest.mark.parametrize("parts", TAKES_BACK.values(), ids=TAKES_BACK.keys())
+def test_speculation_where_tokens_can_be_taken_back(tmp_path, parts):
+    speculates(result_of(tmp_path, parts), BY_NAME["llama"].model())
+
+
+@pytest.mark.parametrize("parts", [parts for parts, _ in FORGETS.values()], ids=FORGETS.keys())
+def test_speculation_where_the_cache_records_the_past(tmp_path, parts):
+    """Mistral has windows of its own, so transformers has its cache record: then any state can be taken back."""
+    speculates(result_of(tmp_path, parts, "mistral"), BY_NAME["mistral"].model())
+
+
+@pytest.mark.parametrize(("parts", "said"), FORGETS.values(), ids=FORGETS.keys())
+def test_speculation_with_a_state_that_forgets_is_refused(tmp_path, parts, said):
+    """It cannot be rolled back: wrong tokens would be the alternative."""
+    result, stock = result_of(tmp_path, parts), BY_NAME["llama"].model()
+    for options in ({"assistant_model": stock}, {"prompt_lookup_num_tokens": 3}):
+        with pytest.raises(UserError, match=said) as refused:
             result.generate(REPEATING, **GREEDY, **options)
+        assert "rolled back" in str(refused.value)
+        assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=said):
+        stock.generate(REPEATING, **GREEDY, assistant_model=result)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 
 import pytest
@@ -188,3 +189,41 @@ def test_weights_that_are_a_pickle(small):
     (small / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no model\.safetensors.*pytorch_model\.bin.*save it once"):
         load(small)
+
+
+@pytest.mark.parametrize("kind", ["stock", "ours"])
+def test_complex_numbers_are_not_made_real(folders, kind, tmp_path):
+    """Their imaginary parts would be lost, and the model be another one."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(folders[kind][0], folder)
+    file = min(folder.glob("*.safetensors"))
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    tensors[name] = torch.complex(tensors[name].float(), tensors[name].float())
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(UserError, match=rf"{re.escape(name)} as complex numbers"):
+        load(folder)
+
+
+def test_complex_tables_that_nothing_reads_are_only_named(small):
+    rewritten(small, lambda t: t.update({"rotations": torch.ones(3, dtype=torch.complex64)}))
+    with pytest.warns(UserWarning, match="rotations"):
+        load(small)
+
+
+def test_layers_that_no_cache_can_be_made_for(small):
+    """The model runs without a cache, and would have failed when it writes."""
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**config, "layer_types": ["sliding_attention", "full_attention"]}))
+    with pytest.raises(UserError, match="sliding_window"):
+        load(small)
+
+
+def test_what_transformers_does_not_save_is_one_paragraph(small, tmp_path):
+    """Attention weights asked for in a config, beside attention that has none: it loads, and its config is refused."""
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**config, "output_attentions": True}))
+    model, _ = load(small)
+    with pytest.raises(UserError, match=r"LlamaForCausalLM cannot be saved: .*eager") as refused:
+        save(model, [], tmp_path / "saved")
+    assert "\n" not in str(refused.value)

@@ -29,7 +29,7 @@ latency=0.5 bytes=0.5 | {"latency":0.5} | latency=0,5
 #: Option -> values that no refit could mean.
 REFIT_OPTIONS = {
     "--at": "|prefill|prefill=|1x512|prefill=512|prefill=1x|prefill=x512|prefill=0x512|prefill=1x0|prefill=-1x5|"
-    "prefil=1x512|train=1x512|prefill=1.5x3|prefill=1x512,decode=1x128|PREFILL=1x512|prefill=1*512|decode=1x128x2",
+    "prefil=1x512|train=1x512|prefill=1.5x3|prefill=1x512,decode=1x128|PREFILL=1x512|prefill=1*512|decode=1x128x2|prefill=1x99999999999",
     "--methods": "|,|width,|,width|width,,drop|widht|heds|WIDTH|width drop|width;drop|quantise|gptq4",
     "--sites": "|,|layers.0.ffn,|,layers.0.ffn|layers.0.ffn,,layers.1.ffn",
     "--data": "|stdlb|nothing.txt|no/such/folder|random|hub:|hub:a/b/c|hub:a b|hub|http://x/y",
@@ -102,6 +102,10 @@ OTHERS = [
     "measure pocket --windows 0",
     "measure pocket --rounds 0",
     "measure pocket --seed -1",
+    "measure pocket --seed 99999999999999999999",
+    "measure pocket --at prefill=1x9999999999",
+    "sites pocket --at prefill=1x" + "9" * 5000,
+    "explain pocket --seed 4294967296",
     "measure pocket --questions nothing.jsonl",
     "measure pocket --device cuda:one",
     "check",

@@ -6,8 +6,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from layersmith.data.examples import Reader
 from layersmith.data.windows import beginning, check_vocabulary, paragraphs, windows
 from layersmith.errors import UserError
+from tests.refitting.conftest import tiny_llama
 
 EOS, PAD, CLS = 0, 1, 2  # the ids of the special tokens
 
@@ -118,3 +120,14 @@ def test_an_id_beyond_the_embedding_is_named(tokenizer):
     check_vocabulary(nn.Linear(2, 2), tokenizer, rows)
     with pytest.raises(UserError, match=r"token id 102 \('w99'\).*102 rows, for ids up to 101"):
         check_vocabulary(Embedded(102), tokenizer, rows)
+
+
+def test_a_tokenizer_that_fails_is_blamed_by_its_class(tmp_path):
+    """Another model's tokenizer class over this model's files: it opens, and fails at the first unknown word."""
+    backend = Tokenizer(models.WordLevel({"w1": 0}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    (tmp_path / "book.txt").write_text("\n\n".join(f"{words(start, start + 200)}." for start in range(900)))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    reader = Reader(tiny_llama(layers=1), tokenizer, str(tmp_path / "book.txt"), length=32)
+    with pytest.raises(UserError, match=r"cannot turn this text into tokens: .*UNK"):
+        reader.read("calibration", 256)

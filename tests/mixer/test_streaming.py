@@ -166,6 +166,40 @@ def test_every_parameter_is_trained(mixer):
         assert parameter.grad.abs().max() > 0, name
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("taken", [1, 3, 8])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", ["softmax", "softmax-no-rope", "partial", "shaped"])
+def test_tokens_that_were_tried_are_taken_back(name, masked, taken):
+    """After wrong tokens are taken back, and the right ones read, everything is as if the wrong ones had never been."""
+    torch.manual_seed(0)
+    mixer = CAUSAL[name]().double().eval()
+    x, kept = inputs(2, 12), 9 - taken
+    mask = torch.tensor([[1] * 12, [0, 1, 1, 1, 1, 0, 1, 1, 0, 1, 1, 1]]).bool() if masked else torch.ones(2, 12).bool()
+    tried = torch.cat((x[:, :kept], inputs(2, taken)), dim=1)
+    _, state = stream(mixer, tried, [5, 4], mask[:, :9] if masked else None)
+    back = mixer.without_last(mixer.settled(state), 9, taken)
+    y, state = mixer(x[:, kept:], back, mask[:, kept:] if masked else None)
+    whole, expected = mixer(x, None, mask if masked else None)
+    close(y[mask[:, kept:]], whole[:, kept:][mask[:, kept:]])
+    assert state.keys() == expected.keys()
+    for entry in expected:
+        assert torch.allclose(state[entry].double(), expected[entry].double())
+
+
+@torch.no_grad()
+def test_what_a_state_has_lost_is_not_taken_back():
+    """A window drops what would be seen again, a sum does not tell its last terms: None, and never a wrong state."""
+    for name in ("linear-elu1", "linear-hedgehog", "deltanet", "deltanet-without-convolution"):
+        mixer = CAUSAL[name]().double().eval()
+        assert mixer.without_last(mixer(inputs(2, 6))[1], 6, 1) is None
+    mixer = CAUSAL["softmax-window"]().double().eval()  # of five tokens: a state holds four
+    x = inputs(2, 9)
+    assert mixer.without_last(mixer(x[:, :5])[1], 5, 1) is None
+    back = mixer.without_last(mixer(torch.cat((x[:, :2], inputs(2, 2)), dim=1))[1], 4, 2)
+    close(mixer(x[:, 2:], back)[0], mixer(x)[0][:, 2:])
+
+
 def test_a_mask_of_the_wrong_kind_is_refused(mixer):
     with pytest.raises(ValueError, match="mask must be a bool tensor of shape"):
         mixer(inputs(2, 3), mask=torch.ones(2, 3))

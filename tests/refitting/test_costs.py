@@ -10,11 +10,12 @@ from layersmith import catalogue
 from layersmith.anatomy import find_sites, replacement_for
 from layersmith.anatomy.edit import Edit
 from layersmith.anatomy.twin import twin
+from layersmith.checkpoint import stored_dtypes
 from layersmith.linear.quantized import QuantizedLinear
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.shape import Shape
 from layersmith.refitting.candidate import Candidate, Library, decided_sites, pack
-from layersmith.refitting.score.costs import _settings, measure_costs
+from layersmith.refitting.score.costs import _settings, _signature, measure_costs
 from layersmith.runs.workspace import Workspace
 from tests.refitting.conftest import tiny_llama
 
@@ -128,6 +129,9 @@ def test_local_and_global_attention_do_not_share_a_figure(library):
     local, whole, other = (_settings(layer.self_attn) for layer in model.model.layers)
     assert local != whole
     assert local == other
+    # Also where nothing that they are given tells them apart: at fewer tokens than the window holds.
+    keys = [_signature({"attn": layer.self_attn}, {}, stored_dtypes(model)) for layer in model.model.layers]
+    assert keys[0] == keys[2] != keys[1]
     costs = measure_costs(model, find_sites(model), library, Shape("decode", 1, 32), library.workspace, rounds=1)
     kv = [costs.of_site[f"layers.{i}.attn"].state_bytes for i in range(3)]
     assert kv[0] == kv[2] < kv[1]

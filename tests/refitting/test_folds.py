@@ -14,6 +14,7 @@ from layersmith.errors import UserError
 from layersmith.ffn.affine import Affine
 from layersmith.ffn.mlp import MLP
 from layersmith.linear.dense import Dense
+from layersmith.linear.int8_dynamic import Int8Dynamic
 from layersmith.linear.low_rank import LowRank
 from layersmith.norm.rms_norm import RMSNorm
 from layersmith.refitting.prove.folds import fold as folds
@@ -188,6 +189,18 @@ def test_a_low_rank_that_saves_nothing_is_merged(rank, merged, tmp_path):
     save(model, fold.written, tmp_path)
     again, _ = load(tmp_path)
     assert isinstance(again.base.model.layers[0].mlp.down_proj, Dense)
+
+
+@pytest.mark.parametrize("factors", [("u",), ("v",), ("u", "v")], ids="".join)
+def test_a_low_rank_in_a_number_format_stays(factors):
+    model = shaken("llama")
+    part = LowRank.from_weight(model.model.layers[0].mlp.down_proj.weight, 20)
+    for name in factors:
+        factor = getattr(part, name)
+        setattr(part, name, Int8Dynamic(factor.in_features, factor.out_features))
+    apply(model, [(Edit("model.layers.0.mlp.down_proj", part.spec(), {}), part)])
+    with pytest.raises(UserError, match="There is nothing to merge"):
+        linear_merge.merge(model, find_sites(model))
 
 
 def test_a_narrow_linear_feed_forward_stays():

@@ -7,33 +7,55 @@ it is the first. A recurrent state has no length either: only the count says how
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, EncoderDecoderCache, StaticLayer
 
-from layersmith.contract import State
+from layersmith.contract import Mixer, State
 from layersmith.errors import UserError
+
+
+@dataclass(frozen=True)
+class PastCall:
+    """One call of a mixer: how many tokens it read, and its state had it read only the first few of them."""
+
+    tokens: int
+    read: Callable[[int], State | None]
 
 
 class StateLayer(CacheLayerMixin):
     """What one replaced sublayer keeps between two calls of the model.
 
     state   the mixer's State (every tensor has the batch as dimension 0), None for an operator without one
+    mixer   the class of the mixer whose state it is
     tokens  how many tokens, padding included, have gone through
+    layers  all layers of the cache, this one among them
+    past    calls since `crop`, where the cache records the past
+
+    Where decoding tries tokens and takes them back, transformers tells those layers to record the past that would lose
+    it (sliding windows, convolutions). A layer of ours among them records its own.
     """
 
     is_sliding = False
     is_compileable = False
     supports_early_init = False
 
-    def __init__(self) -> None:
+    def __init__(self, layers: Sequence[object] | None = None) -> None:
         super().__init__()
         self.state: State | None = None
+        self.mixer: type[Mixer] | None = None
         self.tokens = 0
+        self.layers: Sequence[object] = [self] if layers is None else layers
+        self.records = any(getattr(layer, "record_past", False) for layer in self.layers)
+        self.past: list[PastCall] = []
 
-    def advance(self, tokens: int, state: State | None) -> None:
-        """Remember the state after `tokens` more tokens."""
-        self.state = state
+    def advance(self, tokens: int, state: State | None, mixer: type[Mixer] | None = None) -> None:
+        """Remember the state of a mixer of that class after `tokens` more tokens."""
+        self.state, self.mixer = state, mixer
         self.tokens += tokens
         self.is_initialized = True
 
@@ -53,23 +75,46 @@ class StateLayer(CacheLayerMixin):
 
     @property
     def is_croppable(self) -> bool:  # type: ignore[override]  # a plain attribute where it never changes
-        return self.state is None
+        return self.state is None or bool(self.past) or self._without_last(1) is not None
 
     def crop(self, tokens: int) -> None:
         """Forget the last -tokens tokens (transformers before 5.17 also passes the new length, a positive number)."""
-        kept = self.tokens + tokens if tokens <= 0 else min(tokens, self.tokens)
-        if kept == self.tokens:
-            return
-        if self.state is not None:
-            raise UserError(
-                "The state of a replaced mixer cannot be rolled back by some tokens. Decoding methods that try tokens "
-                "and take them back (assisted or speculative generation) do not work with this model; use greedy, "
-                "sampled or beam-search generation."
-            )
-        self.tokens = max(kept, 0)
+        kept = max(self.tokens + tokens if tokens <= 0 else min(tokens, self.tokens), 0)
+        if kept < self.tokens and self.state is not None:
+            shorter = self._without_last(self.tokens - kept)
+            if shorter is None and kept > 0:
+                raise UserError(self._cannot_crop())
+            self.state = shorter
+        self.tokens = kept
+        self.past.clear()
+
+    def _without_last(self, tokens: int) -> State | None:
+        """The state some tokens ago; None where nothing tells it, and where there was none."""
+        if self.state is None or self.mixer is None or tokens >= self.tokens:
+            return None
+        shorter = self.mixer.without_last(self.state, self.tokens, tokens)
+        if shorter is not None:
+            return shorter
+        for call in reversed(self.past):
+            if tokens <= call.tokens:
+                return call.read(call.tokens - tokens)
+            tokens -= call.tokens
+        return None
+
+    def _cannot_crop(self) -> str:
+        stuck = {i: layer.mixer for i, layer in enumerate(self.layers) if _is_stuck(layer)}
+        places = ", ".join(map(str, stuck))
+        kinds = ", ".join(sorted({mixer.__name__ for mixer in stuck.values() if mixer is not None}))
+        return (
+            f"The state of a replaced mixer cannot be rolled back by some tokens: those of layers {places} ({kinds}) "
+            f"keep what no longer tells what it was before. Decoding methods that try tokens and take them back "
+            f"(assisted or speculative generation, prompt look-up) do not work with this model; use greedy, sampled or "
+            f"beam-search generation."
+        )
 
     def reset(self) -> None:
-        self.state = None
+        self.state = self.mixer = None
+        self.past.clear()
         self.tokens = 0
         self.is_initialized = False
 
@@ -77,10 +122,12 @@ class StateLayer(CacheLayerMixin):
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        self.past.clear()  # of other sequences
         if self.state is not None:
             self.state = {name: t[indices.to(t.device)] for name, t in self.state.items()}
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        self.past.clear()
         if self.state is not None:
             self.state = {name: t.repeat_interleave(repeats, dim=0) for name, t in self.state.items()}
 
@@ -120,9 +167,13 @@ def state_layer(cache: Cache, layer_idx: int) -> StateLayer:
             f"Layer {layer_idx} of this cache was filled by another model (it holds keys and values, but the "
             f"sublayer there has been replaced). Start with an empty cache."
         )
-    fresh = StateLayer()
+    fresh = StateLayer(cache.layers)
     cache.layers[layer_idx] = fresh
     return fresh
+
+
+def _is_stuck(layer: object) -> TypeGuard[StateLayer]:
+    return isinstance(layer, StateLayer) and not layer.is_croppable
 
 
 def _not_keys_and_values() -> UserError:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from layersmith.anatomy.cache import state_layer
-from layersmith.contract import Block, Mixer
+from layersmith.anatomy.cache import PastCall, state_layer
+from layersmith.contract import Block, Mixer, State
 from layersmith.errors import UserError
 
 STYLES = ("attention", "block")
@@ -133,14 +133,24 @@ class AttentionCall(nn.Module):
             if padding is not None:
                 mask = padding == 0
             real = None if mask is None else real_tokens(mask, x, 0 if layer is None else layer.tokens)
-            y, state = self.operator(x, None if layer is None else layer.state, real)
+            before = None if layer is None else layer.state
+            y, state = self.operator(x, before, real)
+            if layer is not None and layer.records:
+                layer.past.append(self._past_call(x, before, real))
         else:
             y = self.operator(x)
         if layer is not None:
-            if state is not None and isinstance(self.operator, Mixer):
-                state = self.operator.settled(state)
-            layer.advance(x.shape[1], state)
+            mixer = self.operator if isinstance(self.operator, Mixer) else None
+            if state is not None and mixer is not None:
+                state = mixer.settled(state)
+            layer.advance(x.shape[1], state, None if mixer is None else type(mixer))
         return y
+
+    def _past_call(self, x: Tensor, before: State | None, real: Tensor | None) -> PastCall:
+        def read(tokens: int) -> State | None:
+            return self.operator(x[:, :tokens], before, None if real is None else real[:, :tokens])[1]
+
+        return PastCall(x.shape[1], read)
 
     def _returned(self, y: Tensor, given: dict[str, Any], first_may_lack_bias: bool) -> Any:
         if self.outputs == 0:

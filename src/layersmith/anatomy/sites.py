@@ -25,6 +25,7 @@ from layersmith.anatomy.running import check_module
 from layersmith.anatomy.site import Anatomy, Site
 from layersmith.anatomy.trace import Call, Trace, record
 from layersmith.errors import UserError
+from layersmith.kinds import check_kinds
 
 #: What a forward pass fails with when its inputs are not what it wants.
 _FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError, AssertionError)
@@ -41,6 +42,7 @@ def find_sites(model: nn.Module, example: dict[str, Any] | None = None) -> Anato
     error when it does not run.
     """
     check_module(model)
+    check_kinds(find_sites, {"example": example})
     said = list(open_up(model))
     inputs = example_inputs(model) if example is None else dict(example)
     try:

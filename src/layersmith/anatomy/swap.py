@@ -21,10 +21,12 @@ from layersmith.anatomy import edit as edits
 from layersmith.anatomy.calls import convention, takes_more
 from layersmith.anatomy.edit import Edit, Replacement
 from layersmith.anatomy.hold import holding
+from layersmith.anatomy.running import check_module
 from layersmith.anatomy.site import Anatomy, Site
 from layersmith.anatomy.sites import find_sites
 from layersmith.contract import Block, Mixer, Operator
 from layersmith.errors import UserError
+from layersmith.kinds import check_kinds
 
 
 @contextmanager
@@ -43,6 +45,8 @@ def swap(
     sites, for what is no module, operators that do not fit, sites inside one another, and a model that another thread
     has swapped. A swap that ends before one inside it puts everything back and raises UserError.
     """
+    check_module(model)
+    check_kinds(swap, locals())
     replacement = replacement_of(model, modules, anatomy or find_sites(model))
     with holding(model) as hold:
         hold.before = edits.apply(model, replacement)

@@ -9,6 +9,7 @@ from layersmith.checkpoint.dtypes import round_to_stored, source_dtypes, stored_
 from layersmith.checkpoint.folder import check_replaceable
 from layersmith.checkpoint.hf import LayersmithModel, register
 from layersmith.checkpoint.loading import load
+from layersmith.checkpoint.plain import check_plain
 from layersmith.checkpoint.rehearsal import rehearse
 from layersmith.checkpoint.saving import save, save_result
 from layersmith.checkpoint.stock import export_stock
@@ -20,6 +21,7 @@ register()
 __all__ = [
     "LayersmithConfig",
     "LayersmithModel",
+    "check_plain",
     "check_replaceable",
     "export_stock",
     "load",

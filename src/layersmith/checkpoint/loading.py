@@ -7,7 +7,6 @@ paragraph here.
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from layersmith.checkpoint.companions import is_sentence_encoder
@@ -27,7 +25,9 @@ from layersmith.checkpoint.hf import LayersmithModel
 from layersmith.checkpoint.hub import fetched, first_words
 from layersmith.checkpoint.stored import Stored
 from layersmith.checkpoint.vetting import check_size, read_config, skeleton, vet
+from layersmith.checkpoint.whole import check_cache, check_complete, check_no_block_lost, check_no_part_lost, some
 from layersmith.errors import MissingExtra, UserError
+from layersmith.kinds import check_kinds
 from layersmith.names import model_source
 
 #: Asked in this order for the class of a .gguf file, whose config names none. (Encoders, too, have a class for causal
@@ -76,6 +76,7 @@ def load(
     stored. Saved again, the model is stored in the dtypes it was read from. Raises UserError, saying what to do, for a
     name that is neither a folder nor reachable, a folder without a model, quantized weights, and damaged files.
     """
+    check_kinds(load, locals())
     if device is not None and device_map is not None:
         raise UserError("Give device (the whole model there) or device_map (spread over several), not both.")
     if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
@@ -114,6 +115,7 @@ def _from_folder(source: str, trust: bool, options: dict[str, Any], tell: Callab
         tokenizer = _tokenizer(source, trust and not ours)
         if ours:
             model = LayersmithModel.from_pretrained(source, config=config, trust_remote_code=trust, **options)
+            check_no_part_lost(source, model, stored, [])
             return model, tokenizer, stored
         model_class, own = _model_class(source, config, trust)
         if not own:
@@ -123,10 +125,12 @@ def _from_folder(source: str, trust: bool, options: dict[str, Any], tell: Callab
         model, info = model_class.from_pretrained(
             source, config=config, use_safetensors=True, output_loading_info=True, **options, **code
         )
-    _check_complete(source, model, info)
-    if info["unexpected_keys"]:
-        unused = sorted(info["unexpected_keys"])
-        _check_no_block_lost(source, model, unused)
+        check_cache(model)
+    check_complete(source, model, info)
+    unused = sorted(info["unexpected_keys"])
+    check_no_part_lost(source, model, stored, unused)
+    if unused:
+        check_no_block_lost(source, model, unused)
         tell(_lost(source, type(model).__name__, unused))
     return model, tokenizer, stored
 
@@ -150,7 +154,7 @@ def _from_gguf(source: str, file: str, options: dict[str, Any]) -> Loaded:
         model, info = model_class.from_pretrained(
             source, config=config, gguf_file=file, quantization_config=unpacked, output_loading_info=True, **options
         )
-    _check_complete(path, model, info)
+    check_complete(path, model, info)
     for owner, name in ((model, "hf_quantizer"), (model, "quantization_method"), (model.config, "quantization_config")):
         owner.__dict__.pop(name, None)
     model.is_quantized = False
@@ -168,40 +172,11 @@ def _check_class(source: str, model_class: Any, config: PreTrainedConfig) -> Non
         )
 
 
-def _check_complete(source: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
-    """UserError unless every weight of the model was read from the files, in its shape."""
-    misshapen = [entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"]]
-    wrong = sorted({*info["missing_keys"], *misshapen})
-    if wrong:
-        raise UserError(
-            f"{source!r} does not hold all of a {type(model).__name__}, which its config.json says it is: {len(wrong)} "
-            f"of its tensors are missing or have another shape ({_some(wrong)}) and would have been random. If only a "
-            f"head is missing, name the class without it under architectures in the config.json; otherwise fetch or "
-            f"save the model again."
-        )
-
-
-def _check_no_block_lost(source: str, model: PreTrainedModel, unused: list[str]) -> None:
-    """UserError when stored tensors belong to further entries of a list that the model has: it was cut short."""
-    for name in unused:
-        numbered = re.match(r"(.+?)\.(\d+)\.", name)
-        module = dict(model.named_modules()).get(numbered[1]) if numbered else None
-        if numbered and isinstance(module, nn.ModuleList) and int(numbered[2]) >= len(module):
-            raise UserError(
-                f"{source!r} stores {name}, but by its config.json {numbered[1]} has {len(module)} entries. The config "
-                f"has been changed or damaged; the model it describes is only a part of the one stored."
-            )
-
-
 def _lost(source: str, name: str, unused: list[str]) -> str:
     return (
         f"{len(unused)} tensors stored in {source!r} belong to nothing in {name} and will not be in what is saved: "
-        f"{_some(unused)}"
+        f"{some(unused)}"
     )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import transformers
@@ -18,11 +18,13 @@ from layersmith.checkpoint.config import LayersmithConfig
 from layersmith.checkpoint.dtypes import StoredDtypes, stored_dtypes
 from layersmith.checkpoint.folder import written_whole
 from layersmith.checkpoint.hf import LayersmithModel, point_here, stored_tensors
+from layersmith.checkpoint.hub import first_words
 from layersmith.checkpoint.shared import shared_modules
 from layersmith.checkpoint.stock import export_stock, generation_settings
 from layersmith.errors import UserError
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Whatever prepares a model's inputs: a tokenizer, an image processor, a feature extractor."""
 
@@ -60,6 +62,17 @@ def save(
     weights (processors, chat templates, pooling) is kept. Raises UserError when the edits do not describe the model, or
     when it is not made from a transformers class.
     """
+    try:
+        _save(model, edits, path, tokenizer)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # whatever transformers raises about a config that it builds a model from
+        raise UserError(f"{type(model).__name__} cannot be saved: {first_words(error)}") from error
+
+
+def _save(
+    model: PreTrainedModel, edits: Sequence[Edit], path: str | os.PathLike[str], tokenizer: Tokenizer | None
+) -> None:
     dtypes = stored_dtypes(model)
     base: Any
     base, edits = stock_part(model, edits)

@@ -15,7 +15,7 @@ from layersmith.commands.options import parse_names
 from layersmith.commands.words import few_rounds, prediction, quartiles, samples
 from layersmith.errors import UserError
 from layersmith.measuring.shape import parse_shape
-from layersmith.names import check_data, check_device, check_tasks, model_source, shown_name
+from layersmith.names import check_data, check_device, check_seed, check_tasks, model_source, shown_name
 
 
 def measure(
@@ -43,6 +43,7 @@ def measure(
     """Measure a model, side by side with another one if given, in one run on this machine."""
     shapes = at.split(",")
     _check(model, against, shapes, data, questions, device)
+    check_seed(seed)
     wanted = None if tasks is None else parse_names(tasks)
     if wanted is not None:
         check_tasks(wanted)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from layersmith.data import pairs, pictures, sound, text
+from layersmith.data.files import blaming
 from layersmith.data.windows import Seen, check_vocabulary, paragraphs, shuffled, windows
 from layersmith.errors import UserError
 
@@ -120,12 +121,13 @@ class Reader:
                 "the model, or pass tokenizer=..."
             )
         paired = pairs.read_pairs(self.data, split, self.text_column) if self._writes_apart else None
-        if paired is not None:
-            found = self._pairs(pairs.pair_rows, paired, tokens)
-        else:
-            documents = text.read(self.data, split, self.text_column)
-            documents = [documents[index] for index in shuffled(len(documents), self.seed)]
-            found = self._until_enough(documents, tokens)
+        documents = [] if paired is not None else text.read(self.data, split, self.text_column)
+        with blaming(f"{type(self._tokenizer).__name__} cannot turn this text into tokens"):
+            if paired is not None:
+                found = self._pairs(pairs.pair_rows, paired, tokens)
+            else:
+                documents = [documents[index] for index in shuffled(len(documents), self.seed)]
+                found = self._until_enough(documents, tokens)
         for name in ("input_ids", "decoder_input_ids"):
             rows = [example.tensors[name] for example in found if name in example.tensors]
             check_vocabulary(self.model, self._tokenizer, rows)

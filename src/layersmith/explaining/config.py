@@ -11,7 +11,7 @@ from typing import Any
 
 from layersmith.errors import UserError
 from layersmith.explaining.tools import check_tool
-from layersmith.names import check_data, check_device, check_out, shown_name
+from layersmith.names import check_data, check_device, check_out, check_seed, shown_name
 
 #: Fewer tokens than this describe nothing.
 LEAST_TOKENS = 256
@@ -54,8 +54,7 @@ def check(config: ExplainConfig) -> None:
         raise UserError(f"site must be a list of at least one name, not {config.site!r}; leave it out to take all.")
     if config.tokens < LEAST_TOKENS:
         raise UserError(f"tokens must be at least {LEAST_TOKENS}, not {config.tokens}: fewer describe nothing.")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"The seed must be a whole number from 0 to {2**32 - 1}, not {config.seed}.")
+    check_seed(config.seed)
     check_data(config.data)
     if config.device is not None:
         check_device(config.device)

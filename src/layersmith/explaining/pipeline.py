@@ -23,6 +23,7 @@ from torch import nn
 from layersmith import checkpoint, report
 from layersmith.anatomy import Anatomy, Replay, Site, check_fits, find_sites
 from layersmith.anatomy.running import borrowed, check_module, evaluating, ordinary, uncompiled
+from layersmith.checkpoint.saving import Tokenizer
 from layersmith.disk import put_json, writable_folder, writing
 from layersmith.errors import UserError
 from layersmith.explaining import tools
@@ -36,6 +37,7 @@ from layersmith.explaining.sections import with_words
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.texts import read
 from layersmith.explaining.tool import Explanation, Observed, Settings, Tool
+from layersmith.kinds import check_kinds
 from layersmith.measuring.divergence import first_run, main_output
 from layersmith.runs.identity import identity_of
 from layersmith.runs.progress import Progress, Stopwatch
@@ -53,7 +55,7 @@ def explain(
     settings: dict[str, Any] | None = None,
     tokens: int = 8192,
     seed: int = 0,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     trust_remote_code: bool = False,
     device: str | None = None,
     progress: bool = True,
@@ -72,6 +74,7 @@ def explain(
     Returns the result, whose document is result.json. Run it again with the same arguments after an interruption: it
     goes on. A loaded model is left as it was. Raises UserError for bad input and for too little text.
     """
+    check_kinds(explain, locals())
     config = ExplainConfig(
         tool=tool,
         site=[site] if isinstance(site, str) else site,

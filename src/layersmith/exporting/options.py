@@ -9,7 +9,7 @@ from pathlib import Path
 from layersmith.errors import UserError
 from layersmith.exporting.targets import TARGETS, check_target
 from layersmith.measuring.shape import parse_shape
-from layersmith.names import check_data
+from layersmith.names import check_data, check_seed
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -50,6 +50,7 @@ def check(config: ExportConfig) -> None:
             f"What is exported reads a whole text at once and keeps no cache, so there is no {shape} to time. Give a "
             f"shape such as prefill=1x{shape.tokens}."
         )
+    check_seed(config.seed)
     if config.rounds < 1:
         raise UserError(f"At least one round of timing is needed, not {config.rounds}.")
     _check_free(config)

@@ -24,7 +24,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from layersmith import checkpoint
-from layersmith.anatomy.running import plainly
+from layersmith.anatomy.running import check_module, plainly
 from layersmith.checkpoint.saving import stock_part
 from layersmith.disk import writing
 from layersmith.errors import UserError
@@ -33,6 +33,7 @@ from layersmith.exporting.options import ExportConfig, check, main_file
 from layersmith.exporting.proof import NotTheModel, check_equal, divergences, timed
 from layersmith.exporting.subject import TOKENS, Subject, blame, check_exportable, edits_of, model_inputs
 from layersmith.exporting.targets import TARGETS, implementation
+from layersmith.kinds import check_kinds
 from layersmith.measuring.environment import environment
 from layersmith.measuring.shape import parse_shape
 
@@ -64,7 +65,7 @@ def export(
     out: str | os.PathLike[str],
     dequantize: bool = False,
     dtype: str = "auto",
-    data: str = "stdlib",
+    data: str | os.PathLike[str] = "stdlib",
     at: str = "prefill=1x512",
     rounds: int = 20,
     seed: int = 0,
@@ -84,12 +85,16 @@ def export(
     Raises UserError for a missing library, an edit that cannot be expressed (naming it and the nearest that can), an
     `out` that exists, and a file whose outputs are not the model's; then nothing is left behind.
     """
+    check_kinds(export, locals())
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
+    if not isinstance(model, str):
+        check_module(model)
     config = ExportConfig(
         to=to,
         out=Path(out).expanduser(),
         dequantize=dequantize,
         dtype=dtype,
-        data=data,
+        data=os.fspath(data),
         at=at,
         rounds=rounds,
         seed=seed,

@@ -19,17 +19,19 @@ from layersmith.anatomy.limits import longest_input
 from layersmith.anatomy.running import borrowed, check_module
 from layersmith.data.examples import Reader
 from layersmith.errors import UserError
+from layersmith.kinds import check_kinds
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import Batch, first_run
 from layersmith.measuring.environment import environment
 from layersmith.measuring.generation import agreement, continuations, room
 from layersmith.measuring.harness import scores
-from layersmith.measuring.inputs import config_of, example_inputs, is_causal_lm, placement
+from layersmith.measuring.inputs import check_memory, config_of, example_inputs, is_causal_lm, placement
 from layersmith.measuring.latency import model_latency, ratio
 from layersmith.measuring.quality import Quality, quality
 from layersmith.measuring.shape import Shape, parse_shape
 from layersmith.measuring.token_bytes import token_bytes
 from layersmith.measuring.zeroshot import check_writes, read_questions, zeroshot
+from layersmith.names import check_seed
 
 SCHEMA = "layersmith.measure/1"
 #: `data=RANDOM`: seeded random inputs, the only ones there are for a model that takes no text.
@@ -101,8 +103,15 @@ def measure(
     """
     for given in (model, *(() if against is None else (against,))):
         check_module(given)
+    check_kinds(measure, locals())
+    for what, number in (("count", count), ("length", length), ("rounds", rounds)):
+        if number < 1:
+            raise UserError(f"{what} must be at least 1, not {number}.")
+    check_seed(seed)
     shapes = [parse_shape(text) for text in ([at] if isinstance(at, str) else at)]
     data = os.fspath(data) if config_of(model) is not None else RANDOM
+    for shape in shapes:
+        check_memory(model, shape.batch, shape.tokens)
     with borrowed(model), borrowed(model if against is None else against):
         return _measured(
             model,

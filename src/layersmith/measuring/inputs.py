@@ -7,6 +7,7 @@ never measured on them unless the model takes no text (and then the result says 
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from layersmith.anatomy import probe
 from layersmith.anatomy.limits import longest_input
 from layersmith.anatomy.probe import placement
+from layersmith.data.windows import vocabulary
 from layersmith.errors import UserError
 
 __all__ = [
     "can_generate",
     "check_length",
+    "check_memory",
     "config_of",
     "example_inputs",
     "is_causal_lm",
@@ -36,6 +39,7 @@ def example_inputs(model: nn.Module, batch: int, tokens: int, seed: int = 0) -> 
     """
     if reads_text(model):
         check_length(model, tokens)
+    check_memory(model, batch, tokens)
     if isinstance(model, nn.TransformerEncoder) and not getattr(model.layers[0].self_attn, "batch_first", True):
         raise UserError("This nn.TransformerEncoder takes its tokens in dimension 0. Build it with batch_first=True.")
     inputs = probe.example_inputs(model, batch, tokens, seed)
@@ -79,4 +83,21 @@ def check_length(model: nn.Module, tokens: int) -> None:
         raise UserError(
             f"{tokens} tokens are more than this model's {limit} positions. Use a shorter shape, for example "
             f"'prefill=1x{limit}'."
+        )
+
+
+def check_memory(model: nn.Module, batch: int, tokens: int) -> None:
+    """A UserError when not even the outputs of a batch would fit into the memory of this machine.
+
+    A model on an accelerator is asked for them: its library says so itself.
+    """
+    if placement(model)[0].type != "cpu" or not hasattr(os, "sysconf"):
+        return
+    width = vocabulary(model) if can_generate(model) else None
+    needed = 4 * batch * tokens * (width or 1)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(
+            f"{batch} x {tokens} tokens do not fit into memory: what comes out of the model for them takes at least "
+            f"{needed / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f}. Use a smaller shape."
         )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from layersmith.errors import UserError
 
 PHASES = ("prefill", "decode")
+#: Of a number in a shape, at most.
+_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ def parse_shape(text: str) -> Shape:
             f"The shape {text!r} is not of the form PHASE=BATCHxTOKENS. Write, for example, 'prefill=1x512' (read a "
             f"prompt of 512 tokens) or 'decode=1x128' (write one token with 128 in the cache)."
         )
+    if max(len(match[2]), len(match[3])) > _DIGITS:
+        raise UserError(f"The shape {text[:40]!r} is larger than any memory.")
     phase, batch, tokens = match[1], int(match[2]), int(match[3])
     if phase not in PHASES:
         raise UserError(f"The shape {text!r} names the phase {phase!r}; the phases are 'prefill' and 'decode'.")

@@ -95,6 +95,10 @@ class PartialAttention(Mixer):
         self.attention.o = HeadFFN(size, ratio * size)  # type: ignore[assignment]
         self.gate = nn.Linear(d_model, n_heads * size, bias=bias) if gated else None
 
+    @staticmethod
+    def without_last(state: State, seen: int, tokens: int) -> State | None:
+        return SoftmaxAttention.without_last(state, seen, tokens)
+
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         heads, new = self.attention(x, state, mask)
         return self.o(heads if self.gate is None else self.gate(x).relu() * heads), new

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from layersmith.contract import State, require_positive
 from layersmith.mixer.shared.heads import HeadMixer
-from layersmith.mixer.shared.key_values import append, readable, remember, with_room
+from layersmith.mixer.shared.key_values import append, readable, remember, shortened, with_room
 
 
 class SoftmaxAttention(HeadMixer):
@@ -96,6 +96,10 @@ class SoftmaxAttention(HeadMixer):
     def settled(self, state: State) -> State:
         # Within a window the oldest token goes for each that comes: there is nothing to grow.
         return with_room(state) if self.window is None else state
+
+    @staticmethod
+    def without_last(state: State, seen: int, tokens: int) -> State | None:
+        return shortened(state, seen, tokens)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
         """The last T of S tokens attend to all S, as far as they may: q (B, H, T, .), k and v (B, H_kv, S, .)."""

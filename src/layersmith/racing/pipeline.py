@@ -24,6 +24,7 @@ import torch
 import layersmith
 from layersmith.disk import put, put_json, writable_folder, writing
 from layersmith.errors import UserError
+from layersmith.kinds import check_kinds
 from layersmith.racing import together
 from layersmith.racing.budget import Entrant, sized, time_steps
 from layersmith.racing.config import RaceConfig, budget_of, check, entrants_of
@@ -90,6 +91,7 @@ def race(
     Returns the result, whose document is result.json. Run it again with the same arguments after an interruption: it
     goes on. Raises UserError for bad input, a budget that no width reaches, a mixer that looks ahead in a causal task.
     """
+    check_kinds(race, locals())
     config = RaceConfig(
         task=task,
         mixer=mixer,

@@ -6,18 +6,23 @@ options come to for one model is `config.settings_for`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 
 from layersmith.cost import FIELDS
 from layersmith.errors import UserError, suggest
+from layersmith.kinds import check_kinds, shown
 from layersmith.measuring.shape import parse_shape
-from layersmith.names import check_data, check_device, check_out, check_reusable
+from layersmith.names import check_data, check_device, check_out, check_reusable, check_seed
 from layersmith.refitting.methods import check_methods
 
 #: What may be bounded, as a share of the original's.
 BUDGETS = tuple(FIELDS)
+
+#: Options whose kind is checked with what they hold, in words of their own.
+OWN_WORDS = ("budget", "methods", "sites")
 
 #: What a result may be stored in; "auto" is what each tensor's source has.
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -75,15 +80,15 @@ class RefitConfig:
 
 def check(config: RefitConfig) -> None:
     """Raise a UserError for options that no run could mean; nothing is loaded, and nothing written, for it."""
+    check_kinds(RefitConfig, vars(config), but=OWN_WORDS)
     check_budget(config.budget)
     _check_numbers(config)
-    for name in ("at", "data", "device", "text_column"):
-        given = getattr(config, name)
-        if not isinstance(given, str) and (given is not None or name in ("at", "data")):
-            raise UserError(f"{name} must be a text, not {given!r}.")
     for name, names in (("methods", config.methods), ("sites", config.sites)):
-        if names is not None and (isinstance(names, str) or not names or not all(_is_name(n) for n in names)):
-            raise UserError(f"{name} must be a list of at least one name, not {names!r}; leave it out to take all.")
+        listed = isinstance(names, Sequence | Set) and not isinstance(names, str | bytes)
+        if names is not None and not (listed and names and all(_is_name(n) for n in names)):
+            raise UserError(
+                f"{name} must be a list of at least one name, not {shown(names)}; leave it out to take all."
+            )
     check_methods(config.methods or [])
     parse_shape(config.at)
     check_data(config.data)
@@ -102,18 +107,13 @@ def check_budget(budget: dict[str, float]) -> None:
         raise UserError(f"A budget is needed, e.g. latency=0.75. Names: {', '.join(BUDGETS)}.")
     for name, share in budget.items():
         if name not in BUDGETS:
-            raise UserError(f"Unknown budget {name!r}. {suggest(name, list(BUDGETS))}")
+            raise UserError(f"Unknown budget {shown(name)}. {suggest(str(name), list(BUDGETS))}")
         if not _is_number(share) or not 0.0 < share <= 1.0:
-            said = f"{share:g}" if _is_number(share) else repr(share)
+            said = f"{share:g}" if _is_number(share) else shown(share)
             raise UserError(f"The budget {name}={said} must be a share of the original's, above 0 and at most 1.")
 
 
 def _check_numbers(config: RefitConfig) -> None:
-    for name in ("effort", "heal_lr", "distill_steps", "heal_tokens", "seed", "workers"):
-        value, whole = getattr(config, name), name not in ("effort", "heal_lr")
-        may_be_none = value is None and name not in ("effort", "seed", "workers")
-        if not may_be_none and not (_is_number(value) and (isinstance(value, Integral) or not whole)):
-            raise UserError(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.")
     if not 0.01 <= config.effort <= 100:
         raise UserError(f"The effort must lie between 0.01 and 100, not {config.effort:g}.")
     if config.heal_lr is not None and not 0 < config.heal_lr < 1:
@@ -123,8 +123,7 @@ def _check_numbers(config: RefitConfig) -> None:
     for name, value in (("distill_steps", config.distill_steps), ("heal_tokens", config.heal_tokens)):
         if value is not None and value < 0:
             raise UserError(f"{name} must be 0 or more, not {value}; 0 leaves that step out.")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"The seed must be a whole number from 0 to {2**32 - 1}, not {config.seed}.")
+    check_seed(config.seed)
     if config.workers < 1:
         raise UserError(f"The number of workers must be at least 1, not {config.workers}.")
 

@@ -27,8 +27,10 @@ from layersmith import checkpoint
 from layersmith.anatomy import Replay, find_sites
 from layersmith.anatomy.head import with_head
 from layersmith.anatomy.running import borrowed, check_module, ordinary, uncompiled
+from layersmith.checkpoint.saving import Tokenizer
 from layersmith.disk import writable_folder, writing
 from layersmith.errors import UserError
+from layersmith.kinds import check_kinds
 from layersmith.measuring.cost import read
 from layersmith.measuring.divergence import first_run, main_output
 from layersmith.measuring.shape import Shape, parse_shape
@@ -44,7 +46,7 @@ from layersmith.refitting.candidate import Library
 from layersmith.refitting.config import settings_for
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.identity import run_identity
-from layersmith.refitting.options import RefitConfig, check
+from layersmith.refitting.options import OWN_WORDS, RefitConfig, check
 from layersmith.refitting.prove.finish import finish
 from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult
@@ -76,7 +78,7 @@ def refit(
     heal_baseline: bool = False,
     effort: float = 1.0,
     compile: bool = False,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     trust_remote_code: bool = False,
     workers: int = 1,
     device: str | None = None,
@@ -116,6 +118,7 @@ def refit(
     goes on. A loaded model is left as it was, weights, training mode and gradients included.
     Raises UserError for bad input, too little text, and a budget that cannot be met (with the best reachable).
     """
+    check_kinds(refit, locals(), but=OWN_WORDS)
     config = RefitConfig(
         budget=budget,
         out=_checked_out(out),
@@ -139,9 +142,7 @@ def refit(
     )
     check(config)
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
-    check_workers(workers, model)
-    if device is not None and not isinstance(model, str):
-        raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
+    _check_by_name(model, config)
     with ordinary(), writing(config.out), Progress(progress) as bar:
         name = model if isinstance(model, str) else type(model).__name__
         if isinstance(model, str):
@@ -149,8 +150,16 @@ def refit(
             model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device, tell=bar.note)
         check_module(model)
         model = uncompiled(model)
+        checkpoint.check_plain(model)
         with checkpoint.stored_as(model, dtype), borrowed(model):
             return _refit(model, tokenizer, name, config, bar)
+
+
+def _check_by_name(model: Any, config: RefitConfig) -> None:
+    """A UserError for what only a model given by its name can have."""
+    check_workers(config.workers, model)
+    if config.device is not None and not isinstance(model, str):
+        raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
 
 
 def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, bar: Progress) -> RefitResult:

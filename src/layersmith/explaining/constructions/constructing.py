@@ -20,6 +20,7 @@ from layersmith.disk import writable_folder, writing
 from layersmith.errors import UserError
 from layersmith.explaining.constructions import get
 from layersmith.explaining.constructions.construction import Result, Settings
+from layersmith.kinds import check_kinds
 from layersmith.measuring.environment import environment
 from layersmith.papers import named
 
@@ -73,6 +74,7 @@ def construct(name: str, settings: Mapping[str, object] | None = None, out: Path
 
     Raises UserError for an unknown name or setting, a value out of bounds, and a folder that holds something else.
     """
+    check_kinds(construct, locals())
     construction = get(name)
     settled = construction.settled(settings or {})
     if out is not None:
@@ -86,6 +88,7 @@ def construct(name: str, settings: Mapping[str, object] | None = None, out: Path
 
 def load_construction(folder: Path | str) -> nn.Module:
     """The network of a saved construction. Raises UserError when the folder holds none, or one that is damaged."""
+    check_kinds(load_construction, locals())
     place = Path(folder).expanduser()
     try:
         record = json.loads((place / RECORD).read_text(encoding="utf-8"))

@@ -77,6 +77,24 @@ def remember(k: Tensor, v: Tensor, real: Tensor | None, window: int | None = Non
     return {"k": k, "v": v} if real is None else {"k": k, "v": v, "real": real}
 
 
+def shortened(state: State, seen: int, tokens: int) -> State | None:
+    """The state as it was some tokens ago, of the `seen` that led to it: see `Mixer.without_last`.
+
+    None once a window has dropped tokens, which those before would see again.
+    """
+    kept = seen - tokens
+    if state["k"].shape[2] < seen:
+        return None
+    shorter: State = {name: _shorter(state[name], kept) for name in ("k", "v")}
+    gone: Tensor | int = tokens
+    if "real" in state:
+        shorter["real"] = state["real"][:, :kept]
+        gone = state["real"][:, kept:].sum(1)
+    if "position" in state:  # counts real tokens
+        shorter["position"] = state["position"] - gone
+    return shorter
+
+
 def readable(q: Tensor, k: Tensor, real: Tensor | None, window: int | None, causal: bool) -> tuple[Tensor | None, bool]:
     """(attn_mask, is_causal) for `F.scaled_dot_product_attention`: which of the S tokens each of the last T may read.
 
@@ -118,6 +136,11 @@ def _longer(kept: Tensor, new: Tensor) -> Tensor:
         return torch.cat((kept, new), 2)
     room[:, :, kept.shape[2] : slots] = new
     return _front(room, slots)
+
+
+def _shorter(kept: Tensor, slots: int) -> Tensor:
+    room: Tensor | None = getattr(kept, _ROOM, None)
+    return kept[:, :, :slots] if room is None else _front(room, slots)
 
 
 def _front(room: Tensor, slots: int) -> Tensor:

@@ -103,6 +103,8 @@ def _two_maps(site: Site, trace: Trace) -> tuple[str, str] | None:
 
 
 def _merged_low_rank(path: str, module: LowRank) -> Replacement:
+    if not (isinstance(module.v, nn.Linear) and isinstance(module.u, nn.Linear)):
+        return []  # its factors are in a number format by now (low_rank+int8_dynamic): no product of them is exact
     rank, d_out = module.v.out_features, module.u.out_features
     d_in = module.v.in_features
     if rank * (d_in + d_out) < d_in * d_out:
