@@ -23,11 +23,6 @@ EQUAL = {
 }
 #: Claims that no race can say yet: paper -> what it would compare, and what is missing for it.
 NOT_EXPRESSIBLE = {
-    "1906.02762": ("macaron blocks against plain ones", "a spec has no blocks with two feed-forwards"),
-    "looped-transformers-better-learning-learning": (
-        "looped against plain layers on in-context regression",
-        "a spec has no layers that share weights",
-    ),
     "itransformer-inverted-transformers-effective-time": (
         "variables against times as tokens of a series",
         "the task's tokens are times",

@@ -1,7 +1,7 @@
 """A model for any task: the layers of the reference transformer between an input and an output of the task's kind.
 
     x = W_in features, or an embedding of ids          (B, T, D)
-    x = layers(x)                                      as in `TransformerLM`
+    x = layers(x)                                      as in `TransformerLM`, as often as it is looped
     y = W_out norm(x)                                  for a class W_out of the mean over positions
 
 Where a position may see those after it, mixers that are not causal may stand in the layers.
@@ -23,7 +23,7 @@ from layersmith.cost import Cost
 from layersmith.errors import UserError
 from layersmith.model.config import TransformerConfig
 from layersmith.model.spec import ROUND, Spec, expand
-from layersmith.model.transformer import TransformerLayer, norm_of
+from layersmith.model.transformer import TransformerLayer, norm_of, scale_of, scaled
 
 #: Steps of width beyond which nobody looks: the width of the largest models, and more than a budget will be.
 LARGEST = 1024
@@ -56,13 +56,14 @@ class TaskModel(nn.Module):
 
     def __init__(self, config: TransformerConfig, ends: Ends, trust_remote_code: bool = False):
         super().__init__()
-        self.ends = ends
+        self.ends, self.loops = ends, config.loops
         if ends.reads == "tokens":
             table = nn.Embedding(ends.n_inputs, config.d_model)
             nn.init.normal_(table.weight, std=config.initializer_range)
             self.embed: nn.Module = table
         else:
             self.embed = nn.Linear(ends.n_inputs, config.d_model)
+        self.embed_scale = scale_of(config)
         layers = [TransformerLayer(config, i, ends.causal, trust_remote_code) for i in range(len(config.layers))]
         self.layers = nn.ModuleList(layers)
         self.final_norm = norm_of(config, "final_norm", config.final_norm, trust_remote_code)
@@ -70,9 +71,11 @@ class TaskModel(nn.Module):
         nn.init.normal_(self.head.weight, std=config.initializer_range)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        x = self.embed(inputs)
-        for layer in self.layers:
-            x, _ = layer(x, None, None)
+        x = embedded = scaled(self.embed(inputs), self.embed_scale)
+        for turn in range(self.loops):
+            x = x + embedded if turn else x
+            for layer in self.layers:
+                x, _ = layer(x, None, None)
         x = self.final_norm(x)
         return self.head(x.mean(1) if self.ends.writes == "class" else x)
 
@@ -86,15 +89,15 @@ class TaskModel(nn.Module):
         """
         tokens, width = self.ends.tokens, self.head.in_features
         layers = [layer for layer in self.layers if isinstance(layer, TransformerLayer)]
-        costs = [part.cost(1, tokens) for layer in layers for part in (layer.mixer, layer.ffn)]
+        costs = [part.cost(1, tokens) for layer in layers for part in (layer.mixer, *layer.ffns)]
         written = 1 if self.ends.writes == "class" else tokens
         read = 0 if self.ends.reads == "tokens" else 2 * tokens * self.ends.n_inputs * width
         params = self.params()
         return Cost(
             params=params,
             active_params=params - sum(cost.params - cost.active_params for cost in costs),
-            flops=sum(cost.flops for cost in costs) + read + 2 * written * width * self.ends.n_outputs,
-            state_bytes=sum(cost.state_bytes for cost in costs),
+            flops=self.loops * sum(cost.flops for cost in costs) + read + 2 * written * width * self.ends.n_outputs,
+            state_bytes=self.loops * sum(cost.state_bytes for cost in costs),
             weight_bytes=4 * params,
         )
 
