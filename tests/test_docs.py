@@ -112,6 +112,9 @@ def test_every_race_stands_on_the_page_as_it_was_published_or_as_not_run(pages: 
         assert race["expect"].items() <= result["expected"].items()
         assert race["steps"] == result["settings"]["steps"]
         assert set(race["entrants"]) == {row["name"] for row in result["entrants"]}
+        (drawn,) = re.findall(r'<figure class="race">.*</figure>', section)
+        seeds = "scores_on_longer" if race["expect"].get("split") == "longer" else "scores"
+        assert drawn.count("<circle") == sum(s is not None for row in result["entrants"] for s in row[seeds])
         assert result["expected"]["word"] in section
         for row in result["entrants"]:
             assert f"{row['mean']:.4f}" in section

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from generate.dots import dots
 from generate.text import chips, inline, paper_link, table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,8 +86,18 @@ def _section(name: str, result: dict[str, Any]) -> list[str]:
         said += ", on longer examples"
     papers = " ".join(paper_link(key) for key in result["papers"])
     out = [f"{inline(result['claim'])} {papers}", f"{_verdict(expected['word'])} {inline(said)}: {_against(expected)}."]
-    out += [table(*_leaderboard(result), right=range(1, 8)), inline(_conditions(result, task))]
+    out += [_chart(result), table(*_leaderboard(result), right=range(1, 8)), inline(_conditions(result, task))]
     return [*out, inline(NOTES[name])] if name in NOTES else out
+
+
+def _chart(result: dict[str, Any]) -> str:
+    """Of the scores that the claim is about."""
+    longer = result["expected"].get("split") == "longer"
+    scores = {
+        row["name"]: [s for s in row["scores_on_longer" if longer else "scores"] if s is not None]
+        for row in result["entrants"]
+    }
+    return dots(scores, result["yardsticks"], result["task"]["metric"] + " on longer" * longer)
 
 
 def _verdict(word: str) -> str:

@@ -95,6 +95,12 @@ class Graph:
             found[: stage.known, stage.readers.start : stage.readers.stop] = True
         return found
 
+    @property
+    def nodes(self) -> list[list[str]]:
+        """The embedding, the nodes of every sublayer (heads, or itself), the logits: as they run."""
+        inner = [self.writers[stage.writers.start : stage.writers.stop] for stage in self.stages[:-1]]
+        return [["embed"], *inner, ["logits"]]
+
     @torch.no_grad()
     def case(self, prompts: Prompts, ablation: str) -> Case:
         """The prompts with what an edge carries that is taken away: "resample", "mean" or "zero"."""
@@ -122,10 +128,10 @@ class Graph:
             for rows, moved in own:
                 if rows.stop <= stage.known:
                     x = x + torch.einsum("kwr,wkbtd->rkbtd", keep[:, rows.start : rows.stop, at], moved)
-            x = _biased(x + case.off[: stage.known].sum(0), stage)
+            x = biased(x + case.off[: stage.known].sum(0), stage)
             y = stage.body(x.flatten(1, 2), case.calls).unflatten(1, x.shape[1:3])
             own.append((stage.writers, y - case.off[stage.writers.start : stage.writers.stop, None]))
-        return self._logits(x[0], case.prompts.where).log_softmax(-1)
+        return self.answers(x[0], case.prompts.where).log_softmax(-1)
 
     def gradients(self, case: Case, share: float) -> Tensor:
         """d (mean log-odds) / d (what each reader sees), (R, B, T, D), on the way between the two prompts.
@@ -136,12 +142,12 @@ class Graph:
             total = (case.off[0] + share * (case.written[0] - case.off[0])).detach().requires_grad_()
             sums, read = {1: total}, []
             for stage in self.stages:
-                x = _biased(sums[stage.known], stage)
+                x = biased(sums[stage.known], stage)
                 read.append(x.expand(len(stage.readers), *x.shape) + 0.0)  # a tensor of their own to derive by
                 if stage.writers:
                     total = total + stage.body(read[-1], case.calls).sum(0)
                     sums[stage.writers.stop] = total
-            odds = case.prompts.log_odds(self._logits(read[-1][0], case.prompts.where)).mean()
+            odds = case.prompts.log_odds(self.answers(read[-1][0], case.prompts.where)).mean()
             return torch.cat(torch.autograd.grad(odds, read))
 
     def at_once(self, case: Case) -> int:
@@ -159,13 +165,13 @@ class Graph:
         """What every writer writes, (W, B, T, D), when `embed` (B, T, D) enters the first block."""
         parts, total, sums = [embed[None]], embed, {1: embed}
         for stage in self.stages[:-1]:
-            x = _biased(sums[stage.known], stage)
+            x = biased(sums[stage.known], stage)
             parts.append(stage.body(x.expand(len(stage.readers), *x.shape), calls))
             total = total + parts[-1].sum(0)
             sums[stage.writers.stop] = total
         return torch.cat(parts)
 
-    def _logits(self, stream: Tensor, where: Tensor) -> Tensor:
+    def answers(self, stream: Tensor, where: Tensor) -> Tensor:
         """What leaves the last block, (..., B, T, D), and positions (B,) -> the model's answers there, (..., B, V)."""
         rows = stream[..., torch.arange(len(where), device=stream.device), where, :]
         flat = rows.flatten(0, -2)[:, None]
@@ -177,8 +183,8 @@ class Graph:
     def _prove(self, prompts: Prompts) -> None:
         with torch.no_grad():
             embed, calls = self._entering(prompts.clean)
-            stream = _biased(self._written(embed, calls).sum(0), self.stages[-1])
-            found = self._logits(stream, prompts.where)
+            stream = biased(self._written(embed, calls).sum(0), self.stages[-1])
+            found = self.answers(stream, prompts.where)
         with evaluating(self.model):
             expected = prompts.at_answer(main_output(run(self.model, prompts.clean)))
         if float((found - expected).norm()) > TOLERANCE * float(expected.norm()):
@@ -225,7 +231,8 @@ class Graph:
         return body, [name], [name], None
 
 
-def _biased(x: Tensor, stage: Stage) -> Tensor:
+def biased(x: Tensor, stage: Stage) -> Tensor:
+    """What a reader of the stage sees, with the biases that no edge carries."""
     return x if stage.biases is None else x + stage.biases
 
 
