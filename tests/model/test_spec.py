@@ -82,7 +82,7 @@ def test_it_equals_the_language_model_of_the_same_configuration() -> None:
     torch.testing.assert_close(model.eval()(ids), reference.eval()(ids).logits)
 
 
-EXTRAS = [{"loops": 3}, {"macaron": True, "inner": 0.5}, {"embed_scale": 8.0}]
+EXTRAS = [{"loops": 3}, {"macaron": True, "inner": 0.5}, {"embed_scale": 8}]
 
 
 @pytest.mark.parametrize("extra", EXTRAS, ids=str)

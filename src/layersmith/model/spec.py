@@ -130,7 +130,7 @@ def expand(spec: Spec, vocab_size: int, causal: bool = True, trust_remote_code: 
         layers=layers,
         norm_position=spec.norm_position,
         loops=spec.loops,
-        embed_scale=spec.embed_scale,
+        embed_scale=None if spec.embed_scale is None else float(spec.embed_scale),
         final_norm=None if spec.norm_position == "post" else _operator(spec, spec.norm, causal, trust_remote_code),
         tie_word_embeddings=False,
     )
