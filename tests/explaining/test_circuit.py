@@ -178,9 +178,33 @@ def test_trials_at_a_reader_are_runs_of_the_whole_graph(small, reader) -> None:
     found = trials.run(writers)
     for count in range(1, len(writers) + 1):
         assert torch.allclose(found[count - 1], whole(writers[:count]), atol=1e-9)
-    trials.take_away(writers[:1])
-    assert torch.allclose(trials.run(writers[1:])[-1] if writers[1:] else found[-1], found[-1], atol=1e-9)
+    trials.take_away(1)
+    for gone in range(1, len(writers)):  # one after the other
+        assert torch.allclose(trials.run(writers[gone : gone + 1])[0], found[gone], atol=1e-9)
+        trials.take_away(1)
     assert torch.allclose(trials.whole, graph.run(case, graph.edges[None])[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.3])
+def test_acdc_is_the_plain_search_edge_by_edge(small, threshold) -> None:
+    """Every edge tried alone in a run of the whole graph, as the paper has it."""
+    graph, prompts = small
+    case = graph.case(prompts, "resample")
+
+    def divergence(circuit: torch.Tensor) -> float:
+        whole, found = graph.run(case, torch.stack([graph.edges, circuit]))
+        return float((whole.exp() * (whole - found)).sum(-1).mean())
+
+    keep, now = graph.edges, 0.0
+    for reader in reversed(range(len(graph.readers))):
+        for writer in reversed(graph.edges[:, reader].nonzero()[:, 0].tolist()):
+            trial = keep.clone()
+            trial[writer, reader] = False
+            then = divergence(trial)
+            if then - now < threshold:
+                keep, now = trial, then
+    found = pruned(graph, [case], threshold=threshold, at_once=16)
+    assert names(graph, found) == names(graph, keep)
 
 
 def test_many_edges_at_once_give_what_one_at_a_time_gives(small) -> None:

@@ -3,10 +3,10 @@
 For each reader, last ones first, and each of its edges, from the latest writer on: the edge goes for good where that
 raises KL(model || circuit) at the answer by less than the threshold.
 
-Two things make it fast and change nothing in the result. Only what comes after the reader is run (`trials.py`). And
-edges are tried many at once, each trial with those before it gone; where all of them go, as most do, it was one run.
-The first that has to stay ends the batch, and the rest is tried again without it: so batches grow while edges go and
-shrink where one stays.
+Three things make it fast and change nothing in the result. Nothing is run for a node that nobody reads any more: its
+edges change nothing. Of the others only what depends on the reader is run (`trials.py`). And edges are tried many at
+once, each trial with those before it gone; where all of them go, as most do, it was one run. The first that has to stay
+ends the batch, and the rest is tried again without it: so batches grow while edges go and shrink where one stays.
 
 Paper: "Towards Automated Circuit Discovery for Mechanistic Interpretability". There edges are tried one by one.
 """
@@ -33,8 +33,14 @@ def prune_reader(
 
     at_once  edges tried in one run, at most
     """
+    stage, keep = next(stage for stage in graph.stages if reader in stage.readers), keep.clone()
+    if threshold > 0 and stage.writers:
+        writer = stage.writers[(reader - stage.readers.start) % len(stage.writers)]
+        if not keep[writer].any():
+            keep[:, reader] = False
+            return keep, now
     trials = [Trials(graph, case, keep, reader) for case in cases]
-    waiting, keep, many = list(reversed(range(trials[0].known))), keep.clone(), min(FIRST, at_once)
+    waiting, many = list(reversed(range(stage.known))), min(FIRST, at_once)
     while waiting:
         trial = waiting[:many]
         found = divergences(trials, trial)
@@ -44,7 +50,7 @@ def prune_reader(
             gone += 1
         keep[trial[:gone], reader] = False
         for each in trials:
-            each.take_away(trial[:gone])
+            each.take_away(gone)
         whole = gone == len(trial)
         waiting = waiting[gone:] if whole else waiting[gone + 1 :]
         many = min(at_once, 2 * many) if whole else max(1, many // 2)

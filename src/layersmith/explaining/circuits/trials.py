@@ -1,8 +1,8 @@
-"""Circuits that differ in the edges into one reader alone, many at once and no further back than that reader.
+"""Circuits that differ in the edges into one reader alone, many at once, and no more of them than differs.
 
-What writers before the reader's stage write is what they write in the whole model, for none of their own edges is
-tried. So what they add to the later readers is the same in all of these circuits, and is added up once; a circuit costs
-what the sublayers from the reader on cost, and the sums over what those write.
+The circuit as it is has been run once. Taking edges away from a reader changes what its node writes, that changes what
+the readers see that still read it, and so on to the logits: only these are run again, in all circuits at once, and to
+what they saw is added what has changed. In a circuit with few edges left that is little of the model.
 
 Shapes: B pairs, T tokens, D width, W writers, R readers of a stage, K circuits.
 """
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from layersmith.explaining.circuits.graph import Case, Graph, Stage, biased
+from layersmith.explaining.circuits.graph import Case, Graph, all_of, biased
 
 
 class Trials:
     """What may be tried at one reader.
 
-    keep    (W, R) bool over all readers: the circuit as it is
+    keep    (W, R) bool over all readers: the circuit as it is. No edge into an earlier sublayer may be gone
     known   how many writers the reader sees; they are tried
     """
 
@@ -28,42 +28,64 @@ class Trials:
     def __init__(self, graph: Graph, case: Case, keep: Tensor, reader: int):
         start = next(i for i, stage in enumerate(graph.stages) if reader in stage.readers)
         self.graph, self.case, self.stages = graph, case, graph.stages[start:]
-        first = self.stages[0]
-        self.known, self.row = first.known, reader - first.readers.start
-        self.before = first.writers.start if first.writers else len(graph.writers)
-        self.keep, self.moved = keep.to(case.off), case.written - case.off
-        self.fixed = [self._fixed(stage) for stage in self.stages]
+        self.known, self.row = self.stages[0].known, reader - self.stages[0].readers.start
+        self.keep = keep.to(case.off)
+        self.moved = case.written - case.off  # (W, B, T, D): what is read of each writer beyond `off`, as it is
+        self.streams = []  # of each stage, (R, B, T, D): what its readers see, as it is
+        for stage in self.stages:
+            edges = self.keep[: stage.known, stage.readers.start : stage.readers.stop]
+            x = torch.einsum("wr,wbtd->rbtd", edges, self.moved[: stage.known]) + case.off[: stage.known].sum(0)
+            self.streams.append(biased(x, stage))
+            if stage.writers:
+                own = slice(stage.writers.start, stage.writers.stop)
+                self.moved[own] = all_of(stage, self.streams[-1], case.calls) - case.off[own]
+        # Of the last run: stage, its rows, what they see (rows, K, B, T, D); writer -> (K, B, T, D) more than as it is.
+        self._seen: list[tuple[int, Tensor, Tensor]] = []
+        self._written: dict[int, Tensor] = {}
         self.whole = graph.run(case, graph.edges[None], len(graph.stages) - 1)[0]
 
     @torch.no_grad()
     def run(self, writers: Sequence[int]) -> Tensor:
         """Log-probabilities (K, B, V) at the answer without the edge from the first writer, the first two, ..."""
-        gone = self.moved[list(writers)].cumsum(0)
-        x = self.fixed[0][:, None].repeat(1, len(writers), 1, 1, 1)
-        x[self.row] -= gone
-        later = self.moved.new_empty(len(self.moved) - self.before, *gone.shape)  # what those from the reader on write
-        for index, stage in enumerate(self.stages[:-1]):
-            y = stage.body(x.flatten(1, 2), self.case.calls).unflatten(1, gone.shape[:2])
-            own = slice(stage.writers.start, stage.writers.stop)
-            later[own.start - self.before : own.stop - self.before] = y - self.case.off[own, None]
-            x = self._seen(index + 1, later)
-        return self.graph.answers(x[0], self.case.prompts.where).log_softmax(-1)
+        count = len(writers)
+        rows, more = torch.tensor([self.row]), -self.moved[list(writers)].cumsum(0)[None]
+        logits = self.streams[-1][:, None]
+        self._seen, self._written = [], {}
+        for index, stage in enumerate(self.stages):
+            if index > 0:
+                rows, more = self._changed(stage.readers)
+            if not len(rows):
+                continue
+            # Nodes with a reader that sees something else, and all the readers of each: queries, keys and values.
+            nodes = sorted({row % max(1, len(stage.writers)) for row in rows.tolist()})
+            every = torch.arange(len(stage.readers)).view(-1, max(1, len(stage.writers)))[:, nodes].flatten()
+            x = self.streams[index][every][:, None].repeat(1, count, 1, 1, 1)
+            x[torch.searchsorted(every, rows)] += more
+            self._seen.append((index, every, x))
+            if not stage.writers:
+                logits = x
+            else:
+                y = stage.body(x.flatten(1, 2), self.case.calls, nodes).unflatten(1, x.shape[1:3])
+                for node, written in zip(nodes, y, strict=True):
+                    at = stage.writers.start + node
+                    self._written[at] = written - self.case.off[at] - self.moved[at]
+        found = self.graph.answers(logits[0], self.case.prompts.where).log_softmax(-1)
+        return found.expand(count, -1, -1)
 
     @torch.no_grad()
-    def take_away(self, writers: Sequence[int]) -> None:
-        """The edges from these writers are gone for good."""
-        self.fixed[0][self.row] -= self.moved[list(writers)].sum(0)
+    def take_away(self, count: int) -> None:
+        """The first `count` edges of the last run are gone for good."""
+        if count == 0:
+            return
+        for index, rows, x in self._seen:
+            self.streams[index][rows] = x[:, count - 1]
+        for writer, more in self._written.items():
+            self.moved[writer] += more[count - 1]
 
-    def _seen(self, index: int, later: Tensor) -> Tensor:
-        """What every reader of a later stage sees in all circuits, (R, K, B, T, D)."""
-        stage = self.stages[index]
-        written = later[: max(0, stage.known - self.before)]
-        edges = self.keep[self.before : stage.known, stage.readers.start : stage.readers.stop]
-        return self.fixed[index][:, None] + (edges.T @ written.flatten(1)).unflatten(1, later.shape[1:])
-
-    def _fixed(self, stage: Stage) -> Tensor:
-        """What every reader of the stage sees of the writers before the one that is tried, (R, B, T, D)."""
-        seen = min(self.before, stage.known)
-        edges = self.keep[:seen, stage.readers.start : stage.readers.stop]
-        kept = torch.einsum("wr,wbtd->rbtd", edges, self.moved[:seen])
-        return biased(kept + self.case.off[: stage.known].sum(0), stage)
+    def _changed(self, readers: range) -> tuple[Tensor, Tensor]:
+        """Which of the readers see something else, and (rows, K, B, T, D) what they see more than as it is."""
+        writers = list(self._written)
+        edges = self.keep[writers][:, readers.start : readers.stop]
+        rows = edges.any(0).nonzero()[:, 0].cpu()
+        more = torch.stack([self._written[writer] for writer in writers])
+        return rows, (edges[:, rows].T @ more.flatten(1)).unflatten(1, more.shape[1:])
