@@ -122,6 +122,16 @@ def test_every_race_stands_on_the_page_as_it_was_published_or_as_not_run(pages: 
             assert f"{each['interval'][0]:.4f} to {each['interval'][1]:.4f}" in section
 
 
+def test_what_was_explained_stands_on_its_page(pages: dict[str, str]) -> None:
+    page, found = pages["explained.md"], DOCS.parent / "benchmarks" / "explain"
+    for name in ("map", "feature"):
+        assert f"img/{name}.svg" in page
+        assert (DOCS / "img" / f"{name}.svg").is_file()
+    for path in found.glob("predicts-*.json"):
+        for site in json.loads(path.read_text())["sites"]:
+            assert f"{site['divergence']:.3g}" in page
+
+
 def test_links_between_pages_lead_to_pages(pages: dict[str, str]) -> None:
     written = {path.name for path in DOCS.glob("*.md")}
     for path, page in pages.items():
