@@ -24,10 +24,6 @@ EQUAL = {
 }
 #: Claims that no race can say yet: paper -> what it would compare, and what is missing for it.
 NOT_EXPRESSIBLE = {
-    "itransformer-inverted-transformers-effective-time": (
-        "variables against times as tokens of a series",
-        "the task's tokens are times",
-    ),
     "choose-transformer": (
         "Galerkin against softmax attention on Burgers' equation",
         "no such mixer is in the catalogue",

@@ -118,6 +118,28 @@ def test_loops_macaron_layers_and_scaled_embeddings_are_those_of_the_language_mo
         torch.testing.assert_close(model(ids), reference(ids).logits)
 
 
+def test_in_an_inverted_model_a_token_is_a_series() -> None:
+    """Forecasts follow their series into another order; the FLOPs are those counted while it runs."""
+    from layersmith.measuring.flops import count_flops
+
+    ends = Ends("features", "real", 5, 5 * 4, 17, causal=False, once=True)
+    model = build(read_spec({"d_model": 32, "rope_theta": None, "inverted": True}), ends).eval()
+    assert (model.embed.in_features, model.head.out_features) == (17, 4)
+    inputs, order = torch.randn(3, 17, 5), torch.tensor([2, 0, 4, 1, 3])
+    with torch.no_grad():
+        found = model(inputs)
+        assert found.shape == (3, 17, 20)
+        foretold = found[:, -1].unflatten(1, (4, 5))
+        torch.testing.assert_close(model(inputs[..., order])[:, -1].unflatten(1, (4, 5)), foretold[..., order])
+        changed = inputs.clone()
+        changed[:, 3, 0] += 1.0  # an early hour of one series is read, and by the others too
+        assert ((model(changed)[:, -1] - found[:, -1]).unflatten(1, (4, 5)).abs().amax((0, 1)) > 1e-6).all()
+        counted = count_flops(lambda: model(inputs[:1]))
+    assert counted == pytest.approx(model.cost().flops, rel=0.05)
+    with pytest.raises(UserError, match="several series"):
+        build(read_spec({"inverted": True}), TOKENS)
+
+
 def test_layers_may_differ_and_arguments_given_are_kept() -> None:
     spec = read_spec(
         {

@@ -47,6 +47,8 @@ class Spec:
                                  x + ffn / 2 (arXiv 1906.02762, which halves their inner width too: inner)
     loops                        how often all layers are run through with the same weights, the input added at every
                                  turn ("Looped Transformers are Better at Learning Learning Algorithms")
+    inverted                     of a task that foretells several series: a token is a series, not a time
+                                 ("iTransformer: Inverted Transformers Are Effective for Time Series Forecasting")
     embed_scale                  what a learned factor on the embeddings starts at; None: there is none
     """
 
@@ -62,6 +64,7 @@ class Spec:
     norm_position: str = "pre"
     macaron: bool = False
     loops: int = 1
+    inverted: bool = False
     embed_scale: float | None = None
 
     @property
@@ -86,8 +89,9 @@ def read_spec(given: dict[str, Any]) -> Spec:
             raise UserError(f"{name} of a model must be a whole number from 1 on, not {value!r}.")
     if not isinstance(spec.inner, int | float) or not spec.inner > 0:
         raise UserError(f"inner of a model must be more than 0, not {spec.inner!r}.")
-    if not isinstance(spec.macaron, bool):
-        raise UserError(f"macaron of a model must be true or false, not {spec.macaron!r}.")
+    for name in ("macaron", "inverted"):
+        if not isinstance(getattr(spec, name), bool):
+            raise UserError(f"{name} of a model must be true or false, not {getattr(spec, name)!r}.")
     scale = spec.embed_scale
     if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float) or scale == 0):
         raise UserError(f"embed_scale of a model must be a number other than 0, not {scale!r}.")
