@@ -1,6 +1,6 @@
 """What does ACDC cost on pocket, beside patching every edge one by one, and does it find better circuits than scores?
 
-    python benchmarks/acdc.py [--tasks induction,names] [--pairs 8] [--threshold 0.01]
+    python benchmarks/acdc.py [--tasks induction,docstring] [--pairs 8] [--threshold 0.01]
 
 For each task, on one thread: the seconds of edge attribution, of ACDC, and of running the model once for each edge
 with that edge patched, as a plain search does. The last is the median of a sample of edges, timed before and after
@@ -34,7 +34,7 @@ SAMPLE, DRAWN, STEPS, AT_ONCE = 20, 40, 5, 64
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", default="induction,names")
+    parser.add_argument("--tasks", default="induction,docstring")
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--threshold", type=float, default=0.01)
     arguments = parser.parse_args()

@@ -3,8 +3,8 @@
     python benchmarks/explain_figures.py [--out FOLDER]
 
 map       the map of the model: every statistic of every block, shaded within its column
-feature   one feature of a dictionary of layers.3.ffn: how often and how strongly it is active, and where most. Of those
-          that contribute most, the first that is active at less than one token in fifty
+feature   one feature of a dictionary of layers.3.ffn: how often and how strongly it is active, and where most. It was
+          chosen by eye from the fifty that contribute most, of which many are less clear (--feature takes another)
 
 Runs `explain` twice into FOLDER (default out/figures), goes on where it was stopped, and writes
 benchmarks/explain/map.json and feature.json, with their conditions, and from these docs/img/map.svg and
@@ -27,8 +27,8 @@ from layersmith.report.markup import Markup, tag
 ROOT = Path(__file__).resolve().parents[1]
 FOUND, DRAWN = Path(__file__).resolve().parent / "explain", ROOT / "docs" / "img"
 SITE, TOKENS, SETTINGS = "layers.3.ffn", 16384, {"expansion": 4, "k": 16, "steps": 800}
-#: Share of tokens below which a feature is one worth showing, and how much of a passage is shown.
-RARE, AROUND = 0.02, 6
+#: The feature that is shown, and how many tokens of a passage on each side.
+FEATURE, AROUND = 147, 6
 #: Pixels: of the map a cell and the room beside and above, of the feature a line and a character.
 CELL, SIDE, TOP = (60, 22), 66, 44
 LINE, LETTER = 24, 7.3
@@ -38,12 +38,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/figures"))
     parser.add_argument("--drawn", action="store_true", help="draw again what was found, run nothing")
+    parser.add_argument("--feature", type=int, default=FEATURE)
     arguments = parser.parse_args()
     FOUND.mkdir(exist_ok=True)
     if not arguments.drawn:
         keep("map", found_map(layersmith.explain("pocket", out=arguments.out / "map").to_json()))
         options: dict[str, Any] = {"tool": "dictionary", "site": SITE, "tokens": TOKENS, "settings": SETTINGS}
-        keep("feature", found_feature(layersmith.explain("pocket", out=arguments.out / "feature", **options).to_json()))
+        result = layersmith.explain("pocket", out=arguments.out / "feature", **options).to_json()
+        keep("feature", found_feature(result, arguments.feature))
     for name, draw in (("map", map_of), ("feature", feature_of)):
         found = json.loads((FOUND / f"{name}.json").read_text(encoding="utf-8"))
         (DRAWN / f"{name}.svg").write_text(draw(found), encoding="utf-8")
@@ -57,11 +59,11 @@ def found_map(result: dict[str, Any]) -> dict[str, Any]:
     return {**_conditions(result), **result["survey"]["sections"][0]["map"]}
 
 
-def found_feature(result: dict[str, Any]) -> dict[str, Any]:
+def found_feature(result: dict[str, Any], feature: int) -> dict[str, Any]:
     """The feature with its passages in words, and how the whole dictionary was judged."""
     (site,) = result["sites"]
     features = site["pages"]["features"]
-    chosen = next((each for each in features if each["density"] < RARE), features[0])
+    chosen = next(each for each in features if each["feature"] == feature)
     tokenizer = layersmith.load("pocket")[1]
     passages = []
     for passage in chosen["passages"]:
@@ -112,8 +114,8 @@ def feature_of(found: dict[str, Any]) -> str:
     title = f"feature {found['feature']} of {found['site']}"
     judged, size = found["judged"], found["size"]
     about = (
-        f"active at {100 * found['density']:.2g} % of tokens; one of {size['features']:.0f} features, of which "
-        f"{size['active']:.3g} are active at a token"
+        f"chosen by eye, active at {100 * found['density']:.2g} % of tokens; one of "
+        f"{size['features']:.0f} features, of which {size['active']:.3g} are active at a token"
     )
     recovered = {name: f"{100 * row['loss_recovered']:.0f} %" for name, row in judged.items()}
     place = (
