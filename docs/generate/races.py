@@ -46,8 +46,9 @@ NOTES = {
     "of about 1, and its mean is RMSNorm's. With that factor RMSNorm's own mean is the best of all.",
     "muon_facts": "Subjects are trained on as Zipf's law has it. With all of them as frequent both knew every fact "
     "after 1000 steps, and nothing could be told apart.",
-    "first_log_length": "After 800 steps both answered every string right, up to ten times as long as those trained "
-    "on; so it is judged after 150, on longer ones.",
+    "first_log_length": "Both are at the ceiling, as they were at strings up to ten times as long after 800 steps: "
+    "under a causal mask the bits before the first change stand out by themselves, and no logarithm is needed. The "
+    "paper's model sees all positions at once.",
     "looped_regression": "The loss is that of the last turn; the paper's is the mean over the last turns, whose number "
     "grows while it trains. One layer that is run through four times has a quarter of the layers' parameters.",
     "inverted_series": "The built-in series share their periods and nothing else: one says little about another, which "
