@@ -30,7 +30,7 @@ SITE, TOKENS, SETTINGS = "layers.3.ffn", 16384, {"expansion": 4, "k": 16, "steps
 #: The feature that is shown, and how many tokens of a passage on each side.
 FEATURE, AROUND = 147, 6
 #: Pixels: of the map a cell and the room beside and above, of the feature a line and a character.
-CELL, SIDE, TOP = (60, 22), 66, 44
+CELL, SIDE, TOP = (66, 22), 66, 44
 LINE, LETTER = 24, 7.3
 
 
