@@ -112,11 +112,24 @@ def test_every_race_stands_on_the_page_as_it_was_published_or_as_not_run(pages: 
         assert race["expect"].items() <= result["expected"].items()
         assert race["steps"] == result["settings"]["steps"]
         assert set(race["entrants"]) == {row["name"] for row in result["entrants"]}
+        (drawn,) = re.findall(r'<figure class="race">.*</figure>', section)
+        seeds = "scores_on_longer" if race["expect"].get("split") == "longer" else "scores"
+        assert drawn.count("<circle") == sum(s is not None for row in result["entrants"] for s in row[seeds])
         assert result["expected"]["word"] in section
         for row in result["entrants"]:
             assert f"{row['mean']:.4f}" in section
         for each in result["expected"]["against"]:
             assert f"{each['interval'][0]:.4f} to {each['interval'][1]:.4f}" in section
+
+
+def test_what_was_explained_stands_on_its_page(pages: dict[str, str]) -> None:
+    page, found = pages["explained.md"], DOCS.parent / "benchmarks" / "explain"
+    for name in ("map", "feature"):
+        assert f"img/{name}.svg" in page
+        assert (DOCS / "img" / f"{name}.svg").is_file()
+    for path in found.glob("predicts-*.json"):
+        for site in json.loads(path.read_text())["sites"]:
+            assert f"{site['divergence']:.3g}" in page
 
 
 def test_links_between_pages_lead_to_pages(pages: dict[str, str]) -> None:

@@ -26,6 +26,7 @@ GENERATED = {
     "architectures.md",
     "optimizers.md",
     "races.md",
+    "explained.md",
 }  # by docs/hooks.py
 
 

@@ -1,4 +1,4 @@
-"""The generated pages as Markdown: parts, evidence, claims, methods, races, source papers and so on."""
+"""The generated pages as Markdown: parts, evidence, methods, races, what was explained, source papers and so on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from layersmith import catalogue
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))  # record.py reads the committed records
 
-from generate import architectures, constructions, evidence, methods, optimizers, papers, parts, races, tasks
+from generate import architectures, constructions, evidence, explained, methods, optimizers, papers, parts, races, tasks
 from generate.text import FAMILIES
 
 
@@ -27,6 +27,7 @@ def pages() -> dict[str, str]:
         "tasks.md": tasks.page(),
         "optimizers.md": optimizers.page(),
         "races.md": races.page(),
+        "explained.md": explained.page(),
         "architectures.md": architectures.page(),
     }
 

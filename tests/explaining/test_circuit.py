@@ -11,6 +11,7 @@ from layersmith.explaining.circuits import acdc, curves, patching
 from layersmith.explaining.circuits.attribution import scores
 from layersmith.explaining.circuits.graph import Graph
 from layersmith.explaining.circuits.prompts import Prompts
+from layersmith.explaining.circuits.trials import Trials
 from layersmith.explaining.constructions.induction_head import EDGES, InductionHead
 from layersmith.measuring.divergence import main_output
 from layersmith.model import TransformerConfig, TransformerLM
@@ -138,6 +139,11 @@ def test_other_blocks_have_a_graph_too(kind) -> None:
     if heads:
         edges = names(graph, graph.edges)
         assert ("layers.1.attn.h1", "layers.1.ffn") not in edges
+        reader = graph.readers.index("layers.0.ffn")  # runs beside the attention of its block
+        keep = graph.edges.clone()
+        keep[0, reader] = False
+        tried = Trials(graph, case, graph.edges, reader).run([0])
+        assert torch.allclose(tried, graph.run(case, keep[None]), atol=1e-5)
         assert ("layers.0.attn.h1", "layers.1.ffn") in edges
 
 
@@ -150,6 +156,55 @@ def test_a_run_from_a_later_stage_is_the_whole_run(small) -> None:
     assert torch.allclose(graph.run(case, circuits), graph.run(case, circuits, stage), atol=1e-9)
     alone = torch.cat([graph.run(case, each[None]) for each in circuits])
     assert torch.allclose(graph.run(case, circuits), alone, atol=1e-9)
+
+
+@pytest.mark.parametrize("reader", [0, 3, 14, 20, -1])
+def test_trials_at_a_reader_are_runs_of_the_whole_graph(small, reader) -> None:
+    """With edges gone in later readers and none in earlier ones; and after some of those tried are gone for good."""
+    graph, prompts = small
+    case, reader = graph.case(prompts, "resample"), reader % len(graph.readers)
+    draws = torch.rand(graph.edges.shape, generator=torch.Generator().manual_seed(0)) > 0.4
+    stage = next(stage for stage in graph.stages if reader in stage.readers)
+    keep = graph.edges & (draws | (torch.arange(len(graph.readers)) <= reader))
+    trials = Trials(graph, case, keep, reader)
+    writers = list(reversed(range(stage.known)))
+    assert trials.known == stage.known
+
+    def whole(gone: list[int]) -> torch.Tensor:
+        circuit = keep.clone()
+        circuit[gone, reader] = False
+        return graph.run(case, circuit[None])[0]
+
+    found = trials.run(writers)
+    for count in range(1, len(writers) + 1):
+        assert torch.allclose(found[count - 1], whole(writers[:count]), atol=1e-9)
+    trials.take_away(1)
+    for gone in range(1, len(writers)):  # one after the other
+        assert torch.allclose(trials.run(writers[gone : gone + 1])[0], found[gone], atol=1e-9)
+        trials.take_away(1)
+    assert torch.allclose(trials.whole, graph.run(case, graph.edges[None])[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.3])
+def test_acdc_is_the_plain_search_edge_by_edge(small, threshold) -> None:
+    """Every edge tried alone in a run of the whole graph, as the paper has it."""
+    graph, prompts = small
+    case = graph.case(prompts, "resample")
+
+    def divergence(circuit: torch.Tensor) -> float:
+        whole, found = graph.run(case, torch.stack([graph.edges, circuit]))
+        return float((whole.exp() * (whole - found)).sum(-1).mean())
+
+    keep, now = graph.edges, 0.0
+    for reader in reversed(range(len(graph.readers))):
+        for writer in reversed(graph.edges[:, reader].nonzero()[:, 0].tolist()):
+            trial = keep.clone()
+            trial[writer, reader] = False
+            then = divergence(trial)
+            if then - now < threshold:
+                keep, now = trial, then
+    found = pruned(graph, [case], threshold=threshold, at_once=16)
+    assert names(graph, found) == names(graph, keep)
 
 
 def test_many_edges_at_once_give_what_one_at_a_time_gives(small) -> None:

@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+import transformers as tf
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from layersmith.errors import UserError
 from layersmith.explaining.circuits import acdc
@@ -101,6 +103,14 @@ def test_every_shape_of_model_that_answers_with_tokens(shape, tokenizer, tmp_pat
     assert found["edges"] == 110
     page = (tmp_path / "o" / "report.html").read_text()
     assert "Faithfulness against size" in page
+    assert [len(stage) for stage in found["nodes"]] == [1, 4, 1, 4, 1, 1]
+    nodes = {node for stage in found["nodes"] for node in stage}
+    drawn = [section["graph"] for section in found["sections"] if "graph" in section]
+    assert drawn
+    for graph in drawn:
+        assert {node for edge in graph["edges"] for node in edge[:2]} <= nodes
+    if found["acdc"]:
+        assert 'class="edge ' in page
 
 
 @pytest.mark.parametrize(
@@ -109,6 +119,53 @@ def test_every_shape_of_model_that_answers_with_tokens(shape, tokenizer, tmp_pat
 def test_models_that_answer_no_prompt_are_refused(shape, told, tokenizer, tmp_path) -> None:
     with pytest.raises(UserError, match=told):
         run(tiny(shape), None if shape == "vit" else tokenizer, tmp_path / "o", {})
+
+
+def masked_tokenizer() -> tf.PreTrainedTokenizerFast:
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]", "cls_token": "[CLS]"}
+    words = [*special.values(), "the", "cat", "dog", "sat", "ran", "on", "mat"]
+    made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 3)])
+    return tf.PreTrainedTokenizerFast(tokenizer_object=made, **special)
+
+
+MASKED = [
+    {"clean": "the cat sat on [MASK]", "corrupt": "the dog sat on [MASK]", "answer": "mat", "wrong": "ran"},
+    {"clean": "[MASK] cat sat on mat", "corrupt": "[MASK] dog ran on mat", "answer": ["the"], "wrong": ["on", "mat"]},
+]
+
+
+@pytest.mark.parametrize("shape", ["bert", "roberta"])
+def test_a_masked_model_is_asked_at_the_mask(shape, tmp_path) -> None:
+    """Masks at different places of one batch; edges where the norms leave the stream alone (here RoBERTa's)."""
+    model, tokenizer = tiny(shape), masked_tokenizer()
+    settings = {"prompts": pairs_file(tmp_path, MASKED), "steps": 2, "random": 1, "acdc": True, "threshold": 0.05}
+    found = run(model, tokenizer, tmp_path / "o", settings)["survey"]
+    for side in ("clean", "corrupt"):
+        expected = []
+        for pair, place, right, wrong in zip(MASKED, (5, 1), ([10], [4]), ([8], [9, 10]), strict=True):
+            with torch.no_grad():
+                logits = model(torch.tensor([tokenizer(pair[side])["input_ids"]])).logits[0, place]
+            expected.append(float(logits[right].logsumexp(0) - logits[wrong].logsumexp(0)))
+        assert found["log_odds"][side] == pytest.approx(sum(expected) / 2, abs=1e-4)
+    assert found["patching"]["layers.1"]["resample"] == pytest.approx(0.0, abs=1e-3)
+    assert found["patching"]["layers.1"]["restored"] == pytest.approx(1.0, abs=1e-3)
+    if shape == "bert":
+        assert "Post-LN" in found["no_graph"]
+        return
+    assert found["edges"] == 110
+    assert found["graph_odds"]["all"] == pytest.approx(found["log_odds"]["clean"], abs=1e-3)
+    assert found["graph_odds"]["none"] == pytest.approx(found["log_odds"]["corrupt"], abs=1e-3)
+
+
+def test_a_masked_prompt_without_a_mask_and_a_task_of_texts_to_go_on_with_are_refused(tmp_path) -> None:
+    model, tokenizer = tiny("bert"), masked_tokenizer()
+    prompts = pairs_file(tmp_path, [{**MASKED[0], "clean": "the cat sat on mat"}])
+    with pytest.raises(UserError, match="does not say where the answer stands"):
+        run(model, tokenizer, tmp_path / "o", {"prompts": prompts})
+    with pytest.raises(UserError, match="fills in a mask"):
+        run(model, tokenizer, tmp_path / "o", {"task": "names"})
 
 
 def test_an_interrupted_search_goes_on(llama, tokenizer, tmp_path, monkeypatch) -> None:

@@ -82,6 +82,64 @@ def test_it_equals_the_language_model_of_the_same_configuration() -> None:
     torch.testing.assert_close(model.eval()(ids), reference.eval()(ids).logits)
 
 
+EXTRAS = [{"loops": 3}, {"macaron": True, "inner": 0.5}, {"embed_scale": 8}]
+
+
+@pytest.mark.parametrize("extra", EXTRAS, ids=str)
+def test_loops_macaron_layers_and_scaled_embeddings_are_those_of_the_language_model(extra: dict[str, Any]) -> None:
+    """Same outputs, and FLOPs as counted while it runs."""
+    from layersmith.measuring.flops import count_flops
+
+    spec = read_spec({"d_model": 32, **extra})
+    model, ids = build(spec, TOKENS).eval(), torch.randint(64, (2, 32))
+    reference = TransformerLM(expand(spec, 64)).eval()
+    renamed = {
+        name.replace("embed.", "embed_tokens.").replace("head.", "lm_head."): value
+        for name, value in model.state_dict().items()
+    }
+    reference.load_state_dict(renamed)
+    torch.testing.assert_close(model(ids), reference(ids).logits)
+    with torch.no_grad():
+        counted = count_flops(lambda: model(ids[:1]))
+    assert counted == pytest.approx(model.cost().flops, rel=0.05)
+    plain = build(read_spec({"d_model": 32}), TOKENS)
+    if "loops" in extra:
+        assert model.params() == plain.params()
+        assert model.cost().state_bytes == 3 * plain.cost().state_bytes
+    elif "macaron" in extra:
+        assert model.params() == plain.params() + 2 * 32  # a norm more in each layer
+        ffn, first = model.layers[0].ffn, model.layers[0].first_ffn
+        assert not torch.equal(ffn.up.weight, first.up.weight)
+    else:
+        assert model.params() == plain.params() + 1
+        with torch.no_grad():
+            model.embed_scale.fill_(1.0)
+            model.embed.weight.mul_(8.0)
+        torch.testing.assert_close(model(ids), reference(ids).logits)
+
+
+def test_in_an_inverted_model_a_token_is_a_series() -> None:
+    """Forecasts follow their series into another order; the FLOPs are those counted while it runs."""
+    from layersmith.measuring.flops import count_flops
+
+    ends = Ends("features", "real", 5, 5 * 4, 17, causal=False, once=True)
+    model = build(read_spec({"d_model": 32, "rope_theta": None, "inverted": True}), ends).eval()
+    assert (model.embed.in_features, model.head.out_features) == (17, 4)
+    inputs, order = torch.randn(3, 17, 5), torch.tensor([2, 0, 4, 1, 3])
+    with torch.no_grad():
+        found = model(inputs)
+        assert found.shape == (3, 17, 20)
+        foretold = found[:, -1].unflatten(1, (4, 5))
+        torch.testing.assert_close(model(inputs[..., order])[:, -1].unflatten(1, (4, 5)), foretold[..., order])
+        changed = inputs.clone()
+        changed[:, 3, 0] += 1.0  # an early hour of one series is read, and by the others too
+        assert ((model(changed)[:, -1] - found[:, -1]).unflatten(1, (4, 5)).abs().amax((0, 1)) > 1e-6).all()
+        counted = count_flops(lambda: model(inputs[:1]))
+    assert counted == pytest.approx(model.cost().flops, rel=0.05)
+    with pytest.raises(UserError, match="several series"):
+        build(read_spec({"inverted": True}), TOKENS)
+
+
 def test_layers_may_differ_and_arguments_given_are_kept() -> None:
     spec = read_spec(
         {
@@ -116,6 +174,9 @@ def test_inner_widths_are_in_proportion_to_the_examples() -> None:
         ({"ffn": 3}, "is a name"),
         ({"d_model": 0}, "whole number from 1"),
         ({"inner": -1.0}, "more than 0"),
+        ({"loops": 0}, "loops of a model must be a whole number"),
+        ({"macaron": 1}, "true or false"),
+        ({"embed_scale": 0}, "other than 0"),
         ({"layers": [{"attention": "deltanet"}]}, "a layer is a dict of"),
     ],
     ids=str,

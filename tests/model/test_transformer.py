@@ -65,6 +65,60 @@ def test_a_layer_is_its_equation():
         torch.testing.assert_close(model(inputs_embeds=x).logits, want @ model.lm_head.weight.T)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("position", ["pre", "post"])
+def test_a_macaron_layer_is_its_equation(position):
+    specs = {**layer(MIXERS["softmax"]), "first": {"norm": NORM, "ffn": GLU}}
+    specs["residual"] = {"mixer": [1.0, 1.0], "ffn": [1.0, 0.5]}
+    torch.manual_seed(0)
+    config = TransformerConfig(vocab_size=23, d_model=16, layers=[specs], norm_position=position)
+    model = TransformerLM(config).double().eval()
+    block, x = model.layers[0], torch.randn(1, 5, 16, dtype=torch.float64)
+    assert block.first_ffn is not block.ffn
+    for factor, norm in ((2, block.ffn_norm), (3, block.first_norm), (5, block.norm)):
+        norm.weight.mul_(factor)
+    if position == "pre":
+        h = x + block.first_ffn(block.first_norm(x)) / 2
+        h = h + block.mixer(block.norm(h))[0]
+        want = h + block.ffn(block.ffn_norm(h)) / 2
+    else:
+        h = block.first_norm(x + block.first_ffn(x) / 2)
+        h = block.norm(h + block.mixer(h)[0])
+        want = block.ffn_norm(h + block.ffn(h) / 2)
+    torch.testing.assert_close(model(inputs_embeds=x).logits, want @ model.lm_head.weight.T)
+
+
+@torch.no_grad()
+def test_loops_run_the_same_layers_and_add_the_input_at_every_turn():
+    model = build("softmax", "deltanet", loops=3, embed_scale=4.0)
+    ids = torch.randint(23, (2, 5))
+    embedded = 4 * model.embed_tokens(ids)
+    x = torch.zeros_like(embedded)
+    for _ in range(3):
+        x = x + embedded
+        for block in model.layers:
+            x, _ = block(x, None, None)
+    torch.testing.assert_close(model(input_ids=ids).logits, x @ model.lm_head.weight.T)
+    assert model.embed_scale.requires_grad
+    assert sum(p.numel() for p in model.parameters()) == 1 + sum(
+        p.numel() for p in build("softmax", "deltanet").parameters()
+    )
+
+
+@torch.no_grad()
+def test_a_looped_model_continues_from_a_cache_of_every_turn(tmp_path):
+    model = build("softmax", "deltanet", loops=3, embed_scale=4.0)
+    ids = torch.randint(1, 23, (3, 7))
+    first = model(input_ids=ids[:, :4], use_cache=True)
+    assert len(first.past_key_values.layers) == 6
+    second = model(input_ids=ids[:, 4:], past_key_values=first.past_key_values)
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), model(input_ids=ids).logits)
+    model.float().save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert again.config.loops == 3
+    torch.testing.assert_close(again(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
 def test_learns_a_sequence_in_twenty_steps():
     model = build(*MIXED, final_norm=NORM).float().train()
     ids = torch.arange(20).repeat(4, 1)
@@ -201,6 +255,10 @@ def test_malformed_configs_are_refused():
         config(attention={})
     with pytest.raises(ValueError, match="Did you mean 'post'"):
         TransformerConfig(norm_position="postt")
+    with pytest.raises(ValueError, match="at least once"):
+        TransformerConfig(loops=0)
+    with pytest.raises(ValueError, match="needs norm and ffn"):
+        config(first={"ffn": GLU})
 
 
 def test_inputs_that_do_not_fit_are_refused():

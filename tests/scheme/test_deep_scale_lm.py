@@ -106,5 +106,7 @@ def test_what_cannot_be_is_refused():
         DeepScaleLM().apply(gated)
     with pytest.raises(UserError, match="TransformerLM"):
         DeepScaleLM().apply(torch.nn.Linear(2, 2))
+    with pytest.raises(UserError, match="macaron layers, or loops"):
+        DeepScaleLM().apply(plain_model(2, {"first": {"norm": None, "ffn": {"name": "zero"}}}))
     with pytest.raises(UserError, match="has no linear map"):
         DeepScaleLM().apply(plain_model(2, {"mixer": {"name": "deltanet", "n_heads": 2}, "ffn": {"name": "zero"}}))

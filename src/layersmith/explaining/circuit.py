@@ -126,6 +126,7 @@ class Search:
         edges, ranked = self.graph.edges, self._scores()
         ends = curves.odds(self.graph, self.cases, torch.stack([edges, torch.zeros_like(edges)]))
         found: dict[str, Any] = {
+            "nodes": self.graph.nodes,
             "edges": int(edges.sum()),
             "score_sum": float(ranked[0].sum()),
             "graph_odds": {"all": ends[0], "none": ends[1]},
@@ -240,5 +241,14 @@ def _sections(sites: list[Site], found: dict[str, Any]) -> list[Section]:
         if name in found:
             edges = [[edge["from"], edge["to"], edge["score"]] for edge in found[name][:LISTED]]
             told = f"{len(found[name])} edges; the score: what the log-odds change by, in nats, without the edge."
-            made.append(table(title, ("writer", "reader", "score"), edges, told))
+            if len(found[name]) > LISTED:
+                told += f" The {LISTED} largest are shown."
+            made.append({**table(title, ("writer", "reader", "score"), edges, told), "graph": _drawn(found, edges)})
     return made
+
+
+def _drawn(found: dict[str, Any], edges: list[list[Any]]) -> dict[str, Any]:
+    """The graph of a section: what a head's queries, keys and values read goes to the head."""
+    nodes = {node for stage in found["nodes"] for node in stage}
+    joined = [[start, end if end in nodes else end.rpartition(".")[0], score] for start, end, score in edges]
+    return {"stages": found["nodes"], "edges": joined}

@@ -23,8 +23,8 @@ from layersmith.errors import UserError, suggest
 
 SUBLAYERS = ("norm", "mixer", "ffn_norm", "ffn")
 NORM_POSITIONS = ("pre", "post")
-#: What a layer may say besides: how its sums are weighted, and norms before its output maps.
-OPTIONAL = ("residual", "sub_norm")
+#: What a layer may say besides: how its sums are weighted, norms before its output maps, what comes before its mixer.
+OPTIONAL = ("residual", "sub_norm", "first")
 
 
 class TransformerConfig(PretrainedConfig):
@@ -33,8 +33,12 @@ class TransformerConfig(PretrainedConfig):
     vocab_size, d_model    number of tokens in the vocabulary, width of the residual stream
     layers                 one {"norm", "mixer", "ffn_norm", "ffn"} of specs per layer; layers may differ. A norm may
                            be None. A layer may also have "residual": {"mixer": [skip, branch], "ffn": [skip, branch]},
-                           for skip * x + branch * f(x) in place of x + f(x), and "sub_norm": the spec of a norm before
-                           the output maps of mixer and ffn
+                           for skip * x + branch * f(x) in place of x + f(x), "sub_norm": the spec of a norm before
+                           the output maps of mixer and ffn, and "first": {"norm", "ffn"} of specs, a feed-forward
+                           before the mixer, summed with the factors of the other (a macaron layer)
+    loops                  how often all layers are run through with the same weights; from the second turn on the
+                           embeddings are added to what they read
+    embed_scale            what a learned factor on the embeddings starts at; None for no such factor
     norm_position          "pre": x + f(norm(x));  "post": norm(x + f(x))
     final_norm             spec of the norm before the output map; None for none
     tie_word_embeddings    the output map uses the embedding matrix
@@ -51,6 +55,8 @@ class TransformerConfig(PretrainedConfig):
     d_model: int = 64
     layers: list[dict[str, Any]] = field(default_factory=list)
     norm_position: str = "pre"
+    loops: int = 1
+    embed_scale: float | None = None
     final_norm: dict[str, Any] | None = None
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
@@ -64,12 +70,18 @@ class TransformerConfig(PretrainedConfig):
             raise UserError(
                 f"norm_position={self.norm_position!r} is unknown. {suggest(self.norm_position, list(NORM_POSITIONS))}"
             )
+        if self.loops < 1:
+            raise UserError(f"loops={self.loops}: the layers are run through at least once.")
         for index, layer in enumerate(self.layers):
             if set(layer) - set(OPTIONAL) != set(SUBLAYERS):
                 raise UserError(
                     f"Layer {index} of the config has the sublayers {sorted(layer)}; every layer needs exactly "
                     f"{sorted(SUBLAYERS)}, each a spec such as {{'name': 'rms_norm'}}; {sorted(OPTIONAL)} may stand "
                     f"beside them."
+                )
+            if "first" in layer and set(layer["first"]) != {"norm", "ffn"}:
+                raise UserError(
+                    f"What comes first in layer {index} has {sorted(layer['first'])}; it needs norm and ffn."
                 )
             factors = layer.get("residual", {})
             pairs = [factors.get(sublayer) for sublayer in ("mixer", "ffn")] if factors else []

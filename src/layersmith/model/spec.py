@@ -25,6 +25,8 @@ WIDTHS = ("rank", "r", "n_tokens", "n_features")
 ROUND = 8
 #: For classes of the user's own, which have no example in the catalogue: the usual inner width.
 OWN_EXAMPLE = {"d_model": 32, "d_hidden": 128}
+#: Of the feed-forwards of a macaron layer, in the form of a `TransformerConfig`.
+HALF_STEPS = {"mixer": [1.0, 1.0], "ffn": [1.0, 0.5]}
 #: What may differ from layer to layer.
 SUBLAYERS = ("mixer", "ffn", "norm")
 
@@ -41,6 +43,13 @@ class Spec:
     inner                        factor on the inner widths of feed-forwards; 1 = in proportion as in the catalogue
     rope_theta                   for mixers that can rotate queries and keys; None: none of them does
     norm_position                "pre" or "post"
+    macaron                      half a feed-forward before the mixer and half of one behind it, in every layer:
+                                 x + ffn / 2 (arXiv 1906.02762, which halves their inner width too: inner)
+    loops                        how often all layers are run through with the same weights, the input added at every
+                                 turn ("Looped Transformers are Better at Learning Learning Algorithms")
+    inverted                     of a task that foretells several series: a token is a series, not a time
+                                 ("iTransformer: Inverted Transformers Are Effective for Time Series Forecasting")
+    embed_scale                  what a learned factor on the embeddings starts at; None: there is none
     """
 
     d_model: int = 64
@@ -53,6 +62,10 @@ class Spec:
     inner: float = 1.0
     rope_theta: float | None = 10000.0
     norm_position: str = "pre"
+    macaron: bool = False
+    loops: int = 1
+    inverted: bool = False
+    embed_scale: float | None = None
 
     @property
     def multiple(self) -> int:
@@ -70,12 +83,18 @@ def read_spec(given: dict[str, Any]) -> Spec:
         if key not in known:
             raise UserError(f"A model's spec has no entry {key!r}. {suggest(key, known)}")
     spec = Spec(**given)
-    for name in ("d_model", "n_layers", "n_heads"):
+    for name in ("d_model", "n_layers", "n_heads", "loops"):
         value = getattr(spec, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{name} of a model must be a whole number from 1 on, not {value!r}.")
     if not isinstance(spec.inner, int | float) or not spec.inner > 0:
         raise UserError(f"inner of a model must be more than 0, not {spec.inner!r}.")
+    for name in ("macaron", "inverted"):
+        if not isinstance(getattr(spec, name), bool):
+            raise UserError(f"{name} of a model must be true or false, not {getattr(spec, name)!r}.")
+    scale = spec.embed_scale
+    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float) or scale == 0):
+        raise UserError(f"embed_scale of a model must be a number other than 0, not {scale!r}.")
     for layer in _layers(spec):
         for sublayer in SUBLAYERS:
             _check_operator(sublayer, layer[sublayer])
@@ -107,11 +126,15 @@ def expand(spec: Spec, vocab_size: int, causal: bool = True, trust_remote_code: 
     for layer in _layers(spec):
         mixer, ffn, norm = (_operator(spec, layer[name], causal, trust_remote_code) for name in SUBLAYERS)
         layers.append({"norm": norm, "mixer": mixer, "ffn_norm": dict(norm), "ffn": ffn})
+        if spec.macaron:
+            layers[-1] |= {"first": {"norm": dict(norm), "ffn": dict(ffn)}, "residual": HALF_STEPS}
     return TransformerConfig(
         vocab_size=vocab_size,
         d_model=spec.d_model,
         layers=layers,
         norm_position=spec.norm_position,
+        loops=spec.loops,
+        embed_scale=None if spec.embed_scale is None else float(spec.embed_scale),
         final_norm=None if spec.norm_position == "post" else _operator(spec, spec.norm, causal, trust_remote_code),
         tie_word_embeddings=False,
     )

@@ -1,10 +1,11 @@
 """A model for any task: the layers of the reference transformer between an input and an output of the task's kind.
 
     x = W_in features, or an embedding of ids          (B, T, D)
-    x = layers(x)                                      as in `TransformerLM`
+    x = layers(x)                                      as in `TransformerLM`, as often as it is looped
     y = W_out norm(x)                                  for a class W_out of the mean over positions
 
-Where a position may see those after it, mixers that are not causal may stand in the layers.
+Where a position may see those after it, mixers that are not causal may stand in the layers. Inverted, a token is not a
+time but a series: all its past is embedded at once, and what is foretold of it is read off its token.
 
 Shapes: ids (B, T) or features (B, T, n_inputs) -> (B, T, n_outputs), or (B, n_outputs) for a class.
 """
@@ -23,7 +24,7 @@ from layersmith.cost import Cost
 from layersmith.errors import UserError
 from layersmith.model.config import TransformerConfig
 from layersmith.model.spec import ROUND, Spec, expand
-from layersmith.model.transformer import TransformerLayer, norm_of
+from layersmith.model.transformer import TransformerLayer, norm_of, scale_of, scaled
 
 #: Steps of width beyond which nobody looks: the width of the largest models, and more than a budget will be.
 LARGEST = 1024
@@ -38,6 +39,7 @@ class Ends:
     n_inputs, n_outputs   size of the vocabulary or width of the features; numbers written at a time
     tokens    positions of an input
     causal    whether a position may see only those before it
+    once      whether numbers are asked once, at the last position: n_outputs / n_inputs in a row of each series
     """
 
     reads: Literal["tokens", "features"]
@@ -46,33 +48,51 @@ class Ends:
     n_outputs: int
     tokens: int
     causal: bool
+    once: bool = False
 
 
 class TaskModel(nn.Module):
     """The layers of a config between the ends of a task. Draws its weights from torch's global generator.
 
     trust_remote_code   whether classes of the user's own may be imported
+    inverted            the series that are read are the tokens; UserError where the task has none
     """
 
-    def __init__(self, config: TransformerConfig, ends: Ends, trust_remote_code: bool = False):
+    def __init__(
+        self, config: TransformerConfig, ends: Ends, trust_remote_code: bool = False, *, inverted: bool = False
+    ):
         super().__init__()
-        self.ends = ends
+        self.ends, self.loops, self.inverted = ends, config.loops, inverted
+        if inverted and not (ends.reads == "features" and ends.once):
+            raise UserError("Only a task that reads several series and foretells them, such as 'series', is inverted.")
+        self.tokens, n_inputs, n_outputs = ends.tokens, ends.n_inputs, ends.n_outputs
+        if inverted:
+            self.tokens, n_inputs, n_outputs = ends.n_inputs, ends.tokens, ends.n_outputs // ends.n_inputs
         if ends.reads == "tokens":
             table = nn.Embedding(ends.n_inputs, config.d_model)
             nn.init.normal_(table.weight, std=config.initializer_range)
             self.embed: nn.Module = table
         else:
-            self.embed = nn.Linear(ends.n_inputs, config.d_model)
+            self.embed = nn.Linear(n_inputs, config.d_model)
+        self.embed_scale = scale_of(config)
         layers = [TransformerLayer(config, i, ends.causal, trust_remote_code) for i in range(len(config.layers))]
         self.layers = nn.ModuleList(layers)
         self.final_norm = norm_of(config, "final_norm", config.final_norm, trust_remote_code)
-        self.head = nn.Linear(config.d_model, ends.n_outputs, bias=False)
+        self.head = nn.Linear(config.d_model, n_outputs, bias=False)
         nn.init.normal_(self.head.weight, std=config.initializer_range)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        x = self.embed(inputs)
-        for layer in self.layers:
-            x, _ = layer(x, None, None)
+        if not self.inverted:
+            return self._run(inputs)
+        foretold = self._run(inputs.transpose(1, 2)).transpose(1, 2)  # hour by hour, each with all series
+        return foretold.flatten(1)[:, None].expand(-1, inputs.shape[1], -1)
+
+    def _run(self, inputs: Tensor) -> Tensor:
+        x = embedded = scaled(self.embed(inputs), self.embed_scale)
+        for turn in range(self.loops):
+            x = x + embedded if turn else x
+            for layer in self.layers:
+                x, _ = layer(x, None, None)
         x = self.final_norm(x)
         return self.head(x.mean(1) if self.ends.writes == "class" else x)
 
@@ -84,24 +104,25 @@ class TaskModel(nn.Module):
 
         state_bytes  what all mixers keep to go on after the last position
         """
-        tokens, width = self.ends.tokens, self.head.in_features
+        tokens = self.tokens
         layers = [layer for layer in self.layers if isinstance(layer, TransformerLayer)]
-        costs = [part.cost(1, tokens) for layer in layers for part in (layer.mixer, layer.ffn)]
+        costs = [part.cost(1, tokens) for layer in layers for part in (layer.mixer, *layer.ffns)]
         written = 1 if self.ends.writes == "class" else tokens
-        read = 0 if self.ends.reads == "tokens" else 2 * tokens * self.ends.n_inputs * width
+        read = 2 * tokens * self.embed.weight.numel() if isinstance(self.embed, nn.Linear) else 0
         params = self.params()
         return Cost(
             params=params,
             active_params=params - sum(cost.params - cost.active_params for cost in costs),
-            flops=sum(cost.flops for cost in costs) + read + 2 * written * width * self.ends.n_outputs,
-            state_bytes=sum(cost.state_bytes for cost in costs),
+            flops=self.loops * sum(cost.flops for cost in costs) + read + 2 * written * self.head.weight.numel(),
+            state_bytes=self.loops * sum(cost.state_bytes for cost in costs),
             weight_bytes=4 * params,
         )
 
 
 def build(spec: Spec, ends: Ends, trust_remote_code: bool = False) -> TaskModel:
     """A fresh model. UserError where an operator does not fit: another family, sizes it refuses, not causal."""
-    return TaskModel(expand(spec, ends.n_inputs, ends.causal, trust_remote_code), ends, trust_remote_code)
+    config = expand(spec, ends.n_inputs, ends.causal, trust_remote_code)
+    return TaskModel(config, ends, trust_remote_code, inverted=spec.inverted)
 
 
 def cost_of(spec: Spec, ends: Ends, trust_remote_code: bool = False) -> Cost:

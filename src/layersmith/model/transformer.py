@@ -2,7 +2,8 @@
 
     x = embed(ids)
     x = x + mixer(norm(x));  x = x + ffn(ffn_norm(x))          for each layer (norms after the sum with "post",
-                                                               other sums with "residual" factors)
+                                                               other sums with "residual" factors, a feed-forward
+                                                               before the mixer too with "first")
     logits = lm_head(final_norm(x))
 
 It is a transformers model: `generate`, `save_pretrained` and `AutoModelForCausalLM.from_pretrained` work, after
@@ -38,6 +39,11 @@ class TransformerLayer(nn.Module):
     def __init__(self, config: TransformerConfig, index: int, causal: bool = True, trust_remote_code: bool = False):
         super().__init__()
         specs, trust = config.layers[index], trust_remote_code
+        self.first_norm: nn.Module | None = None
+        self.first_ffn: FeedForward | None = None
+        if "first" in specs:
+            self.first_norm = norm_of(config, f"first norm of layer {index}", specs["first"]["norm"], trust)
+            self.first_ffn = _part(FeedForward, config, f"first ffn of layer {index}", specs["first"]["ffn"], trust)
         self.norm = norm_of(config, f"norm of layer {index}", specs["norm"], trust)
         self.mixer = _part(Mixer, config, f"mixer of layer {index}", specs["mixer"], trust)
         self.ffn_norm = norm_of(config, f"ffn_norm of layer {index}", specs["ffn_norm"], trust)
@@ -54,8 +60,8 @@ class TransformerLayer(nn.Module):
             self.add_sub_norms(specs["sub_norm"])
 
     def add_sub_norms(self, spec: dict[str, Any]) -> None:
-        """Put a norm of this spec before the output map of the mixer (`o`) and of the feed-forward (`down`)."""
-        for part, name in ((self.mixer, "o"), (self.ffn, "down")):
+        """Put a norm of this spec before the output map of the mixer (`o`) and of the feed-forwards (`down`)."""
+        for part, name in ((self.mixer, "o"), *((ffn, "down") for ffn in self.ffns)):
             linear = getattr(part, name, None)
             if not isinstance(linear, nn.Linear):
                 raise UserError(
@@ -67,13 +73,25 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State | None]:
         """x (B, T, D) -> (x (B, T, D), the mixer's state)."""
+        if self.first_norm is not None and self.first_ffn is not None:
+            x = self._fed(x, self.first_norm, self.first_ffn)
         if self.post:
             y, state = self.mixer(x, state, mask)
             x = self.norm(_sum(x, y, self.mixer_factors))
-            return self.ffn_norm(_sum(x, self.ffn(x), self.ffn_factors)), state
-        y, state = self.mixer(self.norm(x), state, mask)
-        x = _sum(x, y, self.mixer_factors)
-        return _sum(x, self.ffn(self.ffn_norm(x)), self.ffn_factors), state
+        else:
+            y, state = self.mixer(self.norm(x), state, mask)
+            x = _sum(x, y, self.mixer_factors)
+        return self._fed(x, self.ffn_norm, self.ffn), state
+
+    def _fed(self, x: Tensor, norm: nn.Module, ffn: nn.Module) -> Tensor:
+        if self.post:
+            return norm(_sum(x, ffn(x), self.ffn_factors))
+        return _sum(x, ffn(norm(x)), self.ffn_factors)
+
+    @property
+    def ffns(self) -> list[FeedForward]:
+        """Its feed-forwards in their order."""
+        return [self.ffn] if self.first_ffn is None else [self.first_ffn, self.ffn]
 
 
 class NormedLinear(nn.Module):
@@ -109,6 +127,7 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: TransformerConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.embed_scale = scale_of(config)
         layers = [TransformerLayer(config, i) for i in range(config.num_hidden_layers)]
         self.layers = nn.ModuleList(layers)
         self.without_state = [i for i, layer in enumerate(layers) if not layer.mixer.streams]
@@ -137,18 +156,21 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise UserError("Give the model either input_ids or inputs_embeds.")
-        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        x = scaled(self.embed_tokens(input_ids), self.embed_scale) if inputs_embeds is None else inputs_embeds
         if labels is not None and logits_to_keep:
             raise UserError("The loss needs the logits of all tokens: leave out logits_to_keep, or labels.")
         cache = past_key_values
         if cache is None and use_cache:
-            cache = Cache(layers=[StateLayer() for _ in self.layers])
+            cache = Cache(layers=[StateLayer() for _ in range(self.config.loops * len(self.layers))])
         held = self._held(cache)
         mask = None if attention_mask is None else _own_mask(attention_mask, x)
-        for index, layer in enumerate(self.layers):
-            x, state = layer(x, held[index].state if held else None, mask)
-            if held:
-                held[index].advance(x.shape[1], state)
+        embedded = x
+        for turn in range(self.config.loops):
+            x = x + embedded if turn else x
+            for index, layer in enumerate(self.layers, turn * len(self.layers)):
+                x, state = layer(x, held[index].state if held else None, mask)
+                if held:
+                    held[index].advance(x.shape[1], state)
         x = self.final_norm(x)
         logits = self.lm_head(x[:, -logits_to_keep:])
         loss = None
@@ -160,7 +182,7 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
         return output if return_dict else output.to_tuple()
 
     def _held(self, cache: Cache | None) -> list[StateLayer]:
-        """What the cache holds for each layer; empty without a cache."""
+        """What the cache holds for each layer of each turn; empty without a cache."""
         if cache is None:
             return []
         if self.without_state:
@@ -169,7 +191,7 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
                 f"Pass use_cache=False."
             )
         held = [layer for layer in cache.layers if isinstance(layer, StateLayer)]
-        if len(held) != len(self.layers):
+        if len(held) != self.config.loops * len(self.layers):
             raise UserError("This cache is not one that this model returned. Leave past_key_values out to start anew.")
         return held
 
@@ -182,6 +204,15 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
         # transformers would draw every linear map anew. Operators know their own initial weights.
         if module is self.embed_tokens or module is self.lm_head:
             initialization.normal_(module.weight, std=self.config.initializer_range)
+
+
+def scale_of(config: TransformerConfig) -> nn.Parameter | None:
+    """The learned factor on the embeddings, as it starts."""
+    return None if config.embed_scale is None else nn.Parameter(torch.tensor(float(config.embed_scale)))
+
+
+def scaled(x: Tensor, factor: Tensor | None) -> Tensor:
+    return x if factor is None else factor * x
 
 
 def norm_of(config: TransformerConfig, place: str, spec: dict[str, Any] | None, trust: bool = False) -> nn.Module:

@@ -45,6 +45,8 @@ class Task(ABC):
     reads: ClassVar[Literal["tokens", "features"]] = "tokens"
     #: Whether it gives a distribution over tokens at every position, over classes once, or numbers at every position.
     writes: ClassVar[Literal["tokens", "class", "real"]] = "tokens"
+    #: Of numbers: whether they are asked once, at the last position.
+    once: ClassVar[bool] = False
     #: Whether a position may see only those before it.
     causal: ClassVar[bool] = True
     #: What `score` is, with its unit.

@@ -91,7 +91,7 @@ class Outcome:
 
 
 def ends_of(task: Task) -> Ends:
-    return Ends(task.reads, task.writes, task.n_inputs, task.n_outputs, task.tokens, task.causal)
+    return Ends(task.reads, task.writes, task.n_inputs, task.n_outputs, task.tokens, task.causal, once=task.once)
 
 
 def rate(step: int, steps: int) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from layersmith.report import facts, units
+from layersmith.report import circuit_chart, facts, units
 from layersmith.report.markup import Markup, join, tag
 from layersmith.report.reading import Json, get
 from layersmith.report.tables import plain
@@ -80,6 +80,9 @@ def section(made: Json) -> dict[str, object]:
     parts = []
     if made.get("map"):
         parts.append(tag("figure", {}, heat_map(made["map"])))
+    if get(made, "graph", "edges"):
+        name = "-".join(str(made["title"]).lower().split())
+        parts.append(tag("figure", {}, circuit_chart.draw(made["graph"], name)))
     if made.get("table"):
         shown = [[_written(cell) for cell in row] for row in made["table"]["rows"]]
         parts.append(plain([str(c) for c in made["table"]["columns"]], shown))
@@ -104,11 +107,11 @@ def heat_map(drawn: Json) -> Markup:
 
 def _cell(column: Json, known: list[float], value: Any, row: str) -> Markup:
     tip = f"{row}: {column['title']} {units.significant(value, 4)}\n{column['meaning']}"
-    style = "cell" if value is None else f"cell q{_shade(value, known, bool(column.get('log')))}"
+    style = "cell" if value is None else f"cell q{shade(value, known, bool(column.get('log')))}"
     return tag("td", {"class": style, "data-tip": tip}, None if value is None else units.significant(value, 2))
 
 
-def _shade(value: float, known: list[float], log: bool) -> int:
+def shade(value: float, known: list[float], log: bool) -> int:
     """0 for the least figure of the column, 8 for the largest."""
     if log:
         least = min((v for v in known if v > 0), default=1.0)

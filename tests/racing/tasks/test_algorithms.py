@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from layersmith.racing.task import IGNORED, Batch
 from layersmith.racing.tasks import build_task
@@ -86,6 +87,15 @@ def test_strings_of_bits(name: str, rule: Callable, split: str) -> None:
         answers += answer
     assert lengths == set(range(1, 7) if split == "train" else range(7, 13))
     assert abs(sum(answers) / len(answers) - 0.5) < 0.06
+
+
+@pytest.mark.parametrize("name", ["parity", "first"])
+def test_how_much_longer_strings_are_is_a_setting(name: str) -> None:
+    task = build_task(name, {"longest": 3, "stretch": 5})
+    found = {split: {len(question) - 1 for question, _ in rows(draw(task, 2000, split), 3)} for split in task.splits}
+    assert found["longer"] == set(range(4, 16))
+    assert found["train"] == found["test"] == {1, 2, 3}
+    assert torch.equal(draw(task, 50).inputs, draw(build_task(name, {"longest": 3}), 50).inputs)
 
 
 @pytest.mark.parametrize("name", ["addition", "multiplication", "sorting"])

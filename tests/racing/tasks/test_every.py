@@ -128,6 +128,8 @@ BAD = [
     ("modular_addition", {"train_share": 1.0}, "no pairs to judge by"),
     ("parity", {"longest": 0}, "longest=0"),
     ("first", {"longest": True}, "longest=True"),
+    ("first", {"stretch": 1}, "stretch=1.*at least 2"),
+    ("facts", {"tail": -1.0}, "tail=-1.0"),
     ("addition", {"longest": 0}, "longest=0"),
     ("addition", {"reverse": "no"}, "reverse='no'.*True or False"),
     ("multiplication", {"longest": -1}, "longest=-1"),

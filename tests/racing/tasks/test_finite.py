@@ -42,3 +42,12 @@ def test_facts_are_bijections_and_the_same_in_all_splits() -> None:
     for relation in (6, 7, 8):
         assert sorted(learnt[subject, relation] for subject in range(6)) == list(range(6))
     assert not task.objects.equal(Facts(6, 3, seed=1).objects)
+
+
+def test_rare_subjects_are_rare_in_training_alone() -> None:
+    """Frequencies of 4 subjects under Zipf's law: 12/25, 6/25, 4/25, 3/25."""
+    task = Facts(n_subjects=4, n_relations=2, tail=1.0)
+    seen = {split: draw(task, 20_000, split).inputs[:, 0].bincount(minlength=4) / 20_000 for split in task.splits}
+    assert seen["train"].tolist() == pytest.approx([0.48, 0.24, 0.16, 0.12], abs=0.015)
+    assert seen["valid"].tolist() == seen["test"].tolist() == pytest.approx(4 * [0.25], abs=0.015)
+    assert task.objects.equal(Facts(n_subjects=4, n_relations=2).objects)

@@ -16,7 +16,7 @@ Shapes: B pairs, T tokens, D width, W writers, R readers, K circuits run at once
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,18 +39,20 @@ HELD = 2**25
 
 #: Site -> how the model calls it on one batch of prompts.
 Calls = dict[str, Captured]
+Body = Callable[[Tensor, Calls, Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True)
 class Stage:
     """One sublayer: `body` (R, N, T, D) -> (W, N, T, D) from its readers' streams to what it writes.
 
-    readers, writers  its own, among all
+    body              is also told which of its nodes are run: streams of their readers are given, in their order
+    readers, writers  its own, among all; reader r is one of the writer r modulo the number of writers
     known             it sees what the first `known` writers wrote
     biases            biases (D,) that the stream holds besides; None: none
     """
 
-    body: Callable[[Tensor, Calls], Tensor]
+    body: Body
     readers: range
     writers: range
     known: int
@@ -84,7 +86,7 @@ class Graph:
             biases = self._add_block(steps, biases)
         last = range(len(self.readers), len(self.readers) + 1)
         self.readers.append("logits")
-        self.stages.append(Stage(lambda x, calls: x, last, range(0), len(self.writers), biases))
+        self.stages.append(Stage(lambda x, calls, nodes: x, last, range(0), len(self.writers), biases))
         self._prove(prompts)
 
     @property
@@ -94,6 +96,12 @@ class Graph:
         for stage in self.stages:
             found[: stage.known, stage.readers.start : stage.readers.stop] = True
         return found
+
+    @property
+    def nodes(self) -> list[list[str]]:
+        """The embedding, the nodes of every sublayer (heads, or itself), the logits: as they run."""
+        inner = [self.writers[stage.writers.start : stage.writers.stop] for stage in self.stages[:-1]]
+        return [["embed"], *inner, ["logits"]]
 
     @torch.no_grad()
     def case(self, prompts: Prompts, ablation: str) -> Case:
@@ -122,10 +130,10 @@ class Graph:
             for rows, moved in own:
                 if rows.stop <= stage.known:
                     x = x + torch.einsum("kwr,wkbtd->rkbtd", keep[:, rows.start : rows.stop, at], moved)
-            x = _biased(x + case.off[: stage.known].sum(0), stage)
-            y = stage.body(x.flatten(1, 2), case.calls).unflatten(1, x.shape[1:3])
+            x = biased(x + case.off[: stage.known].sum(0), stage)
+            y = all_of(stage, x.flatten(1, 2), case.calls).unflatten(1, x.shape[1:3])
             own.append((stage.writers, y - case.off[stage.writers.start : stage.writers.stop, None]))
-        return self._logits(x[0], case.prompts.where).log_softmax(-1)
+        return self.answers(x[0], case.prompts.where).log_softmax(-1)
 
     def gradients(self, case: Case, share: float) -> Tensor:
         """d (mean log-odds) / d (what each reader sees), (R, B, T, D), on the way between the two prompts.
@@ -136,12 +144,12 @@ class Graph:
             total = (case.off[0] + share * (case.written[0] - case.off[0])).detach().requires_grad_()
             sums, read = {1: total}, []
             for stage in self.stages:
-                x = _biased(sums[stage.known], stage)
+                x = biased(sums[stage.known], stage)
                 read.append(x.expand(len(stage.readers), *x.shape) + 0.0)  # a tensor of their own to derive by
                 if stage.writers:
-                    total = total + stage.body(read[-1], case.calls).sum(0)
+                    total = total + all_of(stage, read[-1], case.calls).sum(0)
                     sums[stage.writers.stop] = total
-            odds = case.prompts.log_odds(self._logits(read[-1][0], case.prompts.where)).mean()
+            odds = case.prompts.log_odds(self.answers(read[-1][0], case.prompts.where)).mean()
             return torch.cat(torch.autograd.grad(odds, read))
 
     def at_once(self, case: Case) -> int:
@@ -159,13 +167,13 @@ class Graph:
         """What every writer writes, (W, B, T, D), when `embed` (B, T, D) enters the first block."""
         parts, total, sums = [embed[None]], embed, {1: embed}
         for stage in self.stages[:-1]:
-            x = _biased(sums[stage.known], stage)
-            parts.append(stage.body(x.expand(len(stage.readers), *x.shape), calls))
+            x = biased(sums[stage.known], stage)
+            parts.append(all_of(stage, x.expand(len(stage.readers), *x.shape), calls))
             total = total + parts[-1].sum(0)
             sums[stage.writers.stop] = total
         return torch.cat(parts)
 
-    def _logits(self, stream: Tensor, where: Tensor) -> Tensor:
+    def answers(self, stream: Tensor, where: Tensor) -> Tensor:
         """What leaves the last block, (..., B, T, D), and positions (B,) -> the model's answers there, (..., B, V)."""
         rows = stream[..., torch.arange(len(where), device=stream.device), where, :]
         flat = rows.flatten(0, -2)[:, None]
@@ -177,8 +185,8 @@ class Graph:
     def _prove(self, prompts: Prompts) -> None:
         with torch.no_grad():
             embed, calls = self._entering(prompts.clean)
-            stream = _biased(self._written(embed, calls).sum(0), self.stages[-1])
-            found = self._logits(stream, prompts.where)
+            stream = biased(self._written(embed, calls).sum(0), self.stages[-1])
+            found = self.answers(stream, prompts.where)
         with evaluating(self.model):
             expected = prompts.at_answer(main_output(run(self.model, prompts.clean)))
         if float((found - expected).norm()) > TOLERANCE * float(expected.norm()):
@@ -202,7 +210,7 @@ class Graph:
             seen.append((len(self.writers), biases))
         return biases
 
-    def _sublayer(self, step: Step) -> tuple[Callable[[Tensor, Calls], Tensor], list[str], list[str], Tensor | None]:
+    def _sublayer(self, step: Step) -> tuple[Body, list[str], list[str], Tensor | None]:
         """The sublayer as a function of its streams, the names of what it writes and of what it reads, its biases."""
         name = step.site.name
         norm = self.model.get_submodule(step.norm) if step.norm else None
@@ -212,11 +220,11 @@ class Graph:
             heads = Heads(attention)
             writers = [f"{name}.h{head}" for head in range(heads.heads)] if heads.heads > 1 else [name]
             readers = [f"{writer}.{part}" for part in PARTS for writer in writers]
-            return lambda x, calls: heads(_token_wise(norm, x)), writers, readers, heads.bias
+            return lambda x, calls, nodes: heads(_token_wise(norm, x), nodes), writers, readers, heads.bias
         self._called[name] = step.site.modules[0]
         module, mixes = original(self.model, step.site), step.site.kind == "mixer"
 
-        def body(x: Tensor, calls: Calls) -> Tensor:
+        def body(x: Tensor, calls: Calls, nodes: Sequence[int]) -> Tensor:
             read = _token_wise(norm, x)[0]
             groups = read.split(len(calls[name].input)) if mixes else [read]
             written = torch.cat([_again(module, calls[name], rows) for rows in groups])
@@ -225,7 +233,13 @@ class Graph:
         return body, [name], [name], None
 
 
-def _biased(x: Tensor, stage: Stage) -> Tensor:
+def all_of(stage: Stage, x: Tensor, calls: Calls) -> Tensor:
+    """What all nodes of the stage write, (W, N, T, D), for the streams of all its readers."""
+    return stage.body(x, calls, range(len(stage.writers)))
+
+
+def biased(x: Tensor, stage: Stage) -> Tensor:
+    """What a reader of the stage sees, with the biases that no edge carries."""
     return x if stage.biases is None else x + stage.biases
 
 

@@ -22,6 +22,7 @@ END, PAD = 2, 3
 class First(Task):
     """
     longest  bits of the longest string trained on
+    stretch  how many times as long the longest string is that it is also judged on
     """
 
     name = "first"
@@ -29,14 +30,14 @@ class First(Task):
     papers = ("overcoming-theoretical-limitation-self-attention",)
     splits = ("train", "valid", "test", "longer")
 
-    def __init__(self, longest: int = 32):
-        self.longest = whole("longest", longest, 1)
+    def __init__(self, longest: int = 32, stretch: int = 2):
+        self.longest, self.stretch = whole("longest", longest, 1), whole("stretch", stretch, 2)
         self.n_inputs = self.n_outputs = 4
         self.tokens = longest + 1
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
-        bits = torch.randint(2, (size, room(self.longest, split)), generator=generator, device="cpu")
-        count = lengths(generator, size, self.longest, split)
+        bits = torch.randint(2, (size, room(self.longest, split, self.stretch)), generator=generator, device="cpu")
+        count = lengths(generator, size, self.longest, split, self.stretch)
         return packed([kept(bits, count, PAD), filled(size, END)], bits[:, :1], PAD)
 
     def yardsticks(self) -> dict[str, float]:

@@ -60,6 +60,7 @@ class Series(Task):
     )
     reads = "features"
     writes = "real"
+    once = True
     causal = False
     metric = "mean squared error"
     higher_is_better = False

@@ -26,6 +26,11 @@ def reference(model: nn.Module, scheme: str) -> TransformerLM:
             f"{scheme} changes a layersmith TransformerLM, whose layers and residual factors it knows; this is a "
             f"{type(model).__name__}. Build one with layersmith.model.TransformerConfig."
         )
+    if model.config.loops > 1 or any("first" in layer for layer in model.config.layers):
+        raise UserError(
+            f"{scheme} is derived for layers of one mixer and one feed-forward that are run through once; this model "
+            f"has macaron layers, or loops."
+        )
     return model
 
 

@@ -12,15 +12,15 @@ from torch import Tensor
 from layersmith.racing.task import IGNORED, Batch, Split
 
 
-def lengths(generator: torch.Generator, size: int, longest: int, split: Split) -> Tensor:
-    """How long each string is, uniformly: 1 to `longest`, or for the split "longer" up to twice as long. (size,)"""
-    low, high = (longest + 1, 2 * longest) if split == "longer" else (1, longest)
+def lengths(generator: torch.Generator, size: int, longest: int, split: Split, stretch: int = 2) -> Tensor:
+    """How long each string is, uniformly: 1 to `longest`, or for "longer" up to `stretch` times as long. (size,)"""
+    low, high = (longest + 1, stretch * longest) if split == "longer" else (1, longest)
     return torch.randint(low, high + 1, (size,), generator=generator, device="cpu")
 
 
-def room(longest: int, split: Split) -> int:
+def room(longest: int, split: Split, stretch: int = 2) -> int:
     """The length that strings of this split may have."""
-    return 2 * longest if split == "longer" else longest
+    return stretch * longest if split == "longer" else longest
 
 
 def kept(values: Tensor, count: Tensor, pad: int) -> Tensor:
