@@ -11,8 +11,8 @@ mix that is best under lower bounds and of which every figure is exact is the be
 been scored on all windows. What is left at its first look cannot compete, and its figure stays what it is. A first look
 at which nothing moves by more than rounding says it all.
 
-The search corrects its limit by the clock and may then let in what was only looked at. That is told by `scored_on`, and
-every mix is measured as a whole in any case.
+The search corrects its limit by the clock, so limits that are a little tighter are gone through too. One that is
+corrected by more may let in what was only looked at: `scored_on` tells, and every mix is measured as a whole anyway.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from layersmith.refitting.search.knapsack import solve
 
 #: Shares of the first budget for which a mix is shown beside the one asked for.
 FRONT = (0.9, 0.8, 0.7, 0.6, 0.5)
+#: What the clock corrects a limit by, most often: mixes within a limit as much tighter are solved for as well.
+TIGHTER = 0.95
 #: How many times as large as on all windows a divergence may be on the first of them without changing the choice.
 OPTIMISM = 2.0
 
@@ -35,7 +37,8 @@ def score_what_competes(scoring: Scoring, costs: SiteCosts, budget: dict[str, fl
     """A first look at everything worth scoring, and a score on all windows for what a mix could consist of."""
     scoring.look(worth_scoring(scoring.library, list(budget), costs))
     name = next(iter(budget))
-    for share in dict.fromkeys([budget[name], *FRONT]):
+    asked = [budget[name], *FRONT]
+    for share in dict.fromkeys([*asked, *(TIGHTER * each for each in asked)]):
         while unsure := _unsure(scoring, costs, {**budget, name: share}):
             scoring.whole(unsure)
 
