@@ -68,7 +68,12 @@ def activations(llama, tmp_path_factory):
 @pytest.fixture
 def view(activations):
     """`view("layers.1.ffn")`: the site with its recorded calls."""
-    return lambda name, **statistics: activations.view(activations.anatomy.site(name), 0, statistics)
+
+    def at(name, **statistics):
+        activations.forget()  # calls in a block are kept for its sites, and tests change weights in between
+        return activations.view(activations.anatomy.site(name), 0, statistics)
+
+    return at
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from layersmith.refitting.calibrate.batches import Batches
 from layersmith.refitting.calibrate.taylor import taylor_scores
 from layersmith.refitting.candidate import Library
 from layersmith.refitting.heal.distillation import HealSettings, heal
-from layersmith.refitting.score.replace_one import score
+from layersmith.refitting.score.replace_one import Scoring, worth_scoring
 from layersmith.runs.workspace import Workspace
 from tests.elsewhere import ELSEWHERE, elsewhere
 from tests.refitting.conftest import tiny_batches, tiny_llama
@@ -70,7 +70,9 @@ def test_candidates_are_scored_and_a_mix_is_healed_there(away, tmp_path):
     built = build_block(anatomy.site(BLOCK), away.activations, workspace, settings, {})
     candidates = {c.id: c for _, found in built.values() for c in found}
     library = Library(workspace, ["width"], candidates, away.activations.device)
-    score(library, away.activations, workspace, ["params"])
+    scoring = Scoring(library, away.activations, workspace)
+    scoring.look(worth_scoring(library, ["params"]))
+    scoring.whole(library.offered())
     worst = max(library.offered(), key=lambda c: c.divergence)
     student = copy.deepcopy(away.model)
     apply(student, library.replacement(worst))

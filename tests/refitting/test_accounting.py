@@ -91,6 +91,19 @@ def test_a_shared_block_counts_as_often_as_it_runs_and_its_weights_once(tmp_path
         assert costs.predicted([narrow]).of(budget) == changed.of(budget), budget
 
 
+def test_stored_weights_are_read_without_drawing_random_ones_first(view):
+    at = view("layers.1.ffn")
+    for method, settings in [("width", {"keep": 0.5}), ("int8_dynamic", {}), ("low_rank", {"keep": 0.5})]:
+        made = methods.get(method).build(at, settings)
+        before = torch.get_rng_state()
+        found = unpack(*pack(made))
+        assert torch.equal(torch.get_rng_state(), before)
+        for (_, module), (_, read) in zip(made, found, strict=True):
+            assert module.state_dict().keys() == read.state_dict().keys()
+            assert all(torch.equal(v, module.state_dict()[k]) for k, v in read.state_dict().items())
+            assert not any(t.is_meta for t in [*read.parameters(), *read.buffers()])
+
+
 def test_a_candidate_with_weights_of_another_is_not_loaded(view):
     at = view("layers.1.ffn")
     edits, tensors = pack(methods.get("width").build(at, {"keep": 0.5}))

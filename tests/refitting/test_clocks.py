@@ -19,9 +19,7 @@ from layersmith.measuring.shape import Shape
 from layersmith.refitting.prove.folding import fold_where_it_pays
 from layersmith.refitting.search import clock as clocks
 from layersmith.refitting.search import select
-from layersmith.refitting.search.baselines import CLOCKINGS, climb
 from layersmith.refitting.search.found import meets
-from layersmith.refitting.search.uniform import Rung, ladders
 from layersmith.refitting.search.variants import Clocked, clock_variant, variant_steps
 from layersmith.runs.workspace import Workspace
 from tests.anatomy.families import BY_NAME
@@ -115,87 +113,6 @@ def test_a_twin_shares_every_tensor_and_leaves_the_model_alone():
     assert other.lm_head.weight is other.model.embed_tokens.weight is model.lm_head.weight
     other.train()
     assert not model.training
-
-
-def rungs(count):
-    return [Rung({"strength": i}, [SimpleNamespace(id=f"r{i}")]) for i in range(count)]
-
-
-def at(ratios, read):
-    """A clock that says `ratios[i]` of rung i and writes down what it was asked."""
-
-    def clocked(ids):
-        index = int(ids[0][1:])
-        read.append(index)
-        return Clocked(1.0, ratios[index])
-
-    return clocked
-
-
-def test_a_baseline_is_clocked_to_the_budget_itself():
-    """Predicted latencies are 20% too low here, whatever the mix's own correction was."""
-    predicted = [{"latency": share} for share in (0.95, 0.85, 0.75, 0.65, 0.55)]
-    real = [1.2 * share["latency"] for share in predicted]
-    read = []
-    found = climb(rungs(5), predicted, {"latency": 0.8}, 1.0, at(real, read))
-    assert found.rung.settings == {"strength": 3}  # 0.78; the milder 2 is 0.90
-    assert found.reach is None
-    assert len(read) <= CLOCKINGS
-
-
-def test_a_baseline_is_not_left_stronger_than_it_need_be():
-    predicted = [{"latency": share} for share in (0.95, 0.85, 0.75, 0.65)]
-    read = []
-    found = climb(rungs(4), predicted, {"latency": 0.8}, 1.2, at([0.9, 0.78, 0.7, 0.6], read))
-    assert found.rung.settings == {"strength": 1}
-    assert len(read) <= CLOCKINGS
-
-
-def test_a_baseline_that_cannot_reach_the_budget_says_how_far_it_gets():
-    predicted = [{"latency": share} for share in (0.9, 0.85, 0.79)]
-    read = []
-    found = climb(rungs(3), predicted, {"latency": 0.8}, 1.0, at([0.95, 0.9, 0.84], read))
-    assert found.reach == {"latency": 0.84}
-    assert found.rung.settings == {"strength": 2}
-    exact = climb(rungs(2), [{"params": 0.9}, {"params": 0.7}], {"params": 0.5}, 1.0, at([], read))
-    assert exact.reach == {"params": 0.7}
-    met = climb(rungs(2), [{"params": 0.9}, {"params": 0.4}], {"params": 0.5}, 1.0, at([], read))
-    assert (met.reach, met.rung.settings) == (None, {"strength": 1})
-
-
-def test_candidates_that_overlap_become_a_ladder_of_disjoint_ones():
-    def span(name, first, blocks, harm):
-        sites = [f"layers.{i}.ffn" for i in range(first, first + blocks)]
-        return SimpleNamespace(
-            id=name,
-            sites=sites,
-            site=sites[0],
-            method="span",
-            settings={"blocks": blocks},
-            refused=None,
-            divergence=harm,
-            local_error=harm,
-        )
-
-    found = [span("a", 0, 2, 0.4), span("b", 1, 2, 0.2), span("c", 3, 1, 0.3), span("d", 0, 1, 0.5)]
-    anatomy = SimpleNamespace(site=lambda name: SimpleNamespace(kind="ffn"))
-    (ladder,) = ladders(SimpleNamespace(usable=lambda: found), anatomy)
-    assert [rung.ids for rung in ladder.rungs] == [["b"], ["b", "c"], ["b", "c", "d"]]
-
-
-def test_a_number_format_goes_over_all_kinds_of_sites_at_once():
-    def at(site, method, harm):
-        made = SimpleNamespace(id=f"{site}/{method}", sites=[site], site=site, method=method, settings={}, refused=None)
-        made.divergence = made.local_error = harm
-        return made
-
-    kinds = {"layers.0.ffn": "ffn", "layers.0.attn": "mixer", "head": "head"}
-    found = [at(s, m, h) for m in ("int8_dynamic", "drop") for s, h in zip(kinds, (0.2, 0.3, 0.1), strict=True)]
-    anatomy = SimpleNamespace(site=lambda name: SimpleNamespace(kind=kinds[name]))
-    climbed = {ladder.label: ladder.rungs for ladder in ladders(SimpleNamespace(usable=lambda: found), anatomy)}
-    assert climbed.keys() == {"int8_dynamic everywhere", "drop ffn", "drop mixer", "drop head"}
-    strongest = climbed["int8_dynamic everywhere"][-1].ids
-    assert strongest == ["head/int8_dynamic", "layers.0.ffn/int8_dynamic", "layers.0.attn/int8_dynamic"]
 
 
 class Run:

@@ -9,6 +9,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, T5Config, T5ForCon
 from layersmith import catalogue
 from layersmith.anatomy import find_sites, replacement_for
 from layersmith.anatomy.edit import Edit
+from layersmith.anatomy.head import with_head
 from layersmith.anatomy.twin import twin
 from layersmith.checkpoint import stored_dtypes
 from layersmith.linear.quantized import QuantizedLinear
@@ -80,6 +81,20 @@ def test_predicted_is_measured_for_every_exact_cost(library, shape, dtype):
         assert predicted.of(budget) == measured.of(budget), budget
     assert predicted.params > sum(p.numel() for p in edited.parameters())  # four bits stand for a parameter each
     assert predicted.latency_ms is not None
+
+
+@pytest.mark.parametrize("name", ["one_row", "int8_dynamic"])
+def test_a_head_that_stays_tied_costs_no_weights_and_one_that_does_not_costs_its_own(library, name):
+    """A copy of a tied head becomes the embedding's own weight again where it is put in place."""
+    model = tiny_llama(layers=2)
+    anatomy = with_head(model, find_sites(model))
+    made = catalogue.resolve(name).from_weight(model.lm_head.weight.detach())
+    kept = keep(library, model, anatomy, "head", [(Edit("lm_head", made.spec(), {}), made.eval())])
+    costs = measure_costs(model, anatomy, library, SHAPES[0], library.workspace, rounds=1)
+    measured = model_cost(twin(model, library.replacement(kept)), SHAPES[0])
+    for budget in ("params", "bytes", "flops"):
+        assert costs.predicted([kept]).of(budget) == measured.of(budget), budget
+    assert (kept.cost.weight_bytes == 0) == (name == "one_row")
 
 
 def test_nothing_of_the_model_is_touched_and_costs_are_kept(library):

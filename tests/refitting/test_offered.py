@@ -16,7 +16,7 @@ from layersmith.refitting.candidate import Candidate, Library
 from layersmith.refitting.methods.fits.low_rank import LowRankWeights
 from layersmith.refitting.methods.prune.width import Width
 from layersmith.refitting.pipeline import refit
-from layersmith.refitting.score.replace_one import score, worth_scoring
+from layersmith.refitting.score.replace_one import Scoring, worth_scoring
 from layersmith.runs.workspace import Workspace
 from tests.refitting.conftest import VOCABULARY, tiny_batches, tiny_llama
 
@@ -145,7 +145,7 @@ def test_a_candidate_whose_outputs_are_not_finite_is_refused_and_the_others_are_
     monkeypatch.setattr(Library, "replacement", spoilt)
     monkeypatch.setattr(pruning, "BETTER", 0.0)
     for _ in range(2):  # the second time, scores are read back
-        score(library, activations, workspace, ["params"])
+        Scoring(library, activations, workspace).whole(worth_scoring(library, ["params"]))
         assert bad.refused == "with it, the model's outputs are not finite"
         assert bad not in library.usable()
         assert all(c.divergence is not None for c in library.usable())

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from layersmith import checkpoint
 from layersmith.errors import UserError
 from layersmith.refitting.build import block_library as library
+from layersmith.refitting.method import candidate_id
 from layersmith.refitting.pipeline import refit
 from layersmith.refitting.prove import finish as finishing
 from layersmith.runs.workspace import Workspace
@@ -107,7 +108,7 @@ def test_a_healed_baseline_is_kept_under_its_own_choice(finished, tmp_path, text
     assert healed[0]["healed"]["divergence"] != healed[0]["measured"]["divergence"]
     assert again["uniform"] == first["uniform"]
     names = {path.parent.name for path in (tmp_path / "run" / "workspace").glob("heal*/*.s*")}
-    assert names == {"heal", "healed-uniform"}, "and the baseline's checkpoint is gone"
+    assert names == {"healed", "healed-uniform"}, "and the checkpoints are gone"
 
 
 def test_another_model_or_text_is_another_run(finished, tmp_path, text, tokenizer):
@@ -160,11 +161,43 @@ def test_another_run_in_the_folder_is_refused(finished, text, tokenizer):
 def test_another_budget_reuses_what_does_not_depend_on_it(finished, tmp_path, text, tokenizer, monkeypatch):
     changes = {"budget": {"params": 0.95}, "heal_tokens": 2048}
     fresh = run(tmp_path / "fresh", text, tokenizer, **changes)
-    built = []
-    monkeypatch.setattr(library, "_build", lambda *inputs: built.append(inputs))
+    built, real = [], library._build
+
+    def build(view, method, chosen, settings):
+        built.append(f"library/{candidate_id(view.site.name, method.name, chosen)}")
+        return real(view, method, chosen, settings)
+
+    monkeypatch.setattr(library, "_build", build)
     again = run(tmp_path / "again", text, tokenizer, reuse=finished[0], **changes)
-    assert not built
     assert comparable(again) == comparable(fresh)
+    cleared = Workspace.joined(finished[0]).load_json("cleared")
+    assert sorted(["calibration", *built]) == sorted(cleared), "what was cleared is built again, and nothing else"
+
+
+def test_a_finished_run_has_cleared_away_what_running_it_again_does_not_need(finished, copied, text, tokenizer):
+    out, result = copied, finished[1]
+    workspace = Workspace.joined(out)
+    cleared = set(workspace.load_json("cleared"))
+    chosen = set(result["chosen"]["candidates"])
+    for candidate in result["candidates"]:
+        name = f"library/{candidate['id']}"
+        assert (name in cleared) == (not workspace.has_tensors(name))
+        assert (name in cleared) == (candidate["divergence"] is None and candidate["id"] not in chosen)
+        assert workspace.load_json(name) is not None
+    assert not (out / "workspace" / "calibration").exists()
+    assert not (out / "workspace" / "heal").exists()
+    assert comparable(run(out, text, tokenizer)) == comparable(result)
+    assert not (out / "workspace" / "calibration").exists(), "and running it again makes none of it"
+
+
+@pytest.mark.parametrize("lost", ["costs", "selection", "scores", "variants"])
+def test_what_is_damaged_after_the_end_is_made_again_from_what_was_cleared(finished, copied, text, tokenizer, lost):
+    workspace = Path(copied) / "workspace"
+    files = [workspace / f"{lost}.json"] if lost in ("costs", "selection") else [*(workspace / lost).rglob("*.json")]
+    assert files
+    for path in files:
+        path.write_text("{}")
+    assert comparable(run(copied, text, tokenizer)) == comparable(finished[1])
 
 
 def test_a_run_of_another_make_is_not_reused(finished, tmp_path, text, tokenizer):

@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree
 
-from layersmith.report import heatmap
+from layersmith.report import facts, heatmap, units
 from layersmith.report.reading import built_at, place
 
 from .results import make_result
@@ -31,6 +31,21 @@ def test_one_cell_per_method_and_layer():
     hatched = [g for g in expected.values() if all(c["divergence"] is None for c in g) and g not in refused]
     assert sum("refused" in c for c in found) == len(refused) > 0
     assert sum("hatched" in c for c in found) == len(hatched) > 0
+
+
+def test_a_figure_that_rests_on_less_text_says_so_and_no_other_does():
+    result = make_result()
+    looked, scored = [c for c in result["candidates"] if c["divergence"] is not None][:2]
+    looked["scored_on"], scored["scored_on"] = 0.125, 1.0
+    page = str(heatmap.draw(result))
+    assert page.count("of the data") == 1
+    assert f"on {units.percent(0.125)} of the data" in page
+    assert "1\u00a0candidate had no more than a first look" in str(facts.refused(result))
+    looked["scored_on"] = 1.0
+    assert "first look" not in str(facts.refused(result))
+    entry = next(u for u in result["uniform"] if u["measured"])
+    entry["measured"]["measured_on"] = 0.25
+    assert str(facts.table_of_uniform(result)).count("of the data") == 1
 
 
 def test_chosen_candidates_are_outlined():

@@ -48,7 +48,8 @@ def _is_called(model: nn.Module, head: nn.Module) -> bool:
 
 
 def is_tied(model: nn.Module, site: Site) -> bool:
-    """Whether another module holds the weight of this head too, so that it stays whatever replaces the head."""
+    """Whether another module holds the weight of what stands at this head too; a packed weight is nobody else's."""
     head = model.get_submodule(site.modules[0])
+    weight = getattr(head, "weight", None)
     others = (p for m in model.modules() if m is not head for p in m.parameters(recurse=False))
-    return any(parameter is head.weight for parameter in others)
+    return any(parameter is weight for parameter in others)

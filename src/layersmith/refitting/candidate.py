@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from layersmith.anatomy import Anatomy, Site
 from layersmith.anatomy.edit import Edit, Replacement, build_module
 from layersmith.cost import FIELDS, Cost
+from layersmith.refitting.cleared import Missing
 from layersmith.runs.workspace import Workspace
 
 
@@ -23,6 +25,7 @@ class Candidate:
     local_error  relative squared error of the sublayer's contribution on holdout activations (1.0 = zero output)
     divergence   of the original with this one change from the original (`measuring.divergence`); None while not scored
     agreement    share of tokens whose most likely next token stays the same
+    scored_on    share of the search text that both rest on: 1.0, or that of a first look
     cost         of the decided sites together, with the candidate in place; None while not measured
     refused      why it is not offered to the search, in plain words; None when it is
     """
@@ -38,6 +41,7 @@ class Candidate:
     refused: str | None = None
     divergence: float | None = None
     agreement: float | None = None
+    scored_on: float | None = None
     cost: Cost | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +75,9 @@ class Library:
 
     def replacement(self, candidate: Candidate) -> Replacement:
         """The candidate's edits with freshly built modules and their stored weights, in eval mode."""
-        tensors = self.workspace.load_tensors(f"library/{candidate.id}") or {}
+        tensors = self.workspace.load_tensors(f"library/{candidate.id}")
+        if tensors is None:
+            raise Missing(f"library/{candidate.id}")
         return [(edit, module.to(self.device)) for edit, module in unpack(candidate.edits, tensors)]
 
     def at(self, site: str) -> list[Candidate]:
@@ -118,7 +124,8 @@ def unpack(edits: list[dict[str, Any]], tensors: dict[str, Tensor]) -> Replaceme
     replacement: Replacement = []
     known = [Edit.from_json(data) for data in edits]
     for i, edit in enumerate(known):
-        module: nn.Module = build_module(edit)
+        with _Unfilled():
+            module: nn.Module = build_module(edit)
         prefix = f"{i}."
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         found = module.load_state_dict(state, strict=False)
@@ -130,6 +137,16 @@ def unpack(edits: list[dict[str, Any]], tensors: dict[str, Tensor]) -> Replaceme
             module.to(floats[0].dtype)
         replacement.append((edit, module.eval()))
     return replacement
+
+
+class _Unfilled(TorchFunctionMode):
+    """Weights that come from a file are not drawn first, which takes longer than reading them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)
 
 
 def _is_replaced(edits: list[Edit], index: int, key: str) -> bool:

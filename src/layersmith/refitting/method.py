@@ -22,7 +22,7 @@ Settings = dict[str, Any]
 STATISTICS = {
     "inputs": "what enters the sublayer",
     "outputs": "what leaves the sublayer",
-    "grams": "second moments of what enters each weight matrix",
+    "grams": "second moments, means and peaks of what enters each weight matrix",
     "stream": "the residual stream behind the blocks that follow",
     "taylor": "gradients of the model's output entropy, one backward pass per batch",
 }

@@ -34,7 +34,7 @@ from layersmith.kinds import check_kinds
 from layersmith.measuring.cost import read
 from layersmith.measuring.divergence import first_run, main_output
 from layersmith.measuring.shape import Shape, parse_shape
-from layersmith.refitting import methods
+from layersmith.refitting import cleared, methods
 from layersmith.refitting.build.block_library import LibrarySettings, SiteReport, build_library
 from layersmith.refitting.build.chains import Chains
 from layersmith.refitting.build.changeable import check_patterns
@@ -43,6 +43,7 @@ from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batch, Sizes, prepare
 from layersmith.refitting.calibrate.taylor import taylor_scores
 from layersmith.refitting.candidate import Library
+from layersmith.refitting.cleared import Missing
 from layersmith.refitting.config import settings_for
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.identity import run_identity
@@ -53,10 +54,11 @@ from layersmith.refitting.prove.result import RefitResult
 from layersmith.refitting.reuse import check_reusable, take_over
 from layersmith.refitting.score.costs import measure_costs
 from layersmith.refitting.score.reach import check_in_reach
-from layersmith.refitting.score.replace_one import score
+from layersmith.refitting.score.replace_one import Scoring
 from layersmith.refitting.score.site_costs import SiteCosts
 from layersmith.refitting.search.found import Found
 from layersmith.refitting.search.select import select
+from layersmith.refitting.search.shortlist import score_what_competes
 from layersmith.runs.progress import Progress, Stopwatch
 from layersmith.runs.workspace import Workspace, refuse_a_foreign_folder
 
@@ -209,9 +211,20 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, bar: Prog
             activations=Activations(replay, anatomy, batches, workspace),
             compiles=config.compile,
         )
-        return _stages(ctx, config.workers)
+        return _resumed(ctx, config.workers)
     finally:
         workspace.close()
+
+
+def _resumed(ctx: RunContext, workers: int) -> RefitResult:
+    """All stages. They begin again where a file is damaged whose making needs what a finished run has cleared away."""
+    try:
+        return _stages(ctx, workers)
+    except Missing:
+        if not cleared.forget(ctx.workspace):
+            raise
+        ctx.bar.note("a file of this finished run is damaged; what it was made from is made again")
+        return _stages(ctx, workers)
 
 
 def _stages(ctx: RunContext, workers: int) -> RefitResult:
@@ -224,7 +237,8 @@ def _stages(ctx: RunContext, workers: int) -> RefitResult:
     with ctx.clock.stage("chains"):
         _chain(ctx, library, reports, costs)
     with ctx.clock.stage("score"):
-        score(library, ctx.activations, ctx.workspace, list(ctx.settings.budget), costs, ctx.bar.tell)
+        scoring = Scoring(library, ctx.activations, ctx.workspace, ctx.bar.tell)
+        score_what_competes(scoring, costs, ctx.settings.budget)
     with ctx.clock.stage("search"):
         selection = select(ctx, library, costs)
     return finish(ctx, Found(library, reports, costs, selection))

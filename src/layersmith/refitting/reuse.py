@@ -1,7 +1,7 @@
 """Begin a run with what an earlier one of the same model and text has made: only where it is going may differ.
 
 Calibration, candidates and scores do not depend on the budget, and take most of a run's time. Costs are measured anew:
-every figure of a result comes from its own run.
+every figure of a result comes from its own run. What a finished run has cleared away (`cleared.py`) is made again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from layersmith.runs.workspace import FORMAT, Workspace
 #: Settings that say where a run is going, not what it is made of.
 GOAL = ("budget", "heal_tokens", "heal_lr", "heal_baseline", "refine_evaluations", "dtype")
 #: Folders of the workspace that are taken over.
-TAKEN = ("calibration", "statistics", "library", "scores")
+TAKEN = ("calibration", "statistics", "library", "looks", "scores")
 
 
 def check_reusable(earlier: Path, identity: dict[str, Any]) -> None:

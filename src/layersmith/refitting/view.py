@@ -166,10 +166,16 @@ class SublayerView:
         """For each of `used_linears`: the mean of its inputs on the fit calls, (d_in,) float32."""
         return self._moments[1]
 
+    @property
+    def largest(self) -> dict[str, Tensor]:
+        """For each of `used_linears`: the largest magnitude of each of its inputs on the fit calls, (d_in,) float32."""
+        return self._moments[2]
+
     @cached_property
-    def _moments(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _moments(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         linears = self.linears()
         squares: dict[str, Tensor] = {}
+        largest: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
         current: list[Call] = []
@@ -183,6 +189,8 @@ class SublayerView:
                 squares[path] = squares.get(path, 0) + x.T @ x
                 sums[path] = sums.get(path, 0) + x.sum(0)
                 counts[path] = counts.get(path, 0) + len(x)
+                peaks = x.abs().amax(0) if len(x) else x.new_zeros(x.shape[-1])
+                largest[path] = torch.maximum(largest[path], peaks) if path in largest else peaks
 
             return record
 
@@ -195,7 +203,7 @@ class SublayerView:
         finally:
             for hook in hooks:
                 hook.remove()
-        return {p: squares[p] / counts[p] for p in counts}, {p: sums[p] / counts[p] for p in counts}
+        return {p: squares[p] / counts[p] for p in counts}, {p: sums[p] / counts[p] for p in counts}, largest
 
     def as_replacement(self, operator: Operator) -> Replacement:
         """The replacement that puts one operator at this site, with the site's calling convention."""

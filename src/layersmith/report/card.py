@@ -13,7 +13,7 @@ from layersmith.report import units
 from layersmith.report.reading import COSTS, Json, get, label, missed, ratio, what_agrees
 
 #: Methods whose linear maps hold codes instead of weights.
-CODED = ("rtn", "gptq", "int8_dynamic", "bf16")
+CODED = ("rtn", "gptq", "int8_dynamic", "smooth_int8", "bf16")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 
 

@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 
 from layersmith.report import tables, units
 from layersmith.report.markup import Markup
-from layersmith.report.reading import Json, bound_of, built_at, get, label, main_cost, named, reach_of, share_of
+from layersmith.report.reading import (
+    Json,
+    bound_of,
+    built_at,
+    get,
+    label,
+    main_cost,
+    named,
+    reach_of,
+    rests_on,
+    share_of,
+)
 from layersmith.report.templating import macros
 
 
@@ -69,6 +80,10 @@ def refused(result: Json) -> Markup | None:
     if skipped:
         what = f"{units.plural(skipped, 'candidate')} were not run in the whole model"
         items.append(Refusal(what, "their local error was too large to be worth it (prefilter)."))
+    glanced = [c for c in result.get("candidates") or [] if rests_on(c)]
+    if glanced:
+        what = f"{units.plural(len(glanced), 'candidate')} had no more than a first look"
+        items.append(Refusal(what, f"no best mix held them; scored{rests_on(glanced[0])}."))
     missed = sorted(_reached(result, u) for u in result.get("uniform") or [] if u.get("meets_budget") is False)
     if missed:
         what = f"{units.plural(len(missed), 'single-method model')} cannot meet the budget"
@@ -124,7 +139,7 @@ def table_of_uniform(result: Json) -> Markup | None:
             named(u),
             share_of(result, u["measured"], cost),
             _within(result, u),
-            units.divergence(u["measured"]["divergence"]),
+            units.divergence(u["measured"]["divergence"]) + rests_on(u["measured"]),
             units.percent(u["measured"].get("agreement")),
             units.divergence(get(u, "healed", "divergence")),
             units.percent(get(u, "healed", "agreement")),

@@ -15,7 +15,7 @@ from statistics import median
 
 from layersmith.report import units
 from layersmith.report.markup import Markup, tag
-from layersmith.report.reading import Json, Place, built_at, chosen_ids, named, place, rank_of_role
+from layersmith.report.reading import Json, Place, built_at, chosen_ids, named, place, rank_of_role, rests_on
 from layersmith.report.templating import macros
 
 SHADES = 9
@@ -123,7 +123,8 @@ def _tip(candidates: list[Json], view: View) -> str:
         if c.get("refused"):
             lines.append(f"{named(c)}: refused, {c['refused']}")
             continue
-        outcome = "not scored" if c.get("divergence") is None else f"divergence {units.divergence(c['divergence'])}"
+        found = f"divergence {units.divergence(c.get('divergence'))}{rests_on(c)}"
+        outcome = "not scored" if c.get("divergence") is None else found
         local = f"local error {units.significant(c.get('local_error'), 2)}"
         cost = f"{units.milliseconds(c.get('latency_ms'))}, {units.count(c.get('params'))} params"
         lines.append(f"{named(c)}: {outcome}, {local}, {cost}{mark}")

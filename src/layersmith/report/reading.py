@@ -196,6 +196,15 @@ def best_uniform(result: Json, part: str) -> Json | None:
     return min(fitting, key=lambda u: u[part]["divergence"], default=None)
 
 
+def rests_on(part: Json) -> str:
+    """ " on 12.5% of the text" where the divergence in `part` rests on less than all; "" where on all of it.
+
+    That of a candidate rests on the search data, that of a whole model on the report data.
+    """
+    share = part.get("scored_on", part.get("measured_on"))
+    return "" if share is None or share >= 1 else f" on {units.percent(share)} of the data"
+
+
 def methods(result: Json) -> list[str]:
     """Every method in the result, in a fixed order, so that one looks the same in every chart."""
     seen = [e.get("method", "?") for key in ("uniform", "candidates") for e in result.get(key) or []]

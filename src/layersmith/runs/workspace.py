@@ -28,7 +28,7 @@ from layersmith.errors import UserError
 from layersmith.runs.identity import differences, digest_of
 
 #: Of the files in a workspace, and of what they are called. Raised when a file that is read changes its form.
-FORMAT = 4
+FORMAT = 5
 
 
 class Workspace:
@@ -135,6 +135,14 @@ class Workspace:
         for suffix in (".json", ".safetensors"):
             path = self._path(name, suffix)
             _forget(path)
+
+    def remove_tensors(self, name: str) -> None:
+        """Forget the tensors of that name, and keep its JSON."""
+        _forget(self._path(name, ".safetensors"))
+
+    def remove_folder(self, name: str) -> None:
+        """Forget everything whose name begins with that folder."""
+        shutil.rmtree(self._path(name, ""), ignore_errors=True)
 
     def _holds_work(self) -> bool:
         # Every stage keeps its results in a folder of its own; a run that was refused for its input has made none, and

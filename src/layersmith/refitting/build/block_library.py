@@ -23,6 +23,7 @@ from layersmith.refitting.build.changeable import check_library
 from layersmith.refitting.build.distill import distill
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.candidate import Candidate, Library, decided_sites, pack
+from layersmith.refitting.cleared import Missing, is_cleared
 from layersmith.refitting.method import Method, candidate_id
 from layersmith.refitting.view import SublayerView
 from layersmith.runs.workspace import Workspace
@@ -133,7 +134,9 @@ def _site_jobs(
 
 
 def why(error: Exception) -> str:
-    """What a site's own numbers had against a candidate, in plain words."""
+    """What a site's own numbers had against a candidate, in plain words. A missing file is no such thing: raised."""
+    if isinstance(error, Missing):
+        raise error
     said = " ".join(str(error).split())
     return said if isinstance(error, UserError) else f"its fit has no solution here: {said}"
 
@@ -180,8 +183,9 @@ def keep(workspace: Workspace, candidate: Candidate, tensors: dict[str, Tensor])
 
 
 def load(workspace: Workspace, name: str) -> Candidate | None:
-    """The candidate as it was stored, not yet costed or scored; None when it is not there."""
+    """The candidate as it was stored, not yet costed or scored; None when it is not there, nor cleared."""
     saved = workspace.load_json(f"library/{name}")
-    if saved is None or not workspace.has_tensors(f"library/{name}"):
+    weights = f"library/{name}"
+    if saved is None or not (workspace.has_tensors(weights) or is_cleared(workspace, weights)):
         return None
     return Candidate.from_json(saved)

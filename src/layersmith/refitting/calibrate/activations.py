@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from layersmith.anatomy import Anatomy, Replay, Site
+from layersmith.anatomy.replay import Captured
 from layersmith.errors import UserError
 from layersmith.measuring.inputs import placement
 from layersmith.refitting.calibrate.batches import Batch, Batches
+from layersmith.refitting.cleared import CALIBRATION, Missing, is_cleared
 from layersmith.refitting.view import Call, SublayerView
 from layersmith.runs.workspace import Workspace
 
@@ -37,11 +39,12 @@ class Activations:
         self._batches = batches
         self._workspace = workspace
         self._search_hidden: dict[int, dict[str, Tensor]] = {}
-        self._block: tuple[int, dict[str, Tensor]] | None = None
+        # Of the block at work: what enters it, and all calls in it, which its sites share.
+        self._block: tuple[str, dict[str, Tensor], dict[str, dict[str, list[Captured]]]] | None = None
 
     def calibrate(self, tell: Tell = lambda text, done, total: None) -> None:
-        """Run the streaming pass; blocks already stored are not run again."""
-        if not self.replay.exact:
+        """Run the streaming pass; blocks already stored are not run again, nor those of a run that has ended."""
+        if not self.replay.exact or is_cleared(self._workspace, CALIBRATION):
             return
         for block in range(self.replay.n_blocks + 1):
             if not self._stored(block):
@@ -84,7 +87,7 @@ class Activations:
         return self.replay.blocks.index(path) if self.replay.exact else 0
 
     def forget(self) -> None:
-        """Drop the loaded block's activations from memory."""
+        """Drop the activations of the block at work from memory."""
         self._block = None
 
     def _blocks_after(self, site: Site) -> int:
@@ -128,19 +131,11 @@ class Activations:
     def _load(self, name: str) -> dict[str, Tensor]:
         tensors = self._workspace.load_tensors(name)
         if tensors is None:
-            # Damaged after it was stored. The message is honest: the next run notices at once and rebuilds.
-            raise UserError(f"The workspace file {name} was damaged while in use. Run the same command again.")
+            raise Missing(name)
         return {key: tensor.to(self.device) for key, tensor in tensors.items()}
 
     def _calls(self, site: Site, key: str, batch: Batch) -> list[Call]:
-        index = self.block_of(site.name)
-        hidden = None
-        if self.replay.exact:
-            if self._block is None or self._block[0] != index:
-                self._block = (index, self._load(f"calibration/block-{index:03d}"))
-            hidden = self._block[1][key]
-        with torch.no_grad():
-            _, records = self.replay.capture(index, hidden, batch, site.modules)
+        records = self._captured(site, key, batch)
         of_decoder = site.name.startswith("decoder") and "decoder_input_ids" in batch
         mask = batch.get("decoder_attention_mask" if of_decoder else "attention_mask")
         mask = None if mask is None else mask.bool()
@@ -153,6 +148,20 @@ class Activations:
             of_these = mask if mask is not None and mask.numel() * output.shape[-1] == output.numel() else None
             calls.append(Call(first.args, first.kwargs, first.input, output, of_these, key))
         return calls
+
+    @torch.no_grad()
+    def _captured(self, site: Site, key: str, batch: Batch) -> dict[str, list[Captured]]:
+        """The calls of all sites of the block on a batch: one run of it serves them all, until `forget`."""
+        index = self.block_of(site.name)
+        if self._block is None or self._block[0] != site.block:
+            entered = self._load(f"calibration/block-{index:03d}") if self.replay.exact else {}
+            self._block = (site.block, entered, {})
+        _, entered, captured = self._block
+        if key not in captured:
+            sites = [*self.anatomy.in_block(site.block), self.anatomy.site(site.block)]
+            paths = dict.fromkeys(path for s in sites for path in s.modules)
+            captured[key] = self.replay.capture(index, entered.get(key), batch, tuple(paths))[1]
+        return captured[key]
 
     @torch.no_grad()
     def _head_calls(self, site: Site, key: str, batch: Batch) -> list[Call]:

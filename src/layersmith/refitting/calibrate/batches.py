@@ -65,6 +65,21 @@ class Batches:
         return counts | self.facts
 
 
+def rows_of(batch: Batch) -> int:
+    """Windows of text, pictures or clips in a batch."""
+    return len(next(iter(batch.values())))
+
+
+def first_rows(batches: list[Batch], share: int) -> list[int]:
+    """How many rows of each batch make up the first 1/share of all rows, rounded up."""
+    sizes = [rows_of(batch) for batch in batches]
+    wanted, rows = -(-sum(sizes) // share), []
+    for size in sizes:
+        rows.append(min(size, wanted))
+        wanted -= rows[-1]
+    return rows
+
+
 def prepare(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase | None,

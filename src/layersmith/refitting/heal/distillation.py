@@ -25,6 +25,7 @@ from layersmith.errors import UserError
 from layersmith.measuring.divergence import divergence
 from layersmith.refitting.heal.formats import trainable_formats
 from layersmith.refitting.heal.loss import Batch, add_gradients, hidden_states, rows_at_once, tokens_of
+from layersmith.refitting.heal.state import Best
 from layersmith.runs.workspace import Workspace
 
 
@@ -46,7 +47,8 @@ class Healing:
 class HealSettings:
     """steps of one batch each; held-out checks every `check_every`; stop after `patience` checks without a best.
 
-    While none has been better than no healing at all, `hope` checks are enough: an exact mix has nothing to gain.
+    While none has been better than no healing at all, `hope` checks are enough, and one alone that is `lost` times as
+    far from the teacher: an exact mix has nothing to gain.
     """
 
     steps: int
@@ -54,6 +56,7 @@ class HealSettings:
     check_every: int = 25
     patience: int = 6
     hope: int = 3
+    lost: float = 10.0
     seed: int = 0
 
 
@@ -92,11 +95,12 @@ def _heal(
     batches, heldout = texts
     trained = copy.deepcopy(student).float() if _has_half_precision(student) else student
     parameters = [p for p in trained.parameters() if p.requires_grad and p.is_floating_point()]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.0, betas=(0.9, 0.98))
-    course = Course(Healing(0, 0, []), divergence(teacher, student, heldout).value, _state(student))
-    course.healing.curve.append({"step": 0, "heldout_divergence": course.best_error})
-    if workspace and (saved := _load(workspace, name, optimizer, parameters)):
-        course = saved
+    # On a CPU the fused form needs no room for what stands between its operations, which comes to an embedding's size.
+    fused = True if all(p.device.type == "cpu" for p in parameters) else None
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.0, betas=(0.9, 0.98), fused=fused)
+    course = (_load(workspace, name, optimizer, parameters) if workspace else None) or _start(
+        student, divergence(teacher, student, heldout).value, Best(workspace, name)
+    )
     healing = course.healing
     # Both in eval mode throughout: dropout would only add noise to a target that is known exactly.
     for model in (teacher, student, trained):
@@ -115,7 +119,7 @@ def _heal(
             batch = batches[_shuffled(len(batches), step, settings.seed)]
             loss = add_gradients(trained, teacher, batch, rows, of_student, of_teacher)
             if not math.isfinite(loss):
-                student.load_state_dict(course.best_state)
+                course.best.give(course.best_step, student)
                 raise UserError(
                     f"Healing diverged at step {step}: the loss is not finite. The best earlier state was kept. Try a "
                     f"smaller learning rate (--heal-lr {settings.lr / 4:g})."
@@ -134,30 +138,35 @@ def _heal(
                     _save(workspace, name, course, optimizer, parameters)
     healing.stopped_early = healing.steps < settings.steps
     healing.rolled_back = course.best_error >= healing.curve[0]["heldout_divergence"]
-    student.load_state_dict(course.best_state)
+    course.best.give(course.best_step, student)
     return healing
 
 
 @dataclass
 class Course:
-    """Where a healing stands: what happened, the best state so far, and how many checks have not bettered it."""
+    """Where a healing stands: what happened, when it was best, and how many checks have not bettered that."""
 
     healing: Healing
     best_error: float
-    best_state: dict[str, Tensor]
+    best: Best
+    best_step: int = 0
     bad_checks: int = 0
 
     def is_over(self, settings: HealSettings) -> bool:
         """Whether more steps are not worth their time."""
-        better = self.best_error < self.healing.curve[0]["heldout_divergence"]
-        return self.bad_checks >= (settings.patience if better else min(settings.hope, settings.patience))
+        before, now = (self.healing.curve[i]["heldout_divergence"] for i in (0, -1))
+        if self.best_error < before:
+            return self.bad_checks >= settings.patience
+        too_far = self.bad_checks > 0 and now > settings.lost * max(before, 0.0)
+        return too_far or self.bad_checks >= min(settings.hope, settings.patience)
 
     def check(self, student: nn.Module, error: float, train_loss: float) -> None:
         """Take in a held-out check of the student as it is now."""
         self.healing.curve.append({"step": self.healing.steps, "train_loss": train_loss, "heldout_divergence": error})
         self.bad_checks = 0 if error < self.best_error else self.bad_checks + 1
         if error < self.best_error:
-            self.best_error, self.best_state = error, _state(student)
+            self.best_error, self.best_step = error, self.healing.steps
+            self.best.put(self.best_step, student)
 
 
 def _update(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], lr: float) -> None:
@@ -195,8 +204,9 @@ def _shuffled(count: int, step: int, seed: int) -> int:
     return int(torch.randperm(count, generator=draw, device="cpu")[place])
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {k: v.detach().clone() for k, v in model.state_dict().items()}
+def _start(student: nn.Module, error: float, best: Best) -> Course:
+    best.put(0, student)
+    return Course(Healing(0, 0, [{"step": 0, "heldout_divergence": error}]), error, best)
 
 
 def _save(
@@ -207,17 +217,20 @@ def _save(
     parameters: list[nn.Parameter],
 ) -> None:
     healing = course.healing
-    tensors = {f"best.{k}": v for k, v in course.best_state.items()}
+    tensors: dict[str, Tensor] = {}
     for i, p in enumerate(parameters):
         tensors[f"now.{i}"] = p.detach()
         for key, value in optimizer.state[p].items():
             tensors[f"adam.{i}.{key}"] = value
-    # One file holds the state and its bookkeeping, so they can never disagree after a kill.
-    numbers = [course.best_error, float(course.bad_checks), float(healing.steps), float(healing.tokens)]
+    # One file holds the state and its bookkeeping, so they can never disagree after a kill. The best state, which it
+    # names by its step, was stored before it.
+    numbers = [course.best_error, course.best_step, course.bad_checks, healing.steps, healing.tokens]
     tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
     columns = [[c["step"], c.get("train_loss", math.nan), c["heldout_divergence"]] for c in healing.curve]
     tensors["curve"] = torch.tensor(columns, dtype=torch.float64)
     workspace.save_tensors(name, tensors)
+    for step in {point["step"] for point in healing.curve} - {course.best_step}:
+        course.best.forget(int(step))
 
 
 def _load(
@@ -229,16 +242,19 @@ def _load(
     tensors = workspace.load_tensors(name)
     if tensors is None:
         return None
+    best_error, *counts = tensors["numbers"].tolist()
+    best_step, bad_checks, steps, tokens = map(int, counts)
+    best = Best(workspace, name)
+    if not best.has(best_step):
+        return None
     with torch.no_grad():
         for i, p in enumerate(parameters):
             p.copy_(tensors[f"now.{i}"])
             prefix = f"adam.{i}."
             state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state.items()}
-    best_error, bad_checks, steps, tokens = tensors["numbers"].tolist()
     curve = [
         {"step": int(s), **({} if math.isnan(t) else {"train_loss": t}), "heldout_divergence": k}
         for s, t, k in tensors["curve"].tolist()
     ]
-    best_state = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-    return Course(Healing(int(steps), int(tokens), curve), best_error, best_state, int(bad_checks))
+    return Course(Healing(steps, tokens, curve), best_error, best, best_step, bad_checks)

@@ -74,6 +74,7 @@ METHODS: dict[str, str] = {
     "crms_norm": "layersmith.refitting.methods.replace.to_crms_norm:ToCRMSNorm",
     "prep_bn": "layersmith.refitting.methods.replace.to_prep_bn:ToPRepBN",
     "int8_dynamic": "layersmith.refitting.methods.quantize.int8_dynamic:Int8DynamicWeights",
+    "smooth_int8": "layersmith.refitting.methods.quantize.smooth_int8:SmoothInt8",
     "int8_weight": "layersmith.refitting.methods.quantize.int8_weight:Int8Weight",
     "int4_weight": "layersmith.refitting.methods.quantize.int4_weight:Int4Weight",
     "bf16": "layersmith.refitting.methods.quantize.bf16:BF16",

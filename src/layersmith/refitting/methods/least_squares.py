@@ -14,7 +14,8 @@ def ridge(x: Tensor, y: Tensor, strength: float = 1e-3, bias: bool = True) -> tu
     x64, y64 = x.double(), y.double()
     x_mean = x64.mean(0) if bias else x64.new_zeros(x.shape[1])
     y_mean = y64.mean(0) if bias else y64.new_zeros(y.shape[1])
-    weight = ridge_from_moments((x64 - x_mean).T @ (x64 - x_mean), (x64 - x_mean).T @ (y64 - y_mean), strength)
+    centred = x64 - x_mean
+    weight = ridge_from_moments(centred.T @ centred, centred.T @ (y64 - y_mean), strength)
     return weight.to(x.dtype), (y_mean - weight @ x_mean).to(x.dtype)
 
 

@@ -19,18 +19,25 @@ from layersmith.measuring.inputs import placement
 from layersmith.measuring.latency import latency, model_step, ratio
 from layersmith.measuring.quality import quality
 from layersmith.measuring.token_bytes import token_bytes
+from layersmith.refitting.cleared import clear
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.heal.distillation import Healing, HealSettings, heal
+from layersmith.refitting.heal.state import distinct
 from layersmith.refitting.prove.compiled import measure_compiled
 from layersmith.refitting.prove.folding import fold_where_it_pays
 from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult, assemble
 from layersmith.refitting.search.baselines import measure_baselines
 from layersmith.refitting.search.choice import student
+from layersmith.refitting.search.clock import rounds_for
 from layersmith.refitting.search.found import Found
 from layersmith.report.card import card
 from layersmith.runs.identity import digest_of
 
+#: Divergence of a mix that is as good as the original: training can only take it away from there.
+EXACT = 1e-6
+#: Seconds that the last clocking takes, within bounds on its rounds.
+CLOCK_SECONDS, CLOCK_ROUNDS = 20.0, (15, 30)
 PROMPT_TOKENS, SAMPLE_TOKENS, SAMPLES = 32, 48, 3
 
 
@@ -39,7 +46,7 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
     with ctx.clock.stage("baselines"):
         variants = measure_baselines(ctx, found)
     with ctx.clock.stage("heal"):
-        healed, healing = _heal(ctx, found, found.selection.chosen, "heal")
+        healed, healing = _healed(ctx, found, found.selection.chosen)
         if ctx.settings.heal_baseline:
             _heal_best_uniform(ctx, found, variants)
     with ctx.clock.stage("fold"):
@@ -48,7 +55,7 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
     checkpoint.round_to_stored(healed, checkpoint.stored_dtypes(ctx.model))
     finished = digest_of(mix, [f["name"] for f in folds if f["kept"]])
     with ctx.clock.stage("measure"):
-        final = _side_by_side(ctx, healed, f"final/{finished}")
+        final = _side_by_side(ctx, found, healed, f"final/{finished}")
     compiled = _compiled(ctx, healed, f"compiled/{finished}") if ctx.compiles else None
     with ctx.clock.stage("save"):
         saved = {"folds": folds, "compiled": compiled, **_save(ctx, found, healed, folded)}
@@ -57,9 +64,31 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
     (out / "model" / "README.md").write_text(card(result), encoding="utf-8")
     report.write(result, out / "report.html")
     report.write_svg(result, out / "pareto.svg")
+    chosen = found.selection.chosen
+    clear(ctx.workspace, (c.id for c in found.built.candidates.values() if c.divergence is None and c.id not in chosen))
     # The last of all: where result.json stands, the run has ended and everything else is there.
     put_json(out / "result.json", result)
     return RefitResult(out, result)
+
+
+def _healed(ctx: RunContext, found: Found, chosen: list[str]) -> tuple[Any, Healing | None]:
+    """The healed mix as the workspace keeps it: what training made of it, and nothing where that was rolled back."""
+    if found.selection.joint_divergence <= EXACT:
+        ctx.bar.note("the mix is exact: there is nothing to heal")
+        return student(ctx.model, found.replacement(chosen)), None
+    kept = _checkpoint(ctx, "healed", chosen)
+    saved = ctx.workspace.load_json(kept)
+    state = ctx.workspace.load_tensors(kept) if saved is not None else None
+    if saved is None or state is None:
+        healed, healing = _heal(ctx, found, chosen, "heal")
+        if healing is not None:
+            ctx.workspace.save_tensors(kept, {} if healing.rolled_back else distinct(healed))
+            ctx.workspace.save_json(kept, healing.to_json())
+    else:
+        healed, healing = student(ctx.model, found.replacement(chosen)), Healing(**saved)
+        healed.load_state_dict(state, strict=False)
+    ctx.workspace.remove_folder("heal")
+    return healed, healing
 
 
 def _heal(ctx: RunContext, found: Found, chosen: list[str], name: str) -> tuple[Any, Healing | None]:
@@ -99,7 +128,9 @@ def _heal_best_uniform(ctx: RunContext, found: Found, variants: dict[str, Any]) 
     meeting = [u for u in variants["uniform"] if u["meets_budget"]]
     if not meeting:
         return
-    best = min(meeting, key=lambda u: u["measured"]["divergence"])
+    # One that only got a look is out of the question, and its figure rests on fewer windows.
+    most = max(u["measured"]["measured_on"] for u in meeting)
+    best = min((u for u in meeting if u["measured"]["measured_on"] == most), key=lambda u: u["measured"]["divergence"])
     kept = _checkpoint(ctx, "healed-uniform", best["candidates"])
     saved = ctx.workspace.load_json(kept)
     if saved is None:
@@ -107,18 +138,19 @@ def _heal_best_uniform(ctx: RunContext, found: Found, variants: dict[str, Any]) 
         moved = divergence(ctx.model, healed, ctx.batches.report)
         saved = {**best["measured"], "divergence": moved.value, "agreement": moved.agreement}
         ctx.workspace.save_json(kept, saved)
-        ctx.workspace.remove(_checkpoint(ctx, "heal-uniform", best["candidates"]))
+        ctx.workspace.remove_folder("heal-uniform")
     best["healed"] = saved
 
 
-def _side_by_side(ctx: RunContext, healed: Any, kept: str) -> dict[str, Any]:
+def _side_by_side(ctx: RunContext, found: Found, healed: Any, kept: str) -> dict[str, Any]:
     """Quality and cost of the original and the result, in one run; the workspace keeps them as `kept`."""
     saved = ctx.workspace.load_json(kept)
     if saved is not None:
         return saved
     device, _ = placement(ctx.model)
     steps = {"original": model_step(ctx.model, ctx.shape), "refitted": model_step(healed, ctx.shape)}
-    timings = latency(steps, rounds=30, warmup=3, device=device)
+    rounds = rounds_for(found.costs.total.of("latency"), CLOCK_SECONDS, *CLOCK_ROUNDS)
+    timings = latency(steps, rounds=rounds, warmup=3, device=device)
     counted = token_bytes(ctx.tokenizer) if ctx.tokenizer is not None else None
     figures: dict[str, Any] = {}
     for name, model, against in (("original", ctx.model, None), ("refitted", healed, ctx.model)):

@@ -28,6 +28,7 @@ from layersmith.measuring.inputs import placement
 from layersmith.measuring.latency import Step, latency
 from layersmith.measuring.shape import Shape
 from layersmith.refitting.candidate import Candidate, Library
+from layersmith.refitting.cleared import Missing
 from layersmith.refitting.score.in_place import Gains, seconds_inside
 from layersmith.refitting.score.site_costs import SiteCosts
 from layersmith.runs.workspace import Workspace
@@ -77,7 +78,7 @@ def counted(model: nn.Module, anatomy: Anatomy, shape: Shape) -> SiteCosts:
     bench = _Bench(model, anatomy, shape)
     for site in anatomy.smallest():
         bench.add_original(site.name)
-    return SiteCosts({site.name: bench.original(site) for site in anatomy.smallest()}, *bench.whole())
+    return SiteCosts({site.name: bench.cost(site.name, site) for site in anatomy.smallest()}, *bench.whole())
 
 
 def _measure(
@@ -92,6 +93,8 @@ def _measure(
         try:
             bench.add_candidate(candidate, library)
             bench.site_of[candidate.id] = candidate.site
+        except Missing:
+            raise
         except UserError as reason:  # a mixer that cannot go on from a state, say
             refused[candidate.id] = str(reason)
     seconds = (_in_place if shape.phase == "decode" else _by_itself)(bench, library, rounds)
@@ -102,7 +105,7 @@ def _measure(
     candidates = [c for c in library.candidates.values() if c.id not in refused]
     total, by_dtype = bench.whole()
     return {
-        "sites": {s.name: timed(bench.original(s), s.name) for s in sites},
+        "sites": {s.name: timed(bench.cost(s.name, s), s.name) for s in sites},
         "candidates": {c.id: timed(bench.cost(c.id, anatomy.site(c.site)), c.id) for c in candidates},
         "refused": refused,
         "total": timed(total, MODEL),
@@ -149,6 +152,7 @@ class _Bench:
     counted  key -> what it costs apart from time
     key_of   site or candidate -> its key
     site_of  site or candidate -> the site it is, or stands at
+    tied     heads, originals and candidates, whose weight is the embedding's
     """
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, shape: Shape):
@@ -162,11 +166,13 @@ class _Bench:
         self.counted = {MODEL: cost_of({"": model}, whole, self.prompt.kv_bytes, self.dtypes)}
         self.key_of: dict[str, str] = {}
         self.site_of: dict[str, str] = {}
+        self.tied: set[str] = set()
 
     def add_original(self, site: str) -> None:
         parts = {path: self.model.get_submodule(path) for path in self.anatomy.site(site).modules}
         key = self.key_of[site] = _signature(parts, self.calls, self.dtypes)
         self.site_of[site] = site
+        self._note_tied(site, site, self.model)
         if key not in self.counted:
             self._add(key, parts, self.calls, self.prompt)
 
@@ -176,6 +182,7 @@ class _Bench:
         paths = _paths(self.anatomy, candidate, [edit.path for edit, _ in replacement])
         parts = {path: edited.get_submodule(path) for path in paths}
         key = self.key_of[candidate.id] = _signature(parts, self.calls, self.dtypes)
+        self._note_tied(candidate.id, candidate.site, edited)
         if key in self.counted:
             return
         if not self._keeps_something(candidate):
@@ -198,16 +205,16 @@ class _Bench:
         """Of a site or a candidate there, apart from time.
 
         A block that a model runs several times costs its work each time, its weights once. What it keeps was measured
-        over all its runs.
+        over all its runs. A tied head's weights are the embedding's, which stays whatever stands at the head.
         """
         once = self.counted[self.key_of[name]]
-        return replace(once, flops=once.flops * site.calls)
+        every = replace(once, flops=once.flops * site.calls)
+        return replace(every, params=0, weight_bytes=0) if name in self.tied else every
 
-    def original(self, site: Site) -> Cost:
-        """Of the original at a site. A tied head's weights are the embedding's, and stay whatever replaces the head."""
-        tied = site.kind == "head" and is_tied(self.model, site)
-        own = self.cost(site.name, site)
-        return replace(own, params=0, weight_bytes=0) if tied else own
+    def _note_tied(self, name: str, site: str, model: nn.Module) -> None:
+        found = self.anatomy.site(site)
+        if found.kind == "head" and is_tied(model, found):
+            self.tied.add(name)
 
     def _keeps_something(self, candidate: Candidate) -> bool:
         sites = [self.anatomy.site(name) for name in candidate.sites]

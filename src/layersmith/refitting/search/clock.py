@@ -8,24 +8,73 @@ model in which nothing is changed takes as long as itself. So it is the predicte
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
 
+from layersmith.anatomy.edit import Replacement
 from layersmith.refitting.candidate import Library
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.search.choice import replacement_of
-from layersmith.refitting.search.variants import Clocked, clock_variant
+from layersmith.refitting.search.variants import Clocked, clock_variant, clock_variants
+
+#: Mixes that take turns with each other. More share the original's time among more, and a round lasts longer.
+TOGETHER = 8
 
 
 def clock(ctx: RunContext, library: Library, ids: list[str], rounds: int) -> Clocked:
     """The latency of the model with these candidates in place, measured in turns with the original."""
-    digest = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
-    saved = ctx.workspace.load_json(f"clocked/{digest}")
-    if saved is None:
+    found = _kept(ctx, ids, rounds)
+    if found is None:
         replacement = replacement_of([library.candidates[i] for i in ids], library)
-        saved = clock_variant(ctx.model, replacement, ctx.shape, rounds).to_json()
-        if not ids:
-            saved["latency_ratio"] = 1.0  # a model in which nothing is changed: what a clock says of it is noise
-        ctx.workspace.save_json(f"clocked/{digest}", saved)
-    return Clocked(**saved)
+        found = _keep(ctx, ids, clock_variant(ctx.model, replacement, ctx.shape, rounds))
+    return found
+
+
+def clock_together(ctx: RunContext, library: Library, mixes: dict[str, list[str]], rounds: int) -> dict[str, Clocked]:
+    """The same of several mixes, which take turns with each other too: the original is run once for a group of them."""
+    kept = {name: _kept(ctx, ids, rounds) for name, ids in mixes.items()}
+    found = {name: clocked for name, clocked in kept.items() if clocked is not None}
+    for group in groups(library, {name: ids for name, ids in mixes.items() if name not in found}, _room(ctx)):
+        for name, clocked in clock_variants(ctx.model, group, ctx.shape, rounds).items():
+            found[name] = _keep(ctx, mixes[name], clocked)
+    return found
+
+
+def groups(library: Library, mixes: dict[str, list[str]], room: int) -> Iterator[dict[str, Replacement]]:
+    """The mixes with their modules, in groups of at most TOGETHER; a group is full when it holds `room` bytes."""
+    group: dict[str, Replacement] = {}
+    held = 0
+    for name, ids in mixes.items():
+        group[name] = replacement_of([library.candidates[i] for i in ids], library)
+        tensors = [t for _, module in group[name] for t in (*module.parameters(), *module.buffers())]
+        held += sum(t.numel() * t.element_size() for t in tensors)
+        if held >= room or len(group) == TOGETHER:
+            yield group
+            group, held = {}, 0
+    if group:
+        yield group
+
+
+def _room(ctx: RunContext) -> int:
+    """Bytes of half the model: what a run has to have free in any case, when it heals."""
+    return sum(p.numel() * p.element_size() for p in ctx.model.parameters()) // 2
+
+
+def _kept(ctx: RunContext, ids: list[str], rounds: int) -> Clocked | None:
+    """What a clock said before of this mix, if it took as many rounds."""
+    saved = ctx.workspace.load_json(_place(ids))
+    return Clocked(**saved) if saved is not None and saved["rounds"] >= rounds else None
+
+
+def _keep(ctx: RunContext, ids: list[str], clocked: Clocked) -> Clocked:
+    if not ids:
+        clocked = replace(clocked, latency_ratio=1.0)  # nothing is changed: what a clock says of it is noise
+    ctx.workspace.save_json(_place(ids), clocked.to_json())
+    return clocked
+
+
+def _place(ids: list[str]) -> str:
+    return f"clocked/{hashlib.sha256(chr(10).join(sorted(ids)).encode()).hexdigest()[:16]}"
 
 
 def rounds_for(latency_ms: float, seconds: float, least: int, most: int) -> int:

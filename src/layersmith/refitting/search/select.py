@@ -8,6 +8,7 @@ search windows; final figures are not.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from layersmith.refitting.search.choice import candidates_of, options, replaceme
 from layersmith.refitting.search.clock import clock, gain, rounds_for, to_predict
 from layersmith.refitting.search.knapsack import Option, Solution, best_reachable, diverse, solve
 from layersmith.refitting.search.refine import refine
+from layersmith.refitting.search.shortlist import FRONT
 from layersmith.refitting.search.variants import joint_divergence, outputs
 from layersmith.report.units import apart
 
@@ -142,11 +144,15 @@ class _Search:
         )
 
     def joint(self, solution: Solution) -> float:
-        """Measured divergence of the whole mix."""
+        """Measured divergence of the whole mix; infinite where its outputs are not finite."""
         key = frozenset(solution.chosen)
         if key not in self.seen:
             replacement = replacement_of(candidates_of(solution, self.built), self.built)
-            self.seen[key] = joint_divergence(self.ctx.model, replacement, self.ctx.batches.search, self.expected).value
+            try:
+                found = joint_divergence(self.ctx.model, replacement, self.ctx.batches.search, self.expected).value
+            except UserError:  # what it raises for outputs that are not finite, which a first look need not have met
+                found = math.inf
+            self.seen[key] = found
         return self.seen[key]
 
     def clocked(self, solution: Solution) -> float:
@@ -212,7 +218,7 @@ def _front(
     name = next(iter(budget))
     gained = gain(told[name], budget[name])
     found = {}
-    for share in sorted({0.9, 0.8, 0.7, 0.6, 0.5}, reverse=True):
+    for share in FRONT:
         solution = solve(menu, costs.limits({**told, name: to_predict(share, gained)}))
         if solution is not None:
             found[f"{share:g}"] = [c for c in solution.chosen if c in library.candidates]

@@ -18,7 +18,7 @@ from layersmith.cost import Cost
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import Divergence, Expected
 from layersmith.measuring.inputs import placement
-from layersmith.measuring.latency import Step, Timing, latency, model_step, ratio
+from layersmith.measuring.latency import Step, latency, model_step, ratio
 from layersmith.measuring.shape import Shape
 from layersmith.refitting.calibrate.batches import Batch
 
@@ -27,10 +27,11 @@ ORIGINAL = "original"
 
 @dataclass(frozen=True)
 class Clocked:
-    """One variant timed in turns with the original."""
+    """One variant timed in turns with the original; `rounds` of turns."""
 
     latency_ms: float
     latency_ratio: float
+    rounds: int = 0
 
     def to_json(self) -> dict[str, float]:
         return dict(vars(self))
@@ -38,15 +39,16 @@ class Clocked:
 
 @dataclass(frozen=True)
 class Measured:
-    """One variant beside the original: what it keeps and what it costs."""
+    """One variant beside the original: what it keeps, on what share of the windows that was measured, and its costs."""
 
     divergence: float
     agreement: float | None
+    measured_on: float
     latency_ratio: float
     cost: Cost
 
     def to_json(self) -> dict[str, Any]:
-        kept = {"divergence": self.divergence, "agreement": self.agreement}
+        kept = {"divergence": self.divergence, "agreement": self.agreement, "measured_on": self.measured_on}
         return {**kept, "latency_ratio": self.latency_ratio, **self.cost.to_json()}
 
 
@@ -77,19 +79,17 @@ def variant_steps(model: nn.Module, variants: dict[str, Replacement], shape: Sha
     return steps | {name: model_step(twin(model, replacement), shape) for name, replacement in variants.items()}
 
 
-def time_variants(
-    model: nn.Module, variants: dict[str, Replacement], shape: Shape, rounds: int = 15
-) -> tuple[dict[str, Timing], dict[str, float]]:
-    """Timings of the original and all variants at a shape, and each variant's ratio to the original."""
+def clock_variants(model: nn.Module, variants: dict[str, Replacement], shape: Shape, rounds: int) -> dict[str, Clocked]:
+    """The latency of the model with each of the replacements; all of them and the original take turns."""
     device, _ = placement(model)
-    timings = latency(variant_steps(model, variants, shape), rounds=rounds, warmup=2, device=device)
-    return timings, {name: ratio(timings, name, ORIGINAL) for name in variants}
+    # After a call or two the caches are warm; a look of few rounds has to be quick.
+    timings = latency(variant_steps(model, variants, shape), rounds=rounds, warmup=1 + (rounds > 3), device=device)
+    return {name: Clocked(timings[name].median * 1e3, ratio(timings, name, ORIGINAL), rounds) for name in variants}
 
 
 def clock_variant(model: nn.Module, replacement: Replacement, shape: Shape, rounds: int) -> Clocked:
     """The latency of the model with the replacement."""
-    timings, ratios = time_variants(model, {"variant": replacement}, shape, rounds)
-    return Clocked(timings["variant"].median * 1e3, ratios["variant"])
+    return clock_variants(model, {"variant": replacement}, shape, rounds)["variant"]
 
 
 def measure_variant(
@@ -103,4 +103,4 @@ def measure_variant(
     """Quality on `batches` and cost at `shape` of a variant that was timed. `expected`: as for `joint_divergence`."""
     quality = joint_divergence(model, replacement, batches, expected)
     cost = replace(model_cost(twin(model, replacement), shape), latency_ms=clocked.latency_ms)
-    return Measured(quality.value, quality.agreement, clocked.latency_ratio, cost)
+    return Measured(quality.value, quality.agreement, 1.0, clocked.latency_ratio, cost)

@@ -8,6 +8,8 @@ that a linear map of the input cannot predict.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,11 +50,11 @@ class ToIdleFFN(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         dense, x = view.ffn.operator, view.inputs
-        hidden = hidden_activations(dense, x)
+        hidden, left = view.once("idle_ffn", lambda: _channels(dense, x))
         d_model, d_hidden = x.shape[1], hidden.shape[1]
         # Multiples of 8 keep matrix kernels on their fast path.
         width = min(d_hidden, max(8, round(settings["keep"] * d_hidden / 8) * 8))
-        score = nonlinear_part(x, hidden) * dense.down.weight.norm(dim=0)
+        score = left * dense.down.weight.norm(dim=0)
         kept = score.topk(width).indices.sort().values
         config = dense.spec()
         part = IdleFFN(d_model, width, None, config["act"], gated=dense.name == "glu", bias=config["bias"])
@@ -68,6 +70,12 @@ class ToIdleFFN(Method):
             state["down.bias"] = shift
         part.load_state_dict(state)
         return view.as_replacement(part)
+
+
+def _channels(dense: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The hidden channels (tokens, d_hidden), and what `nonlinear_part` says of them."""
+    hidden = hidden_activations(dense, x)
+    return hidden, nonlinear_part(x, hidden)
 
 
 def nonlinear_part(x: Tensor, hidden: Tensor) -> Tensor:
