@@ -11,8 +11,8 @@ import pytest
 
 import layersmith.cli
 from layersmith.cli import main
-from layersmith.explaining.config import ExplainConfig
-from layersmith.racing.config import RaceConfig
+from layersmith.explaining.options import ExplainConfig
+from layersmith.racing.options import RaceConfig
 from layersmith.refitting.options import RefitConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,9 +19,12 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from layersmith import pocket
-from layersmith.errors import MissingExtra, UserError
+from layersmith.errors import MissingExtra, UserError, suggest
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
+#: What the names of sites end in, numbers apart; a block's is a number alone.
+SITES = ("ffn", "attn", "cross_attn", "final_norm", "head")
+SITES += tuple(f"{sublayer}_{norm}" for norm in ("norm", "post_norm") for sublayer in SITES[:3])
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _HUB_DATA = re.compile(r"hub:\w[\w.-]*(/\w[\w.-]*)?(:[^:]*){0,2}", re.ASCII)
 #: Endings of files, not of Hub ids.
@@ -142,6 +145,24 @@ def check_tasks(tasks: list[str]) -> None:
             raise UserError(f"There is no task file at {task!r}.")
     if find_spec("lm_eval") is None:
         raise MissingExtra("lm_eval", "tasks", "Scoring the tasks of lm-evaluation-harness")
+
+
+def check_sites(names: object) -> None:
+    """Refuse what is no list of names of sites, and a name that no site has, in whatever model; None is all sites.
+
+    Whether this model has the site shows when it has been taken apart.
+    """
+    if names is None:
+        return
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"sites must be a list of at least one name, not {names!r}; leave it out to take all.")
+    for name in names:
+        place, dot, last = name.rpartition(".")
+        if not any(sign in last for sign in "*?[") and re.sub(r"\d", "", last) not in ("", *SITES):
+            raise UserError(
+                f"No model has a site {name!r}. {suggest(name, [place + dot + each for each in SITES])} "
+                f"`layersmith sites MODEL` lists a model's."
+            )
 
 
 def check_device(name: str) -> None:

@@ -1,7 +1,7 @@
 """What a user may ask of `refit`: one field an option, with the words that `layersmith refit --help` shows.
 
 Nothing heavy is imported here, so the command line is made from this class and refuses a slip at once. What the
-options come to for one model is `config.settings_for`.
+options come to for one model is `settings.settings_for`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from layersmith.cost import FIELDS
 from layersmith.errors import UserError, suggest
 from layersmith.measuring.shape import parse_shape
-from layersmith.names import check_data, check_device, check_out, check_reusable
+from layersmith.names import check_data, check_device, check_out, check_reusable, check_sites
 from layersmith.refitting.methods import check_methods
 
 #: What may be bounded, as a share of the original's.
@@ -81,10 +81,11 @@ def check(config: RefitConfig) -> None:
         given = getattr(config, name)
         if not isinstance(given, str) and (given is not None or name in ("at", "data")):
             raise UserError(f"{name} must be a text, not {given!r}.")
-    for name, names in (("methods", config.methods), ("sites", config.sites)):
-        if names is not None and (isinstance(names, str) or not names or not all(_is_name(n) for n in names)):
-            raise UserError(f"{name} must be a list of at least one name, not {names!r}; leave it out to take all.")
-    check_methods(config.methods or [])
+    names = config.methods
+    if names is not None and (isinstance(names, str) or not names or not all(_is_name(name) for name in names)):
+        raise UserError(f"methods must be a list of at least one name, not {names!r}; leave it out to take all.")
+    check_methods(names or [])
+    check_sites(config.sites)
     parse_shape(config.at)
     check_data(config.data)
     if config.dtype not in DTYPES:

@@ -41,7 +41,6 @@ from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batch, Sizes, prepare
 from layersmith.refitting.calibrate.taylor import taylor_scores
 from layersmith.refitting.candidate import Library
-from layersmith.refitting.config import settings_for
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.identity import run_identity
 from layersmith.refitting.options import RefitConfig, check
@@ -55,6 +54,7 @@ from layersmith.refitting.score.replace_one import score
 from layersmith.refitting.score.site_costs import SiteCosts
 from layersmith.refitting.search.found import Found
 from layersmith.refitting.search.select import select
+from layersmith.refitting.settings import settings_for
 from layersmith.runs.progress import Progress, Stopwatch
 from layersmith.runs.workspace import Workspace, refuse_a_foreign_folder
 
