@@ -43,14 +43,23 @@ def test_the_opening_text_is_the_modules(name: str) -> None:
     assert facts.of(catalogue.entry(name).target).opening == (module.__doc__ or "").strip()
 
 
+def test_the_settings_of_constructions_and_tools_are_those_of_their_classes() -> None:
+    for target in [*CONSTRUCTIONS.values(), *TOOLS.values()]:
+        module, _, name = target.partition(":")
+        settings = getattr(importlib.import_module(module), name).settings
+        assert facts.of(target).keys.get("settings", list(settings)) == list(settings), target
+    assert all("settings" in facts.of(target).keys for target in CONSTRUCTIONS.values())
+
+
 def test_what_is_not_written_out_is_not_there(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "written.py").write_text(
         '"""First line\nof it.\n\nSecond."""\nclass A:\n    papers = ("1",)\n    size = len("ab")\n'
-        "class B(A):\n    name: str = 'b'\n    kind: str\n"
+        "class B(A):\n    name: str = 'b'\n    kind: str\n    settings = {'a': len('ab'), 'b': 2}\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert facts.of("written:A").stated == {"papers": ("1",)}
     assert facts.of("written:B").stated == {"name": "b"}
+    assert facts.of("written:B").keys == {"settings": ["a", "b"]}
     assert (facts.of("written:A").papers, facts.of("written:B").papers) == (("1",), ())
     assert facts.of("written:A").first_line == "First line of it."
     with pytest.raises(FileNotFoundError, match="nowhere"):

@@ -137,12 +137,12 @@ def needs(method: Method) -> str:
 
 def method_text(method: str) -> str:
     """The docstring that opens the method's file."""
-    return facts.of(methods.METHODS[method]).opening
+    return facts.of(methods.target(method)).opening
 
 
 def method_kind(method: str) -> str:
     """What a method does to a sublayer, which is the room its file is in: prune, replace, quantize, drop or fits."""
-    return methods.METHODS[method].split(".")[3]
+    return methods.target(method).partition(":")[0].split(".")[3]
 
 
 def method_missing(method: Method) -> str:
@@ -162,7 +162,7 @@ def method_as_json(name: str) -> dict[str, Any]:
         "name": name,
         "kind": method_kind(name),
         "sites": list(method.kinds),
-        "summary": facts.of(methods.METHODS[name]).first_line,
+        "summary": facts.of(methods.target(name)).first_line,
         "default": method.default,
         "saves": list(method.saves),
         "requires": method.requires,

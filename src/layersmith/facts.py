@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,10 +21,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Facts:
-    """opening: the text that opens the file; stated: attribute of the class -> value, where it is written out."""
+    """
+    opening  the text that opens the file
+    stated   attribute of the class -> value, where it is written out
+    keys     attribute of the class that is a dict -> its keys, where these are written out
+    """
 
     opening: str
     stated: dict[str, Any]
+    keys: dict[str, list[str]]
 
     @property
     def papers(self) -> tuple[str, ...]:
@@ -43,18 +50,22 @@ def of(target: str) -> Facts:
     if spec is None or spec.origin is None:
         raise FileNotFoundError(f"There is no module {module!r}.")
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    bodies = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
-    return Facts(ast.get_docstring(tree) or "", _written_out(bodies[0]) if bodies else {})
-
-
-def _written_out(body: list[ast.stmt]) -> dict[str, Any]:
-    found = {}
-    for node in body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        value = getattr(node, "value", None)
-        if isinstance(target, ast.Name) and value is not None:
-            try:
-                found[target.id] = ast.literal_eval(value)
-            except ValueError:
-                continue
+    found = Facts(ast.get_docstring(tree) or "", {}, {})
+    for attribute, value in _assigned(tree, name):
+        with suppress(ValueError):
+            found.stated[attribute] = ast.literal_eval(value)
+        if isinstance(value, ast.Dict):
+            with suppress(ValueError):
+                found.keys[attribute] = [ast.literal_eval(key) for key in value.keys if key is not None]
     return found
+
+
+def _assigned(tree: ast.Module, name: str) -> Iterator[tuple[str, ast.expr]]:
+    """Attributes of the class of that name, and the expressions that give them their values."""
+    for owner in tree.body:
+        if isinstance(owner, ast.ClassDef) and owner.name == name:
+            for node in owner.body:
+                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                    yield node.targets[0].id, node.value
+                elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+                    yield node.target.id, node.value

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layersmith.errors import UserError
-from layersmith.explaining.tools import check_tool
+from layersmith.explaining.tools import check_settings, check_tool
 from layersmith.names import check_data, check_device, check_out, check_sites, shown_name
 
 #: Fewer tokens than this describe nothing.
@@ -50,6 +50,7 @@ class ExplainConfig:
 def check(config: ExplainConfig) -> None:
     """Raise a UserError for options that no run could mean; nothing is loaded, and nothing written, for it."""
     check_tool(config.tool)
+    check_settings(config.tool, config.settings or {})
     check_sites(config.sites)
     if config.tokens < LEAST_TOKENS:
         raise UserError(f"tokens must be at least {LEAST_TOKENS}, not {config.tokens}: fewer describe nothing.")

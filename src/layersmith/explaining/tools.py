@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from layersmith import facts
 from layersmith.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -38,6 +40,20 @@ def check_tool(name: str) -> None:
         raise UserError(f"Unknown tool {name!r}. {suggest(name, list(TOOLS))}")
 
 
+def check_settings(name: str, given: Iterable[str]) -> None:
+    """Raise a UserError for a setting that the tool of that name does not have, where its file says so."""
+    known = facts.of(TOOLS[name]).keys.get("settings") if name in TOOLS else None
+    if known is not None:
+        _check_settings(name, given, known)
+
+
+def _check_settings(tool: str, given: Iterable[str], known: Iterable[str]) -> None:
+    for name in given:
+        if name not in known:
+            near = suggest(name, list(known)) if known else "It has none."
+            raise UserError(f"The tool {tool!r} has no setting {name!r}. {near}")
+
+
 def get(name: str) -> Tool | Survey:
     """The tool or survey of that name, or of one's own module. Raises UserError where there is none."""
     check_tool(name)
@@ -57,13 +73,8 @@ def settings_of(tool: Tool | Survey, given: dict[str, Any]) -> dict[str, Any]:
 
     Raises UserError for a setting that the tool does not have, and for text that is no such value.
     """
-    settings = dict(tool.settings)
-    for name, value in given.items():
-        if name not in settings:
-            near = suggest(name, list(settings)) if settings else "It has none."
-            raise UserError(f"The tool {tool.name!r} has no setting {name!r}. {near}")
-        settings[name] = _read(name, value, settings[name])
-    return settings
+    _check_settings(tool.name, given, tool.settings)
+    return {**tool.settings, **{name: _read(name, value, tool.settings[name]) for name, value in given.items()}}
 
 
 def _read(name: str, value: Any, default: Any) -> Any:
