@@ -93,9 +93,11 @@ def _hidden_width(spec: dict[str, Any]) -> int:
 
 def example(part: Operator | Scheme) -> str:
     """Code that builds the part and uses it. Arguments that the class would choose itself are left out."""
+    from layersmith.contract import Scheme
+
     defaults = inspect.signature(type(part).__init__).parameters
     given = {k: v for k, v in part.spec().items() if k == "name" or defaults[k].default != v}
-    if part.family == "scheme":
+    if isinstance(part, Scheme):
         return (
             f"import torch\nfrom layersmith import catalogue\nfrom layersmith.scheme.shared.flow import plain_model\n\n"
             f"part = catalogue.build({given!r})\nmodel = plain_model(4, part.tested_on)  # any TransformerLM\n"

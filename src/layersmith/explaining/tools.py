@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ def check_settings(name: str, given: Iterable[str]) -> None:
         _check_settings(name, given, known)
 
 
-def _check_settings(tool: str, given: Iterable[str], known: Iterable[str]) -> None:
+def _check_settings(tool: str, given: Iterable[str], known: Collection[str]) -> None:
     for name in given:
         if name not in known:
             near = suggest(name, list(known)) if known else "It has none."

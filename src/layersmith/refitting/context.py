@@ -35,6 +35,8 @@ class RunContext:
     activations: Activations
     #: Whether both models are also measured under torch.compile, at the end.
     compiles: bool = False
+    #: Processes that build candidates at the same time.
+    workers: int = 1
 
     @property
     def name(self) -> str:
