@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +40,17 @@ def check_tool(name: str) -> None:
         raise UserError(f"Unknown tool {name!r}. {suggest(name, list(TOOLS))}")
 
 
-def check_settings(name: str, given: Iterable[str]) -> None:
-    """Raise a UserError for a setting that the tool of that name does not have, where its file says so."""
-    known = facts.of(TOOLS[name]).keys.get("settings") if name in TOOLS else None
-    if known is not None:
-        _check_settings(name, given, known)
+def check_settings(name: str, given: Collection[str]) -> None:
+    """Raise a UserError for a setting that the tool of that name does not have: its file says so, or else its class.
+
+    A tool of one's own is asked when it is run.
+    """
+    if name in TOOLS and given:
+        written = facts.of(TOOLS[name]).keys.get("settings")
+        _check_settings(name, given, get(name).settings if written is None else written)
 
 
-def _check_settings(tool: str, given: Iterable[str], known: Collection[str]) -> None:
+def _check_settings(tool: str, given: Collection[str], known: Collection[str]) -> None:
     for name in given:
         if name not in known:
             near = suggest(name, list(known)) if known else "It has none."
