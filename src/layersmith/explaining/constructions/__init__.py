@@ -9,8 +9,8 @@ import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from layersmith import facts
 from layersmith.errors import UserError, suggest
+from layersmith.facts import of as facts_of  # `facts` is a construction here
 
 if TYPE_CHECKING:
     from layersmith.explaining.constructions.construction import Construction
@@ -47,7 +47,7 @@ def check_construction(name: str) -> None:
 
 def check_settings(name: str, given: Iterable[str]) -> None:
     """Raise a UserError for a setting that the construction of that name does not have. Imports nothing."""
-    known = facts.of(CONSTRUCTIONS[name]).keys["settings"]
+    known = facts_of(CONSTRUCTIONS[name]).keys["settings"]
     for setting in given:
         if setting not in known:
             near = suggest(setting, known) if known else "It has none."
