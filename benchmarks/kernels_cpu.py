@@ -35,8 +35,9 @@ def main() -> None:
     conditions, rows = environment(), []
     for case in cases():
         if arguments.only in case.operators:
-            rows += measured(case, arguments.rounds)
-            print(rows[-1], flush=True)
+            found = measured(case, arguments.rounds)
+            print(*found, sep="\n", flush=True)
+            rows += found
     if not arguments.only:
         print(save_csv("kernels_cpu", rows, conditions))
 

@@ -22,9 +22,9 @@ from layersmith import pocket
 from layersmith.errors import MissingExtra, UserError, suggest
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
-#: What the names of sites end in, numbers apart; a block's is a number alone.
 _SUBLAYERS = ("ffn", "attn", "cross_attn")
 _NORMS = tuple(f"{sublayer}_{norm}" for norm in ("norm", "post_norm") for sublayer in _SUBLAYERS)
+#: What the names of sites end in, numbers apart; a block's is a number alone.
 SITES = (*_SUBLAYERS, *_NORMS, "final_norm", "head")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _HUB_DATA = re.compile(r"hub:\w[\w.-]*(/\w[\w.-]*)?(:[^:]*){0,2}", re.ASCII)

@@ -49,12 +49,12 @@ NOT_WHEN_COMPILED = {"unpacked"}
 
 
 def test_every_compiled_operator_has_a_committed_figure_that_it_wins() -> None:
-    """At one shape at least, with all its passes; where it loses is told in benchmarks/README.md."""
+    """At one shape at least, in one pass or in both; where it loses is told in benchmarks/README.md."""
     rows = committed()
     assert {name for row in rows for name in row["operator"].split()} == compiled_operators()
-    for operator in {row["operator"] for row in rows}:
+    for operator in compiled_operators():
         against = "against_reference" if operator in NOT_WHEN_COMPILED else "against_compile"
-        found = [float(row[against]) for row in rows if row["operator"] == operator]
+        found = [float(row[against]) for row in rows if operator in row["operator"].split()]
         assert min(found) < 1, operator
 
 
