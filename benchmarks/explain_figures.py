@@ -43,7 +43,7 @@ def main() -> None:
     FOUND.mkdir(exist_ok=True)
     if not arguments.drawn:
         keep("map", found_map(layersmith.explain("pocket", out=arguments.out / "map").to_json()))
-        options: dict[str, Any] = {"tool": "dictionary", "site": SITE, "tokens": TOKENS, "settings": SETTINGS}
+        options: dict[str, Any] = {"tool": "dictionary", "sites": SITE, "tokens": TOKENS, "settings": SETTINGS}
         result = layersmith.explain("pocket", out=arguments.out / "feature", **options).to_json()
         keep("feature", found_feature(result, arguments.feature))
     for name, draw in (("map", map_of), ("feature", feature_of)):

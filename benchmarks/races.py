@@ -20,7 +20,7 @@ from typing import Any
 
 import layersmith
 from layersmith.errors import UserError, suggest
-from layersmith.racing.config import RaceConfig, from_file
+from layersmith.racing.options import RaceConfig, from_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RACES, PUBLISHED = ROOT / "races", Path(__file__).resolve().parent / "races"

@@ -42,7 +42,7 @@ print("most fragile:", max(fragile, key=fragile.get), "least:", min(fragile, key
 judged = layersmith.explain(
     model,
     tool="__main__:Quadratic",
-    site="layers.3.ffn",
+    sites="layers.3.ffn",
     tokenizer=tokenizer,
     tokens=2048,
     out=out / "quadratic",

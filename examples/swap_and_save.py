@@ -13,7 +13,7 @@ print(f"{len(sites)} sites, the first feed-forward is {sites['layers.0.ffn'].mod
 # For a while: the model is as it was when the context ends.
 narrow = layersmith.build("glu", d_model=192, d_hidden=128)
 with layersmith.swap(model, {"layers.3.ffn": narrow}):
-    found = layersmith.measure(model, original, tokenizer=tokenizer, at="prefill=1x64", count=2, length=64, rounds=3)
+    found = layersmith.measure(model, original, tokenizer=tokenizer, at="prefill=1x64", windows=2, length=64, rounds=3)
 print(f"one narrow, untrained feed-forward: divergence {found.comparison['divergence']:.3f} nats per token")
 
 # For good: two lines.

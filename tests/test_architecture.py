@@ -62,7 +62,8 @@ def test_what_the_tour_names_is_there() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_verbs_are_built_alike(verb: str) -> None:
-    assert "pipeline" in rooms(SOURCE / verb)
+    assert rooms(SOURCE / verb) >= {"pipeline", "options", "context"}
+    assert "class RunContext:" in (SOURCE / verb / "context.py").read_text(encoding="utf-8")
     source = (SOURCE / verb / "pipeline.py").read_text(encoding="utf-8")
-    for step in ("def _stages(", "Workspace(", "writing("):
+    for step in ("def _stages(ctx: RunContext", "Workspace(", "writing("):
         assert step in source, step

@@ -135,10 +135,10 @@ def test_no_model(verb: str, tmp_path: Path) -> None:
         ("measure", {"seed": 2**64}, "The seed must be a whole number from 0 to 4294967295"),
         (
             "measure",
-            {"at": "prefill=99999999x8", "data": "random", "count": 1},
+            {"at": "prefill=99999999x8", "data": "random", "windows": 1},
             "99999999 x 8 tokens do not fit into memory",
         ),
-        ("measure", {"count": 0}, "count must be at least 1, not 0"),
+        ("measure", {"windows": 0}, "windows must be at least 1, not 0"),
         ("measure", {"rounds": 0, "data": "random"}, "rounds must be at least 1, not 0"),
     ],
 )

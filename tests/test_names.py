@@ -118,3 +118,23 @@ def test_a_folder_to_write_to_is_tried_and_left_as_it_was(place: Path) -> None:
     for out in ("run", "new", "new/deep/down"):
         names.check_out(Path(out))
     assert sorted(map(str, place.rglob("*"))) == [str(place / "run"), str(place / "run/workspace")]
+
+
+def test_names_that_sites_have_pass() -> None:
+    names.check_sites(None)
+    names.check_sites(["layers.0.ffn", "layers.3", "*", "layers.*.attn*", "layers.[01].ffn", "head", "final_norm"])
+    names.check_sites(
+        ["decoder.layers.2.cross_attn_norm", "encoder.final_norm", "layers.0.attn2_norm", "*.attn_post_norm"]
+    )
+
+
+@pytest.mark.parametrize("name", ["layers.0.fnn", "layers", "layers.*.mlp", "decoder.layers.1.attention", "ffn_norms"])
+def test_names_that_no_site_has_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="No model has a site"):
+        names.check_sites([name])
+
+
+@pytest.mark.parametrize("given", [[], [""], "layers.0.ffn", [3]])
+def test_what_is_no_list_of_names_is_refused(given: object) -> None:
+    with pytest.raises(UserError, match="at least one name"):
+        names.check_sites(given)

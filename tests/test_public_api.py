@@ -125,7 +125,7 @@ def test_only_operators_are_kept(model) -> None:
 
 
 def test_results_are_frozen_and_have_a_document(model) -> None:
-    found = layersmith.measure(model, data="random", at="prefill=1x8", count=1, rounds=1)
+    found = layersmith.measure(model, data="random", at="prefill=1x8", windows=1, rounds=1)
     assert found["schema"] == found.to_json()["schema"] == "layersmith.measure/1"
     assert found.against is None
     with pytest.raises(dataclasses.FrozenInstanceError):

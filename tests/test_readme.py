@@ -11,8 +11,8 @@ import pytest
 
 import layersmith.cli
 from layersmith.cli import main
-from layersmith.explaining.config import ExplainConfig
-from layersmith.racing.config import RaceConfig
+from layersmith.explaining.options import ExplainConfig
+from layersmith.racing.options import RaceConfig
 from layersmith.refitting.options import RefitConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ def _commands() -> list[str]:
 LONG_COMMANDS = {
     "layersmith explain pocket": ("out/pocket-statistics", ("result.json", "report.html")),
     "layersmith race": ("out/race", ("leaderboard.csv", "result.json", "report.html")),
-    "layersmith refit pocket --budget latency=0.75 --out out/demo": (
+    "layersmith refit pocket --budget latency=0.5 --out out/demo": (
         "out/demo",
         ("model/config.json", "result.json", "report.html"),
     ),

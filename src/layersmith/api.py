@@ -10,7 +10,7 @@
     refit(model, budget=, out=)       the best mix of alternatives under a budget -> RefitResult, and files in `out`
     export(model, to=, out=)          a file for another runtime, proved and timed there -> Exported, and the file
     construct(name, settings, out=)   weights published on paper, built and put to the proof -> Constructed
-    explain(model, tool=, site=)      what sublayers compute, judged in place -> ExplainResult, and files in `out`
+    explain(model, tool=, sites=)     what sublayers compute, judged in place -> ExplainResult, and files in `out`
     race(mixer=[...], task=, out=)    mechanisms trained from scratch under one budget, with a verdict -> RaceResult
     catalogue                         the table of parts
 

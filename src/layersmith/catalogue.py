@@ -6,15 +6,14 @@ running it, so one broken part never breaks the others.
 
 from __future__ import annotations
 
-import ast
 import importlib
 import re
 from typing import Any
 
-from layersmith import evidence
+from layersmith import evidence, facts
 from layersmith.errors import UserError, suggest
 from layersmith.papers import named
-from layersmith.parts import ENTRIES, Entry, source
+from layersmith.parts import ENTRIES, Entry
 
 #: Where a part of each family can stand: kinds of sites, single weight matrices, whole models.
 STANDS_AT = {
@@ -83,14 +82,12 @@ def build(spec: dict[str, Any], trust_remote_code: bool = False) -> Any:
 
 def documentation(name: str) -> str:
     """The text that opens the part's file: idea, equation, shapes, paper, differences from the paper."""
-    entry(name)
-    return ast.get_docstring(ast.parse(source(name).read_text(encoding="utf-8"))) or ""
+    return facts.of(entry(name).target).opening
 
 
 def summary(name: str) -> str:
     """The first sentence of the documentation, on one line."""
-    first = " ".join(documentation(name).partition("\n\n")[0].split())
-    return re.split(r"(?<=\.) (?=[A-Z])", first)[0]
+    return re.split(r"(?<=\.) (?=[A-Z])", facts.of(entry(name).target).first_line)[0]
 
 
 def as_json() -> list[dict[str, Any]]:

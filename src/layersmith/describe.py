@@ -10,19 +10,20 @@ import inspect
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from layersmith import catalogue, evidence
-from layersmith.contract import Cost, Operator, Scheme
+from layersmith import catalogue, evidence, facts
 from layersmith.errors import UserError
 from layersmith.evidence import Outcomes
 from layersmith.explaining import constructions, tools
 from layersmith.papers import named
 from layersmith.racing import optimizers, tasks
 from layersmith.refitting import methods
-from layersmith.refitting.method import STATISTICS, Method
 from layersmith.refitting.prove.folds import FOLDS
+
+if TYPE_CHECKING:  # they bring torch, which a search does without
+    from layersmith.contract import Cost, Operator, Scheme
+    from layersmith.refitting.method import Method
 
 COST_COLUMNS = ("params", "active per token", "bytes", "FLOPs", "bytes of state")
 
@@ -92,6 +93,8 @@ def _hidden_width(spec: dict[str, Any]) -> int:
 
 def example(part: Operator | Scheme) -> str:
     """Code that builds the part and uses it. Arguments that the class would choose itself are left out."""
+    from layersmith.contract import Scheme
+
     defaults = inspect.signature(type(part).__init__).parameters
     given = {k: v for k, v in part.spec().items() if k == "name" or defaults[k].default != v}
     if isinstance(part, Scheme):
@@ -128,18 +131,20 @@ def offered(method: Method) -> str:
 
 def needs(method: Method) -> str:
     """What the method needs, in plain words: of the site, and of the calibration."""
+    from layersmith.refitting.method import STATISTICS
+
     reads = [STATISTICS[name] for name in method.statistics]
     return "; ".join(filter(None, [method.requires, "reads " + ", ".join(reads) if reads else "the weights alone"]))
 
 
 def method_text(method: str) -> str:
     """The docstring that opens the method's file."""
-    return inspect.cleandoc(import_module(type(methods.get(method)).__module__).__doc__ or "")
+    return facts.of(methods.target(method)).opening
 
 
 def method_kind(method: str) -> str:
     """What a method does to a sublayer, which is the room its file is in: prune, replace, quantize, drop or fits."""
-    return type(methods.get(method)).__module__.split(".")[3]
+    return methods.target(method).partition(":")[0].split(".")[3]
 
 
 def method_missing(method: Method) -> str:
@@ -159,7 +164,7 @@ def method_as_json(name: str) -> dict[str, Any]:
         "name": name,
         "kind": method_kind(name),
         "sites": list(method.kinds),
-        "summary": first_line(method_text(name)),
+        "summary": facts.of(methods.target(name)).first_line,
         "default": method.default,
         "saves": list(method.saves),
         "requires": method.requires,
@@ -175,7 +180,7 @@ def method_as_json(name: str) -> dict[str, Any]:
 
 def fold_text(name: str) -> str:
     """The docstring that opens the fold's file."""
-    return inspect.cleandoc(import_module(FOLDS[name].make.__module__).__doc__ or "")
+    return facts.of(FOLDS[name].target).opening
 
 
 def folds_as_json() -> list[dict[str, Any]]:
@@ -183,7 +188,7 @@ def folds_as_json() -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "summary": first_line(fold_text(name)),
+            "summary": facts.of(fold.target).first_line,
             "tried": fold.tried,
             "when_it_pays": fold.when_it_pays,
             "state": catalogue.state(fold.missing),
@@ -195,7 +200,7 @@ def folds_as_json() -> list[dict[str, Any]]:
 
 def construction_text(name: str) -> str:
     """The docstring that opens the construction's file."""
-    return inspect.cleandoc(import_module(constructions.CONSTRUCTIONS[name].partition(":")[0]).__doc__ or "")
+    return facts.of(constructions.CONSTRUCTIONS[name]).opening
 
 
 def constructions_as_json() -> list[dict[str, Any]]:
@@ -266,11 +271,7 @@ def optimizer_as_json(name: str) -> dict[str, Any]:
 
 def optimizer_text(name: str) -> str:
     """The docstring that opens the optimizer's file."""
-    return inspect.cleandoc(import_module(optimizers.OPTIMIZERS[name].partition(":")[0]).__doc__ or "")
-
-
-def first_line(text: str) -> str:
-    return " ".join(text.partition("\n\n")[0].split())
+    return facts.of(optimizers.OPTIMIZERS[name]).opening
 
 
 def tests(outcomes: Outcomes) -> list[tuple[str, str, int]]:

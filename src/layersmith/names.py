@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence, Set
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,9 +19,14 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from layersmith import pocket
-from layersmith.errors import MissingExtra, UserError
+from layersmith.errors import MissingExtra, UserError, suggest
+from layersmith.kinds import shown
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")
+_SUBLAYERS = ("ffn", "attn", "cross_attn")
+_NORMS = tuple(f"{sublayer}_{norm}" for norm in ("norm", "post_norm") for sublayer in _SUBLAYERS)
+#: What the names of sites end in, numbers apart; a block's is a number alone.
+SITES = (*_SUBLAYERS, *_NORMS, "final_norm", "head")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _HUB_DATA = re.compile(r"hub:\w[\w.-]*(/\w[\w.-]*)?(:[^:]*){0,2}", re.ASCII)
 #: Endings of files, not of Hub ids.
@@ -148,6 +153,28 @@ def check_seed(seed: int) -> None:
     """Refuse a seed that not every generator of random numbers takes."""
     if not 0 <= seed < 2**32:
         raise UserError(f"The seed must be a whole number from 0 to {2**32 - 1}, not {seed}.")
+
+
+def check_names(what: str, names: object) -> None:
+    """Refuse what is no list of at least one name; None is all there are."""
+    listed = isinstance(names, Sequence | Set) and not isinstance(names, str | bytes)
+    if names is not None and not (listed and names and all(isinstance(name, str) and name for name in names)):
+        raise UserError(f"{what} must be a list of at least one name, not {shown(names)}; leave it out to take all.")
+
+
+def check_sites(names: Collection[str] | None) -> None:
+    """Refuse what is no list of names of sites, and a name that no site has, in whatever model; None is all sites.
+
+    Whether this model has the site shows when it has been taken apart.
+    """
+    check_names("sites", names)
+    for name in names or ():
+        place, dot, last = name.rpartition(".")
+        if not any(sign in last for sign in "*?[") and re.sub(r"\d", "", last) not in ("", *SITES):
+            raise UserError(
+                f"No model has a site {name!r}. {suggest(name, [place + dot + each for each in SITES])} "
+                f"`layersmith sites MODEL` lists a model's."
+            )
 
 
 def check_device(name: str) -> None:

@@ -1,5 +1,7 @@
 """One search over all that can be run (parts, methods, ..., tasks, optimizers) and over the source papers.
 
+Nothing that can be run is imported for it: what files say is read off them (`facts`), so an answer takes a moment.
+
     find("prune heads")        -> items, best first
     item_named("heads")        -> what `layersmith show` tells about; papers by arXiv id or by words of the title
 
@@ -12,15 +14,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 
-from layersmith import catalogue, describe
+from layersmith import catalogue, describe, facts
 from layersmith.errors import UserError, suggest
-from layersmith.explaining import tools
-from layersmith.explaining.constructions import CONSTRUCTIONS, get
+from layersmith.explaining.constructions import CONSTRUCTIONS
+from layersmith.explaining.tools import TOOLS
 from layersmith.papers import ARXIV, papers
-from layersmith.racing import optimizers, tasks
-from layersmith.refitting import methods
+from layersmith.racing.optimizers import OPTIMIZERS
+from layersmith.racing.tasks import TASKS
+from layersmith.refitting.methods import METHODS
 from layersmith.refitting.prove.folds import FOLDS
 
 #: Words that say nothing about what is looked for.
@@ -106,6 +110,7 @@ def item_named(words: str) -> Item:
     for exact in (name, name.lower(), name.lower().replace(" ", "_").replace("-", "_"), cited):
         if exact in by_name:
             return by_name[exact]
+    _refuse_a_slip(name, list(by_name))
     if ARXIV.fullmatch(cited):
         told = suggest(cited, [key for key in papers() if ARXIV.fullmatch(key)])
         raise UserError(f"No paper of arXiv id {cited} is on record. {told} `layersmith catalogue WORDS --papers`.")
@@ -124,6 +129,15 @@ def item_named(words: str) -> Item:
     raise UserError(f"Nothing is called {name!r}. {told} `layersmith catalogue WORDS` searches.")
 
 
+def _refuse_a_slip(name: str, known: list[str]) -> None:
+    """Raise a UserError for what is nearly a name of something that can be run, and stands in no paper's title."""
+    written = name.lower().replace(" ", "_").replace("-", "_")
+    near = get_close_matches(written, [key for key in known if key not in papers()], n=3, cutoff=0.7)
+    if near and not any(name.lower() in paper.title.lower() for paper in papers().values()):
+        meant = " or ".join(map(repr, near))
+        raise UserError(f"Nothing is called {name!r}. Did you mean {meant}? `layersmith catalogue WORDS` searches.")
+
+
 @cache
 def index() -> tuple[Item, ...]:
     """Everything there is to find, kind by kind, source papers last."""
@@ -132,26 +146,22 @@ def index() -> tuple[Item, ...]:
         kind = "scheme" if entry.family == "scheme" else "part"
         text = f"{entry.family} {entry.target} {catalogue.documentation(name)} {_cited(entry.papers)}"
         found.append(Item(kind, name, catalogue.summary(name), text))
-    for name in methods.METHODS:
-        method, told = methods.get(name), describe.method_text(name)
-        about = f"{describe.method_kind(name)} {' '.join(method.builds)} {method.when_it_pays} {_cited(method.papers)}"
-        found.append(Item("method", name, describe.first_line(told), f"{told} {about}"))
+    for name, target in METHODS.items():
+        read = facts.of(target)
+        about = f"{describe.method_kind(name)} {' '.join(read.stated.get('builds', ()))} {read.stated['when_it_pays']}"
+        found.append(Item("method", name, read.first_line, f"{read.opening} {about} {_cited(read.papers)}"))
     for name, fold in FOLDS.items():
-        told = describe.fold_text(name)
-        found.append(Item("fold", name, describe.first_line(told), f"{told} {_cited(fold.papers)}"))
-    for name in CONSTRUCTIONS:
-        known = get(name)
-        text = f"{describe.construction_text(name)} {_cited(known.papers)}"
-        found.append(Item("construction", name, known.summary, text))
-    for name in tools.TOOLS:
-        tool = tools.get(name)
-        found.append(Item("tool", name, tool.summary, f"explain {_cited(tool.papers)}"))
-    for name in tasks.TASKS:
-        task = tasks.task_class(name)
-        found.append(Item("task", name, task.summary, f"race task {_cited(task.papers)}"))
-    for name in optimizers.OPTIMIZERS:
-        rule, told = optimizers.rule_class(name), describe.optimizer_text(name)
-        found.append(Item("optimizer", name, rule.summary, f"race optimizer {told} {_cited(rule.papers)}"))
+        read = facts.of(fold.target)
+        found.append(Item("fold", name, read.first_line, f"{read.opening} {_cited(fold.papers)}"))
+    for kind, table, said in (
+        ("construction", CONSTRUCTIONS, ""),
+        ("tool", TOOLS, "explain"),
+        ("task", TASKS, "race task"),
+        ("optimizer", OPTIMIZERS, "race optimizer"),
+    ):
+        for name, target in table.items():
+            read = facts.of(target)
+            found.append(Item(kind, name, read.stated["summary"], f"{said} {read.opening} {_cited(read.papers)}"))
     found += [Item("paper", p.id, p.title, f"{p.kind} {p.mechanism}") for p in papers().values()]
     return tuple(found)
 

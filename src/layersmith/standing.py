@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from layersmith import catalogue, evidence
+from layersmith import catalogue, evidence, facts
 from layersmith.evidence import Claim
 from layersmith.explaining import constructions, tools
 from layersmith.papers import Paper
@@ -44,14 +44,19 @@ def standing(paper: Paper) -> Standing:
     claims = [(part, claim) for part in catalogue.ENTRIES for claim in evidence.of(part).claims]
     return Standing(
         parts=tuple(name for name, found in catalogue.ENTRIES.items() if paper.id in found.papers),
-        methods=tuple(name for name in methods.METHODS if paper.id in methods.get(name).papers),
+        methods=_citing(paper, methods.METHODS),
         folds=tuple(name for name, fold in FOLDS.items() if paper.id in fold.papers),
-        constructions=tuple(name for name in constructions.CONSTRUCTIONS if paper.id in constructions.get(name).papers),
-        tools=tuple(name for name in tools.TOOLS if paper.id in tools.get(name).papers),
-        tasks=tuple(name for name in tasks.TASKS if paper.id in tasks.task_class(name).papers),
-        optimizers=tuple(name for name in optimizers.OPTIMIZERS if paper.id in optimizers.rule_class(name).papers),
+        constructions=_citing(paper, constructions.CONSTRUCTIONS),
+        tools=_citing(paper, tools.TOOLS),
+        tasks=_citing(paper, tasks.TASKS),
+        optimizers=_citing(paper, optimizers.OPTIMIZERS),
         claims=tuple((part, claim) for part, claim in claims if claim.paper == paper.id),
     )
+
+
+def _citing(paper: Paper, table: dict[str, str]) -> tuple[str, ...]:
+    """The names in a table of classes whose files name the paper."""
+    return tuple(name for name, target in table.items() if paper.id in facts.of(target).papers)
 
 
 def reason(paper: Paper) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from layersmith.anatomy import find_sites
 from layersmith.anatomy.adapters import open_up
+from layersmith.names import check_sites
 from tests.anatomy.families import BY_NAME, FAMILIES, Family
 
 EVERY = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
@@ -52,6 +53,7 @@ def test_names_kinds_and_traits(family: Family) -> None:
     width = 16 if family.name.startswith("torch") else 32
     anatomy = find_sites(model)
     assert [s.name for s in anatomy.sites] == expected_names(family)
+    check_sites([s.name for s in anatomy.sites])  # what refuses a slip knows them all
     for site in anatomy.sites:
         kind = {"attn": "mixer", "cross_attn": "mixer", "ffn": "ffn", "block": "block"}.get(site.role, "norm")
         assert site.kind == kind, site

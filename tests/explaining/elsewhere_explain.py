@@ -26,7 +26,7 @@ def test_all_that_is_made_is_made_there(tool, settings, llama, tokenizer, tmp_pa
     with elsewhere():
         model = copy.deepcopy(llama).to(ELSEWHERE)
         site = None if tool in ("statistics", "lens") else "layers.1.ffn"
-        asked = {"tool": tool, "settings": settings, "site": site, "tokens": 512, "progress": False}
+        asked = {"tool": tool, "settings": settings, "sites": site, "tokens": 512, "progress": False}
         found = explain(model, tokenizer=tokenizer, out=tmp_path / "out", **asked)
         assert found["environment"]["device"] == ELSEWHERE.type
         for module in found.modules.values():

@@ -186,5 +186,5 @@ def test_bad_settings_and_sites_are_told_in_words(llama, tokenizer, tmp_path) ->
         bounds(llama, tokenizer, tmp_path / "o", points=0)
     with pytest.raises(UserError, match="those of feed-forwards"):
         explain(
-            llama, tool="bounds", site="*.attn", tokenizer=tokenizer, tokens=256, progress=False, out=tmp_path / "p"
+            llama, tool="bounds", sites="*.attn", tokenizer=tokenizer, tokens=256, progress=False, out=tmp_path / "p"
         )

@@ -161,7 +161,7 @@ def test_a_formula_is_judged_swapped_and_saved(llama, tokenizer, tmp_path) -> No
     result = explain(
         llama,
         tool="formula",
-        site="layers.1.ffn",
+        sites="layers.1.ffn",
         tokenizer=tokenizer,
         tokens=512,
         progress=False,

@@ -26,7 +26,7 @@ def run(model, tokenizer, out, tool="Matrix", **options):
 
 
 def test_the_sublayer_itself_is_a_perfect_explanation(pocket, tokenizer, tmp_path) -> None:
-    result = run(pocket, tokenizer, tmp_path / "o", "Same", site=FFN)
+    result = run(pocket, tokenizer, tmp_path / "o", "Same", sites=FFN)
     row = result["sites"][0]["table"]["explanation"]
     assert row["divergence"] == 0.0
     assert row["loss_recovered"] == row["loss_recovered_from_mean"] == 1.0
@@ -36,7 +36,7 @@ def test_the_sublayer_itself_is_a_perfect_explanation(pocket, tokenizer, tmp_pat
 
 
 def test_nothing_is_exactly_the_zero_floor(pocket, tokenizer, tmp_path) -> None:
-    site = run(pocket, tokenizer, tmp_path / "o", "Nothing", site=FFN)["sites"][0]
+    site = run(pocket, tokenizer, tmp_path / "o", "Nothing", sites=FFN)["sites"][0]
     assert site["table"]["explanation"] == site["table"]["zero"]
     assert site["table"]["zero"]["local_error"] == 1.0
     assert site["table"]["zero"]["loss_recovered"] == 0.0
@@ -59,7 +59,7 @@ def test_the_verdict_follows_the_table() -> None:
 
 def test_a_matrix_is_the_linear_floor_and_its_control_stands_at_the_mean(llama, tokenizer, tmp_path) -> None:
     before = {name: t.clone() for name, t in llama.state_dict().items()}
-    result = run(llama, tokenizer, tmp_path / "o", site=[FFN], tokens=8192)
+    result = run(llama, tokenizer, tmp_path / "o", sites=[FFN], tokens=8192)
     table = result["sites"][0]["table"]
     assert table["explanation"] == table["linear"]
     assert table["linear"]["local_error"] < table["rank_r"]["local_error"] < table["mean"]["local_error"]
@@ -72,21 +72,21 @@ def test_a_matrix_is_the_linear_floor_and_its_control_stands_at_the_mean(llama, 
 
 
 def test_a_tool_that_sees_through_the_shuffling_is_found_out(llama, tokenizer, tmp_path) -> None:
-    site = run(llama, tokenizer, tmp_path / "o", "Cheat", site=FFN)["sites"][0]
+    site = run(llama, tokenizer, tmp_path / "o", "Cheat", sites=FFN)["sites"][0]
     assert "BETTER than a constant" in site["verdicts"][1]
 
 
 def test_a_model_in_half_precision_is_explained_in_float32(tokenizer, tmp_path) -> None:
     model = tiny("llama").bfloat16()
-    result = run(model, tokenizer, tmp_path / "o", "Same", site=FFN)
+    result = run(model, tokenizer, tmp_path / "o", "Same", sites=FFN)
     assert result["sites"][0]["table"]["explanation"]["divergence"] == 0.0
-    result = run(model, tokenizer, tmp_path / "p", site=FFN)
+    result = run(model, tokenizer, tmp_path / "p", sites=FFN)
     assert result.modules[FFN].linear.weight.dtype == torch.float32
     assert model.dtype == torch.bfloat16
 
 
 def test_what_explains_can_be_swapped_in(llama, tokenizer, tmp_path) -> None:
-    result = run(llama, tokenizer, tmp_path / "o", site=FFN)
+    result = run(llama, tokenizer, tmp_path / "o", sites=FFN)
     ids = torch.arange(20)[None]
     with torch.no_grad():
         before = llama(ids).logits
@@ -110,7 +110,7 @@ def test_every_kind_of_site_of_every_shape_of_model(shape, tokenizer, tmp_path) 
 
 def test_an_interrupted_run_goes_on_and_comes_to_the_same(llama, tokenizer, tmp_path, monkeypatch) -> None:
     sites = ["layers.0.ffn", FFN]
-    whole = run(llama, tokenizer, tmp_path / "whole", site=sites)["sites"]
+    whole = run(llama, tokenizer, tmp_path / "whole", sites=sites)["sites"]
     monkeypatch.setattr(tools.Matrix, "fits", 0)
     fit = tools.Matrix.explain
 
@@ -122,9 +122,9 @@ def test_an_interrupted_run_goes_on_and_comes_to_the_same(llama, tokenizer, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(tools.Matrix, "explain", fails)
         with pytest.raises(KeyboardInterrupt):
-            run(llama, tokenizer, tmp_path / "o", site=sites)
+            run(llama, tokenizer, tmp_path / "o", sites=sites)
     assert not (tmp_path / "o" / "result.json").exists()
-    result = run(llama, tokenizer, tmp_path / "o", site=sites)
+    result = run(llama, tokenizer, tmp_path / "o", sites=sites)
     assert result["sites"] == whole
     assert tools.Matrix.fits == 4  # nothing was fitted twice
     assert list(result.modules) == [FFN]
@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on_and_comes_to_the_same(llama, tokenizer, tmp_
 
 
 def test_the_files_hold_what_is_returned_and_escape_what_tools_say(llama, tokenizer, tmp_path) -> None:
-    result = run(llama, tokenizer, tmp_path / "o", site=FFN)
+    result = run(llama, tokenizer, tmp_path / "o", sites=FFN)
     assert json.loads((tmp_path / "o" / "result.json").read_text()) == result.to_json()
     page = (tmp_path / "o" / "report.html").read_text()
     assert "<script>alert" not in page
@@ -143,29 +143,29 @@ def test_the_files_hold_what_is_returned_and_escape_what_tools_say(llama, tokeni
 
 
 def test_another_run_is_not_mixed_in(llama, tokenizer, tmp_path) -> None:
-    run(llama, tokenizer, tmp_path / "o", site=FFN)
+    run(llama, tokenizer, tmp_path / "o", sites=FFN)
     with pytest.raises(UserError, match="seed"):
-        run(llama, tokenizer, tmp_path / "o", site=FFN, seed=1)
+        run(llama, tokenizer, tmp_path / "o", sites=FFN, seed=1)
     other = copy.deepcopy(llama)
     with torch.no_grad():
         other.model.norm.weight.mul_(2)
     with pytest.raises(UserError, match="the weights of the model"):
-        run(other, tokenizer, tmp_path / "o", site=FFN)
+        run(other, tokenizer, tmp_path / "o", sites=FFN)
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"site": "layers.1.fnn"}, r"layers\.1\.ffn"),
-        ({"site": []}, "at least one name"),
+        ({"sites": "layers.1.fnn"}, r"layers\.1\.ffn"),
+        ({"sites": []}, "at least one name"),
         ({"tool": "statistic"}, "Did you mean 'statistics'"),
         ({"tool": "tests.explaining.tools:Matrx"}, "package.module:Class"),
         ({"settings": {"strenght": 1}}, "Did you mean 'strength'"),
         ({"settings": {"strength": "much"}}, "like 0.001"),
         ({"tokens": 3}, "at least 256"),
         ({"data": "no/such/file"}, "no text at"),
-        ({"tool": "tests.explaining.tools:Same", "site": "layers.0.attn"}, "kind ffn"),
-        ({"tool": "tests.explaining.tools:Broken", "site": FFN}, "NaN or infinity"),
+        ({"tool": "tests.explaining.tools:Same", "sites": "layers.0.attn"}, "kind ffn"),
+        ({"tool": "tests.explaining.tools:Broken", "sites": FFN}, "NaN or infinity"),
         ({"device": "cpu"}, "stays where it is"),
         ({"seed": -1}, "seed"),
     ],
@@ -178,12 +178,12 @@ def test_bad_input_is_told_in_words(options, told, llama, tokenizer, tmp_path) -
 
 def test_a_locked_site_and_a_broken_model_are_refused(tokenizer, tmp_path) -> None:
     with pytest.raises(UserError, match="position bias"):
-        run(tiny("t5"), tokenizer, tmp_path / "o", site="decoder.layers.0.attn")
+        run(tiny("t5"), tokenizer, tmp_path / "o", sites="decoder.layers.0.attn")
     model = tiny("llama")
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="NaN or infinite"):
-        run(model, tokenizer, tmp_path / "p", site=FFN)
+        run(model, tokenizer, tmp_path / "p", sites=FFN)
     assert not (tmp_path / "p").exists()
 
 

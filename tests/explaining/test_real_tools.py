@@ -38,7 +38,7 @@ def test_answers_of_smollm2_and_the_last_stream_of_minilm_are_split(smollm2_path
 
 def test_a_feed_forward_of_smollm2_stays_within_its_bounds(smollm2_path, tmp_path) -> None:
     settings = {"points": 2, "samples": 10_000}
-    found = run(smollm2_path, tmp_path / "o", "bounds", site="layers.12.ffn", settings=settings)
+    found = run(smollm2_path, tmp_path / "o", "bounds", sites="layers.12.ffn", settings=settings)
     (row,) = found["sites"].values()
     assert row["outside"] == 0
     assert row["widths"]["sampled"] < row["widths"]["backward"] < row["widths"]["interval"]

@@ -111,7 +111,7 @@ def test_statistics_go_on_where_they_were(llama, tokenizer, tmp_path, monkeypatc
 
 
 def test_only_the_sites_asked_for_are_looked_at(llama, tokenizer, tmp_path) -> None:
-    sites = survey(llama, tokenizer, tmp_path / "o", site="layers.1.ffn")["survey"]["sites"]
+    sites = survey(llama, tokenizer, tmp_path / "o", sites="layers.1.ffn")["survey"]["sites"]
     whole = survey(llama, tokenizer, tmp_path / "p")["survey"]["sites"]
     assert set(sites) == {"layers.1", "layers.1.ffn"}
     assert sites["layers.1.ffn"] == whole["layers.1.ffn"]

@@ -22,7 +22,7 @@ def test_a_changed_model_beside_its_original(tiny: nn.Module, tokenizer: PreTrai
     changed = copy.deepcopy(tiny)
     changed.model.layers[1].mlp.down_proj.weight.data.zero_()
     shapes = ["prefill=1x32", "decode=1x16"]
-    found = measure(changed, tiny, tokenizer=tokenizer, data=text, at=shapes, count=3, length=64, rounds=2)
+    found = measure(changed, tiny, tokenizer=tokenizer, data=text, at=shapes, windows=3, length=64, rounds=2)
     found = json.loads(json.dumps(found.to_json()))
 
     assert found["settings"] == {
@@ -51,7 +51,7 @@ def test_a_changed_model_beside_its_original(tiny: nn.Module, tokenizer: PreTrai
 def test_a_model_beside_its_copy_shows_no_difference(
     tiny: nn.Module, tokenizer: PreTrainedTokenizerFast, text: str
 ) -> None:
-    found = measure(copy.deepcopy(tiny), tiny, tokenizer=tokenizer, data=text, at="prefill=1x16", count=2, rounds=1)
+    found = measure(copy.deepcopy(tiny), tiny, tokenizer=tokenizer, data=text, at="prefill=1x16", windows=2, rounds=1)
     assert found["comparison"]["divergence"] == 0.0
     assert found["comparison"]["agreement"] == 1.0
     assert found["comparison"]["greedy_agreement"] == 1.0
@@ -60,7 +60,7 @@ def test_a_model_beside_its_copy_shows_no_difference(
 def test_one_model_alone(tiny: nn.Module, tokenizer: PreTrainedTokenizerFast, text: str, tmp_path: Path) -> None:
     questions = tmp_path / "q.jsonl"
     questions.write_text('{"context": "a", "choices": ["b", "c"], "answer": 0}')
-    settings = {"data": text, "at": "prefill=1x16", "count": 2, "rounds": 1}
+    settings = {"data": text, "at": "prefill=1x16", "windows": 2, "rounds": 1}
     found = measure(tiny, tokenizer=tokenizer, questions=str(questions), **settings)
     assert found["against"] is None
     assert found["comparison"] is None
@@ -68,7 +68,7 @@ def test_one_model_alone(tiny: nn.Module, tokenizer: PreTrainedTokenizerFast, te
 
 
 def test_an_encoder_on_padded_text(encoder: nn.Module, tokenizer: PreTrainedTokenizerFast, text: str) -> None:
-    found = measure(encoder, encoder, tokenizer=tokenizer, data=text, at="prefill=1x16", count=2, length=64, rounds=1)
+    found = measure(encoder, encoder, tokenizer=tokenizer, data=text, at="prefill=1x16", windows=2, length=64, rounds=1)
     assert found["comparison"]["divergence_kind"] == "relative_squared_error"
     assert found["comparison"]["divergence"] == 0.0
     assert found["model"]["perplexity"] is None
@@ -76,7 +76,7 @@ def test_an_encoder_on_padded_text(encoder: nn.Module, tokenizer: PreTrainedToke
 
 
 def test_random_tokens_need_no_tokenizer_and_claim_no_perplexity(tiny: nn.Module, other: nn.Module) -> None:
-    found = measure(tiny, other, data="random", at="prefill=1x16", count=2, rounds=1)
+    found = measure(tiny, other, data="random", at="prefill=1x16", windows=2, rounds=1)
     assert found["settings"]["data"] == "random"
     assert found["comparison"]["divergence"] > 0
     assert found["model"]["perplexity"] is None
@@ -84,7 +84,7 @@ def test_random_tokens_need_no_tokenizer_and_claim_no_perplexity(tiny: nn.Module
 
 def test_a_model_of_vectors_is_measured_on_random_inputs() -> None:
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 48, batch_first=True), 2)
-    found = measure(model, model, at="prefill=1x16", count=2, rounds=1)
+    found = measure(model, model, at="prefill=1x16", windows=2, rounds=1)
     assert found["settings"]["data"] == "random"
     assert found["comparison"]["divergence"] == 0.0
 
@@ -95,6 +95,6 @@ def test_text_without_a_tokenizer_is_refused(tiny: nn.Module, text: str) -> None
 
 
 def test_the_room_is_the_function_too(tiny: nn.Module) -> None:
-    found = layersmith.measure(tiny, data="random", at="prefill=1x16", count=1, rounds=1)
+    found = layersmith.measure(tiny, data="random", at="prefill=1x16", windows=1, rounds=1)
     assert found["schema"] == "layersmith.measure/1"
     assert layersmith.measuring.shape.parse_shape("prefill=1x2").tokens == 2

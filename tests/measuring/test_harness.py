@@ -46,13 +46,13 @@ def test_numbers_are_read_and_nothing_else(fake, tiny, tokenizer):
 
 def test_measure_holds_the_scores_of_both(fake, tiny, tokenizer):
     found = measure(
-        tiny, tiny, tokenizer=tokenizer, data="random", at="prefill=1x8", count=1, rounds=1, tasks=["arc_easy"]
+        tiny, tiny, tokenizer=tokenizer, data="random", at="prefill=1x8", windows=1, rounds=1, tasks=["arc_easy"]
     )
     assert found["model"]["tasks"] == found["against"]["tasks"] == {"arc_easy": {"acc": 0.5, "acc_stderr": 0.1}}
 
 
 def test_without_tasks_there_are_none(tiny):
-    assert measure(tiny, data="random", at="prefill=1x8", count=1, rounds=1)["model"]["tasks"] is None
+    assert measure(tiny, data="random", at="prefill=1x8", windows=1, rounds=1)["model"]["tasks"] is None
 
 
 def test_what_the_harness_raises_is_one_paragraph(fake, tiny, tokenizer):

@@ -42,7 +42,7 @@ def test_smollm2_costs_what_its_architecture_says(smollm2_path: Path) -> None:
 
 def test_minilm_is_at_no_distance_from_itself(minilm_path: Path) -> None:
     model, tokenizer = load(minilm_path)
-    found = measure(model, model, tokenizer=tokenizer, at="prefill=1x64", count=4, length=64, rounds=3)
+    found = measure(model, model, tokenizer=tokenizer, at="prefill=1x64", windows=4, length=64, rounds=3)
     assert found["comparison"]["divergence"] == 0.0
     assert found["comparison"]["divergence_kind"] == "relative_squared_error"
     assert found["model"]["bits_per_byte"] is None

@@ -12,8 +12,8 @@ import pytest
 
 import layersmith
 from layersmith.errors import MissingExtra, UserError
-from layersmith.racing import config
-from layersmith.racing.config import RaceConfig, check
+from layersmith.racing import options
+from layersmith.racing.options import RaceConfig, check
 from layersmith.racing.result import RaceResult
 
 SMALL: dict[str, Any] = {
@@ -38,7 +38,7 @@ def timeless(result: RaceResult) -> list[dict[str, Any]]:
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "find_spec", lambda name: None)
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install '\.\[ray\]'"):
         check(RaceConfig(ray="auto"))
 

@@ -12,7 +12,7 @@ import pytest
 import layersmith
 from layersmith.errors import UserError
 from layersmith.racing import train
-from layersmith.racing.config import RaceConfig, check, names_own_code
+from layersmith.racing.options import RaceConfig, check, names_own_code
 
 CODE = """
 import torch

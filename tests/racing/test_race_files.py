@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from layersmith.racing.budget import sized
-from layersmith.racing.config import ENOUGH_SEEDS, RaceConfig, check, entrants_of, from_file
+from layersmith.racing.options import ENOUGH_SEEDS, RaceConfig, check, entrants_of, from_file
 from layersmith.racing.tasks import build_task
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "races").glob("*.yaml"))

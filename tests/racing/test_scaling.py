@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from layersmith.errors import UserError
-from layersmith.racing.config import RaceConfig, check
+from layersmith.racing.options import RaceConfig, check
 from layersmith.racing.scaling import fit, law
 
 

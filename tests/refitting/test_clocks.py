@@ -1,7 +1,6 @@
 """What is timed is the model and nothing else: equal parts do equal work on every path that reads a clock."""
 
 import copy
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -68,7 +67,7 @@ def test_equal_copies_do_equal_work_in_the_last_measurement_and_in_measure(shape
     healed = copy.deepcopy(model)  # what `finish` times: a model of its own, with its parts in place
     edit.apply(healed, copies(model))
     assert work(model_step(healed, shape)) == work(model_step(model, shape))
-    layersmith.measure(healed, model, data="random", at=str(shape), count=1, length=8, rounds=2)
+    layersmith.measure(healed, model, data="random", at=str(shape), windows=1, length=8, rounds=2)
     assert clock_watch.runs > 8
     assert clock_watch.swaps == 0
 
@@ -81,10 +80,11 @@ def test_folds_are_tried_outside_the_clock_on_the_same_weights(shape, tmp_path, 
     monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", lambda self, memo: copied.append(self))
     tried = []
     from layersmith.refitting.prove import folding
+    from layersmith.refitting.prove.folds import pre_rms_norm
 
-    rewrite = replace(folding.FOLDS["pre_rms_norm"], make=lambda m, anatomy: tried.append(m) or _no_change())
+    monkeypatch.setattr(pre_rms_norm, "fold", lambda m, anatomy: tried.append(m) or _no_change())
     # A table of its own: what is taken out of the shared one would come back at another place.
-    monkeypatch.setattr(folding, "FOLDS", {"pre_rms_norm": rewrite})
+    monkeypatch.setattr(folding, "FOLDS", {"pre_rms_norm": folding.FOLDS["pre_rms_norm"]})
     workspace = Workspace(tmp_path / "run", {})
     fold_where_it_pays(model, shape, workspace, "mix")
     workspace.close()

@@ -29,11 +29,11 @@ def refused(model: Any, given: dict[str, Any], out: Path) -> None:
 
 
 def measure(model: Any, given: dict[str, Any], out: Path) -> None:
-    layersmith.measure(model, at=["prefill=1x8", "decode=1x8"], count=1, length=64, rounds=1, **given)
+    layersmith.measure(model, at=["prefill=1x8", "decode=1x8"], windows=1, length=64, rounds=1, **given)
 
 
 def measure_against(model: Any, given: dict[str, Any], out: Path) -> None:
-    layersmith.measure(tiny_llama(layers=1), model, at="prefill=1x8", count=1, length=64, rounds=1, **given)
+    layersmith.measure(tiny_llama(layers=1), model, at="prefill=1x8", windows=1, length=64, rounds=1, **given)
 
 
 def sites(model: Any, given: dict[str, Any], out: Path) -> None:
@@ -106,7 +106,7 @@ def test_the_callers_contexts_do_not_matter(
     model = tiny_llama(layers=2)
     with CONTEXTS[name]():
         inside = layersmith.refit(model, out=tmp_path / "inside", **given)
-        measured = layersmith.measure(model, at="decode=1x8", count=1, rounds=1, data="random")
+        measured = layersmith.measure(model, at="decode=1x8", windows=1, rounds=1, data="random")
     assert inside["heal"]["curve"] == outside["heal"]["curve"]
     assert inside.refitted["divergence"] == outside.refitted["divergence"]
     assert measured.model["params"] == outside.original["params"]

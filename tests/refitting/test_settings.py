@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from layersmith.refitting.config import settings_for
 from layersmith.refitting.options import RefitConfig
+from layersmith.refitting.settings import settings_for
 from tests.refitting.conftest import tiny_llama
 
 

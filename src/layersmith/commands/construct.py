@@ -13,7 +13,7 @@ from rich.table import Table
 
 from layersmith.commands.options import parse_settings
 from layersmith.errors import UserError
-from layersmith.explaining.constructions import CONSTRUCTIONS, check_construction
+from layersmith.explaining.constructions import CONSTRUCTIONS, check_construction, check_settings
 
 if TYPE_CHECKING:
     from layersmith.explaining.constructions.constructing import Constructed
@@ -36,6 +36,7 @@ def construct(
         return
     check_construction(name)
     settings = parse_settings(",".join(given)) if given else {}
+    check_settings(name, settings)
     from layersmith.explaining.constructions.constructing import construct as build
 
     built = build(name, settings, out)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from layersmith.commands.options import takes
-from layersmith.explaining.config import ExplainConfig, check
+from layersmith.explaining.options import ExplainConfig, check
 from layersmith.names import model_source, shown_name
 
 if TYPE_CHECKING:

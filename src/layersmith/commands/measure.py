@@ -63,7 +63,7 @@ def measure(
         data=data,
         text_column=text_column,
         at=shapes,
-        count=windows,
+        windows=windows,
         rounds=rounds,
         questions=questions,
         tasks=wanted,

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from layersmith.commands.words import tell
+
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="one method: everything about it")] = None,
@@ -53,7 +55,7 @@ def print_method(console: Console, name: str) -> None:
 
     method = table.get(name)
     console.rule(f"{name} · method · {describe.method_kind(name)}", align="left")
-    console.print(escape(describe.method_text(name)) + "\n", soft_wrap=True)
+    tell(console, describe.method_text(name))
     told = {
         "Sites": ", ".join(method.kinds),
         "Needs": describe.needs(method),

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from layersmith.commands.options import takes
-from layersmith.racing.config import RaceConfig, check, from_file, names_own_code
+from layersmith.racing.options import RaceConfig, check, from_file, names_own_code
 
 
 @takes(RaceConfig)

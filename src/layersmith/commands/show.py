@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
-from importlib import resources
 from typing import Annotated
 
 import typer
@@ -35,7 +33,6 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, as in `layersmith catalogue --json`")] = False,
 ) -> None:
     """All about one part: idea, equation, papers, evidence, claims, cost, methods. Or about a method, fold or paper."""
-    _refuse_a_slip(" ".join(words))
     from layersmith import search
     from layersmith.commands.methods import print_method
 
@@ -77,23 +74,3 @@ def _sized(name: str, d_model: int | None, config: dict[str, object], size: tupl
     _, figures = next(describe.cost_table(part, *size))
     cost = dict(zip(describe.COST_COLUMNS, figures, strict=True))
     return {"spec": part.spec(), "cost": {"at": "{}x{}".format(*size), **cost}}
-
-
-def _refuse_a_slip(name: str) -> None:
-    """Answer a name that is nearly one at once: the search would first import all that can be run."""
-    from layersmith.explaining.constructions import CONSTRUCTIONS
-    from layersmith.explaining.tools import TOOLS
-    from layersmith.papers import papers
-    from layersmith.parts import ENTRIES
-    from layersmith.racing.optimizers import OPTIMIZERS
-    from layersmith.racing.tasks import TASKS
-    from layersmith.refitting.methods import METHODS
-
-    known = [*ENTRIES, *METHODS, *CONSTRUCTIONS, *TOOLS, *TASKS, *OPTIMIZERS]
-    written = name.strip().lower().replace(" ", "_").replace("-", "_")
-    near = get_close_matches(written, known, n=3, cutoff=0.7)
-    folds = resources.files("layersmith.refitting").joinpath("prove", "folds", f"{written}.py").is_file()
-    if not near or written in known or folds or any(name.lower() in paper.title.lower() for paper in papers().values()):
-        return
-    meant = " or ".join(map(repr, near))
-    raise UserError(f"Nothing is called {name!r}. Did you mean {meant}? `layersmith catalogue WORDS` searches.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
+from layersmith.commands.words import tell
+
 
 def print_cited(console: Console, ids: tuple[str, ...]) -> None:
     """One line for each paper: id, title, link."""
@@ -20,7 +22,7 @@ def print_construction(console: Console, name: str) -> None:
 
     record = describe.construction_as_json(name)
     console.rule(f"{name} · construction", align="left")
-    console.print(escape(describe.construction_text(name)) + "\n", soft_wrap=True)
+    tell(console, describe.construction_text(name))
     for key, setting in record["settings"].items():
         bounds = f"{setting['default']:g}, from {setting['least']:g} to {setting['most']:g}"
         console.print(f"[bold]Setting[/bold]    {key}: {escape(setting['meaning'])} ({bounds})", soft_wrap=True)
@@ -60,7 +62,7 @@ def print_optimizer(console: Console, name: str) -> None:
 
     record = describe.optimizer_as_json(name)
     console.rule(f"{name} · optimizer", align="left")
-    console.print(escape(describe.optimizer_text(name)) + "\n", soft_wrap=True)
+    tell(console, describe.optimizer_text(name))
     for key, default in record["settings"].items():
         console.print(f"[bold]Setting[/bold]    {key}: {default} if not given", soft_wrap=True)
     console.print(f"[bold]Rates[/bold]      tried if none are given: {', '.join(f'{lr:g}' for lr in record['lr'])}")
@@ -84,7 +86,7 @@ def print_fold(console: Console, name: str) -> None:
 
     fold = FOLDS[name]
     console.rule(f"{name} · fold", align="left")
-    console.print(escape(describe.fold_text(name)) + "\n", soft_wrap=True)
+    tell(console, describe.fold_text(name))
     tried = "tried on the result of every run" if fold.tried else "by hand only"
     console.print(f"[bold]In refit[/bold]   {tried}")
     console.print(f"[bold]Pays[/bold]       {escape(fold.when_it_pays)}", soft_wrap=True)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from layersmith.commands.shown import print_cited, print_state
+from layersmith.commands.words import tell
 
 if TYPE_CHECKING:
     from layersmith.contract import Operator
@@ -27,9 +28,9 @@ def print_part(
     found = table.entry(name)
     module = table.build(describe.spec_of(name, d_model, config))
     console.rule(f"{name} · {found.family}", align="left")
-    console.print(escape(table.documentation(name)) + "\n", soft_wrap=True)
+    tell(console, table.documentation(name))
     console.print("[bold]Arguments[/bold]")
-    console.print(escape(describe.arguments(name)) + "\n", soft_wrap=True)
+    tell(console, describe.arguments(name))
     console.print(f"[bold]Stands at[/bold]  {', '.join(table.STANDS_AT[found.family])} sites")
     print_state(console, found.missing)
     print_cited(console, found.papers)

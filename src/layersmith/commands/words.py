@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
 #: Fewer rounds than this say which of two sites is slower only when they differ much.
 ENOUGH_ROUNDS = 10
+#: A line of a source file that is as long as this together with the next word was broken for want of room.
+FULL_LINE = 105
 
 
 def few_rounds(rounds: int) -> str | None:
@@ -25,6 +34,26 @@ def quartiles(spread: list[float]) -> str:
 def prediction(writes: bool) -> str:
     """What two models agree on: the next token only where the model predicts one."""
     return "same next token" if writes else "same prediction"
+
+
+def tell(console: Console, text: str) -> None:
+    """A text out of a source file, filling the terminal's width; unbroken where the output is no terminal."""
+    console.print(escape(flowing(text)) + "\n", soft_wrap=not console.is_terminal)
+
+
+def flowing(text: str) -> str:
+    """The text with each paragraph on one line; what is indented (equations, lists of arguments) stays as it is."""
+    lines: list[str] = []
+    before = ""
+    for line in text.splitlines():
+        word = line.partition(" ")[0]
+        broken = word and before and not before.startswith(" ") and len(before) + 1 + len(word) > FULL_LINE
+        if broken:
+            lines[-1] += " " + line
+        else:
+            lines.append(line)
+        before = line
+    return "\n".join(lines)
 
 
 def readable(text: str) -> str:

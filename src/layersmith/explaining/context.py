@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layersmith.anatomy import Anatomy, Site
-from layersmith.explaining.config import ExplainConfig
+from layersmith.explaining.options import ExplainConfig
 from layersmith.explaining.survey import Survey
 from layersmith.explaining.texts import Texts
 from layersmith.explaining.tool import Settings, Tool

@@ -28,10 +28,10 @@ from layersmith.disk import put_json, writable_folder, writing
 from layersmith.errors import UserError
 from layersmith.explaining import tools
 from layersmith.explaining.capture import capture, forget
-from layersmith.explaining.config import ExplainConfig, check, folder_for
 from layersmith.explaining.context import RunContext
 from layersmith.explaining.floors import floors, rank_of
 from layersmith.explaining.judge import judge, standing_for, verdicts
+from layersmith.explaining.options import ExplainConfig, check, folder_for
 from layersmith.explaining.result import ExplainResult, assemble
 from layersmith.explaining.sections import with_words
 from layersmith.explaining.survey import Subject, Survey
@@ -48,7 +48,7 @@ def explain(
     model: Any,
     *,
     tool: str = "statistics",
-    site: str | list[str] | None = None,
+    sites: str | list[str] | None = None,
     data: str | os.PathLike[str] = "stdlib",
     text_column: str | None = None,
     out: str | Path | None = None,
@@ -65,7 +65,7 @@ def explain(
     model    a loaded Hugging Face model (then pass its tokenizer too), a folder, a Hub id, or "pocket"
     tool     "statistics" and "lens" look at all sites; any other tool explains one site after another, and is judged
              beside the floors and a shuffled control. "package.module:Class" is a tool of your own
-    site     a name or pattern ("layers.3.ffn", "layers.*.attn"), or several; None takes all the tool can work on
+    sites    a name or pattern ("layers.3.ffn", "layers.*.attn"), or several; None takes all the tool can work on
     data     "stdlib", a text file, table or folder, or "hub:owner/name"; pictures or sound where the model takes them
     out      None writes to out/MODEL-TOOL
     settings of the tool, in place of its defaults
@@ -77,7 +77,7 @@ def explain(
     check_kinds(explain, locals())
     config = ExplainConfig(
         tool=tool,
-        site=[site] if isinstance(site, str) else site,
+        sites=[sites] if isinstance(sites, str) else sites,
         data=os.fspath(data) if isinstance(data, os.PathLike) else data,
         text_column=text_column,
         out=None if out is None else Path(out),
@@ -115,7 +115,7 @@ def _explain(
     with evaluating(model):
         main_output(first_run(model, texts.fit[0]))  # a model that yields NaN is refused before anything else
     anatomy = find_sites(model)
-    sites = _sites(anatomy, tool, config.site)
+    sites = _sites(anatomy, tool, config.sites)
     asked = {"tool": tool.name, "settings": settings, "sites": [s.name for s in sites], "seed": config.seed}
     batches = {"fit": texts.fit, "judge": texts.judge}
     assert config.out is not None

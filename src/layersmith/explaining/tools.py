@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from layersmith import facts
 from layersmith.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -38,6 +40,23 @@ def check_tool(name: str) -> None:
         raise UserError(f"Unknown tool {name!r}. {suggest(name, list(TOOLS))}")
 
 
+def check_settings(name: str, given: Collection[str]) -> None:
+    """Raise a UserError for a setting that the tool of that name does not have: its file says so, or else its class.
+
+    A tool of one's own is asked when it is run.
+    """
+    if name in TOOLS and given:
+        written = facts.of(TOOLS[name]).keys.get("settings")
+        _check_settings(name, given, get(name).settings if written is None else written)
+
+
+def _check_settings(tool: str, given: Collection[str], known: Collection[str]) -> None:
+    for name in given:
+        if name not in known:
+            near = suggest(name, list(known)) if known else "It has none."
+            raise UserError(f"The tool {tool!r} has no setting {name!r}. {near}")
+
+
 def get(name: str) -> Tool | Survey:
     """The tool or survey of that name, or of one's own module. Raises UserError where there is none."""
     check_tool(name)
@@ -57,13 +76,8 @@ def settings_of(tool: Tool | Survey, given: dict[str, Any]) -> dict[str, Any]:
 
     Raises UserError for a setting that the tool does not have, and for text that is no such value.
     """
-    settings = dict(tool.settings)
-    for name, value in given.items():
-        if name not in settings:
-            near = suggest(name, list(settings)) if settings else "It has none."
-            raise UserError(f"The tool {tool.name!r} has no setting {name!r}. {near}")
-        settings[name] = _read(name, value, settings[name])
-    return settings
+    _check_settings(tool.name, given, tool.settings)
+    return {**tool.settings, **{name: _read(name, value, tool.settings[name]) for name, value in given.items()}}
 
 
 def _read(name: str, value: Any, default: Any) -> Any:

@@ -73,7 +73,7 @@ def measure(
     data: str | os.PathLike[str] = "stdlib",
     text_column: str | None = None,
     at: str | Sequence[str] = "prefill=1x512",
-    count: int = 16,
+    windows: int = 16,
     length: int = 512,
     rounds: int = 20,
     questions: str | None = None,
@@ -88,7 +88,7 @@ def measure(
                folder of pictures or sound for models of these ("stdlib": a small embedded set)
     text_column  of a table or Hub data set, "source,target" for pairs; None takes "text" or the only column of text
     at         one shape or several: "prefill=1x512", ["prefill=1x512", "decode=1x128"]
-    count      windows of text, or as many tokens in other rows, that quality is measured on
+    windows    of text, or as many tokens in other rows, that quality is measured on
     length     tokens per window; fewer where the model's context is shorter
     rounds     of interleaved timing
     questions  a JSONL file of multiple-choice questions (see `measure.zeroshot`)
@@ -104,7 +104,7 @@ def measure(
     for given in (model, *(() if against is None else (against,))):
         check_module(given)
     check_kinds(measure, locals())
-    for what, number in (("count", count), ("length", length), ("rounds", rounds)):
+    for what, number in (("windows", windows), ("length", length), ("rounds", rounds)):
         if number < 1:
             raise UserError(f"{what} must be at least 1, not {number}.")
     check_seed(seed)
@@ -120,7 +120,7 @@ def measure(
             data=data,
             text_column=text_column,
             shapes=shapes,
-            size=(count, length),
+            size=(windows, length),
             rounds=rounds,
             questions=questions,
             tasks=(tasks or [], task_limit),

@@ -10,9 +10,9 @@ import torch
 from layersmith.errors import UserError
 from layersmith.model.spec import Spec, own_code, read_spec
 from layersmith.model.task_model import Ends, build, cost_of, fit_width
-from layersmith.racing.config import RaceConfig, budget_of, entrants_of
 from layersmith.racing.optimizer import Rule
 from layersmith.racing.optimizers import DEFAULT, build_rule
+from layersmith.racing.options import RaceConfig, budget_of, entrants_of
 from layersmith.racing.own import try_out
 from layersmith.racing.task import Task
 from layersmith.racing.train import Trial, ends_of, seconds_per_step

@@ -56,7 +56,7 @@ def came_of_it(
     """
     import numpy as np
 
-    from layersmith.racing.config import ENOUGH_SEEDS
+    from layersmith.racing.options import ENOUGH_SEEDS
     from layersmith.racing.verdict import LEVEL, paired_interval
 
     sign = 1.0 if higher_is_better else -1.0

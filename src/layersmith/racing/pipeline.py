@@ -27,16 +27,22 @@ from layersmith.errors import UserError
 from layersmith.kinds import check_kinds
 from layersmith.racing import together
 from layersmith.racing.budget import Entrant, sized, time_steps
-from layersmith.racing.config import RaceConfig, budget_of, check, entrants_of
+from layersmith.racing.context import RunContext
 from layersmith.racing.expected import yardstick
-from layersmith.racing.jobs import Crew, Job, trained, tuned
+from layersmith.racing.grid import Tuned
+from layersmith.racing.jobs import Crew, trained, tuned
+from layersmith.racing.options import RaceConfig, budget_of, check, entrants_of
 from layersmith.racing.result import RaceResult, assemble, leaderboard_csv, scaling
-from layersmith.racing.task import Task
 from layersmith.racing.tasks import build_task
-from layersmith.racing.train import run_trial
+from layersmith.racing.train import Outcome, run_trial
 from layersmith.report import write
 from layersmith.runs.progress import Progress, Stopwatch
 from layersmith.runs.workspace import Workspace
+
+#: Share of the budget -> the entrants at that size.
+Sizes = dict[float, list[Entrant]]
+#: Share of the budget -> name -> for each seed, what tuning and training came to.
+Outcomes = dict[float, dict[str, list[tuple[Tuned, Outcome]]]]
 
 
 def race(
@@ -134,8 +140,17 @@ def _race(config: RaceConfig, progress: bool) -> RaceResult:
         # Everything that can be refused is refused before anything is stored; seconds are measured later.
         able = {share: sized(config, built, dict.fromkeys(entrants_of(config), 1.0), share) for share in config.shares}
         workspace = Workspace(config.out, _identity(config), on_rebuild=bar.rebuilding)
+        workers = 1 if together.size() > 1 else config.workers or os.cpu_count() or 1
         try:
-            return _stages(config, built, able, workspace, bar)
+            ctx = RunContext(
+                task=built,
+                config=config,
+                workspace=workspace,
+                bar=bar,
+                clock=Stopwatch(workspace, bar),
+                crew=Crew(workspace, workers, config.ray, bar),
+            )
+            return _stages(ctx, able)
         finally:
             workspace.close()
 
@@ -172,49 +187,60 @@ def _identity(config: RaceConfig) -> dict[str, Any]:
     return {"verb": "race", "settings": settings, "versions": versions}
 
 
-def _stages(
-    config: RaceConfig, task: Task, able: dict[float, list[Entrant]], workspace: Workspace, bar: Progress
-) -> RaceResult:
-    """able: share of the budget -> the entrants at that size."""
-    clock = Stopwatch(workspace, bar)
-    workers = 1 if together.size() > 1 else config.workers or os.cpu_count() or 1
-    crew = Crew(workspace, workers, config.ray, bar)
-    settings = config.task_settings or {}
-    if budget_of(config)[0] == "seconds":
-        with clock.stage("time"):
-            able = {1.0: sized(config, task, _timed(workspace, config))}
-    everyone = [entrant for entrants in able.values() for entrant in entrants]
+def _stages(ctx: RunContext, able: Sizes) -> RaceResult:
+    able = _timed(ctx, able)
+    _tune(ctx, able)
+    came_to = _train(ctx, able)
+    return _finish(ctx, able, came_to)
 
-    def job(kind: Any, entrant: Entrant, seed: int) -> Job:
-        return Job(kind, config.task, settings, entrant, seed, config.batch)
 
-    with clock.stage("tune"):
-        crew.finish("tuning", [job("tune", entrant, config.seed + config.seeds) for entrant in everyone])
+def _timed(ctx: RunContext, able: Sizes) -> Sizes:
+    """The entrants with the steps that take the same time, where that is the budget; seconds are measured once, so
+    that a resumed race is the same."""
+    if budget_of(ctx.config)[0] != "seconds":
+        return able
+    with ctx.clock.stage("time"):
+        found = ctx.workspace.load_json("timed/steps")
+        if found is None:
+            found = time_steps(ctx.config)
+            ctx.workspace.save_json("timed/steps", found)
+        return {1.0: sized(ctx.config, ctx.task, found)}
+
+
+def _tune(ctx: RunContext, able: Sizes) -> None:
+    everyone = _everyone(able)
+    with ctx.clock.stage("tune"):
+        ctx.crew.finish("tuning", [ctx.job("tune", entrant, ctx.seeds.stop) for entrant in everyone])
     for entrant in everyone:
-        bar.note(_tuning(entrant, workspace))
-    with clock.stage("train"):
-        seeds = range(config.seed, config.seed + config.seeds)
-        crew.finish("training", [job("train", entrant, seed) for entrant in everyone for seed in seeds])
-    came_to = {
-        share: {each.name: [trained(job("train", each, seed), workspace) for seed in seeds] for each in entrants}
+        ctx.bar.note(_tuning(entrant, ctx.workspace))
+
+
+def _train(ctx: RunContext, able: Sizes) -> Outcomes:
+    with ctx.clock.stage("train"):
+        jobs = [ctx.job("train", entrant, seed) for entrant in _everyone(able) for seed in ctx.seeds]
+        ctx.crew.finish("training", jobs)
+    return {
+        share: {
+            entrant.name: [trained(ctx.job("train", entrant, seed), ctx.workspace) for seed in ctx.seeds]
+            for entrant in entrants
+        }
         for share, entrants in able.items()
     }
-    document = assemble(config, task, able[1.0], came_to[1.0], clock.seconds)
-    if config.scale is not None:
-        document["scaling"] = scaling(config, able, came_to)
-    put(config.out / "leaderboard.csv", leaderboard_csv(document))
-    write(document, config.out / "report.html")
-    put_json(config.out / "result.json", document)  # last of all: where it stands, the race has ended
-    return RaceResult(config.out, document)
 
 
-def _timed(workspace: Workspace, config: RaceConfig) -> dict[str, float]:
-    """Seconds of a step of each entrant, measured once, so that a resumed race is the same."""
-    found = workspace.load_json("timed/steps")
-    if found is None:
-        found = time_steps(config)
-        workspace.save_json("timed/steps", found)
-    return found
+def _finish(ctx: RunContext, able: Sizes, came_to: Outcomes) -> RaceResult:
+    """Judge, and write what there is to read; result.json last of all: where it stands, the race has ended."""
+    document = assemble(ctx.config, ctx.task, able[1.0], came_to[1.0], ctx.clock.seconds)
+    if ctx.config.scale is not None:
+        document["scaling"] = scaling(ctx.config, able, came_to)
+    put(ctx.config.out / "leaderboard.csv", leaderboard_csv(document))
+    write(document, ctx.config.out / "report.html")
+    put_json(ctx.config.out / "result.json", document)
+    return RaceResult(ctx.config.out, document)
+
+
+def _everyone(able: Sizes) -> list[Entrant]:
+    return [entrant for entrants in able.values() for entrant in entrants]
 
 
 def _tuning(entrant: Entrant, workspace: Workspace) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 from layersmith.measuring.environment import environment
 from layersmith.racing.budget import Entrant
-from layersmith.racing.config import RaceConfig, budget_of, entrants_of
 from layersmith.racing.expected import came_of_it
 from layersmith.racing.grid import Tuned
+from layersmith.racing.options import RaceConfig, budget_of, entrants_of
 from layersmith.racing.scaling import law
 from layersmith.racing.task import Task
 from layersmith.racing.train import Outcome

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from layersmith.racing.config import ENOUGH_SEEDS
+from layersmith.racing.options import ENOUGH_SEEDS
 
 AHEAD, BEHIND, SAME, FEW = "ahead", "behind", "not distinguishable", "too few seeds"
 LEVEL = 0.95

@@ -10,7 +10,7 @@ from layersmith.measuring.shape import Shape
 from layersmith.refitting.build.workers import Source
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batches
-from layersmith.refitting.config import Settings
+from layersmith.refitting.settings import Settings
 from layersmith.runs.progress import Progress, Stopwatch
 from layersmith.runs.workspace import Workspace
 
@@ -35,6 +35,8 @@ class RunContext:
     activations: Activations
     #: Whether both models are also measured under torch.compile, at the end.
     compiles: bool = False
+    #: Processes that build candidates at the same time.
+    workers: int = 1
 
     @property
     def name(self) -> str:

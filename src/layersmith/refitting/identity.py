@@ -9,7 +9,7 @@ from torch import nn
 
 from layersmith.errors import UserError
 from layersmith.refitting.calibrate.batches import Batches
-from layersmith.refitting.config import Settings
+from layersmith.refitting.settings import Settings
 from layersmith.runs.identity import differences, identity_of
 from layersmith.runs.workspace import Workspace
 

@@ -1,12 +1,11 @@
 """What a user may ask of `refit`: one field an option, with the words that `layersmith refit --help` shows.
 
 Nothing heavy is imported here, so the command line is made from this class and refuses a slip at once. What the
-options come to for one model is `config.settings_for`.
+options come to for one model is `settings.settings_for`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -15,7 +14,7 @@ from layersmith.cost import FIELDS
 from layersmith.errors import UserError, suggest
 from layersmith.kinds import check_kinds, shown
 from layersmith.measuring.shape import parse_shape
-from layersmith.names import check_data, check_device, check_out, check_reusable, check_seed
+from layersmith.names import check_data, check_device, check_names, check_out, check_reusable, check_seed, check_sites
 from layersmith.refitting.methods import check_methods
 
 #: What may be bounded, as a share of the original's.
@@ -83,13 +82,9 @@ def check(config: RefitConfig) -> None:
     check_kinds(RefitConfig, vars(config), but=OWN_WORDS)
     check_budget(config.budget)
     _check_numbers(config)
-    for name, names in (("methods", config.methods), ("sites", config.sites)):
-        listed = isinstance(names, Sequence | Set) and not isinstance(names, str | bytes)
-        if names is not None and not (listed and names and all(_is_name(n) for n in names)):
-            raise UserError(
-                f"{name} must be a list of at least one name, not {shown(names)}; leave it out to take all."
-            )
+    check_names("methods", config.methods)
     check_methods(config.methods or [])
+    check_sites(config.sites)
     parse_shape(config.at)
     check_data(config.data)
     if config.dtype not in DTYPES:
@@ -126,10 +121,6 @@ def _check_numbers(config: RefitConfig) -> None:
     check_seed(config.seed)
     if config.workers < 1:
         raise UserError(f"The number of workers must be at least 1, not {config.workers}.")
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
 
 
 def _is_number(value: object) -> bool:

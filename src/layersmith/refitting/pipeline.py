@@ -44,7 +44,6 @@ from layersmith.refitting.calibrate.batches import Batch, Sizes, prepare
 from layersmith.refitting.calibrate.taylor import taylor_scores
 from layersmith.refitting.candidate import Library
 from layersmith.refitting.cleared import Missing
-from layersmith.refitting.config import settings_for
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.identity import run_identity
 from layersmith.refitting.options import OWN_WORDS, RefitConfig, check
@@ -59,6 +58,7 @@ from layersmith.refitting.score.site_costs import SiteCosts
 from layersmith.refitting.search.found import Found
 from layersmith.refitting.search.select import select
 from layersmith.refitting.search.shortlist import score_what_competes
+from layersmith.refitting.settings import settings_for
 from layersmith.runs.progress import Progress, Stopwatch
 from layersmith.runs.workspace import Workspace, refuse_a_foreign_folder
 
@@ -210,50 +210,61 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, bar: Prog
             replay=replay,
             activations=Activations(replay, anatomy, batches, workspace),
             compiles=config.compile,
+            workers=config.workers,
         )
-        return _resumed(ctx, config.workers)
+        return _resumed(ctx)
     finally:
         workspace.close()
 
 
-def _resumed(ctx: RunContext, workers: int) -> RefitResult:
+def _resumed(ctx: RunContext) -> RefitResult:
     """All stages. They begin again where a file is damaged whose making needs what a finished run has cleared away."""
     try:
-        return _stages(ctx, workers)
+        return _stages(ctx)
     except Missing:
         if not cleared.forget(ctx.workspace):
             raise
         ctx.bar.note("a file of this finished run is damaged; what it was made from is made again")
-        return _stages(ctx, workers)
+        return _stages(ctx)
 
 
-def _stages(ctx: RunContext, workers: int) -> RefitResult:
+def _stages(ctx: RunContext) -> RefitResult:
     with ctx.clock.stage("calibrate"):
         ctx.activations.calibrate(ctx.bar.tell)
     with ctx.clock.stage("library"):
-        library, reports = _build(ctx, workers)
+        library, reports = _build(ctx)
     with ctx.clock.stage("cost"):
-        costs = measure_costs(ctx.model, ctx.anatomy, library, ctx.shape, ctx.workspace)
+        costs = _cost(ctx, library)
     with ctx.clock.stage("chains"):
         _chain(ctx, library, reports, costs)
     with ctx.clock.stage("score"):
-        scoring = Scoring(library, ctx.activations, ctx.workspace, ctx.bar.tell)
-        score_what_competes(scoring, costs, ctx.settings.budget)
+        _score(ctx, library, costs)
     with ctx.clock.stage("search"):
         selection = select(ctx, library, costs)
     return finish(ctx, Found(library, reports, costs, selection))
 
 
-def _build(ctx: RunContext, workers: int) -> tuple[Library, dict[str, SiteReport]]:
+def _build(ctx: RunContext) -> tuple[Library, dict[str, SiteReport]]:
     """Every candidate of the run, built here or by several processes."""
     settings = ctx.settings
     wants_gradients = methods.reads(settings.methods, "taylor")
     few = ctx.batches.fit[:4]
     statistics = taylor_scores(ctx.model, ctx.anatomy, few, ctx.workspace) if wants_gradients else {}
     chosen = LibrarySettings(settings.methods, ctx.sites, settings.distill_steps, settings.seed)
-    if workers > 1:
-        build_in_processes(ctx, chosen, workers)
+    if ctx.workers > 1:
+        build_in_processes(ctx, chosen, ctx.workers)
     return build_library(ctx.activations, ctx.workspace, chosen, statistics, ctx.bar.tell)
+
+
+def _cost(ctx: RunContext, library: Library) -> SiteCosts:
+    """What the original costs, site by site; every candidate of the library is given its own cost."""
+    return measure_costs(ctx.model, ctx.anatomy, library, ctx.shape, ctx.workspace)
+
+
+def _score(ctx: RunContext, library: Library, costs: SiteCosts) -> None:
+    """How far predictions move when a candidate alone stands in the model; kept in the candidate."""
+    scoring = Scoring(library, ctx.activations, ctx.workspace, ctx.bar.tell)
+    score_what_competes(scoring, costs, ctx.settings.budget)
 
 
 def _chain(ctx: RunContext, library: Library, reports: dict[str, SiteReport], costs: SiteCosts) -> None:

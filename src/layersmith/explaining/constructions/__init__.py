@@ -6,9 +6,11 @@ This table is the only list of them; a class is imported when it is asked for.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from layersmith.errors import UserError, suggest
+from layersmith.facts import of as facts_of  # `facts` is a construction here
 
 if TYPE_CHECKING:
     from layersmith.explaining.constructions.construction import Construction
@@ -41,6 +43,15 @@ def check_construction(name: str) -> None:
     if name not in CONSTRUCTIONS:
         near = suggest(name, list(CONSTRUCTIONS))
         raise UserError(f"Unknown construction {name!r}. {near} `layersmith construct` lists all {len(CONSTRUCTIONS)}.")
+
+
+def check_settings(name: str, given: Iterable[str]) -> None:
+    """Raise a UserError for a setting that the construction of that name does not have. Imports nothing."""
+    known = facts_of(CONSTRUCTIONS[name]).keys["settings"]
+    for setting in given:
+        if setting not in known:
+            near = suggest(setting, known) if known else "It has none."
+            raise UserError(f"The construction {name!r} has no setting {setting!r}. {near}")
 
 
 def get(name: str) -> Construction:

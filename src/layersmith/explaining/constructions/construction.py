@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from layersmith.errors import UserError, suggest
+from layersmith.errors import UserError
+from layersmith.explaining.constructions import check_settings
 
 #: Names of a construction's settings -> their values.
 Settings = dict[str, Any]
@@ -108,10 +109,7 @@ class Construction(ABC):
 
     def settled(self, given: Mapping[str, object]) -> Settings:
         """All settings: those given, as values or as text, over the defaults. UserError for one that cannot be."""
-        for name in given:
-            if name not in self.settings:
-                known = suggest(name, list(self.settings)) if self.settings else "It has none."
-                raise UserError(f"The construction {self.name!r} has no setting {name!r}. {known}")
+        check_settings(self.name, given)
         settings = {name: _value(name, given.get(name, known.default), known) for name, known in self.settings.items()}
         self.check(settings)
         return settings

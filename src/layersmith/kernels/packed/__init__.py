@@ -4,7 +4,9 @@
 
 For `linear.quantized`, where a token at a time is written: a quarter or an eighth of float32's bytes are read, the rows
 shared out among the threads, and codes become floats in registers, so that no unpacked matrix exists. x is not rounded.
-For several tokens `unpacked` makes the float32 matrix in one pass, and the product is torch's.
+For several tokens `unpacked` makes the float32 matrix in one pass, and the product is torch's. That is twice as fast as
+the reference, but not as the reference under torch.compile, which is therefore never given it
+(`benchmarks/results/kernels_cpu.csv`).
 
     if serves_row(x, ...): y = packed_row(x, ...)          else: the reference in plain PyTorch, in `linear.quantized`
 

@@ -95,6 +95,11 @@ def check_methods(names: list[str]) -> None:
             raise UserError(f"Unknown method {name!r}. {near} `layersmith methods` lists all {len(METHODS)}.")
 
 
+def target(name: str) -> str:
+    """The "module:Class" of the method, or of the chain, of that name."""
+    return "layersmith.refitting.methods.chain:Chain" if THEN in name else METHODS[name]
+
+
 def get(name: str) -> Method:
     """The method of that name; a UserError with the closest names otherwise."""
     check_methods([name])

@@ -18,7 +18,7 @@ class Mean(Method):
     kinds = ("ffn", "mixer", "block")
     builds = ("constant",)
     default = True
-    saves = ("latency", "params", "bytes", "flops")
+    saves = ("latency", "params", "bytes", "flops", "kv")
     statistics = ("outputs",)
     when_it_pays = "Nearly never better than `linear`, but it costs nothing at all."
 

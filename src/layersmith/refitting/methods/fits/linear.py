@@ -22,7 +22,7 @@ class LinearMap(Method):
     missing = "the paper's measure of how linear a block is, and its training against linearity"
     builds = ("affine",)
     default = True
-    saves = ("latency", "params", "bytes", "flops")
+    saves = ("latency", "params", "bytes", "flops", "kv")
     statistics = ("inputs", "outputs")
     when_it_pays = (
         "Early and late feed-forwards of small models; at an attention site it mixes no tokens, so it pays only where "

@@ -20,7 +20,7 @@ class RankR(Method):
     kinds = ("ffn", "mixer", "block")
     builds = ("low_rank_affine",)
     default = True
-    saves = ("latency", "params", "bytes", "flops")
+    saves = ("latency", "params", "bytes", "flops", "kv")
     statistics = ("inputs", "outputs")
     when_it_pays = "Where `linear` is good and D^2 is still too much."
 

@@ -21,7 +21,7 @@ class ToPRepBN(Method):
     papers = ("2405.11582",)
     builds = ("prep_bn",)
     default = False
-    saves = ("latency",)
+    saves = ()
     statistics = ("inputs", "outputs")
     distils = True
     when_it_pays = (

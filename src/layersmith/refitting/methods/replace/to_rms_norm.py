@@ -20,7 +20,7 @@ class ToRMSNorm(Method):
     kinds = ("norm",)
     builds = ("rms_norm",)
     default = False
-    saves = ("latency",)
+    saves = ()
     statistics = ("inputs", "outputs")
     distils = True
     when_it_pays = (

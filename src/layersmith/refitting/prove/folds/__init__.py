@@ -2,54 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from layersmith.anatomy import Anatomy
-from layersmith.refitting.prove.folds import gain, linear_merge, pre_rms_norm, rep_bn
-from layersmith.refitting.prove.folds.fold import Fold
+    from layersmith.anatomy import Anatomy
+    from layersmith.refitting.prove.folds.fold import Fold
+
+_ROOM = "layersmith.refitting.prove.folds"
 
 
 @dataclass(frozen=True)
 class Rewrite:
     """One fold.
 
-    make          (model, anatomy) -> `Fold`; raises a UserError that says why there is nothing to fold
+    target        "module:function" that makes it, imported when it is asked for
     when_it_pays  one sentence
     papers        ids of papers.toml
     missing       what of its papers is not there, in words that go on after "without"
     tried         whether a run of `refit` tries it on its result
     """
 
-    make: Callable[[nn.Module, Anatomy], Fold]
+    target: str
     when_it_pays: str
     papers: tuple[str, ...] = ()
     missing: str = ""
     tried: bool = True
 
+    def make(self, model: nn.Module, anatomy: Anatomy) -> Fold:
+        """The fold of this model; raises a UserError that says why there is nothing to fold."""
+        module, _, function = self.target.partition(":")
+        fold: Fold = getattr(importlib.import_module(module), function)(model, anatomy)
+        return fold
+
 
 #: In this order: what the first leaves behind, the next may still merge.
 FOLDS: dict[str, Rewrite] = {
     "pre_rms_norm": Rewrite(
-        pre_rms_norm.fold,
+        f"{_ROOM}.pre_rms_norm:fold",
         "Where norms take a visible share of the time and RMSNorm is the faster kernel; only the clock can tell.",
         ("2305.14858",),
         missing="Pre-CRMSNorm, which drops one channel and with it every well-aligned matrix width",
     ),
     "rep_bn": Rewrite(
-        rep_bn.fold,
+        f"{_ROOM}.rep_bn:fold",
         "Always, for a model whose norms are `prep_bn` at the end of their schedule: no norm is left to compute.",
         ("2405.11582",),
     ),
     "linear_merge": Rewrite(
-        linear_merge.merge,
+        f"{_ROOM}.linear_merge:merge",
         "Always, after a search has put linear maps behind each other, since only the cheaper form is taken.",
         ("2505.21847",),
     ),
     "gain": Rewrite(
-        gain.fold_gain,
+        f"{_ROOM}.gain:fold_gain",
         "Not by itself, since the norm still multiplies by ones; before a model is rotated or quantized.",
         tried=False,
     ),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from layersmith.errors import UserError
-from layersmith.racing.config import RaceConfig, budget_of, check, entrants_of, from_file
+from layersmith.racing.options import RaceConfig, budget_of, check, entrants_of, from_file
 
 
 @pytest.fixture

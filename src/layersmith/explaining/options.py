@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from layersmith.errors import UserError
-from layersmith.explaining.tools import check_tool
-from layersmith.names import check_data, check_device, check_out, check_seed, shown_name
+from layersmith.explaining.tools import check_settings, check_tool
+from layersmith.names import check_data, check_device, check_out, check_seed, check_sites, shown_name
 
 #: Fewer tokens than this describe nothing.
 LEAST_TOKENS = 256
@@ -25,7 +25,7 @@ class ExplainConfig:
         default="statistics",
         metadata={"flag": "--with", "help": "what explains: statistics, lens, a tool's name, or package.module:Class"},
     )
-    site: list[str] | None = field(
+    sites: list[str] | None = field(
         default=None, metadata={"help": "only these sites, separated by commas: layers.3.ffn or layers.*.attn"}
     )
     data: str = field(
@@ -50,8 +50,8 @@ class ExplainConfig:
 def check(config: ExplainConfig) -> None:
     """Raise a UserError for options that no run could mean; nothing is loaded, and nothing written, for it."""
     check_tool(config.tool)
-    if config.site is not None and (isinstance(config.site, str) or not config.site or not all(config.site)):
-        raise UserError(f"site must be a list of at least one name, not {config.site!r}; leave it out to take all.")
+    check_settings(config.tool, config.settings or {})
+    check_sites(config.sites)
     if config.tokens < LEAST_TOKENS:
         raise UserError(f"tokens must be at least {LEAST_TOKENS}, not {config.tokens}: fewer describe nothing.")
     check_seed(config.seed)
