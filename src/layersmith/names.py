@@ -157,8 +157,10 @@ def check_seed(seed: int) -> None:
 
 def check_names(what: str, names: object) -> None:
     """Refuse what is no list of at least one name; None is all there are."""
-    listed = isinstance(names, Sequence | Set) and not isinstance(names, str | bytes)
-    if names is not None and not (listed and names and all(isinstance(name, str) and name for name in names)):
+    if names is None:
+        return
+    listed = names if isinstance(names, Sequence | Set) and not isinstance(names, str | bytes) else []
+    if not listed or not all(isinstance(name, str) and name for name in listed):
         raise UserError(f"{what} must be a list of at least one name, not {shown(names)}; leave it out to take all.")
 
 

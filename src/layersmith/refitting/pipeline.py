@@ -20,29 +20,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from layersmith import checkpoint
 from layersmith.anatomy import Replay, find_sites
 from layersmith.anatomy.head import with_head
 from layersmith.anatomy.running import borrowed, check_module, ordinary, uncompiled
 from layersmith.checkpoint.saving import Tokenizer
-from layersmith.disk import writable_folder, writing
-from layersmith.errors import UserError
+from layersmith.disk import writing
 from layersmith.kinds import check_kinds
-from layersmith.measuring.cost import read
-from layersmith.measuring.divergence import first_run, main_output
-from layersmith.measuring.shape import Shape, parse_shape
+from layersmith.measuring.shape import parse_shape
 from layersmith.refitting import cleared, methods
 from layersmith.refitting.build.block_library import LibrarySettings, SiteReport, build_library
 from layersmith.refitting.build.chains import Chains
 from layersmith.refitting.build.changeable import check_patterns
-from layersmith.refitting.build.workers import Source, build_in_processes, check_workers
+from layersmith.refitting.build.workers import Source, build_in_processes
 from layersmith.refitting.calibrate.activations import Activations
-from layersmith.refitting.calibrate.batches import Batch, Sizes, prepare
+from layersmith.refitting.calibrate.batches import Sizes, prepare
 from layersmith.refitting.calibrate.taylor import taylor_scores
 from layersmith.refitting.candidate import Library
+from layersmith.refitting.checks import check_by_name, check_finite, check_shape, checked_out
 from layersmith.refitting.cleared import Missing
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.identity import run_identity
@@ -60,7 +55,7 @@ from layersmith.refitting.search.select import select
 from layersmith.refitting.search.shortlist import score_what_competes
 from layersmith.refitting.settings import settings_for
 from layersmith.runs.progress import Progress, Stopwatch
-from layersmith.runs.workspace import Workspace, refuse_a_foreign_folder
+from layersmith.runs.workspace import Workspace
 
 
 def refit(
@@ -123,7 +118,7 @@ def refit(
     check_kinds(refit, locals(), but=OWN_WORDS)
     config = RefitConfig(
         budget=budget,
-        out=_checked_out(out),
+        out=checked_out(out),
         data=os.fspath(data) if isinstance(data, os.PathLike) else data,
         text_column=text_column,
         at=at,
@@ -144,7 +139,7 @@ def refit(
     )
     check(config)
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
-    _check_by_name(model, config)
+    check_by_name(model, config)
     with ordinary(), writing(config.out), Progress(progress) as bar:
         name = model if isinstance(model, str) else type(model).__name__
         if isinstance(model, str):
@@ -155,13 +150,6 @@ def refit(
         checkpoint.check_plain(model)
         with checkpoint.stored_as(model, dtype), borrowed(model):
             return _refit(model, tokenizer, name, config, bar)
-
-
-def _check_by_name(model: Any, config: RefitConfig) -> None:
-    """A UserError for what only a model given by its name can have."""
-    check_workers(config.workers, model)
-    if config.device is not None and not isinstance(model, str):
-        raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
 
 
 def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, bar: Progress) -> RefitResult:
@@ -275,38 +263,3 @@ def _chain(ctx: RunContext, library: Library, reports: dict[str, SiteReport], co
     if built:
         further = replace(library, candidates={candidate.id: candidate for candidate in built})
         measure_costs(ctx.model, ctx.anatomy, further, ctx.shape, ctx.workspace, earlier=costs)
-
-
-def _checked_out(out: str | Path) -> Path:
-    """The folder of the run as an absolute path. UserError unless all that a run writes there can be written."""
-    folder = writable_folder(out)
-    refuse_a_foreign_folder(folder)
-    checkpoint.check_replaceable(folder / "model")
-    for name in ("result.json", "report.html", "pareto.svg"):
-        if (folder / name).is_dir():
-            raise UserError(f"{folder / name} is a folder, where a file is to be written. Give another --out.")
-    return folder
-
-
-def check_shape(model: nn.Module, shape: Shape) -> None:
-    """Raise a UserError now, and not after the library was built, when the model does not run at the run's shape."""
-    try:
-        read(model, shape)
-    except UserError:
-        raise
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{type(model).__name__} does not run at {shape}, the shape that costs are measured at: "
-            f"{type(error).__name__}: {said} Choose another one with --at."
-        ) from error
-
-
-@torch.no_grad()
-def check_finite(model: Any, batch: Batch) -> None:
-    """Raise a UserError when the model yields NaN or infinity on real text: nothing could be measured on it."""
-    if not torch.isfinite(main_output(first_run(model, batch))).all():
-        raise UserError(
-            "The model yields NaN or infinity on the calibration text, so nothing can be fitted to it. Check its "
-            "weights, and load it in float32 or bfloat16 rather than float16."
-        )
