@@ -70,7 +70,7 @@ def test_a_budget_that_cannot_be_met_names_the_best_reachable(tmp_path, text, to
 
 
 def test_only_the_named_sites_change(tmp_path, text, tokenizer):
-    with pytest.raises(UserError, match=r"No site matches 'layers.1.fn'. Did you mean 'layers.1.ffn'"):
+    with pytest.raises(UserError, match=r"No model has a site 'layers.1.fn'. Did you mean 'layers.1.ffn'"):
         run(tmp_path / "run", text, tokenizer, sites=["layers.0.ffn", "layers.1.fn"])
     assert not (tmp_path / "run").exists()
     result = run(tmp_path / "run", text, tokenizer, sites=["layers.1.f*n"], heal_tokens=0)
