@@ -36,11 +36,11 @@ from layersmith.contract import Operator, stored_bytes
 from layersmith.linear.int8_dynamic import Int8Dynamic
 from layersmith.linear.one_row import OneRow
 from layersmith.linear.quantized import QuantizedLinear
-from layersmith.measuring.latency import model_step
+from layersmith.measuring.latency import latency, model_step, ratio
 from layersmith.measuring.shape import Shape, parse_shape
 from layersmith.refitting.calibrate.batches import Sizes, prepare
 from layersmith.refitting.methods.quantize.int4_weight import on_nearer_grid
-from layersmith.refitting.search.variants import joint_divergence, time_variants
+from layersmith.refitting.search.variants import ORIGINAL, joint_divergence, variant_steps
 
 GOALS = {
     "exact, one_row": (0.60, 1e-6),
@@ -67,7 +67,8 @@ def main() -> None:
     texts = prepare(model, tokenizer, "stdlib", sizes, seed=0).report
     divergences = {name: joint_divergence(model, replacement, texts) for name, replacement in variants.items()}
     bandwidth = read_bandwidth(torch.get_num_threads())
-    timings, ratios = time_variants(model, variants, shape, arguments.rounds)
+    timings = latency(variant_steps(model, variants, shape), rounds=arguments.rounds, warmup=2)
+    ratios = {name: ratio(timings, name, ORIGINAL) for name in variants}
     rows = []
     for name, replacement in variants.items():
         read, found = weights_read(twin(model, replacement)), divergences[name]

@@ -19,10 +19,11 @@ from torch import nn
 
 import layersmith
 from layersmith.anatomy.edit import Replacement
+from layersmith.measuring.latency import latency, ratio
 from layersmith.measuring.shape import parse_shape
 from layersmith.refitting import methods
 from layersmith.refitting.calibrate.batches import Sizes, prepare
-from layersmith.refitting.search.variants import joint_divergence, time_variants
+from layersmith.refitting.search.variants import ORIGINAL, joint_divergence, variant_steps
 from layersmith.refitting.view import Call, SublayerView
 
 EXACT = ("fused_attention", "fused_glu", "fused_norm")
@@ -48,7 +49,8 @@ def main() -> None:
     for at in arguments.at or SHAPES:
         shape = parse_shape(at)
         rounds = arguments.rounds if shape.phase == "decode" else max(5, arguments.rounds // 10)
-        timings, ratios = time_variants(model, variants, shape, rounds)
+        timings = latency(variant_steps(model, variants, shape), rounds=rounds, warmup=2)
+        ratios = {name: ratio(timings, name, ORIGINAL) for name in variants}
         for name, found in divergences.items():
             row = {"model": Path(arguments.model).stem, "at": at, "variant": name, "sites": len(variants[name])}
             row |= {"latency_ratio": ratios[name], "latency_ms": timings[name].median * 1e3}

@@ -23,9 +23,10 @@ from layersmith.anatomy import Site, find_sites
 from layersmith.anatomy.edit import Replacement
 from layersmith.anatomy.head import with_head
 from layersmith.measuring.environment import environment
+from layersmith.measuring.latency import latency, ratio
 from layersmith.measuring.shape import parse_shape
 from layersmith.refitting import methods
-from layersmith.refitting.search.variants import time_variants
+from layersmith.refitting.search.variants import ORIGINAL, variant_steps
 from layersmith.refitting.view import Call, SublayerView
 
 SHAPES = ("decode=1x128", "prefill=1x128")
@@ -42,8 +43,9 @@ def main() -> None:
         replaced = {method: replacement(model, method) for method in alone()}
         variants = {method: found for method, found in replaced.items() if found}
         for at in SHAPES:
-            timings, ratios = time_variants(model, variants, parse_shape(at), arguments.rounds)
-            original = timings["original"].median * 1e3
+            timings = latency(variant_steps(model, variants, parse_shape(at)), rounds=arguments.rounds, warmup=2)
+            ratios = {method: ratio(timings, method, ORIGINAL) for method in variants}
+            original = timings[ORIGINAL].median * 1e3
             for method, found in variants.items():
                 row = {"method": method, "model": name, "at": at, "sites": len(found), "latency_ratio": ratios[method]}
                 rows.append(row | {"original_ms": original, "rounds": arguments.rounds})
