@@ -50,9 +50,10 @@ NOTES = {
     "under a causal mask the bits before the first change stand out by themselves, and no logarithm is needed. The "
     "paper's model sees all positions at once.",
     "in_context_ridge": "After 1000 steps it was undecided, 5.2 % above the oracle; it was sized again to 2000.",
-    "looped_regression": "Undecided after 800 steps, it was sized again to 2000. One looped model comes as far as the plain one, the others stay behind on the way. The loss "
-    "is that of the last turn; the paper's is the mean over the last turns, whose number grows while it trains. One "
-    "layer that is run through four times has a quarter of the layers' parameters.",
+    "looped_regression": "Undecided after 800 steps, it was sized again to 2000. One looped model comes as far as the "
+    "plain one, the others stay behind on the way. The loss is that of the last turn; the paper's is the mean over the "
+    "last turns, whose number grows while it trains. One layer that is run through four times has a quarter of the "
+    "layers' parameters.",
     "inverted_series": "The built-in series share their periods and nothing else: one says little about another, which "
     "is what attention between them could use. The inverted model takes an eighth of the FLOPs.",
 }
