@@ -135,6 +135,7 @@ class Run:
             settings=SimpleNamespace(budget=budget, refine_evaluations=4),
             workspace=workspace,
             model=None,
+            anatomy=None,
             batches=SimpleNamespace(search=[]),
             bar=SimpleNamespace(tell=lambda *told: None),
         )
@@ -145,6 +146,7 @@ class Run:
         def clocked(ctx, library, ids, rounds):
             return Clocked(0.0, factor * (100 - saving * len(ids)) / 100)
 
+        monkeypatch.setattr(select, "ladders", lambda library, anatomy: [])
         monkeypatch.setattr(select, "outputs", lambda model, batches: [])
         monkeypatch.setattr(select, "replacement_of", lambda candidates, library: candidates)
         monkeypatch.setattr(select, "joint_divergence", joint)

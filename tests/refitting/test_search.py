@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from layersmith.refitting.search.knapsack import Option, best_reachable, diverse, solve, summed
+from layersmith.refitting.search.knapsack import Option, Solution, best_reachable, diverse, solve, summed
+from layersmith.refitting.search.select import uniform_within, whole_mixes
 
 
 def random_problem(seed):
@@ -73,3 +74,24 @@ def test_unreachable_limit_is_none_and_best_reachable_is_named():
     least = best_reachable(options, "ms")
     cheapest = {s: min(o.cost["ms"] for o in options if o.covers == (s,)) for o in options for s in o.covers}
     assert least.cost["ms"] == pytest.approx(sum(cheapest.values()))
+
+
+def test_one_method_everywhere_is_a_mix_of_its_own():
+    """A choice decides the sites it covers and keeps all others; what is not offered makes no mix."""
+    options = random_problem(0)
+    (mix,) = whole_mixes([["0/drop", "1.ffn/0"], ["2/floor"]], options)
+    kept = {"1.attn/keep", "2.attn/keep", "2.ffn/keep"}
+    assert set(mix.chosen) == {"0/drop", "1.ffn/0"} | kept
+    by_id = {o.id: o for o in options}
+    assert mix.score == by_id["0/drop"].score + by_id["1.ffn/0"].score
+    assert mix.cost["ms"] == pytest.approx(by_id["1.ffn/0"].cost["ms"] + 30.0)
+
+
+def test_uniform_mixes_are_measured_where_they_may_be_as_good():
+    def mix(name, score, ms):
+        return Solution((name,), score, {"ms": ms})
+
+    best, worse = mix("solved", 0.1, 9.0), mix("solved too", 0.3, 9.0)
+    near, far = mix("near", 0.2, 10.0), mix("far", 0.21, 5.0)
+    slow, same = mix("slow", 0.1, 10.1), mix("solved", 0.1, 9.0)
+    assert uniform_within([near, far, slow, same], {"ms": 10.0}, [worse, best]) == [near]

@@ -2,8 +2,9 @@
 
 The solver adds up separately measured latencies and divergences; both are approximations. So its solutions are
 measured as whole models, and the latency limit given to the solver is corrected by what they really save, in both
-directions, until the whole model meets the budget without giving quality away. Everything here is chosen on the
-search windows; final figures are not.
+directions, until the whole model meets the budget without giving quality away. One method everywhere is a mix too,
+whose errors do not add up like those of different ones: what comes near the solver's best is measured beside it.
+Everything here is chosen on the search windows; final figures are not.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from layersmith.errors import UserError
 from layersmith.refitting.candidate import Library
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.score.site_costs import SiteCosts
-from layersmith.refitting.search.choice import candidates_of, options, replacement_of
+from layersmith.refitting.search.choice import KEEP, candidates_of, options, replacement_of
 from layersmith.refitting.search.clock import clock, gain, rounds_for, to_predict
-from layersmith.refitting.search.knapsack import Option, Solution, best_reachable, diverse, solve
+from layersmith.refitting.search.knapsack import Option, Solution, best_reachable, diverse, solve, summed
 from layersmith.refitting.search.refine import refine
 from layersmith.refitting.search.shortlist import FRONT
+from layersmith.refitting.search.uniform import ladders
 from layersmith.refitting.search.variants import joint_divergence, outputs
 from layersmith.report.units import apart
 
@@ -31,6 +33,8 @@ SLACK = 0.015
 #: Seconds that timing one mix may take, within bounds on its rounds: noise here is lost quality or a missed budget.
 CLOCK_SECONDS, CLOCK_ROUNDS = 5.0, (15, 60)
 DIVERSE = 4
+#: One method everywhere is measured when its summed score is at most this many times that of the solver's best.
+NEAR = 2.0
 #: Searches with a corrected limit, and further ones, each with a tighter limit, while no mix meets the budget.
 ATTEMPTS, MORE_ATTEMPTS = 4, 3
 
@@ -73,6 +77,8 @@ class _Search:
         self.expected = outputs(ctx.model, ctx.batches.search)
         self.rounds = rounds_for(costs.total.of("latency"), CLOCK_SECONDS, *CLOCK_ROUNDS)
         self.seen: dict[frozenset[str], float] = {}
+        rungs = [rung.ids for ladder in ladders(library, ctx.anatomy) for rung in ladder.rungs]
+        self.uniform = whole_mixes(rungs, self.menu)
 
     def by_count(self) -> Selection:
         """Parameters, bytes, FLOPs and cache add up exactly, so one search settles it."""
@@ -120,6 +126,7 @@ class _Search:
         solutions = diverse(self.menu, limits, DIVERSE, max(1, len(self.costs.of_site) // 10))
         if not solutions:
             return None
+        solutions += uniform_within(self.uniform, limits, solutions)
         for done, solution in enumerate(solutions):
             self.joint(solution)
             tell("measuring mixes", done + 1, len(solutions))
@@ -170,6 +177,31 @@ class _Search:
 
     def limits_but_latency(self) -> dict[str, float]:
         return self.costs.limits({name: share for name, share in self.budget.items() if name != "latency"})
+
+
+def whole_mixes(choices: list[list[str]], menu: list[Option]) -> list[Solution]:
+    """Each of these choices of candidates, every other site kept; without those that are not on the menu."""
+    by_id = {option.id: option for option in menu}
+    kept = {option.covers[0]: option for option in menu if option.id == f"{option.covers[0]}/{KEEP}"}
+    made = []
+    for names in choices:
+        if all(name in by_id for name in names):
+            chosen = [by_id[name] for name in names]
+            decided = {site for option in chosen for site in option.covers}
+            made.append(summed(chosen + [option for site, option in kept.items() if site not in decided]))
+    return made
+
+
+def uniform_within(uniform: list[Solution], limits: dict[str, float], found: list[Solution]) -> list[Solution]:
+    """Those of the uniform mixes within the limits that may be as good as the solver's, and are none of them."""
+    best, known = min(mix.score for mix in found), {frozenset(mix.chosen) for mix in found}
+    return [
+        mix
+        for mix in uniform
+        if all(mix.cost[name] <= limit for name, limit in limits.items())
+        and mix.score <= NEAR * best
+        and frozenset(mix.chosen) not in known
+    ]
 
 
 def _better(a: Selection, b: Selection) -> Selection:
