@@ -251,7 +251,11 @@ def llama_cpp(kind: str) -> Callable[[str, Path, int], LlamaCpp]:
 
 
 def ours(name: str, work: Path, threads: int) -> Torch:
-    return Torch(load(name), "layersmith")
+    import layersmith
+
+    runner = Torch(load(name))
+    runner.version = f"layersmith {layersmith.__version__}"  # of the files that run, whatever was installed
+    return runner
 
 
 PEERS: dict[str, Callable[[str, Path, int], Any]] = {

@@ -90,7 +90,7 @@ def test_a_run_killed_while_it_sealed_its_first_file_keeps_its_place(tmp_path, m
             Dying(patched, step)
             with contextlib.suppress(Killed):
                 workspace.save_json("library/x", "of seed 0")
-        workspace._lock.close()
+        workspace._lock.release()
         try:
             other = Workspace(tmp_path / f"{step}", {**IDENTITY, "settings": {"seed": 1}})
         except UserError:
@@ -192,7 +192,7 @@ def test_a_run_that_was_killed_before_it_stored_anything_does_not_keep_its_place
     first = Workspace(tmp_path / "run", IDENTITY)
     first.save_json("checked", "that model")
     (first.root / "scratch").mkdir()
-    first._lock.close()  # what a kill does
+    first._lock.release()  # what a kill does
     corrected = Workspace(tmp_path / "run", {**IDENTITY, "settings": {"seed": 1}})
     assert corrected.identity()["settings"] == {"seed": 1}
     assert corrected.load_json("checked") is None, "what was found of another run is not this one's"

@@ -16,7 +16,6 @@ another processor make another build.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -30,6 +29,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from layersmith.errors import UserError
@@ -121,10 +121,9 @@ def _compile(place: Path) -> None:
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join([before, str(Path(sys.executable).parent)])
     try:
-        with (place / "building").open("w") as building:
+        with FileLock(place / "building"):
             # torch's own lock is a file that a killed build leaves behind, and every later one waits for. The system
             # releases this one with the process, so whoever holds it may remove the other.
-            fcntl.flock(building, fcntl.LOCK_EX)
             (place / "lock").unlink(missing_ok=True)
             if (place / BUILT).is_file():  # by another process, meanwhile
                 return

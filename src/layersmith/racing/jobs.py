@@ -3,19 +3,20 @@
 They are done here, in several processes, or on a Ray cluster (`cluster.py`).
 
 Every job leaves its result in the workspace, where whoever needs it finds it. Workers go through one list, and each
-takes the next job that nobody holds: a lock of the kernel's says who does, and goes when its process does. Afterwards
+takes the next job that nobody holds: a lock says who does, and goes when its process does. Afterwards
 the run goes through the list itself, finds what is finished, and does what a worker that failed has left.
 """
 
 from __future__ import annotations
 
-import fcntl
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from layersmith.racing.budget import Entrant
 from layersmith.racing.grid import Point, Tuned, search
@@ -172,10 +173,13 @@ def _tuned_name(entrant: Entrant) -> str:
 def _held(path: Path) -> Iterator[bool]:
     """Whether this process holds the lock, which it gives back at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
         yield True
+    finally:
+        lock.release()

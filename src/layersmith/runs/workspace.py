@@ -5,21 +5,20 @@ one is vouched for by `NAME.sha256` until the new one is there, and that one at 
 any byte leaves the old file or the new one. A damaged file fails its checksum and reads as "not there", so the stage
 that makes it makes it again.
 
-The lock is the kernel's (`flock`): it goes when its process does, however that ends. filelock would do the same
-through the same call, for one dependency more.
+The lock goes when its process does, however that ends.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -67,7 +66,7 @@ class Workspace:
         if self._made and not self._holds_work():
             shutil.rmtree(self.root, ignore_errors=True)
             remove_empty(self._made)
-        self._lock.close()
+        self._lock.release()
 
     # -- whose it is --------------------------------------------------------------------------------------------
 
@@ -190,17 +189,15 @@ class Workspace:
         seals = [seal.read_bytes() for seal in (_seal(path), _fresh(_seal(path))) if seal.exists()]
         return bool(seals) and _digest(path).encode() in seals
 
-    def _take_lock(self) -> IO[str]:
-        path = self.root / "lock"
-        handle = path.open("w")
+    def _take_lock(self) -> FileLock:
+        lock = FileLock(self.root / "lock", thread_local=False)  # whichever thread lets go of it
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.close()
+            lock.acquire(timeout=0)
+        except Timeout as error:
             raise UserError(
                 f"Another process is working in {self.out}. Wait for it, or choose another --out."
             ) from error
-        return handle
+        return lock
 
 
 def refuse_a_foreign_folder(out: Path) -> None:
