@@ -13,13 +13,18 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "layersmith"
 
 
+#: Draws that are where their input is, and take no device.
+PLACED = ("torch.multinomial",)
+
+
 def careless(tree: ast.AST) -> list[int]:
     """Lines of the calls that ought to name a device and do not; `**options` counts as naming it."""
     lines = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             named = {keyword.arg for keyword in node.keywords}
-            bound = "generator" in named or ast.unparse(node.func) == "torch.linspace"
+            name = ast.unparse(node.func)
+            bound = ("generator" in named and name not in PLACED) or name == "torch.linspace"
             if bound and not named & {"device", None}:
                 lines.append(node.lineno)
     return lines

@@ -131,7 +131,7 @@ def test_no_model(verb: str, tmp_path: Path) -> None:
         ("refit", {"out": "new", "methods": "width"}, "methods must be a list of at least one name"),
         ("race", {"mixer": "deltanet"}, "mixer must be a list (each entry a text) or None, not 'deltanet'."),
         ("race", {"seeds": True}, "seeds must be a whole number, not True."),
-        ("swap", {"modules": {"layers.0.ffn": 5}}, "each value a torch module"),
+        ("swap", {"modules": {"layers.0.ffn": 5}}, "not a torch.nn.Module"),
         ("measure", {"seed": 2**64}, "The seed must be a whole number from 0 to 4294967295"),
         (
             "measure",

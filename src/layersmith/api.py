@@ -93,7 +93,7 @@ def apply(model: nn.Module, modules: Mapping[str | Site, nn.Module], anatomy: An
     Raises UserError as `swap` does, before anything is changed.
     """
     check_module(model)
-    check_kinds(apply, locals())
+    check_kinds(apply, locals(), but=("modules",))
     replacement = replacement_of(model, modules, anatomy or sites(model))
     unnamed = [edit.path for edit, _ in replacement if not edit.spec]
     if unnamed:

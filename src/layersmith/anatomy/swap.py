@@ -26,7 +26,7 @@ from layersmith.anatomy.site import Anatomy, Site
 from layersmith.anatomy.sites import find_sites
 from layersmith.contract import Block, Mixer, Operator
 from layersmith.errors import UserError
-from layersmith.kinds import check_kinds
+from layersmith.kinds import check_kinds, shown
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def swap(
     has swapped. A swap that ends before one inside it puts everything back and raises UserError.
     """
     check_module(model)
-    check_kinds(swap, locals())
+    check_kinds(swap, locals(), but=("modules",))
     replacement = replacement_of(model, modules, anatomy or find_sites(model))
     with holding(model) as hold:
         hold.before = edits.apply(model, replacement)
@@ -57,6 +57,7 @@ def swap(
 
 def replacement_of(model: nn.Module, modules: Mapping[str | Site, nn.Module], anatomy: Anatomy) -> Replacement:
     """The edits of `swap`, checked: every site once, none inside another, every operator one that fits."""
+    _check_modules(modules)
     replacement: Replacement = []
     taken: dict[str, str] = {}
     for key, module in modules.items():
@@ -71,6 +72,19 @@ def replacement_of(model: nn.Module, modules: Mapping[str | Site, nn.Module], an
                 replacement += _as_it_is(site, own)
     _check_apart([edit.path for edit, _ in replacement])
     return replacement
+
+
+def _check_modules(modules: object) -> None:
+    if not isinstance(modules, Mapping):
+        raise UserError(f"modules must be a dict from sites, or their names, to torch modules, not {shown(modules)}.")
+    for key, module in modules.items():
+        if not isinstance(key, str | Site):
+            raise UserError(f"The keys of modules must be sites or their names, not {shown(key)}.")
+        if not isinstance(module, nn.Module):
+            raise UserError(
+                f"What modules puts at {str(key)!r} is {shown(module)}, not a torch.nn.Module. To take a sublayer out, "
+                f'put the part "zero" there.'
+            )
 
 
 def _chosen(anatomy: Anatomy, key: str | Site) -> list[Site]:

@@ -38,7 +38,7 @@ class Facts(Task):
         self.objects = torch.stack(
             [torch.randperm(n_subjects, generator=generator, device="cpu") for _ in range(n_relations)]
         )
-        self.frequency = torch.arange(1, n_subjects + 1).double() ** -number("tail", tail, 0, 10)
+        self.frequency = torch.arange(1, n_subjects + 1, device="cpu").double() ** -number("tail", tail, 0, 10)
         self.n_inputs = self.n_outputs = n_subjects + n_relations
         self.tokens = 2
 
