@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,10 @@ def test_the_table_names_every_architecture_and_no_fault() -> None:
 
 @pytest.mark.real
 def test_every_architecture_does_what_the_table_says(tmp_path: Path) -> None:
+    start = time.process_time()  # of the processor, since other tests run beside this one
     outcomes = sweep(SWEPT.values(), tmp_path)
+    minutes = (time.process_time() - start) / 60
     faults = [f"{o.architecture}: {o.why}" for o in outcomes if o.outcome == "fault"]
     assert not faults, "\n".join(faults)
     assert {o.architecture: o.outcome for o in outcomes} == recorded()
-    assert sum(o.seconds for o in outcomes) < MINUTES * 60
+    assert minutes < MINUTES

@@ -148,7 +148,8 @@ class Scoring:
             return None
         whole = self.activations.search[index].get("input_ids")
         cut = whole is not None and batch["input_ids"].shape[1] < whole.shape[1]
-        return hidden[: rows_of(batch), : batch["input_ids"].shape[1]] if cut else hidden[: rows_of(batch)]
+        part = hidden[: rows_of(batch), : batch["input_ids"].shape[1]] if cut else hidden[: rows_of(batch)]
+        return part.contiguous()
 
 
 def _exact(candidates: list[Candidate]) -> list[list[Candidate]]:
@@ -173,7 +174,8 @@ class Part:
             if rows and self.tokens is None:
                 yield index, {name: tensor[:rows] for name, tensor in batch.items()}
             elif rows:
-                yield index, {name: tensor[:rows, : self.tokens] for name, tensor in batch.items()}
+                # Contiguous, as a model's own inputs are: some take them apart by `view`.
+                yield index, {name: tensor[:rows, : self.tokens].contiguous() for name, tensor in batch.items()}
 
     def share(self, batches: list[Batch]) -> float:
         """How much of the batches it is."""
