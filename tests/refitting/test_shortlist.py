@@ -153,6 +153,8 @@ def test_where_tokens_read_later_ones_a_window_is_not_cut(activations):
     assert part.share(activations.search) == 0.125
     assert [(index, batch["input_ids"].shape) for index, batch in part.of(activations.search)] == [(0, (1, 12))]
     assert Part([2, 1]).share(activations.search) == 0.75
+    halves = [tensor for _, batch in Part([2, 2], 12).of(activations.search) for tensor in batch.values()]
+    assert all(tensor.is_contiguous() for tensor in halves), "models take their inputs apart by `view`"
 
 
 def test_a_figure_says_on_how_much_text_it_rests(activations, llama, tmp_path):
