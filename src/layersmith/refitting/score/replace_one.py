@@ -57,7 +57,7 @@ class Scoring:
     glanced  ids of candidates that had no more than a first look
     """
 
-    library: Library
+    built: Library
     activations: Activations
     workspace: Workspace
     tell: Callable[[str, int, int], None] = lambda text, done, total: None
@@ -84,7 +84,7 @@ class Scoring:
         """One look at all of these exact candidates in place at once, kept as that of each when nothing moves."""
         if all(self.workspace.load_json(f"looks/{candidate.id}") is not None for candidate in alike):
             return
-        every = [pair for candidate in alike for pair in self.library.replacement(candidate)]
+        every = [pair for candidate in alike for pair in self.built.replacement(candidate)]
         (result,) = self._measured([(0, every)], part)
         if result["refused"] is None and abs(result["divergence"]) <= ROUNDING:
             for candidate in alike:
@@ -115,7 +115,7 @@ class Scoring:
 
     def _placed(self, candidate: Candidate) -> tuple[int, Replacement]:
         """The first block that a candidate changes, and its modules."""
-        return self.activations.block_of(candidate.site), self.library.replacement(candidate)
+        return self.activations.block_of(candidate.site), self.built.replacement(candidate)
 
     @torch.no_grad()
     def _measured(self, changes: list[tuple[int, Replacement]], wanted: Part) -> list[dict[str, Any]]:

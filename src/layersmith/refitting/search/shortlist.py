@@ -35,7 +35,7 @@ OPTIMISM = 2.0
 
 def score_what_competes(scoring: Scoring, costs: SiteCosts, budget: dict[str, float]) -> None:
     """A first look at everything worth scoring, and a score on all windows for what a mix could consist of."""
-    scoring.look(worth_scoring(scoring.library, list(budget), costs))
+    scoring.look(worth_scoring(scoring.built, list(budget), costs))
     name = next(iter(budget))
     asked = [budget[name], *FRONT]
     for share in dict.fromkeys([*asked, *(TIGHTER * each for each in asked)]):
@@ -47,8 +47,8 @@ def _unsure(scoring: Scoring, costs: SiteCosts, budget: dict[str, float]) -> lis
     """Those in the best mix within a budget whose score is a guess."""
     hopeful = [
         replace(option, score=option.score / OPTIMISM) if option.id in scoring.glanced else option
-        for option in options(scoring.library, costs)
+        for option in options(scoring.built, costs)
     ]
     best = solve(hopeful, costs.limits(budget))
-    chosen = [] if best is None else candidates_of(best, scoring.library)
+    chosen = [] if best is None else candidates_of(best, scoring.built)
     return [c for c in chosen if c.id in scoring.glanced and (c.divergence or 0.0) > ROUNDING]
