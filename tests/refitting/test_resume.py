@@ -135,6 +135,34 @@ def test_another_model_or_text_is_another_run(finished, tmp_path, text, tokenize
     assert not (tmp_path / "run").exists()
 
 
+def halved_positions(model):
+    model.model.rotary_emb.inv_freq.mul_(0.5)
+
+
+def wider_attention(model):
+    for layer in model.model.layers:
+        layer.self_attn.scaling *= 0.5
+
+
+def hooked(model):
+    model.model.layers[0].register_forward_hook(lambda module, args, output: output * 1.5)
+
+
+@pytest.mark.parametrize("change", [halved_positions, wider_attention, hooked])
+def test_what_no_file_of_a_model_says_makes_another_run_too(finished, tmp_path, text, tokenizer, change):
+    """Its weights, config and text are the same ones; its answers are not."""
+    out = finished[0]
+    before = (out / "result.json").read_bytes()
+    model = tiny_llama(layers=2)
+    change(model)
+    options = {"budget": BUDGET, "methods": METHODS, "at": "prefill=1x32", "heal_tokens": 4096, "progress": False}
+    for place in ({"out": out}, {"out": tmp_path / "run", "reuse": out}):
+        with pytest.raises(UserError, match=r"holds another run: its model has the same weights and config, and does"):
+            refit(model, data=text, tokenizer=tokenizer, **place, **options)
+    assert (out / "result.json").read_bytes() == before
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_same_text_elsewhere_is_the_same_run(finished, copied, tmp_path, text, tokenizer, monkeypatch):
     shutil.copy(text, tmp_path / "again.txt")
     built = []
