@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -45,6 +46,20 @@ def _called(said: str, function: Callable[..., Any], arguments: tuple[Any, ...])
         for standard in (1, 2):
             os.dup2(file.fileno(), standard)
     sys.exit(function(*arguments))
+
+
+def program(path: Path, *arguments: str, folder: Path) -> str:
+    """What a Python program prints that ends well, run in a fresh process in the folder."""
+    status, said = run(_program, str(path), arguments, str(folder))
+    assert status == 0, said
+    return said
+
+
+def _program(path: str, arguments: tuple[str, ...], folder: str) -> None:
+    os.chdir(folder)
+    sys.argv = [path, *arguments]
+    sys.path.insert(0, str(Path(path).parent))
+    runpy.run_path(path, run_name="__main__")
 
 
 @contextmanager

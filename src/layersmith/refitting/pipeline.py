@@ -45,6 +45,7 @@ from layersmith.refitting.options import OWN_WORDS, RefitConfig, check
 from layersmith.refitting.prove.finish import finish
 from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult
+from layersmith.refitting.prove.untouched import check_untouched
 from layersmith.refitting.reuse import check_reusable, take_over
 from layersmith.refitting.score.costs import measure_costs
 from layersmith.refitting.score.reach import check_in_reach
@@ -179,6 +180,7 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, bar: Prog
         check_reusable(config.reuse, identity)
     workspace = Workspace(config.out, identity, on_rebuild=bar.rebuilding)
     try:
+        check_untouched(workspace)
         check_same_answers(model, batches.fit[0], workspace, config.reuse)
         rehearsal(model, tokenizer, batches.fit[0], workspace, config.trust_remote_code)
         if config.reuse is not None:
