@@ -1,6 +1,5 @@
 """The reference transformer: trains, generates the same with and without cache, reloads, and refuses what cannot be."""
 
-import subprocess
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ from transformers.cache_utils import DynamicCache
 
 from layersmith.contract import aux_losses
 from layersmith.model import TransformerConfig, TransformerLM
+from tests import forked
 
 NORM = {"name": "rms_norm"}
 GLU = {"name": "glu", "d_hidden": 32}
@@ -190,18 +190,19 @@ def test_reload_gives_the_same_logits(tmp_path):
         torch.testing.assert_close(again(input_ids=ids).logits, model(input_ids=ids).logits, atol=0, rtol=0)
 
 
+def print_logits(folder, ids):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    sys.stdout.write(f"{model(input_ids=torch.tensor(ids)).logits.double().sum().item()}\n")
+
+
 def test_reloads_in_a_fresh_process(tmp_path):
     model = build("deltanet", "window").float()
     model.save_pretrained(tmp_path)
     ids = [[1, 2, 3, 4]]
-    script = (
-        "import sys, torch, layersmith.model; from transformers import AutoModelForCausalLM\n"
-        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
-        f"print(model(input_ids=torch.tensor({ids})).logits.double().sum().item())"
-    )
-    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    status, said = forked.run(print_logits, str(tmp_path), ids)
+    assert status == 0, said
     want = model(input_ids=torch.tensor(ids)).logits.double().sum().item()
-    assert abs(float(run.stdout.split()[-1]) - want) < 1e-5
+    assert abs(float(said.split()[-1]) - want) < 1e-5
 
 
 def test_operators_keep_their_own_initial_weights():

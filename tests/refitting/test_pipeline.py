@@ -1,7 +1,9 @@
 """The whole job on a tiny model: what it writes, that it survives being killed anywhere, and what it refuses."""
 
 import json
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -10,7 +12,7 @@ from layersmith.errors import UserError
 from layersmith.refitting.options import check_budget
 from layersmith.refitting.pipeline import refit
 from tests.refitting.conftest import tiny_llama
-from tests.refitting.whole_run import BUDGET, comparable, run
+from tests.refitting.whole_run import BUDGET, METHODS, comparable, run
 
 
 def test_result_holds_what_it_promises(finished):
@@ -60,8 +62,10 @@ def test_the_saved_model_is_the_measured_one(finished):
 
 
 def test_running_a_finished_run_again_changes_nothing(finished, text, tokenizer):
+    """Asked for in other kinds of the same: fractions, NumPy's numbers, tuples, sets."""
     out, result = finished
-    assert comparable(run(out, text, tokenizer)) == comparable(result)
+    other = {"budget": {"params": Fraction(97, 100)}, "methods": tuple(METHODS), "sites": {"*"}, "seed": np.int64(0)}
+    assert comparable(run(out, text, tokenizer, heal_tokens=np.int32(4096), **other)) == comparable(result)
 
 
 def test_a_budget_that_cannot_be_met_names_the_best_reachable(tmp_path, text, tokenizer):

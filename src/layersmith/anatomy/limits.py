@@ -17,13 +17,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from layersmith.anatomy.probe import BATCH, TOKENS, example_inputs
-from layersmith.anatomy.running import evaluating
-from layersmith.errors import UserError
+from layersmith.anatomy.running import MODEL_FAILURES, evaluating
 
 _READING = ("max_source_positions", "max_encoder_position_embeddings")
 _WRITING = ("max_target_positions", "max_decoder_position_embeddings")
 _EITHER = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "max_sequence_length")
-_FAILURES = (UserError, RuntimeError, TypeError, ValueError, LookupError, AttributeError)
 
 _known: WeakKeyDictionary[nn.Module, int | None] = WeakKeyDictionary()
 
@@ -59,7 +57,7 @@ def _tables(model: nn.Module) -> list[int]:
         words = model.get_input_embeddings()  # type: ignore[operator]
     if not any(isinstance(m, nn.Embedding) and m is not words for m in model.modules()):
         return []  # nothing but words to look up: large models are not run for nothing
-    with suppress(*_FAILURES):  # what cannot be run has no tables to watch; the caller's own run says why
+    with suppress(*MODEL_FAILURES):  # what cannot be run has no tables to watch; the caller's own run says why
         inputs = example_inputs(model)
         if "input_ids" in inputs or "decoder_input_ids" in inputs:
             with evaluating(model), watch:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from layersmith import checkpoint
+from layersmith.anatomy.running import MODEL_FAILURES
 from layersmith.disk import writable_folder
 from layersmith.errors import UserError
 from layersmith.measuring.cost import read
@@ -44,7 +45,7 @@ def check_shape(model: nn.Module, shape: Shape) -> None:
         read(model, shape)
     except UserError:
         raise
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
+    except MODEL_FAILURES as error:
         said = " ".join(str(error).split())[:300]
         raise UserError(
             f"{type(model).__name__} does not run at {shape}, the shape that costs are measured at: "

@@ -27,6 +27,7 @@ from layersmith.refitting.prove.compiled import measure_compiled
 from layersmith.refitting.prove.folding import fold_where_it_pays
 from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult, assemble
+from layersmith.refitting.prove.untouched import remember_saved
 from layersmith.refitting.search.adopted import or_baseline
 from layersmith.refitting.search.baselines import measure_baselines
 from layersmith.refitting.search.choice import student
@@ -208,6 +209,7 @@ def _save(ctx: RunContext, chosen: Found, healed: Any, folded: list[Edit]) -> di
     trust = ctx.source.trust_remote_code
     found = rehearsal(ctx.model, ctx.tokenizer, ctx.batches.fit[0], ctx.workspace, trust)
     kind = checkpoint.save_result(healed, ctx.model, edits, folder, ctx.tokenizer, try_stock=not found["stock"])
+    remember_saved(ctx.workspace)
     batch = ctx.batches.report[0]
     difference = checkpoint.verify_reload(folder, healed, batch, trust)
     return {"export": kind, "reload_max_abs_diff": difference}
