@@ -1,4 +1,4 @@
-"""The short causal convolution before a recurrence: every channel over its last few tokens, one sequence at a time.
+"""The short causal convolution beside a recurrence: every channel over its last few tokens, one sequence at a time.
 
 Padding has to be out of the way (`inputs.pack`: real tokens in front), because a convolution reads neighbours.
 """
@@ -20,9 +20,12 @@ def short_conv(conv: nn.Conv1d, x: Tensor, before: Tensor | None, n_real: Tensor
     if before is None:
         before = inputs.new_zeros(*inputs.shape[:2], reach)
     inputs = torch.cat((before, inputs), dim=-1)
+    return conv(inputs).mT, last_inputs(inputs, reach, n_real)
+
+
+def last_inputs(inputs: Tensor, reach: int, n_real: Tensor | None) -> Tensor:
+    """The last `reach` real inputs (B, C, reach) of (B, C, reach + T), of which the first n_real of the T are real."""
     if n_real is None:
-        last = inputs[..., x.shape[1] :].clone()
-    else:
-        at = n_real[:, None] + torch.arange(reach, device=x.device)
-        last = inputs.gather(2, at[:, None, :].expand(-1, inputs.shape[1], -1))
-    return conv(inputs).mT, last
+        return inputs[..., inputs.shape[-1] - reach :].clone()
+    at = n_real[:, None] + torch.arange(reach, device=inputs.device)
+    return inputs.gather(2, at[:, None, :].expand(-1, inputs.shape[1], -1))
