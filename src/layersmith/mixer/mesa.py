@@ -16,9 +16,9 @@ State: gram and kv (B, H_kv, head_dim, head_dim) in at least float32, sum k^T k 
 
 Paper: von Oswald et al. 2023, "Uncovering mesa-optimization algorithms in Transformers", arXiv 2309.05858.
 Differs from the paper: the system is solved afresh at each token instead of updating the inverse by one rank, which
-gives the same values and does not gather rounding; lam is what the paper writes as 1 / lambda, and is not forgotten with
-the squares, so that the system keeps its solution (as in MesaNet, arXiv 2506.05233). `cost` counts matrix products; the solve (about 2/3 head_dim^3 FLOPs per token and
-head) is not one and is not counted.
+gives the same values and does not gather rounding; lam is what the paper writes as 1 / lambda, and is not forgotten
+with the squares, so that the system keeps its solution (as in MesaNet, arXiv 2506.05233). `cost` counts matrix
+products; the solve (about 2/3 head_dim^3 FLOPs per token and head) is not one and is not counted.
 """
 
 from __future__ import annotations
