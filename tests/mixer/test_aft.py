@@ -97,11 +97,8 @@ def test_running_sums_fade_and_carry_gradients():
     torch.testing.assert_close(ours, want, atol=1e-13, rtol=0)
     weights = torch.randn_like(want)
     inputs = (logits, values, decay)
-    for got, right in zip(
-        torch.autograd.grad((ours * weights).sum(), inputs),
-        torch.autograd.grad((want * weights).sum(), inputs),
-        strict=True,
-    ):
+    grads = [torch.autograd.grad((y * weights).sum(), inputs) for y in (ours, want)]
+    for got, right in zip(*grads, strict=True):
         torch.testing.assert_close(got, right, atol=1e-12, rtol=0)
 
 
