@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from layersmith.mixer.aft import AFT
+from layersmith.mixer.atlas import Atlas
 from layersmith.mixer.deltanet import DeltaNet
 from layersmith.mixer.exponential_smoothing import ExponentialSmoothing
 from layersmith.mixer.frequency_attention import FrequencyAttention
@@ -38,6 +39,7 @@ CAUSAL = {
     "aft-full": lambda: AFT(16, kind="full", max_tokens=1000, rank=4),
     "aft-local": lambda: AFT(16, kind="local", max_tokens=1000, rank=4, window=5),
     "aft-conv": lambda: AFT(16, kind="conv", window=5, n_heads=2),
+    "atlas": lambda: Atlas(16, 4, n_kv_heads=2, window=3, step=4),
     "exponential-smoothing": lambda: ExponentialSmoothing(16, 4, chunk=8),
     "galerkin": lambda: GalerkinAttention(16, 4, n_kv_heads=2, causal=True, chunk=8, eps=1e-2),
     "linear-favor": lambda: LinearAttention(16, 4, n_kv_heads=2, feature_map="favor", features=6, chunk=8),

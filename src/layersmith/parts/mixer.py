@@ -6,6 +6,13 @@ from layersmith.parts.entry import Entry
 
 ENTRIES: dict[str, Entry] = {
     "aft": Entry("layersmith.mixer.aft:AFT", "mixer", ("attention-free-transformer",), {"d_model": 32, "kind": "conv"}),
+    "atlas": Entry(
+        "layersmith.mixer.atlas:Atlas",
+        "mixer",
+        ("atlas-learning-optimally-memorize-context",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "window": 3, "step": 8},
+        missing="the memory of two layers, and the exponential features of its paper's DeepTransformers",
+    ),
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("2406.06484",), {"d_model": 32, "n_heads": 4}),
     "expert_choice_moe": Entry(
         "layersmith.mixer.expert_choice_moe:ExpertChoiceMoE",
