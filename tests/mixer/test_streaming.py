@@ -5,6 +5,7 @@ import torch
 
 from layersmith.mixer.aft import AFT
 from layersmith.mixer.atlas import Atlas
+from layersmith.mixer.bi_rwkv import BiRWKV
 from layersmith.mixer.deltanet import DeltaNet
 from layersmith.mixer.exponential_smoothing import ExponentialSmoothing
 from layersmith.mixer.frequency_attention import FrequencyAttention
@@ -56,6 +57,7 @@ WHOLE = {
     "linear": lambda: LinearAttention(16, 4, n_kv_heads=2, causal=False, feature_map="relu"),
     "aft-simple": lambda: AFT(16, causal=False),
     "aft-conv": lambda: AFT(16, causal=False, kind="conv", window=3),
+    "bi-rwkv": lambda: BiRWKV(16),
     "fourier": lambda: GalerkinAttention(16, 4, n_kv_heads=2, kind="fourier"),
     "frequency": lambda: FrequencyAttention(16, k=2),
     "galerkin": lambda: GalerkinAttention(16, 4, n_kv_heads=2),

@@ -13,6 +13,13 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "window": 3, "step": 8},
         missing="the memory of two layers, and the exponential features of its paper's DeepTransformers",
     ),
+    "bi_rwkv": Entry(
+        "layersmith.mixer.bi_rwkv:BiRWKV",
+        "mixer",
+        ("diffusion-rwkv",),
+        {"d_model": 32},
+        missing="the shift on a grid and the diffusion model of its paper",
+    ),
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("2406.06484",), {"d_model": 32, "n_heads": 4}),
     "expert_choice_moe": Entry(
         "layersmith.mixer.expert_choice_moe:ExpertChoiceMoE",
@@ -55,8 +62,12 @@ ENTRIES: dict[str, Entry] = {
     "linear_attention": Entry(
         "layersmith.mixer.linear_attention:LinearAttention",
         "mixer",
-        (),
+        ("devil-linear-transformer", "learning-transformer-kernel"),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "feature_map": "hedgehog", "rope_theta": 10000.0},
+        missing=(
+            'the block-local attention of the early layers of "The Devil in Linear Transformer", and frequencies drawn '
+            "anew at every step of training"
+        ),
     ),
     "lion": Entry(
         "layersmith.mixer.lion:Lion",

@@ -6,7 +6,7 @@ A sum is held as (m, a e^{-m}, z e^{-m}) with m the largest exponent in it: addi
 factors of at most 1. Sums over 1, 2, 4, ... tokens are put together from pairs of half as many: log2(T) steps for all
 tokens at once.
 
-Shapes: logits, values (B, T, C), decay (C,) or None -> m, a, z (B, T, C).
+Shapes: logits, values (B, T, C), decay (C,), (B, 1, C) or None -> m, a, z (B, T, C).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Sums = tuple[Tensor, Tensor, Tensor]
 def running_sums(logits: Tensor, values: Tensor, decay: Tensor | None = None) -> Sums:
     """The sums up to and including each token; a logit of -inf leaves its token out."""
     top = logits.detach()
-    size = (logits - _finite(top)).exp()
+    size = (logits - finite(top)).exp()
     sums = top, size * values, size
     step = 1
     while step < logits.shape[1]:
@@ -38,7 +38,7 @@ def add_sums(earlier: Sums, later: Sums, fading: Tensor | None = None) -> Sums:
     """Both together, the earlier one having faded by e^{-fading}."""
     faded = earlier[0] if fading is None else earlier[0] - fading
     top = torch.maximum(faded.detach(), later[0])  # any number serves: what it is takes no part in a gradient
-    old, new = (faded - _finite(top)).exp(), (later[0] - _finite(top)).exp()
+    old, new = (faded - finite(top)).exp(), (later[0] - finite(top)).exp()
     return top, old * earlier[1] + new * later[1], old * earlier[2] + new * later[2]
 
 
@@ -46,6 +46,6 @@ def add_sums(earlier: Sums, later: Sums, fading: Tensor | None = None) -> Sums:
 _EMPTY = (-torch.inf, 0.0, 0.0)
 
 
-def _finite(top: Tensor) -> Tensor:
+def finite(top: Tensor) -> Tensor:
     """The exponent to take off; 0 where there is nothing yet, since -inf - -inf is no number."""
     return top.masked_fill(top == -torch.inf, 0.0)
