@@ -66,7 +66,7 @@ def test_the_state_is_two_rows_for_each_head():
 def sinusoids(tokens, ahead=0):
     """Three waves of other frequency, size and phase in each channel, around a mean that is not 0."""
     t = torch.arange(tokens + ahead, dtype=torch.float64)[:, None]
-    channels = torch.arange(4)
+    channels = torch.arange(4, dtype=torch.float64)
     waves = [(3 - i) * torch.cos(2 * math.pi * (2 * i + 1 + channels) * t / tokens + i + channels) for i in range(3)]
     return sum(waves)[None]
 

@@ -6,10 +6,10 @@
     y_t = W_o concat_h rmsnorm(phi(q_t) M_t)
 
 with q and k at length 1, phi(x) = [a_1 x, a_2 x (x) x, ...] up to `degree`, a learned, and g, eta, theta, alpha
-sigmoids of x_t per key-value head. The gradient, 2 sum_i g_i phi(k_i)^T (phi(k_i) M* - v_i), stands here in closed form,
-so that the layer reads the same with gradients switched off. A group is computed at once, and group follows group;
-step=1 evaluates every gradient at the memory just before, as the rule is written. With step=1, window=1, theta=0,
-alpha=1 and muon=False it is the delta rule with beta = 2 eta g.
+sigmoids of x_t per key-value head. The gradient, 2 sum_i g_i phi(k_i)^T (phi(k_i) M* - v_i), stands here in closed
+form, so that the layer reads the same with gradients switched off. A group is computed at once, and group follows
+group; step=1 evaluates every gradient at the memory just before, as the rule is written. With step=1, window=1,
+theta=0, alpha=1 and muon=False it is the delta rule with beta = 2 eta g.
 
 Shapes: x (B, T, D) -> phi(q) (B, H, T, F), phi(k) (B, H_kv, T, F), v (B, H_kv, T, head_dim) -> y (B, T, D).
 State, in at least float32: memory, momentum, start (M*) (B, H_kv, F, head_dim); k, v, g (B, H_kv, window - 1, .) of the

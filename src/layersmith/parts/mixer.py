@@ -65,8 +65,8 @@ ENTRIES: dict[str, Entry] = {
         ("devil-linear-transformer", "learning-transformer-kernel"),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "feature_map": "hedgehog", "rope_theta": 10000.0},
         missing=(
-            'the block-local attention of early layers in "The Devil in Linear Transformer", and frequencies drawn anew '
-            "at every step of training"
+            'the block-local attention of early layers in "The Devil in Linear Transformer", and frequencies drawn '
+            "anew at every step of training"
         ),
     ),
     "lion": Entry(

@@ -176,7 +176,9 @@ def orthogonal(n_heads: int, head_dim: int, features: int) -> Tensor:
     """(n_heads, head_dim, features) Gaussian columns; those of a group of head_dim are orthogonal."""
     groups = math.ceil(features / head_dim)
     gauss = torch.randn(n_heads, groups, head_dim, head_dim)
-    directions = torch.linalg.qr(gauss).Q.mT  # rows
+    q, r = torch.linalg.qr(gauss)
+    # The signs that the factorisation chose are taken back: without that no direction is as likely as any other.
+    directions = (q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)).mT  # rows
     lengths = torch.randn(n_heads, groups, head_dim, head_dim).norm(dim=-1, keepdim=True)
     return (directions * lengths).flatten(1, 2)[:, :features].mT.contiguous()
 
