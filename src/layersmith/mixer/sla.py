@@ -88,6 +88,8 @@ class SimplifiedLinearAttention(HeadMixer):
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         check_inputs(self, x, state, mask)
+        if x.shape[1] == 0:
+            return x, state
         if mask is None:
             return super().forward(x, state, None)
         slots = packed_slots(mask)
