@@ -125,3 +125,5 @@ def test_the_state_does_not_grow():
 def test_bad_configs_are_refused():
     with pytest.raises(ValueError, match="window must be a positive integer"):
         Atlas(16, 4, window=0)
+    with pytest.raises(ValueError, match="degree=4 is more than 3"):
+        Atlas(16, 4, degree=4)

@@ -42,7 +42,7 @@ class Atlas(HeadMixer):
     d_model, n_heads, n_kv_heads, head_dim, bias, out_bias     as in `SoftmaxAttention`
     window     tokens in the loss of a step
     step       tokens whose gradients are taken at the same memory; larger = faster, and other values
-    degree     of the polynomial features: head_dim + head_dim^2 + ... of them
+    degree     of the polynomial features, 1 to 3: head_dim + head_dim^2 + ... of them
     muon       orthogonalise the momentum before it is added (ATLAS); False: add it as it is (OmegaNet)
     eps        of the output RMS norm
     """
@@ -65,6 +65,8 @@ class Atlas(HeadMixer):
     ):
         super().__init__(d_model, n_heads, n_kv_heads, head_dim, bias=bias, out_bias=out_bias)
         require_positive(Atlas, window=window, step=step, degree=degree)
+        if degree > 3:
+            raise ValueError(f"Atlas: degree={degree} is more than 3: a head would have head_dim^{degree} features.")
         self.window, self.step, self.muon = window, step, muon
         # a_j^2 = 1 / j!: phi(q) . phi(k) starts as the series of exp(q . k) - 1
         self.coefficients = nn.Parameter(torch.tensor([math.factorial(j) ** -0.5 for j in range(1, degree + 1)]))
