@@ -30,7 +30,7 @@ from layersmith.mixer.shared.chunked import full_precision, precise
 from layersmith.mixer.shared.features import random_features
 from layersmith.mixer.shared.heads import HeadMixer
 from layersmith.mixer.shared.inputs import check_inputs, pack, packed_slots, unpack
-from layersmith.mixer.shared.places import new_places
+from layersmith.mixer.shared.token_places import new_places
 
 
 class ToeplitzAttention(HeadMixer):
