@@ -16,8 +16,7 @@ projected inputs, where there is a convolution; position (B,) with RoPE.
 
 Paper: Yang et al. 2024, "Gated Delta Networks: Improving Mamba2 with Delta Rule", arXiv 2412.06464. The layer was
 confirmed in Qwen3-Next's (transformers), which the tests compare with, start values of A and b_a in the authors' code.
-Differs from the paper: keys and values have one size; conv=None is ours. `cost` counts matrix products and
-convolutions; the triangular solve (about C head_dim multiply-adds per token and head) is not one and is not counted.
+Differs from the paper: keys and values have one size; conv=None is ours.
 """
 
 from __future__ import annotations
