@@ -49,6 +49,8 @@ OTHER_SETTINGS = [
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "identity", "normalize": False}),
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "relu", "causal": False}),
     ("deltanet", {"d_model": 16, "n_heads": 2, "head_dim": 4, "conv": 1, "chunk": 16}),
+    ("gated_deltanet", {"d_model": 16, "n_heads": 2, "conv": None, "rope_theta": 100.0, "qk_norm": True}),
+    ("galerkin", {"d_model": 16, "n_heads": 2, "causal": True, "kind": "fourier"}),
 ]
 
 
