@@ -1,0 +1,93 @@
+"""Turn softmax attention into a Mamba-2 layer, whose state has a constant size, from the trained weights.
+
+Values become x, keys B, queries C, and the output map is carried over; a group of queries reads the states of its key
+and value as before. The convolution starts as one that changes nothing, steps and decays as in a fresh Mamba-2. The
+norm behind the scan takes the place of the softmax's normaliser. Last, the output map is fitted, in closed form, to
+what the attention gave out.
+
+Paper: arXiv 2503.13440, "MaTVLM" (values to x, keys to B, queries to C, distillation).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from layersmith.anatomy.edit import Replacement
+from layersmith.mixer.mamba2 import Mamba2
+from layersmith.mixer.softmax import SoftmaxAttention
+from layersmith.refitting.method import Method, Settings
+from layersmith.refitting.methods.least_squares import fit_linear
+from layersmith.refitting.view import SublayerView
+
+
+class ToMamba2(Method):
+    name = "mamba2"
+    kinds = ("mixer",)
+    papers = ("2503.13440",)
+    missing = "the distillation of a whole vision-language model in one stage, and the differential loss"
+    builds = ("mamba2",)
+    default = False
+    saves = ("kv", "flops")
+    requires = "causal softmax attention of a known form"
+    statistics = ("outputs",)
+    distils = True
+    when_it_pays = (
+        "Long contexts and decoding, where the cache becomes a constant-size state; in place of some of the layers, "
+        "chosen by the search, rather than of all."
+    )
+    differs = (
+        "Grouped queries read one state instead of having keys and values repeated for them, there is no gate and no "
+        "silu behind the convolution, so that the start is the attention's own, and the output map is fitted."
+    )
+
+    def unsupported_reason(self, view: SublayerView) -> str | None:
+        if not view.attention:
+            return "it is not a softmax attention of a known form"
+        return None if view.attention.operator.causal else "its tokens read what comes after them, and a state cannot"
+
+    def options(self, view: SublayerView) -> list[Settings]:
+        return [{}]
+
+    @torch.no_grad()
+    def build(self, view: SublayerView, settings: Settings) -> Replacement:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(view.seed)
+            part = started(view.attention.operator)
+        part.to(view.device)
+        fit_linear(part.o, _mixed(view, part), view.outputs)
+        return view.as_replacement(part)
+
+
+@torch.no_grad()
+def started(full: SoftmaxAttention) -> Mamba2:
+    """A Mamba-2 layer with the maps of an attention; its steps and decays are drawn from torch's global generator."""
+    config = full.spec()
+    part = Mamba2(
+        config["d_model"],
+        full.n_kv_heads,
+        head_dim=full.head_dim,
+        d_state=full.head_dim,
+        n_groups=full.n_kv_heads,
+        queries=config["n_heads"] // full.n_kv_heads,
+        gated=False,
+        silu=False,
+        bias=config["bias"] or config["out_bias"],
+        conv_bias=False,
+    )
+    for ours, trained in ((part.x, full.v), (part.b, full.k), (part.c, full.q), (part.o, full.o)):
+        ours.weight.copy_(trained.weight)
+        if ours.bias is not None:
+            ours.bias.copy_(torch.zeros_like(ours.bias) if trained.bias is None else trained.bias)
+    part.conv.weight.zero_()
+    part.conv.weight[..., -1] = 1.0
+    return part
+
+
+def _mixed(view: SublayerView, part: Mamba2) -> Tensor:
+    """(tokens, .) what enters the output map on the fit calls."""
+    hook = part.o.register_forward_hook(lambda _, args, output: args[0])
+    try:
+        return torch.cat([call.real(part(call.input, mask=call.mask)[0]) for call in view.fit])
+    finally:
+        hook.remove()
