@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 
-from layersmith.mixer.deltanet import DeltaNet, delta_rule_chunked, delta_rule_recurrent
+from layersmith.mixer.deltanet import DeltaNet
+from layersmith.mixer.shared.delta_rule import delta_rule_chunked, delta_rule_recurrent
 
 
 def sigmoid(e):
@@ -142,8 +143,8 @@ def test_cost_counts_products_and_convolutions():
     tokens, d, heads, chunk = 24, 8, 2, 8
     projections = 2 * tokens * 16 * (4 * 16 + 2)
     convolution = 2 * tokens * 48 * 4
-    per_token = 5 * 2 * chunk * d  # K K^T, Q K^T, M K, M V, tril(Q K^T) R
-    per_token += 3 * 2 * d * d  # (M K) S, Q S, K^T R
+    per_token = 3 * 2 * chunk * d  # K K^T, Q K^T, tril(Q K^T) R
+    per_token += 3 * 2 * d * d  # W S, Q S, K^T R
     assert m.cost(tokens=tokens).flops == projections + convolution + heads * tokens * per_token
     assert m.state_bytes(24) == m.state_bytes(1000) == 4 * (2 * 8 * 8 + 48 * 3)
 

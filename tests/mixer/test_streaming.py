@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from layersmith.mixer.deltanet import DeltaNet
+from layersmith.mixer.gated_deltanet import GatedDeltaNet
+from layersmith.mixer.gla import GLA
 from layersmith.mixer.linear_attention import LinearAttention
 from layersmith.mixer.partial import PartialAttention
+from layersmith.mixer.retnet import RetNet
 from layersmith.mixer.shaped_attention import ShapedAttention
 from layersmith.mixer.softmax import SoftmaxAttention
 
@@ -20,6 +23,10 @@ CAUSAL = {
     "linear-hedgehog": lambda: LinearAttention(16, 2, feature_map="hedgehog", qk_norm=True),
     "deltanet": lambda: DeltaNet(16, 2, chunk=8),
     "deltanet-without-convolution": lambda: DeltaNet(16, 2, conv=1),
+    "gated-deltanet": lambda: GatedDeltaNet(16, 4, n_kv_heads=2, chunk=8),
+    "gated-deltanet-rope": lambda: GatedDeltaNet(16, 2, conv=None, rope_theta=100.0, qk_norm=True),
+    "gla": lambda: GLA(16, 4, n_kv_heads=2, tau=1.0, chunk=8),
+    "retnet": lambda: RetNet(16, 4, n_kv_heads=2, rope_theta=100.0),
 }
 WHOLE = {
     "softmax": lambda: SoftmaxAttention(16, 4, causal=False, rope_theta=100.0),

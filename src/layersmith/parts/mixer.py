@@ -18,6 +18,13 @@ ENTRIES: dict[str, Entry] = {
         (),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "qk_norm": True},
     ),
+    "gated_deltanet": Entry(
+        "layersmith.mixer.gated_deltanet:GatedDeltaNet",
+        "mixer",
+        ("2412.06464",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
+    ),
+    "gla": Entry("layersmith.mixer.gla:GLA", "mixer", ("2312.06635",), {"d_model": 32, "n_heads": 4, "n_kv_heads": 2}),
     "linear_attention": Entry(
         "layersmith.mixer.linear_attention:LinearAttention",
         "mixer",
@@ -41,6 +48,7 @@ ENTRIES: dict[str, Entry] = {
             "than the query heads"
         ),
     ),
+    "retnet": Entry("layersmith.mixer.retnet:RetNet", "mixer", ("2307.08621",), {"d_model": 32, "n_heads": 4}),
     "shaped_attention": Entry(
         "layersmith.mixer.shaped_attention:ShapedAttention", "mixer", ("2306.17759",), {"d_model": 32, "n_heads": 4}
     ),
