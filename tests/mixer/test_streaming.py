@@ -4,13 +4,21 @@ import pytest
 import torch
 
 from layersmith.mixer.deltanet import DeltaNet
+from layersmith.mixer.dfsmn import DFSMN
 from layersmith.mixer.gated_deltanet import GatedDeltaNet
+from layersmith.mixer.gated_fsmn import GatedFSMN
 from layersmith.mixer.gla import GLA
+from layersmith.mixer.learned_delays import LearnedDelays
 from layersmith.mixer.linear_attention import LinearAttention
+from layersmith.mixer.lmu import LMU
+from layersmith.mixer.mamba import Mamba
+from layersmith.mixer.mamba2 import Mamba2
 from layersmith.mixer.partial import PartialAttention
 from layersmith.mixer.retnet import RetNet
+from layersmith.mixer.s4d import S4D
 from layersmith.mixer.shaped_attention import ShapedAttention
 from layersmith.mixer.softmax import SoftmaxAttention
+from layersmith.mixer.token_ffn import TokenFFN
 
 CAUSAL = {
     "softmax": lambda: SoftmaxAttention(16, 4, n_kv_heads=2, rope_theta=100.0, qk_norm=True),
@@ -27,11 +35,21 @@ CAUSAL = {
     "gated-deltanet-rope": lambda: GatedDeltaNet(16, 2, conv=None, rope_theta=100.0, qk_norm=True),
     "gla": lambda: GLA(16, 4, n_kv_heads=2, tau=1.0, chunk=8),
     "retnet": lambda: RetNet(16, 4, n_kv_heads=2, rope_theta=100.0),
+    "mamba2": lambda: Mamba2(16, 4, head_dim=4, d_state=6, n_groups=2, chunk=8),
+    "mamba2-from-attention": lambda: Mamba2(16, 2, 4, n_groups=2, queries=2, gated=False, silu=False, conv=1),
+    "mamba": lambda: Mamba(16, d_state=4, chunk=8),
+    "s4d": lambda: S4D(16, d_state=6, chunk=8),
+    "lmu": lambda: LMU(16, d_memory=5, theta=9.0, n_memories=2, chunk=8),
+    "dfsmn": lambda: DFSMN(16, 24, behind=3, stride=2),
+    "gated-fsmn": lambda: GatedFSMN(16, 24, taps=3, unit=2),
+    "learned-delays": lambda: LearnedDelays(16, delays=5),
+    "token-ffn": lambda: TokenFFN(16, 6, length=1000),
 }
 WHOLE = {
     "softmax": lambda: SoftmaxAttention(16, 4, causal=False, rope_theta=100.0),
     "softmax-window": lambda: SoftmaxAttention(16, 4, causal=False, window=2),
     "shaped": lambda: ShapedAttention(16, 4, causal=False, tau=0.5),
+    "token-ffn": lambda: TokenFFN(16, 6, length=8, causal=False),
     "linear": lambda: LinearAttention(16, 4, n_kv_heads=2, causal=False, feature_map="relu"),
 }
 

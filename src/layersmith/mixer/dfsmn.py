@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import State, require_positive
-from layersmith.mixer.shared.causal_conv import causal_conv, depthwise
-from layersmith.mixer.shared.packed import PackedMixer
+from layersmith.mixer.shared.packed import PackedMixer, only_real
+from layersmith.mixer.shared.short_conv import depthwise, short_conv
 
 
 class DFSMN(PackedMixer):
@@ -48,12 +48,12 @@ class DFSMN(PackedMixer):
         self.taps_behind = depthwise(d_model, behind + 1, dilation=stride)
         self.taps_ahead = depthwise(d_model, ahead, dilation=stride_ahead) if ahead else None
 
-    def mix(self, x: Tensor, state: State | None, real: Tensor | None) -> tuple[Tensor, State | None]:
+    def mix(self, x: Tensor, state: State | None, n_real: Tensor | None) -> tuple[Tensor, State | None]:
         p = self.down(F.relu(self.up(x)))
-        y, last = causal_conv(self.taps_behind, p, None if state is None else state["conv"], real)
+        y, last = short_conv(self.taps_behind, p, None if state is None else state["conv"], n_real)
         if self.taps_ahead is None:
             return p + y, {"conv": last}
         stride, taps = self.taps_ahead.dilation[0], self.taps_ahead.kernel_size[0]
-        later = (p if real is None else p * real[..., None]).mT  # padding comes after the last real token
+        later = only_real(p, n_real).mT  # padding comes after the last real token
         later = F.pad(later, (0, stride * taps))[..., stride:]
         return p + y + self.taps_ahead(later).mT, None

@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import State, require_positive
-from layersmith.mixer.shared.causal_conv import causal_conv, depthwise
 from layersmith.mixer.shared.packed import PackedMixer
+from layersmith.mixer.shared.short_conv import depthwise, short_conv
 
 
 class GatedFSMN(PackedMixer):
@@ -52,18 +52,18 @@ class GatedFSMN(PackedMixer):
         )
         self.slopes = nn.ModuleList(nn.PReLU(d_model) for _ in range(depth))
 
-    def mix(self, x: Tensor, state: State | None, real: Tensor | None) -> tuple[Tensor, State | None]:
+    def mix(self, x: Tensor, state: State | None, n_real: Tensor | None) -> tuple[Tensor, State | None]:
         old: State = {} if state is None else state
         new: State = {}
         units = F.silu(self.units(self.norm(x)))
-        filtered, new["units"] = causal_conv(self.units_conv, units, old.get("units"), real)
+        filtered, new["units"] = short_conv(self.units_conv, units, old.get("units"), n_real)
         u, v = (units + filtered).chunk(2, dim=-1)
         out = self.down(F.relu(self.up(u)))
         outs = [out]
         for i, (conv, slope) in enumerate(zip(self.memories, self.slopes, strict=True)):
             # A channel's own inputs lie side by side: (B, T, D, i + 1).
             inputs = torch.stack(outs[::-1], dim=-1).flatten(-2)
-            out, new[f"memory{i + 1}"] = causal_conv(conv, inputs, old.get(f"memory{i + 1}"), real)
+            out, new[f"memory{i + 1}"] = short_conv(conv, inputs, old.get(f"memory{i + 1}"), n_real)
             out = slope(out.mT).mT
             outs.append(out)
         return v * (u + out), new

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import State, require_positive
-from layersmith.mixer.shared.causal_conv import with_past
 from layersmith.mixer.shared.packed import PackedMixer
+from layersmith.mixer.shared.short_conv import with_past
 
 
 class LearnedDelays(PackedMixer):
@@ -45,8 +45,8 @@ class LearnedDelays(PackedMixer):
         self.weight = nn.Parameter(torch.empty(d_model, d_model).uniform_(-(d_model**-0.5), d_model**-0.5))
         self.delay = nn.Parameter((delays - 1) * torch.rand(d_model, d_model))
 
-    def mix(self, x: Tensor, state: State | None, real: Tensor | None) -> tuple[Tensor, State | None]:
-        inputs, last = with_past(x, None if state is None else state["inputs"], self.delays - 1, real)
+    def mix(self, x: Tensor, state: State | None, n_real: Tensor | None) -> tuple[Tensor, State | None]:
+        inputs, last = with_past(x, None if state is None else state["inputs"], self.delays - 1, n_real)
         return F.conv1d(inputs, self.kernel()).mT, {"inputs": last}
 
     def kernel(self) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from layersmith.contract import State, require_positive
 from layersmith.mixer.shared.chunked import full_precision, precise, to_chunks
-from layersmith.mixer.shared.packed import PackedMixer, count_real
+from layersmith.mixer.shared.packed import PackedMixer, counted, only_real
 from layersmith.mixer.shared.time_invariant import of_rows, unfinished
 
 
@@ -52,13 +52,11 @@ class LMU(PackedMixer):
         self.u = nn.Linear(d_model, n_memories)
         self.o = nn.Linear(n_memories * d_memory + d_model, d_model)
 
-    def mix(self, x: Tensor, state: State | None, real: Tensor | None) -> tuple[Tensor, State | None]:
-        u = precise(F.relu(self.u(x)))
-        if real is not None:
-            u = u * real[..., None]
+    def mix(self, x: Tensor, state: State | None, n_real: Tensor | None) -> tuple[Tensor, State | None]:
+        u = only_real(precise(F.relu(self.u(x))), n_real)
         with full_precision(x):
             m = u.new_zeros(*u.shape[::2], self.d_memory) if state is None else state["m"]
-            memories, m = self._remember(u, m, count_real(x, real))
+            memories, m = self._remember(u, m, counted(x, n_real))
         return F.relu(self.o(torch.cat((memories.flatten(2).to(x.dtype), x), dim=-1))), {"m": m}
 
     def _remember(self, u: Tensor, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:

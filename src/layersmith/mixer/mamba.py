@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import State, require_positive
-from layersmith.mixer.shared.causal_conv import causal_conv, depthwise
 from layersmith.mixer.shared.chunked import full_precision, precise
-from layersmith.mixer.shared.packed import PackedMixer
+from layersmith.mixer.shared.packed import PackedMixer, only_real
 from layersmith.mixer.shared.selective import selective_scan, step_bias
+from layersmith.mixer.shared.short_conv import depthwise, short_conv
 
 
 class Mamba(PackedMixer):
@@ -72,14 +72,13 @@ class Mamba(PackedMixer):
             self.dt.weight.uniform_(-(dt_rank**-0.5), dt_rank**-0.5)
             self.dt.bias.copy_(step_bias(width))
 
-    def mix(self, x: Tensor, state: State | None, real: Tensor | None) -> tuple[Tensor, State | None]:
-        inner, conv_state = causal_conv(self.conv, self.x(x), None if state is None else state["conv"], real)
+    def mix(self, x: Tensor, state: State | None, n_real: Tensor | None) -> tuple[Tensor, State | None]:
+        inner, conv_state = short_conv(self.conv, self.x(x), None if state is None else state["conv"], n_real)
         inner = F.silu(inner)
         dt, b, c = self.select(inner).split(self.sizes, dim=-1)
         # The bias is added in full precision: a small step is the softplus of a number of some size.
         dt = F.softplus(precise(F.linear(dt, self.dt.weight)) + precise(self.dt.bias))
-        if real is not None:
-            dt = dt * real[..., None]
+        dt = only_real(dt, n_real)
         with full_precision(x):
             u, a = precise(inner), -precise(self.log_a).exp()
             h = u.new_zeros(u.shape[0], *a.shape) if state is None else state["h"]

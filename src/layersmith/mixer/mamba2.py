@@ -30,12 +30,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import State, require_positive
-from layersmith.mixer.shared.causal_conv import causal_conv, depthwise
 from layersmith.mixer.shared.chunked import full_precision, precise
 from layersmith.mixer.shared.gated import gated_scan
 from layersmith.mixer.shared.heads import merge_heads, split_heads
-from layersmith.mixer.shared.packed import PackedMixer
+from layersmith.mixer.shared.packed import PackedMixer, only_real
 from layersmith.mixer.shared.selective import step_bias
+from layersmith.mixer.shared.short_conv import depthwise, short_conv
 
 
 class Mamba2(PackedMixer):
@@ -77,7 +77,9 @@ class Mamba2(PackedMixer):
         require_positive(Mamba2, queries=queries, conv=conv, chunk=chunk)
         if head_dim is None:
             if 2 * d_model % n_heads:
-                raise ValueError(f"Mamba2: 2 d_model={2 * d_model} is not a multiple of n_heads={n_heads}; give head_dim.")
+                raise ValueError(
+                    f"Mamba2: 2 d_model={2 * d_model} is not a multiple of n_heads={n_heads}; give head_dim."
+                )
             head_dim = 2 * d_model // n_heads
         require_positive(Mamba2, head_dim=head_dim)
         if n_heads % n_groups:
@@ -97,16 +99,15 @@ class Mamba2(PackedMixer):
         with torch.no_grad():
             self.dt.bias.copy_(step_bias(n_heads))
 
-    def mix(self, x: Tensor, state: State | None, real: Tensor | None) -> tuple[Tensor, State | None]:
+    def mix(self, x: Tensor, state: State | None, n_real: Tensor | None) -> tuple[Tensor, State | None]:
         inputs = torch.cat((self.x(x), self.b(x), self.c(x)), dim=-1)
-        inputs, conv_state = causal_conv(self.conv, inputs, None if state is None else state["conv"], real)
+        inputs, conv_state = short_conv(self.conv, inputs, None if state is None else state["conv"], n_real)
         if self.silu:
             inputs = F.silu(inputs)
         values, keys, queries = precise(inputs).split(self.widths, dim=-1)
         # The bias is added in full precision: a small step is the softplus of a number of some size.
         dt = F.softplus(precise(F.linear(x, self.dt.weight)) + precise(self.dt.bias))
-        if real is not None:
-            dt = dt * real[..., None]
+        dt = only_real(dt, n_real)
         with full_precision(x):
             y, memory = self._scan(values, keys, queries, dt, None if state is None else state["S"])
             if self.z is not None:

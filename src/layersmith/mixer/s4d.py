@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from layersmith.contract import State, require_positive
 from layersmith.mixer.shared.chunked import from_chunks, full_precision, precise, to_chunks
-from layersmith.mixer.shared.packed import PackedMixer, count_real
+from layersmith.mixer.shared.packed import PackedMixer, counted, only_real
 from layersmith.mixer.shared.time_invariant import of_rows, unfinished
 
 
@@ -54,11 +54,11 @@ class S4D(PackedMixer):
         self.d = nn.Parameter(torch.randn(d_model))
         self.o = nn.Linear(d_model, 2 * d_model)
 
-    def mix(self, x: Tensor, state: State | None, real: Tensor | None) -> tuple[Tensor, State | None]:
-        u = precise(x) if real is None else precise(x) * real[..., None]
+    def mix(self, x: Tensor, state: State | None, n_real: Tensor | None) -> tuple[Tensor, State | None]:
+        u = only_real(precise(x), n_real)
         with full_precision(x):
             h = u.new_zeros(len(u), u.shape[2], 2 * self.log_damping.shape[1]) if state is None else state["h"]
-            y, h = self._filter(u, h, count_real(x, real))
+            y, h = self._filter(u, h, counted(x, n_real))
             y = F.gelu(y + u * self.d)
         return F.glu(self.o(y.to(x.dtype)), dim=-1), {"h": h}
 

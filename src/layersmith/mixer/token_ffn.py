@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from layersmith.contract import State, require_positive
 from layersmith.mixer.shared.chunked import full_precision, precise
-from layersmith.mixer.shared.packed import PackedMixer, count_real
+from layersmith.mixer.shared.packed import PackedMixer, counted, only_real
 from layersmith.mixer.shared.rope import token_positions
 
 
@@ -53,12 +53,12 @@ class TokenFFN(PackedMixer):
         nn.init.uniform_(self.up, -((length * d_model) ** -0.5), (length * d_model) ** -0.5)
         nn.init.uniform_(self.down, -(d_hidden**-0.5), d_hidden**-0.5)
 
-    def mix(self, x: Tensor, state: State | None, real: Tensor | None) -> tuple[Tensor, State | None]:
+    def mix(self, x: Tensor, state: State | None, n_real: Tensor | None) -> tuple[Tensor, State | None]:
         seen = None if state is None else state["position"]
-        reached = count_real(x, real) if seen is None else count_real(x, real) + seen
-        self._refuse_longer(x.shape[1] if seen is None and real is None else int(reached.max()))
+        reached = counted(x, n_real) if seen is None else counted(x, n_real) + seen
+        self._refuse_longer(x.shape[1] if seen is None and n_real is None else int(reached.max()))
         at = token_positions(x, None, seen).clamp(max=self.length - 1)  # only padding is ever moved by this
-        terms = precise(_each(x if real is None else x * real[..., None], self.up, at))
+        terms = precise(_each(only_real(x, n_real), self.up, at))
         with full_precision(x):
             sums = terms.cumsum(1) if self.causal else terms.sum(1, keepdim=True).expand_as(terms)
             if state is not None:

@@ -6,6 +6,12 @@ from layersmith.parts.entry import Entry
 
 ENTRIES: dict[str, Entry] = {
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("2406.06484",), {"d_model": 32, "n_heads": 4}),
+    "dfsmn": Entry(
+        "layersmith.mixer.dfsmn:DFSMN",
+        "mixer",
+        ("deep-fsmn-large-vocabulary-continuous",),
+        {"d_model": 32, "d_hidden": 48, "behind": 5, "stride": 2},
+    ),
     "expert_choice_moe": Entry(
         "layersmith.mixer.expert_choice_moe:ExpertChoiceMoE",
         "mixer",
@@ -24,12 +30,42 @@ ENTRIES: dict[str, Entry] = {
         ("2412.06464",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
     ),
+    "gated_fsmn": Entry(
+        "layersmith.mixer.gated_fsmn:GatedFSMN",
+        "mixer",
+        ("mossformer2-combining-transformer-rnn-free",),
+        {"d_model": 16, "d_hidden": 24, "taps": 4, "unit": 3},
+        missing="the attention that its layers alternate with, and the norms over whole sequences between filters",
+    ),
     "gla": Entry("layersmith.mixer.gla:GLA", "mixer", ("2312.06635",), {"d_model": 32, "n_heads": 4, "n_kv_heads": 2}),
+    "learned_delays": Entry(
+        "layersmith.mixer.learned_delays:LearnedDelays",
+        "mixer",
+        ("learning-delays-spiking-neural-networks",),
+        {"d_model": 16, "delays": 6},
+        missing="its spiking neurons, and a smear that narrows during training",
+    ),
     "linear_attention": Entry(
         "layersmith.mixer.linear_attention:LinearAttention",
         "mixer",
         (),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "feature_map": "hedgehog", "rope_theta": 10000.0},
+    ),
+    "lmu": Entry(
+        "layersmith.mixer.lmu:LMU",
+        "mixer",
+        ("lmuformer-low-complexity-yet-powerful",),
+        {"d_model": 32, "d_memory": 6, "theta": 12.0, "n_memories": 2},
+        missing="its patch embedding and its spikes",
+    ),
+    "mamba": Entry(
+        "layersmith.mixer.mamba:Mamba", "mixer", ("2312.00752",), {"d_model": 16, "d_state": 4, "chunk": 16}
+    ),
+    "mamba2": Entry(
+        "layersmith.mixer.mamba2:Mamba2",
+        "mixer",
+        ("2405.21060",),
+        {"d_model": 32, "n_heads": 4, "d_state": 8, "n_groups": 2},
     ),
     "mesa": Entry(
         "layersmith.mixer.mesa:Mesa",
@@ -49,6 +85,7 @@ ENTRIES: dict[str, Entry] = {
         ),
     ),
     "retnet": Entry("layersmith.mixer.retnet:RetNet", "mixer", ("2307.08621",), {"d_model": 32, "n_heads": 4}),
+    "s4d": Entry("layersmith.mixer.s4d:S4D", "mixer", ("2206.11893",), {"d_model": 16, "d_state": 8}),
     "shaped_attention": Entry(
         "layersmith.mixer.shaped_attention:ShapedAttention", "mixer", ("2306.17759",), {"d_model": 32, "n_heads": 4}
     ),
@@ -63,5 +100,12 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         (),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "qk_norm": True},
+    ),
+    "token_ffn": Entry(
+        "layersmith.mixer.token_ffn:TokenFFN",
+        "mixer",
+        ("rethinking-attention",),
+        {"d_model": 8, "d_hidden": 12, "length": 256},
+        missing="one for each head, and one that takes the residual along",
     ),
 }
