@@ -140,7 +140,7 @@ def test_learned_delays_equal_loops(sigma):
 
 @pytest.mark.oracle("learned_delays")
 def test_planted_delays_are_found():
-    """The target is a sum of delayed channels: trained with a smear that narrows, the delays become the planted ones."""
+    """The target is a sum of delayed channels: trained with a smear that narrows, delays become the planted ones."""
     torch.manual_seed(0)
     planted, weight = torch.tensor([[1.0, 5.0], [3.0, 7.0]]), torch.tensor([[1.0, -0.7], [0.8, 1.2]])
     teacher, m = LearnedDelays(2, delays=9, sigma=0.0), LearnedDelays(2, delays=9, sigma=4.0)

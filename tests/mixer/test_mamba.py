@@ -7,7 +7,9 @@ import torch
 from transformers import MambaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
+from layersmith.mixer.bidirectional_mamba import BidirectionalMamba
 from layersmith.mixer.mamba import Mamba
+from layersmith.mixer.shared.selective import selective_scan
 from tests.mixer.by_steps import causal_filter, silu, softplus, taps
 
 
@@ -48,10 +50,7 @@ def test_equals_loops(settings):
 @pytest.mark.oracle("mamba")
 @torch.no_grad()
 def test_without_selection_it_is_one_fixed_filter():
-    """With steps that no token chooses, and b and c held fixed, the scan is a convolution: of a shifted input, the
-    shifted output."""
-    from layersmith.mixer.shared.selective import selective_scan
-
+    """With steps that no token chooses, and b and c held fixed, the scan is a convolution."""
     torch.manual_seed(0)
     tokens, channels, n = 40, 5, 3
     dt = torch.rand(channels, dtype=torch.float64).expand(1, tokens, channels)
@@ -110,3 +109,23 @@ def test_equals_transformers_behind_left_padding():
 def test_state_has_a_constant_size():
     m = Mamba(16, d_state=4)
     assert m.state_bytes(3) == m.state_bytes(1000) == 4 * (32 * 4 + 32 * 3)
+
+
+@pytest.mark.oracle("bidirectional_mamba")
+@torch.no_grad()
+def test_bidirectional_is_loops_from_both_ends():
+    torch.manual_seed(0)
+    m = BidirectionalMamba(6, d_state=3, chunk=4).double()
+    u = torch.randn(9, 6, dtype=torch.float64)
+    want = mamba_by_loops(m.ahead, u) + mamba_by_loops(m.back, u.flip(0)).flip(0)
+    torch.testing.assert_close(m(u[None])[0][0], want, atol=1e-12, rtol=0)
+
+
+@pytest.mark.oracle("bidirectional_mamba")
+@torch.no_grad()
+def test_the_same_layer_both_ways_commutes_with_turning_the_text_around():
+    torch.manual_seed(0)
+    m = BidirectionalMamba(6, d_state=3).double()
+    m.back.load_state_dict(m.ahead.state_dict())
+    u = torch.randn(2, 20, 6, dtype=torch.float64)
+    torch.testing.assert_close(m(u.flip(1))[0], m(u)[0].flip(1), atol=1e-12, rtol=0)

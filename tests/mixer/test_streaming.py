@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from layersmith.mixer.bidirectional_mamba import BidirectionalMamba
 from layersmith.mixer.deltanet import DeltaNet
 from layersmith.mixer.dfsmn import DFSMN
 from layersmith.mixer.gated_deltanet import GatedDeltaNet
@@ -14,6 +15,7 @@ from layersmith.mixer.lmu import LMU
 from layersmith.mixer.mamba import Mamba
 from layersmith.mixer.mamba2 import Mamba2
 from layersmith.mixer.partial import PartialAttention
+from layersmith.mixer.pooled_attention import PooledAttention
 from layersmith.mixer.retnet import RetNet
 from layersmith.mixer.s4d import S4D
 from layersmith.mixer.shaped_attention import ShapedAttention
@@ -50,6 +52,8 @@ WHOLE = {
     "softmax-window": lambda: SoftmaxAttention(16, 4, causal=False, window=2),
     "shaped": lambda: ShapedAttention(16, 4, causal=False, tau=0.5),
     "token-ffn": lambda: TokenFFN(16, 6, length=8, causal=False),
+    "bidirectional-mamba": lambda: BidirectionalMamba(16, d_state=4, chunk=4),
+    "pooled": lambda: PooledAttention(16, 4, n_kv_heads=2, pool=3),
     "linear": lambda: LinearAttention(16, 4, n_kv_heads=2, causal=False, feature_map="relu"),
 }
 

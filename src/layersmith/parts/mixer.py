@@ -5,6 +5,13 @@ from __future__ import annotations
 from layersmith.parts.entry import Entry
 
 ENTRIES: dict[str, Entry] = {
+    "bidirectional_mamba": Entry(
+        "layersmith.mixer.bidirectional_mamba:BidirectionalMamba",
+        "mixer",
+        ("scalable-diffusion-models-state-space",),
+        {"d_model": 16, "d_state": 4, "chunk": 16},
+        missing="the diffusion model that it is the backbone of",
+    ),
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("2406.06484",), {"d_model": 32, "n_heads": 4}),
     "dfsmn": Entry(
         "layersmith.mixer.dfsmn:DFSMN",
@@ -83,6 +90,13 @@ ENTRIES: dict[str, Entry] = {
             "the logits that later layers of its paper make from those of the first, and value heads wider "
             "than the query heads"
         ),
+    ),
+    "pooled_attention": Entry(
+        "layersmith.mixer.pooled_attention:PooledAttention",
+        "mixer",
+        ("pvt-v2",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "pool": 9},
+        missing="its patch embedding, and the convolution inside its feed-forward",
     ),
     "retnet": Entry("layersmith.mixer.retnet:RetNet", "mixer", ("2307.08621",), {"d_model": 32, "n_heads": 4}),
     "s4d": Entry("layersmith.mixer.s4d:S4D", "mixer", ("2206.11893",), {"d_model": 16, "d_state": 8}),
