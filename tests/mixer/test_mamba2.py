@@ -81,13 +81,13 @@ def test_equals_loops(settings):
 @pytest.mark.oracle("mamba2")
 @torch.no_grad()
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_without_decay_gate_norm_and_convolution_it_is_linear_attention(kv_heads):
+@pytest.mark.parametrize("rotated", [{}, {"rope_theta": 100.0, "rope_fraction": 0.5, "qk_norm": True}], ids=str)
+def test_without_decay_gate_norm_and_convolution_it_is_linear_attention(kv_heads, rotated):
     """Values, keys, queries and outputs carried over, every step 1: causal linear attention without a normaliser."""
     torch.manual_seed(0)
-    attention = LinearAttention(16, 4, kv_heads, feature_map="identity", normalize=False).double()
-    m = Mamba2(
-        16, kv_heads, 4, d_state=4, n_groups=kv_heads, queries=4 // kv_heads, gated=False, norm=False, silu=False
-    ).double()
+    attention = LinearAttention(16, 4, kv_heads, feature_map="identity", normalize=False, **rotated).double()
+    groups = {"n_groups": kv_heads, "queries": 4 // kv_heads, **rotated}
+    m = Mamba2(16, kv_heads, 4, d_state=4, gated=False, norm=False, silu=False, **groups).double()
     for ours, theirs in ((m.x, attention.v), (m.b, attention.k), (m.c, attention.q), (m.o, attention.o)):
         ours.weight.copy_(theirs.weight)
     m.conv.weight.zero_()

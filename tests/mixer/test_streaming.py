@@ -39,6 +39,7 @@ CAUSAL = {
     "retnet": lambda: RetNet(16, 4, n_kv_heads=2, rope_theta=100.0),
     "mamba2": lambda: Mamba2(16, 4, head_dim=4, d_state=6, n_groups=2, chunk=8),
     "mamba2-from-attention": lambda: Mamba2(16, 2, 4, n_groups=2, queries=2, gated=False, silu=False, conv=1),
+    "mamba2-rope": lambda: Mamba2(16, 2, 4, d_state=6, n_groups=2, rope_theta=100.0, qk_norm=True, chunk=8),
     "mamba": lambda: Mamba(16, d_state=4, chunk=8),
     "s4d": lambda: S4D(16, d_state=6, chunk=8),
     "lmu": lambda: LMU(16, d_memory=5, theta=9.0, n_memories=2, chunk=8),

@@ -6,21 +6,23 @@
 
 Heads of x that belong to one group share B and C. Read as attention, C is the query, B the key and x the value: with
 a_t = 1, dt = 1, a convolution that passes its input on and without silu, norm, gate and d it is causal linear
-attention without a normaliser, which is how a trained attention is turned into it. `queries` C vectors of a group
-read the same states, as the heads of grouped-query attention do.
+attention without a normaliser, which is how a trained attention is turned into it. For that there are `queries` C
+vectors of a group that read the same states, as the heads of grouped-query attention do, and the norms and the
+rotation (`shared/rope.py`) of queries and keys, behind the convolution.
 
 Computed chunk by chunk with matrix products (`shared/gated.py`); real tokens are neighbours (`shared/packed.py`).
 
 Shapes: u (B, T, D) -> x (B, H, T, head_dim), B (B, G, T, N), C (B, G * queries, T, N), a and dt (B, H, T, 1)
 -> y (B, queries * H, T, head_dim) -> out (B, T, D).
 State: S (B, H, N, head_dim) in at least float32; conv (B, H head_dim + G N (1 + queries), conv - 1), the last inputs
-of the convolution.
+of the convolution; position (B,) int64 with rope, the real tokens so far.
 
 Paper: Dao & Gu 2024, "Transformers are SSMs", arXiv 2405.21060. The layer (order of convolution and silu, norm after
 the gate and by groups, start of log_a, dt and d) was confirmed in transformers' Mamba2Mixer, which this equals with
 copied weights.
 Differs from the paper: W_x, W_B, W_C, W_dt and W_z are maps of their own instead of rows of one; step sizes are not
-clamped; `queries`, and that gate, norm and silu can be left out, is ours, for attention that is turned into it.
+clamped. What only an attention that is turned into it needs is ours: `queries`, rope, the norm of queries and keys,
+and that gate, norm and silu can be left out.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from torch import Tensor, nn
 from layersmith.contract import State, require_positive
 from layersmith.mixer.shared.chunked import full_precision, precise
 from layersmith.mixer.shared.gated import gated_scan
-from layersmith.mixer.shared.heads import merge_heads, split_heads
-from layersmith.mixer.shared.packed import PackedMixer, only_real
+from layersmith.mixer.shared.heads import HeadNorm, merge_heads, split_heads
+from layersmith.mixer.shared.packed import PackedMixer, counted, only_real
+from layersmith.mixer.shared.rope import rotary_size, rotary_table, rotate, token_positions
 from layersmith.mixer.shared.selective import step_bias
 from layersmith.mixer.shared.short_conv import depthwise, short_conv
 
@@ -48,6 +51,7 @@ class Mamba2(PackedMixer):
     queries             C vectors per group, each of which reads all states of the group
     conv                tokens the convolution sees; 1 = it only scales channels
     gated, norm, silu   the gate W_z, the norm behind it, the silu behind the convolution
+    rope_*, qk_norm     rotation and RMS norm of the heads of C and B, as in `SoftmaxAttention`
     bias, conv_bias     biases of the maps x, B, C, z and o, and of the convolution
     chunk               tokens computed together; changes speed, not values
     eps                 of the norm
@@ -67,6 +71,11 @@ class Mamba2(PackedMixer):
         gated: bool = True,
         norm: bool = True,
         silu: bool = True,
+        rope_theta: float | None = None,
+        rope_fraction: float = 1.0,
+        rope_interleaved: bool = False,
+        qk_norm: bool = False,
+        qk_norm_eps: float = 1e-6,
         bias: bool = False,
         conv_bias: bool = True,
         chunk: int = 64,
@@ -85,7 +94,8 @@ class Mamba2(PackedMixer):
         if n_heads % n_groups:
             raise ValueError(f"Mamba2: n_heads={n_heads} must be a multiple of n_groups={n_groups}.")
         self.head_dim, self.d_state, self.n_groups, self.chunk, self.eps = head_dim, d_state, n_groups, chunk, eps
-        self.silu = silu
+        self.silu, self.rope_theta, self.rope_interleaved = silu, rope_theta, rope_interleaved
+        self.rope_size = rotary_size(Mamba2, d_state, rope_theta, rope_fraction, rope_interleaved)
         self.widths = (n_heads * head_dim, n_groups * d_state, n_groups * queries * d_state)
         read = n_heads * queries * head_dim
         self.x, self.b, self.c = (nn.Linear(d_model, width, bias=bias) for width in self.widths)
@@ -96,37 +106,44 @@ class Mamba2(PackedMixer):
         self.z = nn.Linear(d_model, read, bias=bias) if gated else None
         self.norm = nn.Parameter(torch.ones(read)) if norm else None
         self.o = nn.Linear(read, d_model, bias=bias)
+        self.q_norm = HeadNorm(d_state, eps=qk_norm_eps) if qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(d_state, eps=qk_norm_eps) if qk_norm else nn.Identity()
         with torch.no_grad():
             self.dt.bias.copy_(step_bias(n_heads))
 
     def mix(self, x: Tensor, state: State | None, n_real: Tensor | None) -> tuple[Tensor, State | None]:
+        old: State = {} if state is None else state
         inputs = torch.cat((self.x(x), self.b(x), self.c(x)), dim=-1)
-        inputs, conv_state = short_conv(self.conv, inputs, None if state is None else state["conv"], n_real)
+        inputs, conv_state = short_conv(self.conv, inputs, old.get("conv"), n_real)
         if self.silu:
             inputs = F.silu(inputs)
-        values, keys, queries = precise(inputs).split(self.widths, dim=-1)
+        new = {"conv": conv_state}
+        values, keys, queries = inputs.split(self.widths, dim=-1)
+        v = split_heads(values, self.head_dim)
+        q, k = self.q_norm(split_heads(queries, self.d_state)), self.k_norm(split_heads(keys, self.d_state))
+        if self.rope_theta is not None:
+            positions = token_positions(x, None, old.get("position"))
+            table = rotary_table(positions, self.rope_size, self.rope_theta, q.dtype)
+            q, k = (rotate(part, table, self.rope_interleaved) for part in (q, k))
+            new["position"] = counted(x, n_real) + positions[:, 0]
         # The bias is added in full precision: a small step is the softplus of a number of some size.
         dt = F.softplus(precise(F.linear(x, self.dt.weight)) + precise(self.dt.bias))
-        dt = only_real(dt, n_real)
         with full_precision(x):
-            y, memory = self._scan(values, keys, queries, dt, None if state is None else state["S"])
+            y, new["S"] = self._scan(precise(q), precise(k), precise(v), only_real(dt, n_real).mT, old.get("S"))
             if self.z is not None:
                 y = y * F.silu(precise(self.z(x)))
             if self.norm is not None:
                 y = F.rms_norm(y.unflatten(-1, (self.n_groups, -1)), (y.shape[-1] // self.n_groups,), eps=self.eps)
                 y = y.flatten(-2) * self.norm
-        return self.o(y.to(x.dtype)), {"S": memory, "conv": conv_state}
+        return self.o(y.to(x.dtype)), new
 
-    def _scan(
-        self, values: Tensor, keys: Tensor, queries: Tensor, dt: Tensor, memory: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """(y (B, T, .), S); values, keys and queries (B, T, .) as they leave the convolution, dt (B, T, H)."""
+    def _scan(self, q: Tensor, k: Tensor, v: Tensor, dt: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(y (B, T, .), S); v (B, H, T, head_dim), k (B, G, T, N), q (B, G * queries, T, N), dt (B, H, T)."""
         groups = (self.n_groups, -1)
-        v = split_heads(values, self.head_dim).unflatten(1, groups).unsqueeze(2)  # (B, G, 1, H / G, T, head_dim)
-        k = split_heads(keys, self.d_state)[:, :, None, None]  # (B, G, 1, 1, T, N)
-        q = split_heads(queries, self.d_state).unflatten(1, groups).unsqueeze(3)  # (B, G, queries, 1, T, N)
-        dt = dt.mT[..., None].unflatten(1, groups).unsqueeze(2)  # (B, G, 1, H / G, T, 1)
-        a, d = (part.unflatten(0, groups)[:, None, :, None, None] for part in (-precise(self.log_a).exp(), self.d))
+        q, k = q.unflatten(1, groups).unsqueeze(3), k[:, :, None, None]  # (B, G, queries, 1, T, N), (B, G, 1, 1, T, N)
+        v = v.unflatten(1, groups).unsqueeze(2)  # (B, G, 1, H / G, T, head_dim)
+        dt = dt[..., None].unflatten(1, groups).unsqueeze(2)  # (B, G, 1, H / G, T, 1)
+        a, d = (p.unflatten(0, groups)[:, None, :, None, None] for p in (-precise(self.log_a).exp(), self.d))
         if memory is None:
             memory = v.new_zeros(v.shape[0], len(self.log_a), self.d_state, self.head_dim)
         memory = memory.unflatten(1, groups).unsqueeze(2)

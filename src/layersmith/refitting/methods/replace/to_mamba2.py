@@ -1,7 +1,7 @@
 """Turn softmax attention into a Mamba-2 layer, whose state has a constant size, from the trained weights.
 
-Values become x, keys B, queries C, and the output map is carried over; a group of queries reads the states of its key
-and value as before. The convolution starts as one that changes nothing, steps and decays as in a fresh Mamba-2. The
+Values become x, keys B, queries C, with their norms and their rotation, and the output map is carried over; a group of
+queries reads the states of its key and value as before. The convolution starts as one that changes nothing, steps and decays as in a fresh Mamba-2. The
 norm behind the scan takes the place of the softmax's normaliser. Last, the output map is fitted, in closed form, to
 what the attention gave out.
 
@@ -20,6 +20,9 @@ from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.methods.least_squares import fit_linear
 from layersmith.refitting.view import SublayerView
 
+#: What is done to queries and keys before they meet: the same in both, by the same names.
+SHARED = ("rope_theta", "rope_fraction", "rope_interleaved", "qk_norm", "qk_norm_eps")
+
 
 class ToMamba2(Method):
     name = "mamba2"
@@ -37,8 +40,9 @@ class ToMamba2(Method):
         "chosen by the search, rather than of all."
     )
     differs = (
-        "Grouped queries read one state instead of having keys and values repeated for them, there is no gate and no "
-        "silu behind the convolution, so that the start is the attention's own, and the output map is fitted."
+        "Queries and keys stay rotated, grouped queries read one state instead of having keys and values repeated for "
+        "them, there is no gate and no silu behind the convolution, and the output map is fitted to the attention's "
+        "outputs before it is distilled."
     )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
@@ -63,6 +67,7 @@ class ToMamba2(Method):
 def started(full: SoftmaxAttention) -> Mamba2:
     """A Mamba-2 layer with the maps of an attention; its steps and decays are drawn from torch's global generator."""
     config = full.spec()
+    shared = {name: config[name] for name in SHARED}
     part = Mamba2(
         config["d_model"],
         full.n_kv_heads,
@@ -74,7 +79,10 @@ def started(full: SoftmaxAttention) -> Mamba2:
         silu=False,
         bias=config["bias"] or config["out_bias"],
         conv_bias=False,
+        **shared,
     )
+    part.q_norm.load_state_dict(full.q_norm.state_dict())
+    part.k_norm.load_state_dict(full.k_norm.state_dict())
     for ours, trained in ((part.x, full.v), (part.b, full.k), (part.c, full.q), (part.o, full.o)):
         ours.weight.copy_(trained.weight)
         if ours.bias is not None:
