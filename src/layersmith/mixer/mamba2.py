@@ -128,10 +128,11 @@ class Mamba2(PackedMixer):
             new["position"] = counted(x, n_real) + positions[:, 0]
         # The bias is added in full precision: a small step is the softplus of a number of some size.
         dt = F.softplus(precise(F.linear(x, self.dt.weight)) + precise(self.dt.bias))
+        gate = None if self.z is None else F.silu(precise(self.z(x)))
         with full_precision(x):
             y, new["S"] = self._scan(precise(q), precise(k), precise(v), only_real(dt, n_real).mT, old.get("S"))
-            if self.z is not None:
-                y = y * F.silu(precise(self.z(x)))
+            if gate is not None:
+                y = y * gate
             if self.norm is not None:
                 y = F.rms_norm(y.unflatten(-1, (self.n_groups, -1)), (y.shape[-1] // self.n_groups,), eps=self.eps)
                 y = y.flatten(-2) * self.norm

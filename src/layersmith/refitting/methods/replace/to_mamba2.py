@@ -1,9 +1,9 @@
 """Turn softmax attention into a Mamba-2 layer, whose state has a constant size, from the trained weights.
 
 Values become x, keys B, queries C, with their norms and their rotation, and the output map is carried over; a group of
-queries reads the states of its key and value as before. The convolution starts as one that changes nothing, steps and decays as in a fresh Mamba-2. The
-norm behind the scan takes the place of the softmax's normaliser. Last, the output map is fitted, in closed form, to
-what the attention gave out.
+queries reads the states of its key and value as before. The convolution starts as one that changes nothing, steps and
+decays as in a fresh Mamba-2. The norm behind the scan takes the place of the softmax's normaliser. Last, the output
+map is fitted, in closed form, to what the attention gave out.
 
 Paper: arXiv 2503.13440, "MaTVLM" (values to x, keys to B, queries to C, distillation).
 """
