@@ -6,7 +6,7 @@
 A rounded delay has no gradient, a smeared one has: a layer is trained with sigma > 0, and the one with its
 weights and sigma = 0 is the sparse one that is wanted.
 
-Shapes: x (B, T, D) -> y (B, T, D); weight and delay (D, D), delay in steps, held within 0 .. delays - 1.
+Shapes: x (B, T, D) -> y (B, T, D); weight and delay (D, D), delay in steps; rounded, it is held within 0 .. delays - 1.
 State: inputs (B, D, delays - 1), the last tokens.
 
 Paper: Hammouamri et al. 2023, "Learning Delays in Spiking Neural Networks using Dilated Convolutions with Learnable
@@ -51,10 +51,10 @@ class LearnedDelays(PackedMixer):
 
     def kernel(self) -> Tensor:
         """(D, D, delays): what each output reads of each input, the oldest step first."""
-        delay = self.delay.clamp(0, self.delays - 1)
-        steps = torch.arange(self.delays, device=delay.device)
+        steps = torch.arange(self.delays, device=self.delay.device)
         if self.sigma == 0:
-            tap = (steps == delay.round()[..., None]).to(delay.dtype)
-        else:
-            tap = (-((steps - delay[..., None]) / self.sigma).square() / 2).softmax(-1)
+            nearest = self.delay.round().clamp(0, self.delays - 1)
+            tap = (steps == nearest[..., None]).to(self.weight.dtype)
+        else:  # a delay that has left the range still has a gradient, which brings it back
+            tap = (-((steps - self.delay[..., None]) / self.sigma).square() / 2).softmax(-1)
         return (self.weight[..., None] * tap).flip(-1)

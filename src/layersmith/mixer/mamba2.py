@@ -127,10 +127,11 @@ class Mamba2(PackedMixer):
             q, k = (rotate(part, table, self.rope_interleaved) for part in (q, k))
             new["position"] = counted(x, n_real) + positions[:, 0]
         # The bias is added in full precision: a small step is the softplus of a number of some size.
-        dt = F.softplus(precise(F.linear(x, self.dt.weight)) + precise(self.dt.bias))
+        steps = precise(F.linear(x, self.dt.weight)) + precise(self.dt.bias)
+        dt = F.softplus(steps.mT.contiguous())  # (B, H, T)
         gate = None if self.z is None else F.silu(precise(self.z(x)))
         with full_precision(x):
-            y, new["S"] = self._scan(precise(q), precise(k), precise(v), only_real(dt, n_real).mT, old.get("S"))
+            y, new["S"] = self._scan(precise(q), precise(k), precise(v), only_real(dt.mT, n_real).mT, old.get("S"))
             if gate is not None:
                 y = y * gate
             if self.norm is not None:

@@ -9,7 +9,7 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.mixer.bidirectional_mamba:BidirectionalMamba",
         "mixer",
         ("scalable-diffusion-models-state-space",),
-        {"d_model": 16, "d_state": 4, "chunk": 16},
+        {"d_model": 16, "d_state": 4, "chunk": 8},
         missing="the diffusion model that it is the backbone of",
     ),
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("2406.06484",), {"d_model": 32, "n_heads": 4}),
@@ -65,9 +65,7 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 32, "d_memory": 6, "theta": 12.0, "n_memories": 2},
         missing="its patch embedding and its spikes",
     ),
-    "mamba": Entry(
-        "layersmith.mixer.mamba:Mamba", "mixer", ("2312.00752",), {"d_model": 16, "d_state": 4, "chunk": 16}
-    ),
+    "mamba": Entry("layersmith.mixer.mamba:Mamba", "mixer", ("2312.00752",), {"d_model": 16, "d_state": 4, "chunk": 8}),
     "mamba2": Entry(
         "layersmith.mixer.mamba2:Mamba2",
         "mixer",
@@ -119,7 +117,7 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.mixer.token_ffn:TokenFFN",
         "mixer",
         ("rethinking-attention",),
-        {"d_model": 8, "d_hidden": 12, "length": 256},
+        {"d_model": 8, "d_hidden": 12, "length": 1000},
         missing="one for each head, and one that takes the residual along",
     ),
 }
