@@ -8,6 +8,7 @@ from layersmith.mixer.deltanet import DeltaNet
 from layersmith.mixer.dfsmn import DFSMN
 from layersmith.mixer.gated_deltanet import GatedDeltaNet
 from layersmith.mixer.gated_fsmn import GatedFSMN
+from layersmith.mixer.gated_pooling_conv import GatedPoolingConv
 from layersmith.mixer.gla import GLA
 from layersmith.mixer.learned_delays import LearnedDelays
 from layersmith.mixer.linear_attention import LinearAttention
@@ -45,6 +46,7 @@ CAUSAL = {
     "lmu": lambda: LMU(16, d_memory=5, theta=9.0, n_memories=2, chunk=8),
     "dfsmn": lambda: DFSMN(16, 24, behind=3, stride=2),
     "gated-fsmn": lambda: GatedFSMN(16, 24, taps=3, unit=2),
+    "gated-pooling": lambda: GatedPoolingConv(16, 6, window=7, kernel=2),
     "learned-delays": lambda: LearnedDelays(16, delays=5),
     "token-ffn": lambda: TokenFFN(16, 6, length=1000),
 }

@@ -44,6 +44,13 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "d_hidden": 24, "taps": 4, "unit": 3},
         missing="the attention that its layers alternate with, and the norms over whole sequences between filters",
     ),
+    "gated_pooling_conv": Entry(
+        "layersmith.mixer.gated_pooling_conv:GatedPoolingConv",
+        "mixer",
+        ("gen-cnn",),
+        {"d_model": 16, "d_hidden": 8, "window": 10, "kernel": 3},
+        missing="the recursion over the words before its window",
+    ),
     "gla": Entry("layersmith.mixer.gla:GLA", "mixer", ("2312.06635",), {"d_model": 32, "n_heads": 4, "n_kv_heads": 2}),
     "learned_delays": Entry(
         "layersmith.mixer.learned_delays:LearnedDelays",
