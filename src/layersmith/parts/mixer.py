@@ -5,6 +5,21 @@ from __future__ import annotations
 from layersmith.parts.entry import Entry
 
 ENTRIES: dict[str, Entry] = {
+    "aft": Entry("layersmith.mixer.aft:AFT", "mixer", ("attention-free-transformer",), {"d_model": 32, "kind": "conv"}),
+    "atlas": Entry(
+        "layersmith.mixer.atlas:Atlas",
+        "mixer",
+        ("atlas-learning-optimally-memorize-context",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "window": 3, "step": 8},
+        missing="the memory of two layers, and the exponential features of its paper's DeepTransformers",
+    ),
+    "bi_rwkv": Entry(
+        "layersmith.mixer.bi_rwkv:BiRWKV",
+        "mixer",
+        ("diffusion-rwkv",),
+        {"d_model": 32},
+        missing="the shift on a grid and the diffusion model of its paper",
+    ),
     "bidirectional_mamba": Entry(
         "layersmith.mixer.bidirectional_mamba:BidirectionalMamba",
         "mixer",
@@ -25,11 +40,30 @@ ENTRIES: dict[str, Entry] = {
         (),
         {"d_model": 32, "d_expert": 16, "n_experts": 4, "factor": 1.0},
     ),
+    "exponential_smoothing": Entry(
+        "layersmith.mixer.exponential_smoothing:ExponentialSmoothing",
+        "mixer",
+        ("etsformer-exponential-smoothing-transformers-time",),
+        {"d_model": 32, "n_heads": 4},
+    ),
+    "frequency_attention": Entry(
+        "layersmith.mixer.frequency_attention:FrequencyAttention",
+        "mixer",
+        ("etsformer-exponential-smoothing-transformers-time",),
+        {"d_model": 32, "k": 3},
+    ),
     "fused_attention": Entry(
         "layersmith.mixer.fused_attention:FusedAttention",
         "mixer",
         (),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "qk_norm": True},
+    ),
+    "galerkin": Entry(
+        "layersmith.mixer.galerkin:GalerkinAttention",
+        "mixer",
+        ("choose-transformer",),
+        {"d_model": 32, "n_heads": 4},
+        missing="the coordinates that its paper appends to queries, keys and values, and its start near the identity",
     ),
     "gated_deltanet": Entry(
         "layersmith.mixer.gated_deltanet:GatedDeltaNet",
@@ -62,8 +96,18 @@ ENTRIES: dict[str, Entry] = {
     "linear_attention": Entry(
         "layersmith.mixer.linear_attention:LinearAttention",
         "mixer",
-        (),
+        ("devil-linear-transformer", "learning-transformer-kernel"),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "feature_map": "hedgehog", "rope_theta": 10000.0},
+        missing=(
+            'the block-local attention of early layers in "The Devil in Linear Transformer", and frequencies drawn '
+            "anew at every step of training"
+        ),
+    ),
+    "lion": Entry(
+        "layersmith.mixer.lion:Lion",
+        "mixer",
+        ("linear-attention-efficient-bidirectional-sequence",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
     ),
     "lmu": Entry(
         "layersmith.mixer.lmu:LMU",
@@ -83,8 +127,7 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.mixer.mesa:Mesa",
         "mixer",
         ("uncovering-mesa-optimization-algorithms-transformers",),
-        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0},
-        missing="the forgetting factor and the learned penalty of its paper",
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "learn_lam": True, "forget": True},
     ),
     "partial_attention": Entry(
         "layersmith.mixer.partial:PartialAttention",
@@ -108,6 +151,13 @@ ENTRIES: dict[str, Entry] = {
     "shaped_attention": Entry(
         "layersmith.mixer.shaped_attention:ShapedAttention", "mixer", ("2306.17759",), {"d_model": 32, "n_heads": 4}
     ),
+    "sla": Entry(
+        "layersmith.mixer.sla:SimplifiedLinearAttention",
+        "mixer",
+        ("2405.11582",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
+        missing="the grid of its paper's pictures: the convolution runs over tokens in a line",
+    ),
     "soft_moe": Entry(
         "layersmith.mixer.soft_moe:SoftMoE",
         "mixer",
@@ -119,6 +169,12 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         (),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "qk_norm": True},
+    ),
+    "toeplitz_attention": Entry(
+        "layersmith.mixer.toeplitz_attention:ToeplitzAttention",
+        "mixer",
+        ("stable-fast-accurate",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "max_distance": 16},
     ),
     "token_ffn": Entry(
         "layersmith.mixer.token_ffn:TokenFFN",

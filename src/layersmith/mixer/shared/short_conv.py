@@ -36,7 +36,12 @@ def with_past(x: Tensor, before: Tensor | None, reach: int, n_real: Tensor | Non
     if before is None:
         before = inputs.new_zeros(*inputs.shape[:2], reach)
     inputs = torch.cat((before, inputs), dim=-1)
+    return inputs, last_inputs(inputs, reach, n_real)
+
+
+def last_inputs(inputs: Tensor, reach: int, n_real: Tensor | None) -> Tensor:
+    """The last `reach` real inputs (B, C, reach) of (B, C, reach + T), of which the first n_real of the T are real."""
     if n_real is None:
-        return inputs, inputs[..., x.shape[1] :].clone()
-    at = n_real[:, None] + torch.arange(reach, device=x.device)
-    return inputs, inputs.gather(2, at[:, None, :].expand(-1, inputs.shape[1], -1))
+        return inputs[..., inputs.shape[-1] - reach :].clone()
+    at = n_real[:, None] + torch.arange(reach, device=inputs.device)
+    return inputs.gather(2, at[:, None, :].expand(-1, inputs.shape[1], -1))
