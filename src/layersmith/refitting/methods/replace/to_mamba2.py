@@ -2,8 +2,8 @@
 
 Values become x, keys B, queries C, with their norms and their rotation, and the output map is carried over; a group of
 queries reads the states of its key and value as before. The convolution starts as one that changes nothing, steps and
-decays as in a fresh Mamba-2. The norm behind the scan takes the place of the softmax's normaliser. Last, the output
-map is fitted, in closed form, to what the attention gave out.
+decays as in a fresh Mamba-2. The norm behind the scan takes the place of the softmax's normaliser; it starts with the
+one factor that comes closest to what the attention gave out.
 
 Paper: arXiv 2503.13440, "MaTVLM" (values to x, keys to B, queries to C, distillation).
 """
@@ -17,7 +17,6 @@ from layersmith.anatomy.edit import Replacement
 from layersmith.mixer.mamba2 import Mamba2
 from layersmith.mixer.softmax import SoftmaxAttention
 from layersmith.refitting.method import Method, Settings
-from layersmith.refitting.methods.least_squares import fit_linear
 from layersmith.refitting.view import SublayerView
 
 #: What is done to queries and keys before they meet: the same in both, by the same names.
@@ -41,8 +40,7 @@ class ToMamba2(Method):
     )
     differs = (
         "Queries and keys stay rotated, grouped queries read one state instead of having keys and values repeated for "
-        "them, there is no gate and no silu behind the convolution, and the output map is fitted to the attention's "
-        "outputs before it is distilled."
+        "them, and there is no gate and no silu behind the convolution."
     )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
@@ -59,7 +57,9 @@ class ToMamba2(Method):
             torch.manual_seed(view.seed)
             part = started(view.attention.operator)
         part.to(view.device)
-        fit_linear(part.o, _mixed(view, part), view.outputs)
+        targets = view.outputs if part.o.bias is None else view.outputs - part.o.bias
+        heads = _mixed(view, part) @ part.o.weight.T
+        part.norm.mul_((heads * targets).sum() / heads.square().sum().clamp_min(1e-12))
         return view.as_replacement(part)
 
 
