@@ -59,6 +59,7 @@ class ToMamba2(Method):
         part.to(view.device)
         targets = view.outputs if part.o.bias is None else view.outputs - part.o.bias
         heads = _mixed(view, part) @ part.o.weight.T
+        assert part.norm is not None  # the default has it; for the type checker
         part.norm.mul_((heads * targets).sum() / heads.square().sum().clamp_min(1e-12))
         return view.as_replacement(part)
 
