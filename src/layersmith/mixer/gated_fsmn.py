@@ -16,7 +16,8 @@ Monaural Speech Separation", arXiv 2312.11825. The units, the order of U, ReLU a
 and PReLU, and the gate were confirmed in the released code.
 Differs from the paper: causal; there filters look both ways and every o_i is normalised over the whole sequence. A
 channel reads its own channel of all outputs before it; the released code's groups pair neighbouring channels of the
-concatenation. The residual stream is the model's. The bottleneck and output maps around it are left out.
+concatenation. One norm stands before both units, whose maps can take up its scales. The residual stream is the model's;
+the bottleneck and output maps around the block are left out.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Turn softmax attention into a Mamba-2 layer, whose state has a constant size, from the trained weights.
 
 Values become x, keys B, queries C, with their norms and their rotation, and the output map is carried over; a group of
-queries reads the states of its key and value as before. The convolution starts as one that changes nothing, steps and
-decays as in a fresh Mamba-2. The norm behind the scan takes the place of the softmax's normaliser; it starts with the
-one factor that comes closest to what the attention gave out.
+queries reads the states of its key and value as before. The convolution starts as one that changes nothing, the skip
+at 0, steps the same for all tokens and, like decays, as long as in a fresh Mamba-2. The norm behind the scan takes the
+place of the softmax's normaliser; it starts with the one factor that comes closest to what the attention gave out.
 
 Paper: arXiv 2503.13440, "MaTVLM" (values to x, keys to B, queries to C, distillation).
 """
@@ -90,6 +90,8 @@ def started(full: SoftmaxAttention) -> Mamba2:
             ours.bias.copy_(torch.zeros_like(ours.bias) if trained.bias is None else trained.bias)
     part.conv.weight.zero_()
     part.conv.weight[..., -1] = 1.0
+    part.dt.weight.zero_()
+    part.d.zero_()
     return part
 
 
