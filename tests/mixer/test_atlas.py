@@ -45,8 +45,8 @@ def by_loops(m: Atlas, x: torch.Tensor) -> torch.Tensor:
                 start = memory
             seen = slice(max(0, t - m.window + 1), t + 1)
             gradient = window_gradient(keys[seen], v[seen, shared], g[seen], start)
-            momentum = theta[t] * momentum - eta[t] * gradient
-            memory = alpha[t] * memory + (newton_schulz(momentum) if m.muon else momentum)
+            momentum = theta[t] * momentum + gradient
+            memory = alpha[t] * memory - eta[t] * (newton_schulz(momentum) if m.muon else momentum)
             for n in range(h * group, (h + 1) * group):
                 own = slice(n * d, n * d + d)
                 read = features(m, q[t, own]) @ memory

@@ -33,9 +33,9 @@ def unit_silu(vector):
 
 
 def decay(m, x, token, head):
-    if m.decay == "none":
+    if m.rate is None and m.rates is None:
         return 1.0
-    logit = m.rate[head] if m.decay == "fixed" else m.rate.weight[head] @ x[token] + m.rate.bias[head]
+    logit = m.rates.weight[head] @ x[token] + m.rates.bias[head] if m.rate is None else m.rate[head]
     return 1 / (1 + math.exp(-float(logit)))
 
 
@@ -47,8 +47,8 @@ def test_equals_the_full_matrix(kind, chunk):
     torch.manual_seed(0)
     m = Lion(12, 4, n_kv_heads=2, decay=kind, chunk=chunk).double()
     if kind == "selective":
-        m.rate.bias.zero_()
-        m.rate.weight.mul_(3)
+        m.rates.bias.zero_()
+        m.rates.weight.mul_(3)
     x = torch.randn(2, 9, 12, dtype=torch.float64)
     want = torch.stack([by_loops(m, row) for row in x])
     torch.testing.assert_close(m(x)[0], want, atol=1e-12, rtol=0)

@@ -59,7 +59,7 @@ WHOLE = {
     "aft-conv": lambda: AFT(16, causal=False, kind="conv", window=3),
     "bi-rwkv": lambda: BiRWKV(16),
     "fourier": lambda: GalerkinAttention(16, 4, n_kv_heads=2, kind="fourier"),
-    "frequency": lambda: FrequencyAttention(16, k=2),
+    "frequency": lambda: FrequencyAttention(16, k=1),
     "galerkin": lambda: GalerkinAttention(16, 4, n_kv_heads=2),
     "lion": lambda: Lion(16, 4, n_kv_heads=2, rope_theta=100.0, chunk=8),
     "lion-fixed": lambda: Lion(16, 4, decay="fixed", feature_map="elu1"),

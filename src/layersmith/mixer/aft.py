@@ -29,8 +29,8 @@ from layersmith.contract import Mixer, State, require_positive
 from layersmith.errors import suggest
 from layersmith.mixer.shared.chunked import full_precision, precise
 from layersmith.mixer.shared.inputs import check_inputs
-from layersmith.mixer.shared.places import new_places
 from layersmith.mixer.shared.running import add_sums, running_sums
+from layersmith.mixer.shared.token_places import new_places
 
 KINDS = ("simple", "full", "local", "conv")
 

@@ -1,8 +1,8 @@
 """ATLAS: a memory trained while it reads, each time on a window of recent tokens, by steps as of the Muon optimizer.
 
     loss_t(M) = sum_{t-window < i <= t} g_i |phi(k_i) M - v_i|^2
-    S_t = theta_t S_{t-1} - eta_t grad loss_t(M*)      momentum; M* the memory before the current group of `step` tokens
-    M_t = alpha_t M_{t-1} + ns(S_t)                    ns(S): the orthogonal factor of S, nearly; muon=False: S itself
+    S_t = theta_t S_{t-1} + grad loss_t(M*)      momentum; M* the memory before the current group of `step` tokens
+    M_t = alpha_t M_{t-1} - eta_t ns(S_t)        ns(S): the orthogonal factor of S, nearly; muon=False: S itself
     y_t = W_o concat_h rmsnorm(phi(q_t) M_t)
 
 with q and k at length 1, phi(x) = [a_1 x, a_2 x (x) x, ...] up to `degree`, a learned, and g, eta, theta, alpha
@@ -72,7 +72,7 @@ class Atlas(HeadMixer):
         self.coefficients = nn.Parameter(torch.tensor([math.factorial(j) ** -0.5 for j in range(1, degree + 1)]))
         self.gates = nn.Linear(d_model, 4 * self.n_kv_heads)
         with torch.no_grad():
-            self.gates.bias.view(4, -1).copy_(torch.tensor([0.0, -1.0, 1.0, 4.0])[:, None])
+            self.gates.bias.view(4, -1).copy_(torch.tensor([0.0, -4.0, 1.0, 4.0])[:, None])
         self.norm = nn.RMSNorm(self.head_dim, eps=eps)
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:

@@ -59,7 +59,7 @@ class ExponentialSmoothing(Mixer):
         if mask is not None and slots is not None:
             x, n_real = pack(x, slots), mask.sum(1)  # real tokens are neighbours now, padding comes last
         z = split_heads(self.v(x), self.head_dim)
-        new = {}
+        new: State = {}
         if self.z0 is not None:
             first = self.z0.to(z.dtype).expand(z.shape[0], -1, -1, -1) if state is None else state["z"]
             line = torch.cat((first, z), 2)

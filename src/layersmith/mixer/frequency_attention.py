@@ -81,4 +81,4 @@ class FrequencyAttention(Mixer):
         strength = re.square() + im.square()
         index = strength.topk(min(self.k, strength.shape[1]), dim=1).indices
         chosen = torch.zeros_like(re).scatter(1, index, 1.0)
-        return 2 / n * (cosine.mT @ (re * chosen) + sine.mT @ (im * chosen)) * real[..., None]
+        return (cosine.mT @ (re * chosen) + sine.mT @ (im * chosen)) * (real[..., None] * 2 / n.to(x.dtype))

@@ -123,7 +123,7 @@ class GatedDeltaNet(HeadMixer):
         """q, k, v in heads, and what the next call needs to know for them."""
         if self.conv is None:
             seen = None if state is None else state.get("position")
-            new = {} if self.rope_theta is None else {"position": tokens_seen(x, mask, seen)}
+            new: State = {} if self.rope_theta is None else {"position": tokens_seen(x, mask, seen)}
             return *self.project(x, mask, seen), new
         inputs = torch.cat((self.q(x), self.k(x), self.v(x)), dim=-1)
         n_real = None if mask is None else mask.sum(1)

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from layersmith.contract import State, require_positive
 from layersmith.errors import suggest
@@ -112,10 +112,12 @@ class LinearAttention(HeadMixer):
             )
         self.chunk, self.eps, self.normalize, self.out_norm = chunk, eps, normalize, out_norm
         self.signed = may_be_negative(feature_map)
+        self.phi_q: nn.Module | None = None
+        self.phi_k: nn.Module
         if feature_map in RANDOM:  # one map for both: scores approach a kernel only if q and k share frequencies
             features = self.head_dim if features is None else features
             require_positive(LinearAttention, features=features)
-            self.phi_q, self.phi_k = None, random_features(feature_map, self.n_kv_heads, self.head_dim, features)
+            self.phi_k = random_features(feature_map, self.n_kv_heads, self.head_dim, features)
         else:
             self.phi_q = plain_features(feature_map, n_heads, self.head_dim)
             self.phi_k = plain_features(feature_map, self.n_kv_heads, self.head_dim)

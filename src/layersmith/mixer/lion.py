@@ -87,14 +87,16 @@ class Lion(HeadMixer):
             raise ValueError(f"Lion: unknown decay {decay!r}. {suggest(decay, list(DECAYS))}")
         if feature_map not in MAPS:
             raise ValueError(f"Lion: unknown feature_map {feature_map!r}. {suggest(feature_map, list(MAPS))}")
-        self.chunk, self.eps, self.decay = chunk, eps, decay
+        self.chunk, self.eps = chunk, eps
         self.phi_q = plain_features(feature_map, n_heads, self.head_dim)
         self.phi_k = plain_features(feature_map, self.n_kv_heads, self.head_dim)
+        self.rate: nn.Parameter | None = None
+        self.rates: nn.Linear | None = None
         if decay == "fixed":  # heads that remember from 8 tokens to 128
             self.rate = nn.Parameter(torch.logit(1 - torch.logspace(-3, -7, self.n_kv_heads, base=2)))
         if decay == "selective":
-            self.rate = nn.Linear(d_model, self.n_kv_heads)
-            nn.init.constant_(self.rate.bias, 3.0)  # sigmoid(3) = 0.95
+            self.rates = nn.Linear(d_model, self.n_kv_heads)
+            nn.init.constant_(self.rates.bias, 3.0)  # sigmoid(3) = 0.95
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         check_inputs(self, x, state, mask)
@@ -112,9 +114,9 @@ class Lion(HeadMixer):
 
     def log_decay(self, x: Tensor) -> Tensor:
         """(B, T, H_kv) in at least float32."""
-        if self.decay == "selective":
-            return F.logsigmoid(precise(self.rate(x)))
-        if self.decay == "fixed":
+        if self.rates is not None:
+            return F.logsigmoid(precise(self.rates(x)))
+        if self.rate is not None:
             return F.logsigmoid(precise(self.rate)).expand(*x.shape[:2], -1)
         return precise(x).new_zeros(*x.shape[:2], self.n_kv_heads)
 

@@ -117,8 +117,8 @@ class Mesa(HeadMixer):
         self, q: Tensor, k: Tensor, v: Tensor, log_keep: Tensor | None, state: State | None
     ) -> tuple[Tensor, State]:
         """What every token reads from the regression on the tokens up to itself; both sums after the last one."""
-        empty = k.new_zeros(k.shape[0], k.shape[1], k.shape[3], k.shape[3])
-        gram, kv = (empty, empty) if state is None else (state["gram"], state["kv"])
+        size = (k.shape[0], k.shape[1], k.shape[3], k.shape[3])
+        gram, kv = (k.new_zeros(size), k.new_zeros(size)) if state is None else (state["gram"], state["kv"])
         penalty, outputs = self._penalty(k).unsqueeze(-3), []  # the same for every token
         for start in range(0, k.shape[2], self.chunk):
             some = slice(start, start + self.chunk)

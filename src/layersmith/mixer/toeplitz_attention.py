@@ -30,7 +30,7 @@ from layersmith.mixer.shared.chunked import full_precision, precise
 from layersmith.mixer.shared.features import random_features
 from layersmith.mixer.shared.heads import HeadMixer
 from layersmith.mixer.shared.inputs import check_inputs, pack, packed_slots, unpack
-from layersmith.mixer.shared.places import new_places
+from layersmith.mixer.shared.token_places import new_places
 
 
 class ToeplitzAttention(HeadMixer):
@@ -77,7 +77,7 @@ class ToeplitzAttention(HeadMixer):
     def mix(
         self, q: Tensor, k: Tensor, v: Tensor, state: State | None, mask: Tensor | None
     ) -> tuple[Tensor, State | None]:
-        dtype, tokens = v.dtype, v.shape[2]
+        dtype = v.dtype
         q = self._features(q.unflatten(1, (self.n_kv_heads, -1)))
         k, v = self._features(k.unsqueeze(2)), precise(v).unsqueeze(2)
         if mask is not None:
@@ -85,7 +85,8 @@ class ToeplitzAttention(HeadMixer):
         places = new_places(v[:, 0, 0], mask, None if state is None else state["places"])
         with full_precision(q):
             if state is None:
-                y = self._convolved(q, k, F.pad(v, (0, 1), value=1.0)) if tokens else F.pad(q @ k.mT @ v, (0, 1))
+                v1 = F.pad(v, (0, 1), value=1.0)
+                y = self._convolved(q, k, v1) if q.numel() else q @ k.mT @ v1  # of nothing there is no transform
                 kept = places
             else:
                 k = torch.cat((state["k"].unsqueeze(2), k), -2)

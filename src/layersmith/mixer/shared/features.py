@@ -81,6 +81,8 @@ class RandomFeatures(nn.Module):
 class Fixed(nn.Module):
     """Gaussian frequencies, orthogonal in groups of head_dim, as long as independent ones would be."""
 
+    frequencies: Tensor
+
     def __init__(self, n_heads: int, head_dim: int, features: int):
         super().__init__()
         self.register_buffer("frequencies", orthogonal(n_heads, head_dim, features))
@@ -91,6 +93,9 @@ class Fixed(nn.Module):
 
 class GaussianMixture(nn.Module):
     """mu_c + s_c * e_r: frequency r belongs to component r modulo their number."""
+
+    noise: Tensor
+    component: Tensor
 
     def __init__(self, n_heads: int, head_dim: int, features: int, components: int = 2):
         super().__init__()
@@ -106,6 +111,8 @@ class GaussianMixture(nn.Module):
 class Generator(nn.Module):
     """What two layers make of Gaussian noise, added to it: it starts close to the noise."""
 
+    noise: Tensor
+
     def __init__(self, n_heads: int, head_dim: int, features: int):
         super().__init__()
         self.register_buffer("noise", orthogonal(n_heads, head_dim, features))
@@ -118,6 +125,9 @@ class Generator(nn.Module):
 
 class Fastfood(nn.Module):
     """Blocks of S H G P H B / d on inputs filled up to a power of two d, each block with diagonals of its own."""
+
+    hadamard: Tensor
+    order: Tensor
 
     def __init__(self, n_heads: int, head_dim: int, features: int):
         super().__init__()

@@ -1,7 +1,7 @@
 """The Omega rule: one step of gradient descent per token on what the last few tokens should read from a memory.
 
-    S_t = theta_t S_{t-1} - eta_t 2 sum_{t-window < i <= t} g_i k_i^T (k_i M* - v_i)
-    M_t = alpha_t M_{t-1} + ns(S_t)
+    S_t = theta_t S_{t-1} + 2 sum_{t-window < i <= t} g_i k_i^T (k_i M* - v_i)
+    M_t = alpha_t M_{t-1} - eta_t ns(S_t)
 
 for a group of tokens whose gradients are all taken at M*. Both recurrences are linear then, and are products with the
 matrices of their decays (`gated.py`). Groups are slots in which real tokens stand side by side wherever they stood in
@@ -40,10 +40,9 @@ def omega_group(
     eta, log_theta, log_alpha, real = rates.split(1, -1)
     gradients = ((2 * g * k)[..., :, None] * (k @ start - v)[..., None, :]).flatten(-2)
     within = torch.ones(tokens, k.shape[-2], dtype=k.dtype, device=k.device).triu().tril(window - 1)
-    steps = -eta * (within @ gradients)
-    momenta = _recurrence(log_theta, steps, momentum)
+    momenta = _recurrence(log_theta, real * (within @ gradients), momentum)
     updates = newton_schulz(momenta) if muon else momenta
-    memories = _recurrence(log_alpha, updates.flatten(-2) * real, memory)
+    memories = _recurrence(log_alpha, -eta * updates.flatten(-2), memory)
     y = torch.einsum("bhgcf,bhcfd->bhgcd", q, memories)
     return y, memories[:, :, -1], momenta[:, :, -1]
 
