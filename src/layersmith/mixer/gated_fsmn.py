@@ -64,7 +64,8 @@ class GatedFSMN(PackedMixer):
         for i, (conv, slope) in enumerate(zip(self.memories, self.slopes, strict=True)):
             # A channel's own inputs lie side by side: (B, T, D, i + 1).
             inputs = torch.stack(outs[::-1], dim=-1).flatten(-2)
-            out, new[f"memory{i + 1}"] = short_conv(conv, inputs, old.get(f"memory{i + 1}"), n_real)
+            past = old.get(f"memory{i + 1}")
+            out, new[f"memory{i + 1}"] = short_conv(conv, inputs, past, n_real)  # type: ignore[arg-type]
             out = slope(out.mT).mT
             outs.append(out)
         return v * (u + out), new

@@ -129,5 +129,5 @@ def _pair(first: int, then: int) -> Tensor:
 
 @torch.no_grad()
 def _slower(module: nn.Module) -> nn.Module:
-    module.beta.fill_(1.0)  # type: ignore[union-attr, operator]
+    module.beta.fill_(1.0)  # type: ignore[operator]
     return module
