@@ -44,7 +44,7 @@ class BiRWKV(Mixer):
         require_positive(BiRWKV, d_model=d_model)
         self.r, self.k, self.v, self.o = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
         self.mix = nn.Parameter(torch.full((3, d_model), 0.5))
-        self.log_fading = nn.Parameter(torch.linspace(-1.0, 3.0, d_model))
+        self.log_fading = nn.Parameter(4 * torch.arange(d_model) / d_model - 1)
         self.own = nn.Parameter(torch.zeros(d_model))
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:

@@ -11,6 +11,7 @@ Shapes: x (B, T, D) -> y (B, T, D).
 
 Paper: Woo et al. 2022, "ETSformer: Exponential Smoothing Transformers for Time-series Forecasting", arXiv 2202.01381,
 confirmed in the authors' released code.
+Differs from the paper: padded rows have the frequencies of their own length.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gated DeltaNet: the delta rule with a memory that also forgets, by as much as each token says.
+"""Gated DeltaNet: linear attention whose memory corrects itself and also forgets, as much as each token says.
 
     q, k = l2norm(silu(conv(W_q x))), l2norm(silu(conv(W_k x)))     v = silu(conv(W_v x))     beta = sigmoid(W_b x)
     a_t = exp(-exp(A) softplus(W_a x_t + b_a))                      in (0, 1), per head

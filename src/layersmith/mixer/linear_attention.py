@@ -92,24 +92,7 @@ class LinearAttention(HeadMixer):
             out_bias=out_bias,
         )
         require_positive(LinearAttention, chunk=chunk)
-        if feature_map not in FEATURE_MAPS:
-            raise ValueError(
-                f"LinearAttention: unknown feature_map {feature_map!r}. {suggest(feature_map, list(FEATURE_MAPS))}"
-            )
-        if normalize and feature_map == "identity":
-            raise ValueError(
-                "LinearAttention: with feature_map='identity' weights can be negative and their sum zero, so there is "
-                "nothing to divide by. Use normalize=False, or another feature map."
-            )
-        if normalize and out_norm:
-            raise ValueError(
-                "LinearAttention: out_norm takes the place of the normaliser. Give normalize=False with it."
-            )
-        if features is not None and feature_map not in RANDOM:
-            raise ValueError(
-                f"LinearAttention: feature_map={feature_map!r} draws no random features, so there is no number of them "
-                f"to choose. Leave features out, or use one of {', '.join(RANDOM)}."
-            )
+        _check(feature_map, normalize, out_norm, features)
         self.chunk, self.eps, self.normalize, self.out_norm = chunk, eps, normalize, out_norm
         self.signed = may_be_negative(feature_map)
         self.phi_q: nn.Module | None = None
@@ -154,3 +137,23 @@ class LinearAttention(HeadMixer):
         if not self.signed:
             return z + self.eps
         return torch.where(z < 0, z.clamp(max=-self.eps), z.clamp(min=self.eps))
+
+
+def _check(feature_map: str, normalize: bool, out_norm: bool, features: int | None) -> None:
+    """A ValueError for an unknown map, and for settings that contradict each other."""
+    if feature_map not in FEATURE_MAPS:
+        raise ValueError(
+            f"LinearAttention: unknown feature_map {feature_map!r}. {suggest(feature_map, list(FEATURE_MAPS))}"
+        )
+    if normalize and feature_map == "identity":
+        raise ValueError(
+            "LinearAttention: with feature_map='identity' weights can be negative and their sum zero, so there is "
+            "nothing to divide by. Use normalize=False, or another feature map."
+        )
+    if normalize and out_norm:
+        raise ValueError("LinearAttention: out_norm takes the place of the normaliser. Give normalize=False with it.")
+    if features is not None and feature_map not in RANDOM:
+        raise ValueError(
+            f"LinearAttention: feature_map={feature_map!r} draws no random features, so there is no number of them "
+            f"to choose. Leave features out, or use one of {', '.join(RANDOM)}."
+        )

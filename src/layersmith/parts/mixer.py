@@ -10,7 +10,7 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.mixer.atlas:Atlas",
         "mixer",
         ("atlas-learning-optimally-memorize-context",),
-        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "window": 3, "step": 8},
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "window": 3, "step": 64},
         missing="the memory of two layers, and the exponential features of its paper's DeepTransformers",
     ),
     "bi_rwkv": Entry(
@@ -127,7 +127,7 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.mixer.mesa:Mesa",
         "mixer",
         ("uncovering-mesa-optimization-algorithms-transformers",),
-        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "learn_lam": True, "forget": True},
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "learn_lam": True},
     ),
     "partial_attention": Entry(
         "layersmith.mixer.partial:PartialAttention",

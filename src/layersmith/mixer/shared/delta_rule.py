@@ -19,6 +19,8 @@ Papers: Yang et al. 2024, arXiv 2406.06484 (chunks as products of Householder-li
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -56,11 +58,11 @@ def delta_rule_chunked(
     targets = beta * torch.cat((read, v), -1)
     solved = torch.linalg.solve_triangular(coupling.tril(-1), targets, upper=False, unitriangular=True)
     w, u = solved.split((k.shape[-1], v.shape[-1]), -1)
+    keeps: Iterable[Tensor | float] = [1.0] * k.shape[-3] if kept is None else kept.unbind(-3)
     states, corrections = [], []
-    for n in range(k.shape[-3]):
+    for w_n, u_n, k_n, keep in zip(w.unbind(-3), u.unbind(-3), k.mT.unbind(-3), keeps, strict=True):
         states.append(state)
-        corrections.append(u[..., n, :, :] - w[..., n, :, :] @ state)
-        left = state if kept is None else kept[..., n, :, :] * state
-        state = left + k[..., n, :, :].mT @ corrections[-1]
+        corrections.append(u_n - w_n @ state)
+        state = keep * state + k_n @ corrections[-1]
     y = q @ torch.stack(states, -3) + scores.tril() @ torch.stack(corrections, -3)
     return from_chunks(y, tokens), state

@@ -46,9 +46,9 @@ def gated_scan(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor
     writes = (k * sums_after(log_decay).exp()).mT @ v
     kept = since_start[..., -1:, :].mT.exp()
     states = []
-    for n in range(writes.shape[-3]):
+    for keep, write in zip(kept.unbind(-3), writes.unbind(-3), strict=True):
         states.append(state)
-        state = kept[..., n, :, :] * state + writes[..., n, :, :]
+        state = keep * state + write
     y = (q * since_start.exp()) @ torch.stack(states, -3)
     if log_decay.shape[-1] == 1:
         y = y + (q @ k.mT * decay_matrix(log_decay)) @ v

@@ -1,4 +1,4 @@
-"""Turn softmax attention into the gated delta rule, whose memory is corrected and forgets, from the trained weights.
+"""Turn softmax attention into Gated DeltaNet, whose memory corrects itself and forgets, from the trained weights.
 
 Papers: arXiv 2412.06464 (the recurrence) and arXiv 2503.13440 (weights of attention carried over).
 """
