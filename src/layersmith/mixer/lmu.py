@@ -69,8 +69,8 @@ class LMU(PackedMixer):
         chunks = to_chunks(u, size)  # (B, chunks, size, M)
         fresh = torch.einsum("lsk,bnsm->bnlmk", toeplitz, chunks)  # from an empty memory
         states = [m]
-        for k in range(chunks.shape[1]):
-            states.append(states[-1] @ powers[size].T + fresh[:, k, -1])
+        for end in fresh[:, :, -1].unbind(1):
+            states.append(states[-1] @ powers[size].T + end)
         held = torch.stack(states, dim=1)  # (B, chunks + 1, M, N)
         memories = fresh + torch.einsum("lij,bnmj->bnlmi", powers[1:], held[:, :-1])
         left = torch.einsum("sk,bsm->bmk", responses.flip(0), unfinished(u, n, size))

@@ -26,6 +26,9 @@ from torch import Tensor
 
 from layersmith.mixer.shared.chunked import from_chunks, to_chunks
 
+#: Of each place in a chunk, all chunks: (B, chunks, .).
+Parts = tuple[Tensor, ...]
+
 
 def selective_scan(
     u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor, *, size: int
@@ -33,26 +36,28 @@ def selective_scan(
     """(y, the last state); size: tokens of a chunk, which changes speed, not values. A token with dt = 0 is skipped."""
     tokens = u.shape[1]
     size = max(1, min(size, tokens))
-    writes, dt, b, c = (to_chunks(part, size) for part in (dt * u, dt, b, c))
-    held, y = _handed_over(writes, dt, a, b, state), []
+    # Taken apart once: the backward pass of an index would fill a tensor as large as the whole for each step.
+    writes, steps, b, c = (to_chunks(part, size).unbind(2) for part in (dt * u, dt, b, c))
+    held, y = _handed_over(writes, steps, a, b, state), []
     for t in range(size):
-        held = _step(held, writes[:, :, t], dt[:, :, t], a, b[:, :, t])
-        y.append((held @ c[:, :, t, :, None]).squeeze(-1))
+        held = _step(held, writes[t], steps[t], a, b[t])
+        y.append((held @ c[t].unsqueeze(-1)).squeeze(-1))
     return from_chunks(torch.stack(y, dim=2), tokens), held[:, -1]
 
 
-def _handed_over(writes: Tensor, dt: Tensor, a: Tensor, b: Tensor, state: Tensor) -> Tensor:
+def _handed_over(writes: Parts, steps: Parts, a: Tensor, b: Parts, state: Tensor) -> Tensor:
     """(B, chunks, D, N): the state that each chunk is handed."""
-    if dt.shape[1] == 1:
+    chunks = steps[0].shape[1]
+    if chunks == 1:
         return state[:, None]
-    added = state.new_zeros(state.shape[0], dt.shape[1], *state.shape[1:])
-    for t in range(dt.shape[2]):
-        added = _step(added, writes[:, :, t], dt[:, :, t], a, b[:, :, t])
-    kept = (dt.sum(2)[..., None] * a).exp()
+    added = state.new_zeros(state.shape[0], chunks, *state.shape[1:])
+    for t in range(len(steps)):
+        added = _step(added, writes[t], steps[t], a, b[t])
+    kept = (torch.stack(steps).sum(0)[..., None] * a).exp()
     states = []
-    for n in range(dt.shape[1]):
+    for keep, more in zip(kept.unbind(1), added.unbind(1), strict=True):
         states.append(state)
-        state = kept[:, n] * state + added[:, n]
+        state = keep * state + more
     return torch.stack(states, dim=1)
 
 
