@@ -41,7 +41,7 @@ FORMATS = ["int8_dynamic", "int8_weight", "int4_weight", "bf16"]
 #: Those of them that a number format may follow.
 CHAINED = ["fused_attention", "fused_glu", "width", "width_taylor", "kv_merge", "low_rank"]
 #: What is saved at one token at a time, or in long texts alone: counted there.
-AT_OTHER_LENGTHS = {("topk", "flops"): 1, ("linear_attention", "flops"): 1024}
+AT_OTHER_LENGTHS = {("topk", "flops"): 1, ("linear_attention", "flops"): 1024, ("mamba2", "flops"): 1024}
 #: Methods that save time and nothing that can be counted have to show it on a clock.
 CLOCKED = Path(__file__).resolve().parents[2] / "benchmarks/results/latency_alone.csv"
 

@@ -20,7 +20,20 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 32},
         missing="the shift on a grid and the diffusion model of its paper",
     ),
+    "bidirectional_mamba": Entry(
+        "layersmith.mixer.bidirectional_mamba:BidirectionalMamba",
+        "mixer",
+        ("scalable-diffusion-models-state-space",),
+        {"d_model": 16, "d_state": 4, "chunk": 8},
+        missing="the diffusion model that it is the backbone of",
+    ),
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("2406.06484",), {"d_model": 32, "n_heads": 4}),
+    "dfsmn": Entry(
+        "layersmith.mixer.dfsmn:DFSMN",
+        "mixer",
+        ("deep-fsmn-large-vocabulary-continuous",),
+        {"d_model": 32, "d_hidden": 48, "behind": 5, "stride": 2},
+    ),
     "expert_choice_moe": Entry(
         "layersmith.mixer.expert_choice_moe:ExpertChoiceMoE",
         "mixer",
@@ -58,7 +71,28 @@ ENTRIES: dict[str, Entry] = {
         ("2412.06464",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
     ),
+    "gated_fsmn": Entry(
+        "layersmith.mixer.gated_fsmn:GatedFSMN",
+        "mixer",
+        ("mossformer2-combining-transformer-rnn-free",),
+        {"d_model": 16, "d_hidden": 24, "taps": 4, "unit": 3},
+        missing="the attention that its layers alternate with, and the norms over whole sequences between filters",
+    ),
+    "gated_pooling_conv": Entry(
+        "layersmith.mixer.gated_pooling_conv:GatedPoolingConv",
+        "mixer",
+        ("gen-cnn",),
+        {"d_model": 16, "d_hidden": 8, "window": 10, "kernel": 3},
+        missing="the recursion over the words before its window",
+    ),
     "gla": Entry("layersmith.mixer.gla:GLA", "mixer", ("2312.06635",), {"d_model": 32, "n_heads": 4, "n_kv_heads": 2}),
+    "learned_delays": Entry(
+        "layersmith.mixer.learned_delays:LearnedDelays",
+        "mixer",
+        ("learning-delays-spiking-neural-networks",),
+        {"d_model": 16, "delays": 6},
+        missing="its spiking neurons, and a smear that narrows during training",
+    ),
     "linear_attention": Entry(
         "layersmith.mixer.linear_attention:LinearAttention",
         "mixer",
@@ -74,6 +108,20 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         ("linear-attention-efficient-bidirectional-sequence",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
+    ),
+    "lmu": Entry(
+        "layersmith.mixer.lmu:LMU",
+        "mixer",
+        ("lmuformer-low-complexity-yet-powerful",),
+        {"d_model": 32, "d_memory": 6, "theta": 12.0, "n_memories": 2},
+        missing="its patch embedding and its spikes",
+    ),
+    "mamba": Entry("layersmith.mixer.mamba:Mamba", "mixer", ("2312.00752",), {"d_model": 16, "d_state": 4, "chunk": 8}),
+    "mamba2": Entry(
+        "layersmith.mixer.mamba2:Mamba2",
+        "mixer",
+        ("2405.21060",),
+        {"d_model": 32, "n_heads": 4, "d_state": 8, "n_groups": 2},
     ),
     "mesa": Entry(
         "layersmith.mixer.mesa:Mesa",
@@ -91,7 +139,15 @@ ENTRIES: dict[str, Entry] = {
             "than the query heads"
         ),
     ),
+    "pooled_attention": Entry(
+        "layersmith.mixer.pooled_attention:PooledAttention",
+        "mixer",
+        ("pvt-v2",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "pool": 9},
+        missing="its patch embedding, and the convolution inside its feed-forward",
+    ),
     "retnet": Entry("layersmith.mixer.retnet:RetNet", "mixer", ("2307.08621",), {"d_model": 32, "n_heads": 4}),
+    "s4d": Entry("layersmith.mixer.s4d:S4D", "mixer", ("2206.11893",), {"d_model": 16, "d_state": 8}),
     "shaped_attention": Entry(
         "layersmith.mixer.shaped_attention:ShapedAttention", "mixer", ("2306.17759",), {"d_model": 32, "n_heads": 4}
     ),
@@ -119,5 +175,12 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         ("stable-fast-accurate",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "max_distance": 16},
+    ),
+    "token_ffn": Entry(
+        "layersmith.mixer.token_ffn:TokenFFN",
+        "mixer",
+        ("rethinking-attention",),
+        {"d_model": 8, "d_hidden": 12, "length": 1000},
+        missing="one for each head, and one that takes the residual along",
     ),
 }

@@ -31,6 +31,7 @@ METHODS: dict[str, str] = {
     "low_rank": "layersmith.refitting.methods.fits.low_rank:LowRankWeights",
     "structured": "layersmith.refitting.methods.replace.to_structured:ToStructured",
     "linear_attention": "layersmith.refitting.methods.replace.to_linear_attention:ToLinearAttention",
+    "mamba2": "layersmith.refitting.methods.replace.to_mamba2:ToMamba2",
     "gated_deltanet": "layersmith.refitting.methods.replace.to_gated_deltanet:ToGatedDeltaNet",
     "gla": "layersmith.refitting.methods.replace.to_gla:ToGLA",
     "retnet": "layersmith.refitting.methods.replace.to_retnet:ToRetNet",
