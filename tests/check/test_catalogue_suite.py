@@ -48,6 +48,9 @@ OTHER_SETTINGS = [
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "elu1"}),
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "identity", "normalize": False}),
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "relu", "causal": False}),
+    ("pattern_attention", {"d_model": 16, "n_heads": 2, "pattern": "shifted", "size": 12, "relative_bias": True}),
+    ("pattern_attention", {"d_model": 16, "n_heads": 2, "pattern": "strided", "size": 4, "rope_theta": 100.0}),
+    ("pattern_attention", {"d_model": 16, "n_heads": 2, "pattern": "fixed", "size": 12, "causal": False}),
     ("deltanet", {"d_model": 16, "n_heads": 2, "head_dim": 4, "conv": 1, "chunk": 16}),
 ]
 

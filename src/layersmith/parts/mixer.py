@@ -5,6 +5,13 @@ from __future__ import annotations
 from layersmith.parts.entry import Entry
 
 ENTRIES: dict[str, Entry] = {
+    "combiner": Entry(
+        "layersmith.mixer.combiner:Combiner",
+        "mixer",
+        ("combiner-full-attention-transformer-sparse",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "span": 8, "rope_theta": 10000.0},
+        missing="the partitions of Combiner-Logsparse and Combiner-Axial",
+    ),
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("2406.06484",), {"d_model": 32, "n_heads": 4}),
     "expert_choice_moe": Entry(
         "layersmith.mixer.expert_choice_moe:ExpertChoiceMoE",
@@ -24,6 +31,20 @@ ENTRIES: dict[str, Entry] = {
         (),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "feature_map": "hedgehog", "rope_theta": 10000.0},
     ),
+    "linformer": Entry(
+        "layersmith.mixer.linformer:Linformer",
+        "mixer",
+        ("2006.04768",),
+        {"d_model": 32, "n_heads": 4, "length": 1024, "rank": 8},
+        missing="mixtures that several layers share",
+    ),
+    "lsh_attention": Entry(
+        "layersmith.mixer.lsh_attention:LSHAttention",
+        "mixer",
+        ("2001.04451",),
+        {"d_model": 32, "n_heads": 4, "buckets": 4, "rounds": 2, "chunk": 16, "rope_theta": 10000.0},
+        missing="reversible residual layers and feed-forwards worked off piece by piece",
+    ),
     "mesa": Entry(
         "layersmith.mixer.mesa:Mesa",
         "mixer",
@@ -41,6 +62,16 @@ ENTRIES: dict[str, Entry] = {
             "than the query heads"
         ),
     ),
+    "pattern_attention": Entry(
+        "layersmith.mixer.pattern_attention:PatternAttention",
+        "mixer",
+        ("1904.10509", "2004.05150", "2309.17453", "efficient-long-range-transformers", "swin-transformer"),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "size": 24, "first": 4, "rope_theta": 10000.0},
+        missing=(
+            "the windows of pictures and the merging of patches of Swin, Longformer's own maps for global tokens, "
+            "patterns that differ from head to head, and positions counted within the cache"
+        ),
+    ),
     "shaped_attention": Entry(
         "layersmith.mixer.shaped_attention:ShapedAttention", "mixer", ("2306.17759",), {"d_model": 32, "n_heads": 4}
     ),
@@ -55,5 +86,18 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         (),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "qk_norm": True},
+    ),
+    "topk_attention": Entry(
+        "layersmith.mixer.topk_attention:TopKAttention",
+        "mixer",
+        ("iceformer-accelerated-inference-long-sequence", "unlimiformer-long-range-transformers-unlimited"),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "k": 12, "rope_theta": 10000.0},
+        missing="an index that finds the keys without computing all scores, and cross-attention",
+    ),
+    "tova": Entry(
+        "layersmith.mixer.tova:TOVA",
+        "mixer",
+        ("2401.06104",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "keep": 48, "chunk": 8, "rope_theta": 10000.0},
     ),
 }
