@@ -86,3 +86,25 @@ def test_a_causal_place_is_refused():
         swap(model, {"layers.0.attn": part}, find_sites(model)),
     ):
         pass
+
+
+def test_fitted_to_trained_attention_the_error_falls_with_the_rank():
+    """The maps are the original's, and only the mixtures learn, from its outputs."""
+    torch.manual_seed(0)
+    full = SoftmaxAttention(16, 2, causal=False)
+    full.q.weight.data *= 3.0  # scores that differ
+    x = torch.randn(16, 1, 16) + torch.randn(16, 12, 16)
+    want, errors = full(x)[0].detach(), []
+    for rank in (1, 4, 12):
+        torch.manual_seed(0)
+        m = Linformer(16, 2, length=12, rank=rank)
+        m.load_state_dict(full.state_dict(), strict=False)
+        optimizer = torch.optim.Adam((m.e, m.f), lr=3e-2)
+        for _ in range(80):
+            loss = (m(x)[0] - want).square().mean() / want.square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        errors.append(float(loss.detach()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.8 * errors[0]

@@ -100,9 +100,8 @@ class Combiner(HeadMixer):
         y, kbar, vbar, full = self._spans(q, k, v, state, count)
         if slot is not None:
             y = y.gather(2, _of_heads(slot, y))
-        return y[:, :, y.shape[2] - new :], self._rest(
-            {"q": q, "k": k, "v": v}, {"kbar": kbar, "vbar": vbar}, full, count
-        )
+        rest = self._rest({"q": q, "k": k, "v": v}, {"kbar": kbar, "vbar": vbar}, full, count)
+        return y[:, :, y.shape[2] - new :], rest
 
     def _spans(
         self, q: Tensor, k: Tensor, v: Tensor, state: State | None, count: Tensor | None

@@ -65,11 +65,11 @@ ENTRIES: dict[str, Entry] = {
     "pattern_attention": Entry(
         "layersmith.mixer.pattern_attention:PatternAttention",
         "mixer",
-        ("1904.10509", "2004.05150", "2309.17453", "efficient-long-range-transformers", "swin-transformer"),
+        ("1904.10509", "2004.05150", "2309.17453", "efficient-long-range-transformers"),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "size": 24, "first": 4, "rope_theta": 10000.0},
         missing=(
-            "the windows of pictures and the merging of patches of Swin, Longformer's own maps for global tokens, "
-            "patterns that differ from head to head, and positions counted within the cache"
+            "Longformer's own maps for global tokens, patterns that differ from head to head, and positions counted "
+            "within the cache"
         ),
     ),
     "shaped_attention": Entry(
@@ -86,6 +86,13 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         (),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "qk_norm": True},
+    ),
+    "swin_attention": Entry(
+        "layersmith.mixer.swin_attention:SwinAttention",
+        "mixer",
+        ("swin-transformer",),
+        {"d_model": 32, "n_heads": 4, "width": 8, "window": 4, "shifted": True},
+        missing="the merging of patches between stages",
     ),
     "topk_attention": Entry(
         "layersmith.mixer.topk_attention:TopKAttention",

@@ -26,8 +26,8 @@ class ToTOVA(Method):
     requires = "causal softmax attention of a known form without a window"
     distils = True
     when_it_pays = (
-        "Decoding after long texts in layers that keep looking at a few tokens, wherever these stand; a text is worked off "
-        "step by step, so it is not tried unless it is named."
+        "Decoding after long texts in layers that keep looking at a few tokens, wherever these stand; a text is worked "
+        "off step by step, so it is not tried unless it is named."
     )
     differs = "Tokens are dropped after every sixteenth one, in prompts as in what is written."
 
