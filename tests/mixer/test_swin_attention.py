@@ -1,4 +1,4 @@
-"""Shifted-window attention against dense attention with the mask written out, its limit case, and transformers' Swin."""
+"""Shifted-window attention against dense attention with its mask written out, its limit, and transformers' Swin."""
 
 import math
 
@@ -86,21 +86,16 @@ def test_padding_changes_nothing_wherever_it_stands():
 @pytest.mark.parametrize("shift", [0, 2])
 def test_equals_transformers_swin(shift):
     torch.manual_seed(0)
-    config = SwinConfig(
-        image_size=32, patch_size=4, embed_dim=16, depths=[2], num_heads=[2], window_size=4, mlp_ratio=1.0
-    )
+    sizes = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [2], "num_heads": [2], "window_size": 4}
+    config = SwinConfig(**sizes, mlp_ratio=1.0, attn_implementation="eager")
     layer = SwinLayer(config, 16, (8, 8), 2, shift_size=shift).eval()
-    torch.nn.init.normal_(layer.attention.self.relative_position_bias_table)
+    theirs = layer.attention
+    table = theirs.relative_position_bias.relative_position_bias_table
+    torch.nn.init.normal_(table)
     m = SwinAttention(16, 2, width=8, window=4, shifted=shift > 0)
-    theirs = layer.attention.self
-    for ours, part in (
-        (m.q, theirs.query),
-        (m.k, theirs.key),
-        (m.v, theirs.value),
-        (m.o, layer.attention.output.dense),
-    ):
-        ours.load_state_dict(part.state_dict())
-    m.offsets.copy_(theirs.relative_position_bias_table.T.unflatten(1, (7, 7)))
+    for ours, name in ((m.q, "q_proj"), (m.k, "k_proj"), (m.v, "v_proj"), (m.o, "o_proj")):
+        ours.load_state_dict(getattr(theirs, name).state_dict())
+    m.offsets.copy_(table.T.unflatten(1, (7, 7)))
     seen = {}
     layer.layernorm_before.register_forward_hook(lambda _m, _a, out: seen.update(x=out))
     layer.layernorm_after.register_forward_pre_hook(lambda _m, args: seen.update(after=args[0]))

@@ -21,12 +21,10 @@ less than first + 2 size for `block` and `shifted`; all tokens for `strided` and
 
 Papers: window, dilated and global tokens: Beltagy et al. 2020, "Longformer", arXiv 2004.05150; strided and fixed: Child
 et al. 2019, "Generating Long Sequences with Sparse Transformers", arXiv 1904.10509 (patterns not confirmed against
-released code); shifted blocks: Liu et al. 2021, "Swin Transformer", in one
-dimension (`swin_attention` has two); attention sinks: Xiao et al.
-2023, "Efficient Streaming Language Models with Attention Sinks", arXiv 2309.17453.
-Differs from the papers: positions are those in the text: with attention sinks
-they are not counted anew within the cache. Places count real tokens. A padded batch, where rows differ, is computed
-with masks over all pairs.
+released code); attention sinks: Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks", arXiv
+2309.17453. Shifted blocks are Swin's in one dimension; `swin_attention` has two.
+Differs from the papers: with attention sinks, positions are those in the text, not counted anew within the cache. Places
+count real tokens. A padded batch, where rows differ, is computed with masks over all pairs.
 """
 
 from __future__ import annotations
