@@ -23,8 +23,8 @@ Papers: window, dilated and global tokens: Beltagy et al. 2020, "Longformer", ar
 et al. 2019, "Generating Long Sequences with Sparse Transformers", arXiv 1904.10509 (patterns not confirmed against
 released code); attention sinks: Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks", arXiv
 2309.17453. Shifted blocks are Swin's in one dimension; `swin_attention` has two.
-Differs from the papers: with attention sinks, positions are those in the text, not counted anew within the cache. Places
-count real tokens. A padded batch, where rows differ, is computed with masks over all pairs.
+Differs from the papers: with attention sinks, positions are those in the text, not counted anew within the cache.
+Places count real tokens. A padded batch, where rows differ, is computed with masks over all pairs.
 """
 
 from __future__ import annotations

@@ -82,7 +82,10 @@ class SwinAttention(HeadMixer):
     def _sides(self, tokens: int) -> tuple[int, int]:
         """Rows and columns of the map with all its windows whole."""
         rows = -(-tokens // self.width)
-        return tuple(-(-(side + self.early) // self.window) * self.window for side in (rows, self.width))  # type: ignore[return-value]
+        return self._whole(rows + self.early), self._whole(self.width + self.early)
+
+    def _whole(self, side: int) -> int:
+        return -(-side // self.window) * self.window
 
     def _windows(self, x: Tensor) -> Tensor:
         """x (B, H, T, d) -> (B * windows, H, window^2, d), zero where there is no token."""
