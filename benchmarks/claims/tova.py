@@ -23,7 +23,7 @@ from layersmith.anatomy.recognise import as_attention
 from layersmith.contract import Operator
 from layersmith.data.examples import Reader
 from layersmith.measuring.divergence import Divergence, Expected
-from layersmith.refitting.methods.prune.limits import shared_config
+from layersmith.refitting.methods.limits import shared_config
 
 LENGTH, TEXTS = 512, 16
 

@@ -94,13 +94,13 @@ class SwinAttention(HeadMixer):
         early = self.early
         x = F.pad(x, (0, 0, early, columns - early - self.width, early, rows - early - x.shape[2]))
         x = x.unflatten(3, (-1, self.window)).unflatten(2, (-1, self.window))  # (B, H, R, window, C, window, d)
-        return x.permute(0, 2, 4, 1, 3, 5, 6).flatten(4, 5).flatten(0, 2)
+        return x.permute((0, 2, 4, 1, 3, 5, 6)).flatten(4, 5).flatten(0, 2)
 
     def _map(self, x: Tensor, batch: int, tokens: int) -> Tensor:
         """Undo `_windows`."""
         rows, columns = self._sides(tokens)
         x = x.unflatten(2, (self.window, self.window))
-        x = x.unflatten(0, (batch, rows // self.window, columns // self.window)).permute(0, 3, 1, 4, 2, 5, 6)
+        x = x.unflatten(0, (batch, rows // self.window, columns // self.window)).permute((0, 3, 1, 4, 2, 5, 6))
         x = x.flatten(4, 5).flatten(2, 3)  # (B, H, rows, columns, d)
         return x[:, :, self.early :, self.early : self.early + self.width].flatten(2, 3)[:, :, :tokens]
 

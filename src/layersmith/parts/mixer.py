@@ -19,6 +19,13 @@ ENTRIES: dict[str, Entry] = {
         (),
         {"d_model": 32, "d_expert": 16, "n_experts": 4, "factor": 1.0},
     ),
+    "fit_attention": Entry(
+        "layersmith.mixer.fit_attention:FITAttention",
+        "mixer",
+        ("fit-far-reaching-interleaved-transformers",),
+        {"d_model": 32, "n_heads": 4, "group": 8, "latents": 2, "rope_theta": 10000.0},
+        missing="latents that go on from layer to layer, and several local and global layers in one block",
+    ),
     "fused_attention": Entry(
         "layersmith.mixer.fused_attention:FusedAttention",
         "mixer",

@@ -29,7 +29,8 @@ def attend_flex(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float,
     """What the last T of S tokens read, (B, H, T, d): all of them real."""
     attention = _kernel() if compiled else _flex_attention()
     mask = _block_mask(pattern, q.shape[2], k.shape[2], q.device)
-    return attention(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    y: Tensor = attention(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    return y
 
 
 @lru_cache(maxsize=64)

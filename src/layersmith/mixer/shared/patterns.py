@@ -48,7 +48,11 @@ def attend(
         return flex.attend_flex(q, k, v, pattern, scale)
     if pattern.name == "dilated":
         inner = Pattern("window", pattern.size, pattern.causal)
-        return _by_class(q, k, v, pattern.dilation, lambda *part: (_by_blocks(*part, inner, scale, bias),))[0]
+
+        def within(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+            return (_by_blocks(q, k, v, inner, scale, bias),)
+
+        return _by_class(q, k, v, pattern.dilation, within)[0]
     if pattern.name == "strided":
         return _in_two(q, k, v, pattern, scale)
     return _by_blocks(q, k, v, pattern, scale, bias)
@@ -143,12 +147,16 @@ def _in_two(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float) -> 
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     window = Pattern("window", pattern.size + 1, pattern.causal)
     near = _sums_by_blocks(q, k, v, window, scale)
-    far = _by_class(q, k, v, pattern.size, lambda *part: _sums(*part, _two_apart(pattern.causal, *part), scale))
+
+    def beyond(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        return _sums(q, k, v, _two_apart(pattern.causal, q, k), scale)
+
+    far = _by_class(q, k, v, pattern.size, beyond)
     share = torch.stack((near[1], far[1])).softmax(0)
     return (share[0] * near[0] + share[1] * far[0]).to(q.dtype)
 
 
-def _two_apart(causal: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _two_apart(causal: bool, q: Tensor, k: Tensor) -> Tensor:
     """Within a class, what is at least two places away: the next one is still a neighbour."""
     place = torch.arange(k.shape[2], device=k.device)
     apart = place[k.shape[2] - q.shape[2] :, None] - place

@@ -8,7 +8,7 @@ from __future__ import annotations
 from layersmith import catalogue
 from layersmith.anatomy.edit import Replacement
 from layersmith.refitting.method import Method, Settings
-from layersmith.refitting.methods.prune.limits import SHARES, cache_reason, shared_config, text_length
+from layersmith.refitting.methods.limits import SHARES, cache_reason, shared_config, text_length
 from layersmith.refitting.view import SublayerView
 
 #: Tokens between two choices.
