@@ -7,7 +7,6 @@ import torch
 
 from layersmith.mixer.pattern_attention import PatternAttention
 from layersmith.mixer.shared import patterns
-from layersmith.mixer.shared.flex import attend_flex
 from layersmith.mixer.shared.places import Pattern
 from layersmith.mixer.softmax import SoftmaxAttention
 
@@ -136,34 +135,6 @@ def test_streaming_and_padding(name, causal, sizes, monkeypatch):
             alone, _ = m(torch.cat((real, more[row]))[None])
             got = torch.cat(outputs, 1)[row]
             close(torch.cat((got if given is None else got[given[row]], after[row])), alone[0])
-
-
-@torch.no_grad()
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize(("name", "causal"), BOTH)
-def test_flex_attention_is_given_the_same_pattern(name, causal):
-    """Not compiled, and so on any device; which blocks are skipped is its own business."""
-    m, _ = built(name, causal)
-    q, k = torch.randn(1, 4, 20, 16), torch.randn(1, 2, 23 if causal else 20, 16)
-    flexed = attend_flex(q, k, k, m.pattern, 0.3, compiled=False)
-    torch.testing.assert_close(flexed, patterns.attend(q, k, k, m.pattern, scale=0.3), atol=1e-5, rtol=0)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", PATTERNS)
-def test_flex_attention_on_cuda(name):
-    """Forward and backward of its kernel beside slices of keys."""
-    m, _ = built(name)
-    q, k = (torch.randn(1, heads, 1024, 64, device="cuda", requires_grad=True) for heads in (4, 2))
-    parts = []
-    for read in (attend_flex, patterns.attend):
-        if read is attend_flex:
-            y = read(q, k, k, m.pattern, 0.3)
-        else:  # float64 is nothing for FlexAttention, so this takes the slices
-            y = read(q.double(), k.double(), k.double(), m.pattern, scale=0.3)
-        parts.append([y, *torch.autograd.grad(y.square().sum(), (q, k))])
-    for flexed, sliced in zip(*parts, strict=True):
-        torch.testing.assert_close(flexed, sliced.to(flexed.dtype), atol=2e-2, rtol=2e-2)
 
 
 @torch.no_grad()

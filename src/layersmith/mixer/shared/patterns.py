@@ -3,7 +3,7 @@
 Queries are worked off in blocks of neighbours, each against the slice of keys that any of them may see (and, where the
 pattern has them, the first tokens or the columns of other blocks). `dilated` does that within each class of places
 that are equal modulo the dilation. `strided` is two such sets of keys under one softmax: the outputs over each are
-weighted by the sums of their exponentials. On CUDA long texts go through FlexAttention (`flex.py`).
+weighted by the sums of their exponentials.
 
 Shapes: q (B, H, T, d), k and v (B, H_kv, S, d), the queries those of the last T of S tokens.
 State: k, v as in `key_values.py`, without the tokens that no later one will see. What is dropped moves all later
@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layersmith.contract import State
-from layersmith.mixer.shared import flex
 from layersmith.mixer.shared.places import Pattern
 
 #: Queries worked off together.
@@ -44,8 +43,6 @@ def attend(
         return q
     if real is not None:
         return _with_padding(q, k, v, pattern, real=real, scale=scale, bias=bias)
-    if bias is None and flex.serves(q):
-        return flex.attend_flex(q, k, v, pattern, scale)
     if pattern.name == "dilated":
         inner = Pattern("window", pattern.size, pattern.causal)
 
