@@ -6,12 +6,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from layersmith.errors import UserError
 from layersmith.refitting.options import check_budget
 from layersmith.refitting.pipeline import refit
-from tests.refitting.conftest import tiny_llama
+from tests.refitting.conftest import VOCABULARY, tiny_llama
 from tests.refitting.whole_run import BUDGET, METHODS, comparable, run
 
 
@@ -96,8 +96,10 @@ def test_a_loaded_model_stays_where_it_is(tmp_path, text, tokenizer):
 
 
 def test_a_shape_the_model_does_not_run_at_is_refused_at_once(tmp_path, text, tokenizer):
+    sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+    model, options = GPT2LMHeadModel(GPT2Config(**sizes)).eval(), {"budget": BUDGET, "progress": False}
     with pytest.raises(UserError, match="positions"):
-        run(tmp_path / "run", text, tokenizer, at="prefill=1x4096")
+        refit(model, out=tmp_path / "run", data=text, tokenizer=tokenizer, at="prefill=1x4096", **options)
     assert not (tmp_path / "run").exists()
 
 

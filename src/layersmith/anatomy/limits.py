@@ -23,7 +23,8 @@ _READING = ("max_source_positions", "max_encoder_position_embeddings")
 _WRITING = ("max_target_positions", "max_decoder_position_embeddings")
 _EITHER = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "max_sequence_length")
 
-_known: WeakKeyDictionary[nn.Module, int | None] = WeakKeyDictionary()
+#: Model -> (what it states, what its tables have rows for).
+_known: WeakKeyDictionary[nn.Module, tuple[list[int], list[int]]] = WeakKeyDictionary()
 
 
 def longest_input(model: nn.Module) -> int | None:
@@ -32,10 +33,30 @@ def longest_input(model: nn.Module) -> int | None:
     For models of pictures and sound this is what their decoder can take. The first call runs a model that may have
     learned positions once, on a few tokens; the answer is kept for as long as the model lives.
     """
+    stated, tables = _limits(model)
+    return min([*stated, *tables], default=None)
+
+
+def runs_up_to(model: nn.Module) -> int | None:
+    """On how many tokens the model runs at all; None when nothing stops it.
+
+    Rotary positions go on beyond those that a model was trained on. What a step costs there can be measured; what the
+    model predicts there is worth little.
+    """
+    stated, tables = _limits(model)
+    return min(tables if _is_rotary(model) else [*stated, *tables], default=None)
+
+
+def _limits(model: nn.Module) -> tuple[list[int], list[int]]:
     if model not in _known:
-        limits = [*_stated(model), *_tables(model)]
-        _known[model] = min(limits) if limits else None
+        _known[model] = (_stated(model), _tables(model))
     return _known[model]
+
+
+def _is_rotary(model: nn.Module) -> bool:
+    """Whether positions are angles that are computed as far as they are needed."""
+    config = getattr(model, "config", None)
+    return config is not None and bool(getattr(config.get_text_config(), "rope_parameters", None))
 
 
 def _stated(model: nn.Module) -> list[int]:

@@ -33,6 +33,13 @@ ENTRIES: dict[str, Entry] = {
         ("2309.08646",),
         {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "rope_theta": 100.0},
     ),
+    "combiner": Entry(
+        "layersmith.mixer.combiner:Combiner",
+        "mixer",
+        ("combiner-full-attention-transformer-sparse",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "span": 8, "rope_theta": 10000.0},
+        missing="the partitions of Combiner-Logsparse and Combiner-Axial",
+    ),
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("2406.06484",), {"d_model": 32, "n_heads": 4}),
     "dfsmn": Entry(
         "layersmith.mixer.dfsmn:DFSMN",
@@ -58,6 +65,13 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         ("etsformer-exponential-smoothing-transformers-time",),
         {"d_model": 32, "n_heads": 4},
+    ),
+    "fit_attention": Entry(
+        "layersmith.mixer.fit_attention:FITAttention",
+        "mixer",
+        ("fit-far-reaching-interleaved-transformers",),
+        {"d_model": 32, "n_heads": 4, "group": 8, "latents": 2, "rope_theta": 10000.0},
+        missing="latents that go on from layer to layer, and several local and global layers in one block",
     ),
     "folding_attention": Entry(
         "layersmith.mixer.folding_attention:FoldingAttention",
@@ -147,6 +161,13 @@ ENTRIES: dict[str, Entry] = {
             "anew at every step of training"
         ),
     ),
+    "linformer": Entry(
+        "layersmith.mixer.linformer:Linformer",
+        "mixer",
+        ("2006.04768",),
+        {"d_model": 32, "n_heads": 4, "length": 1024, "rank": 8},
+        missing="mixtures that several layers share",
+    ),
     "lion": Entry(
         "layersmith.mixer.lion:Lion",
         "mixer",
@@ -166,6 +187,13 @@ ENTRIES: dict[str, Entry] = {
         ("lmuformer-low-complexity-yet-powerful",),
         {"d_model": 32, "d_memory": 6, "theta": 12.0, "n_memories": 2},
         missing="its patch embedding and its spikes",
+    ),
+    "lsh_attention": Entry(
+        "layersmith.mixer.lsh_attention:LSHAttention",
+        "mixer",
+        ("2001.04451",),
+        {"d_model": 32, "n_heads": 4, "buckets": 4, "rounds": 2, "chunk": 16, "rope_theta": 10000.0},
+        missing="reversible residual layers and feed-forwards worked off piece by piece",
     ),
     "mamba": Entry("layersmith.mixer.mamba:Mamba", "mixer", ("2312.00752",), {"d_model": 16, "d_state": 4, "chunk": 8}),
     "mamba2": Entry(
@@ -206,6 +234,16 @@ ENTRIES: dict[str, Entry] = {
         missing=(
             "the logits that later layers of its paper make from those of the first, and value heads wider "
             "than the query heads"
+        ),
+    ),
+    "pattern_attention": Entry(
+        "layersmith.mixer.pattern_attention:PatternAttention",
+        "mixer",
+        ("1904.10509", "2004.05150", "2309.17453", "efficient-long-range-transformers"),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "size": 24, "first": 4, "rope_theta": 10000.0},
+        missing=(
+            "Longformer's own maps for global tokens, patterns that differ from head to head, and positions counted "
+            "within the cache"
         ),
     ),
     "pooled_attention": Entry(
@@ -260,6 +298,13 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "n_heads": 2, "k": 8, "r": 4, "rope_theta": 100.0, "rope_fraction": 0.5},
         missing="products for the chosen keys alone, which is what makes its paper's attention fast",
     ),
+    "swin_attention": Entry(
+        "layersmith.mixer.swin_attention:SwinAttention",
+        "mixer",
+        ("swin-transformer",),
+        {"d_model": 32, "n_heads": 4, "width": 8, "window": 4, "shifted": True},
+        missing="the merging of patches between stages",
+    ),
     "toeplitz_attention": Entry(
         "layersmith.mixer.toeplitz_attention:ToeplitzAttention",
         "mixer",
@@ -272,6 +317,19 @@ ENTRIES: dict[str, Entry] = {
         ("rethinking-attention",),
         {"d_model": 8, "d_hidden": 12, "length": 1000},
         missing="one for each head, and one that takes the residual along",
+    ),
+    "topk_attention": Entry(
+        "layersmith.mixer.topk_attention:TopKAttention",
+        "mixer",
+        ("iceformer-accelerated-inference-long-sequence", "unlimiformer-long-range-transformers-unlimited"),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "k": 12, "rope_theta": 10000.0},
+        missing="an index that finds the keys without computing all scores, and cross-attention",
+    ),
+    "tova": Entry(
+        "layersmith.mixer.tova:TOVA",
+        "mixer",
+        ("2401.06104",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "keep": 48, "chunk": 8, "rope_theta": 10000.0},
     ),
     "urpe": Entry(
         "layersmith.mixer.urpe:URPEAttention",

@@ -37,10 +37,11 @@ from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Sizes, prepare
 from layersmith.refitting.calibrate.taylor import taylor_scores
 from layersmith.refitting.candidate import Library
-from layersmith.refitting.checks import check_by_name, check_finite, check_shape, checked_out
+from layersmith.refitting.checks import beyond_context, check_by_name, check_finite, check_shape, checked_out
 from layersmith.refitting.cleared import Missing
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.identity import check_same_answers, run_identity
+from layersmith.refitting.methods import forgets
 from layersmith.refitting.options import OWN_WORDS, RefitConfig, check
 from layersmith.refitting.prove.finish import finish
 from layersmith.refitting.prove.rehearsal import rehearsal
@@ -172,6 +173,8 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, bar: Prog
     identity = run_identity(model, tokenizer, batches, settings)
     check_finite(model, batches.fit[0])
     check_shape(model, shape)
+    if (note := beyond_context(model, shape)) is not None:
+        bar.note(note)
     anatomy = with_head(model, find_sites(model))
     sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
     check_patterns(settings.sites, anatomy, settings.methods)
@@ -254,7 +257,8 @@ def _cost(ctx: RunContext, library: Library) -> SiteCosts:
 
 def _score(ctx: RunContext, library: Library, costs: SiteCosts) -> None:
     """How far predictions move when a candidate alone stands in the model; kept in the candidate."""
-    scoring = Scoring(library, ctx.activations, ctx.workspace, ctx.bar.tell)
+    whole = forgets(ctx.settings.methods)
+    scoring = Scoring(library, ctx.activations, ctx.workspace, ctx.bar.tell, whole_windows=whole)
     score_what_competes(scoring, costs, ctx.settings.budget)
 
 

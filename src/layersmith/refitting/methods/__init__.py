@@ -28,6 +28,10 @@ METHODS: dict[str, str] = {
     "span": "layersmith.refitting.methods.prune.span:Span",
     "heads": "layersmith.refitting.methods.prune.heads:Heads",
     "kv_merge": "layersmith.refitting.methods.prune.kv_merge:KVMerge",
+    "sliding_window": "layersmith.refitting.methods.prune.sliding_window:SlidingWindow",
+    "tova": "layersmith.refitting.methods.prune.tova:ToTOVA",
+    "topk_retrieval": "layersmith.refitting.methods.prune.topk_retrieval:TopKRetrieval",
+    "combiner": "layersmith.refitting.methods.replace.to_combiner:ToCombiner",
     "low_rank": "layersmith.refitting.methods.fits.low_rank:LowRankWeights",
     "structured": "layersmith.refitting.methods.replace.to_structured:ToStructured",
     "linear_attention": "layersmith.refitting.methods.replace.to_linear_attention:ToLinearAttention",
@@ -148,3 +152,8 @@ def steps(names: list[str]) -> list[str]:
 def reads(names: list[str], statistic: str) -> bool:
     """Whether one of these methods needs that statistic of the calibration."""
     return any(statistic in get(name).statistics for name in names)
+
+
+def forgets(names: list[str]) -> bool:
+    """Whether what one of these methods loses shows in long texts alone."""
+    return any(get(name).forgets for name in steps(names))
