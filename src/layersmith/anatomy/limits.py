@@ -2,8 +2,8 @@
 
 No single config key says it. RoBERTa's 514 positions hold 512 tokens, because the first two rows of its table are
 never used; MPT calls its limit `max_seq_len`; Whisper's decoder stops at `max_target_positions`; a Llama whose config
-says nothing has no table at all. So every name is read, every position table is watched at work, and the smallest
-answer counts.
+says nothing has no table at all. So every name is read, every position table is watched at work, mixers of ours that
+hold weights for positions are asked, and the smallest answer counts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from layersmith.anatomy.probe import BATCH, TOKENS, example_inputs
 from layersmith.anatomy.running import evaluating
+from layersmith.contract import Mixer
 from layersmith.errors import UserError
 
 _READING = ("max_source_positions", "max_encoder_position_embeddings")
@@ -35,7 +36,8 @@ def longest_input(model: nn.Module) -> int | None:
     learned positions once, on a few tokens; the answer is kept for as long as the model lives.
     """
     if model not in _known:
-        limits = [*_stated(model), *_tables(model)]
+        held = (m.longest for m in model.modules() if isinstance(m, Mixer))
+        limits = [*_stated(model), *_tables(model), *(longest for longest in held if longest is not None)]
         _known[model] = min(limits) if limits else None
     return _known[model]
 

@@ -69,6 +69,7 @@ class ContinuumAttention(HeadMixer):
         )
         if points is None and period is not None:
             raise ValueError(f"ContinuumAttention: period={period!r} has no effect without points.")
+        self.longest = None if points is None else len(points)
         weights = None if points is None else quadrature(points, period).log().to(self.q.weight.dtype)
         self.register_buffer("log_weights", weights)
 

@@ -67,6 +67,7 @@ class GMLP(Mixer):
                 f"the channels, all of one size."
             )
         self.causal = self.streams = causal
+        self.longest = length
         self.up, self.down = nn.Linear(d_model, 2 * d_hidden), nn.Linear(d_hidden, d_model)
         self.norm = nn.LayerNorm(d_hidden)
         self.positions = PositionMap(length, causal, groups=n_experts, toeplitz=toeplitz)

@@ -37,6 +37,7 @@ class MLPMixer(Mixer):
         super().__init__()
         require_positive(MLPMixer, d_model=d_model, token_hidden=token_hidden, length=length)
         self.causal = self.streams = causal
+        self.longest = length
         self.tokens = TokenMLP(length, token_hidden, causal)
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:

@@ -39,6 +39,7 @@ class NiNGate(Mixer):
         super().__init__()
         require_positive(NiNGate, d_model=d_model, d_hidden=d_hidden, token_hidden=token_hidden, length=length)
         self.causal = self.streams = causal
+        self.longest = length
         self.value = nn.Linear(d_model, d_model)
         self.token_norm, self.channel_norm = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
         self.tokens = TokenMLP(length, token_hidden, causal)

@@ -47,6 +47,7 @@ class ResMLP(Mixer):
         super().__init__()
         require_positive(ResMLP, d_model=d_model, length=length)
         self.causal = self.streams = causal
+        self.longest = length
         self.alpha, self.beta = nn.Parameter(torch.ones(d_model)), nn.Parameter(torch.zeros(d_model))
         self.scale = nn.Parameter(torch.full((d_model,), float(scale_init)))
         self.positions = PositionMap(length, causal)

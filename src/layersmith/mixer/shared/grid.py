@@ -33,6 +33,7 @@ class GridMixer(Mixer):
         super().__init__()
         require_positive(type(self), d_model=d_model)
         self.grid = grid_sizes(type(self), grid, axes)
+        self.longest = math.prod(self.grid)
 
     def mix(self, field: Tensor, real: Tensor | None) -> Tensor:
         """What becomes of the field (B, *grid, D); real (B or 1, *grid, 1) marks its tokens, None: all places are."""
