@@ -69,13 +69,13 @@ class Multigrid(GridMixer):
     def cycle(self, f: Tensor, level: int) -> Tensor:
         """V_level(f): (B, D, *grid) of that level."""
         u = None
-        for smooth in self.before[level]:  # type: ignore[union-attr]
+        for smooth in self.before[level].children():
             u = self._over(smooth, f) if u is None else u + self._over(smooth, self.residual(f, u, level))
         assert u is not None  # there is at least one step; for the type checker
         if level < len(self.restrict):
             coarse = self.cycle(self._over(self.restrict[level], self.residual(f, u, level)), level + 1)
             u = u + self._prolonged(coarse, level, u.shape[2:])
-        for smooth in self.after[level]:  # type: ignore[union-attr]
+        for smooth in self.after[level].children():
             u = u + self._over(smooth, self.residual(f, u, level))
         return u
 
