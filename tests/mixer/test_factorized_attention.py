@@ -27,7 +27,7 @@ def kernels(m, field):
                     turn = torch.tensor(float(i - j), dtype=torch.float64)
                     a, b = q[i, h], k[j, h]
                     rotated = (a[0] * b[0] + a[1] * b[1]) * turn.cos() + (a[0] * b[1] - a[1] * b[0]) * turn.sin()
-                    heads[h][i, j] = rotated / len(lines)
+                    heads[h][i, j] = rotated
         found.append(heads)
     return found
 

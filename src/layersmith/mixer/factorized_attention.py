@@ -1,7 +1,7 @@
 """Factorised attention: one small kernel for each axis of a grid instead of one over all pairs of its places.
 
     phi_m = MLP_m(mean of W_in x over all axes but m)                 (n_m, D): what the lines across axis m are like
-    A_m   = rope(W_q phi_m) rope(W_k phi_m)^T / n_m                   (n_m, n_m), per head and without softmax
+    A_m   = rope(W_q phi_m) rope(W_k phi_m)^T                         (n_m, n_m), per head and without softmax
     chain      y = W_2 gelu(W_1 LN(V x_1 A_1 x_2 A_2 ...))            V = W_v x; x_m multiplies along axis m
     parallel   y = W_2 gelu(W_1 [LN(V x_1 A_1), LN(V x_2 A_2), ...])
 
@@ -13,9 +13,8 @@ Shapes: x (B, T, D), tokens in row-major order -> V (B, *grid, H * head_dim) -> 
 Papers: Li et al. 2023, "Scalable Transformer for PDE Surrogate Modeling" (chain: FactFormer); "Implicit factorized
 transformer approach to fast prediction of turbulent channel flows" (parallel, whose results are put side by side; its
 implicit depth is a model run through several times, `loops` in a spec). Pooling, maps and both arrangements confirmed
-in released code; the factor 1 / n_m is the first paper's formula, which the norm behind it makes immaterial but for
-rounding. Differs from the papers: LN over a head's channels, as in the authors' later code, for a norm over the
-places of the grid.
+in released code. Differs from the papers: no factor 1 / n_m, as in that code, because the norm behind it takes it out
+again; LN over a head's channels, as in the authors' later code, for a norm over the places of the grid.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ class FactorizedAttention(GridMixer):
             places = torch.arange(lines.shape[1], device=lines.device)[None]
             table = rotary_table(places, self.rope_size, self.rope_theta, q.dtype)
             q, k = rotate(q, table), rotate(k, table)
-        return q @ k.mT / lines.shape[1]
+        return q @ k.mT
 
 
 def _along(kernel: Tensor, values: Tensor, axis: int) -> Tensor:

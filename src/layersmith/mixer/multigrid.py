@@ -50,13 +50,11 @@ class Multigrid(GridMixer):
                 f"Multigrid: levels={levels} halve the grid {levels - 1} times, which grid={list(self.grid)} is too "
                 f"small for."
             )
-        self.mode = "circular" if periodic else "constant"
+        self.smooth, self.mode = smooth, "circular" if periodic else "constant"
         axes, last = len(self.grid), levels - 1
         self.apply_a = nn.ModuleList(_stencil(axes, d_model) for _ in range(levels))
-        self.before, self.after = (
-            nn.ModuleList(nn.ModuleList(_stencil(axes, d_model) for _ in range(smooth)) for _ in range(levels))
-            for _ in range(2)
-        )
+        self.before = nn.ModuleList(_stencil(axes, d_model) for _ in range(levels * smooth))
+        self.after = nn.ModuleList(_stencil(axes, d_model) for _ in range(levels * smooth))
         self.restrict = nn.ModuleList(_stencil(axes, d_model, stride=2) for _ in range(last))
         transposed = nn.ConvTranspose1d if axes == 1 else nn.ConvTranspose2d
         self.prolong = nn.ModuleList(
@@ -68,15 +66,15 @@ class Multigrid(GridMixer):
 
     def cycle(self, f: Tensor, level: int) -> Tensor:
         """V_level(f): (B, D, *grid) of that level."""
-        u = None
-        for smooth in self.before[level].children():
-            u = self._over(smooth, f) if u is None else u + self._over(smooth, self.residual(f, u, level))
-        assert u is not None  # there is at least one step; for the type checker
+        steps = range(level * self.smooth, (level + 1) * self.smooth)
+        u = self._over(self.before[steps[0]], f)
+        for step in steps[1:]:
+            u = u + self._over(self.before[step], self.residual(f, u, level))
         if level < len(self.restrict):
             coarse = self.cycle(self._over(self.restrict[level], self.residual(f, u, level)), level + 1)
             u = u + self._prolonged(coarse, level, u.shape[2:])
-        for smooth in self.after[level].children():
-            u = u + self._over(smooth, self.residual(f, u, level))
+        for step in steps:
+            u = u + self._over(self.after[step], self.residual(f, u, level))
         return u
 
     def residual(self, f: Tensor, u: Tensor, level: int) -> Tensor:
