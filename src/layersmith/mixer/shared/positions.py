@@ -87,7 +87,8 @@ class TokenMLP(nn.Module):
         self.down_bias = nn.Parameter(torch.zeros(length))
 
     def forward(self, z: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State | None]:
-        up, down = self.up, self.down
+        up: Tensor = self.up
+        down: Tensor = self.down
         if self.causal:
             positions, place = torch.arange(self.length, device=z.device), self._places(z.device)
             up, down = up * (positions <= place[:, None]), down * (place <= positions[:, None])
