@@ -14,9 +14,9 @@ state.
 
 Paper: Wu et al. 2021, "Autoformer: Decomposition Transformers with Auto-Correlation for Long-Term Series
 Forecasting", arXiv 2106.13008 (equal to transformers' AutoformerAttention in evaluation, for a batch of one: with
-more, that hands the delays of one sequence to another). Differs from the paper: delays are chosen for each sequence
-in training too, where the paper averages over the batch; each sequence goes round its own real tokens, and with a
-mask r takes time in the square of the length.
+more, that hands the delays of one sequence to another).
+Differs from the paper: delays are chosen for each sequence in training too, where the paper averages over the batch;
+each sequence goes round its own real tokens, and with a mask r takes time in the square of the length.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ channel instead of N log N, and faster on grids of a few hundred places.
 Shapes: x (B, T, D), tokens in row-major order -> X (B, H, W, D) -> y (B, T, D). Not causal, no state.
 
 Paper: "Dynamic Spectrum Mixer for Visual Recognition" (cosine transform, bands, weights from pooled features; the
-bands' shape and the network of the weights are from memory, not confirmed in code). Differs from the paper: the
-weights start at one.
+bands' shape and the network of the weights are from memory, not confirmed in code).
+Differs from the paper: the weights start at one.
 """
 
 from __future__ import annotations

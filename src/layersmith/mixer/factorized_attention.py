@@ -13,8 +13,9 @@ Shapes: x (B, T, D), tokens in row-major order -> V (B, *grid, H * head_dim) -> 
 Papers: Li et al. 2023, "Scalable Transformer for PDE Surrogate Modeling" (chain: FactFormer); "Implicit factorized
 transformer approach to fast prediction of turbulent channel flows" (parallel, whose results are put side by side; its
 implicit depth is a model run through several times, `loops` in a spec). Pooling, maps and both arrangements confirmed
-in released code. Differs from the papers: no factor 1 / n_m, as in that code, because the norm behind it takes it out
-again; LN over a head's channels, as in the authors' later code, for a norm over the places of the grid.
+in released code.
+Differs from the papers: no factor 1 / n_m, as in that code, because the norm behind it takes it out again; LN over a
+head's channels, as in the authors' later code, for a norm over the places of the grid.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
 Shapes: x (B, T, D) -> y (B, T, D). Not causal, no state, no parameters.
 
 Paper: Lee-Thorp et al. 2021, "FNet: Mixing Tokens with Fourier Transforms", arXiv 2105.03824 (equal to transformers'
-FNetBasicFourierTransform). Differs from the paper: each sequence is transformed over its own real tokens, where the
-paper transforms padding along with them; with a mask that takes time in the square of the length.
+FNetBasicFourierTransform).
+Differs from the paper: each sequence is transformed over its own real tokens, where the paper transforms padding
+along with them; with a mask that takes time in the square of the length.
 """
 
 from __future__ import annotations

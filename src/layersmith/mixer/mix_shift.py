@@ -1,5 +1,4 @@
-"""Mix-shift: groups of channels are shifted along the rows and the columns of a grid, each by its own distance, and
-mixed within windows of their own size.
+"""Mix-shift: groups of channels, each shifted along rows and columns of a grid and mixed within windows of its own.
 
     y = W_o [m_1, ..., m_S] + b_o,    m_g = K_g roll_columns(x_g, shift_g) + L_g roll_rows(x_g, shift_g)
 
@@ -11,8 +10,8 @@ Shapes: x (B, T, D), tokens in row-major order -> y (B, T, D). Not causal, no st
 
 Paper: Zheng et al. 2022, "Mixing and Shifting: Exploiting Global and Local Dependencies in Vision MLPs" (rolls,
 windows and their sum confirmed in a published copy of the released block, shifts (-2, -1, 0, 1, 2), windows (1, 1, 3,
-5, 7)). Differs from the paper: the feed-forward that follows the sum there is the model's own; here a linear map
-follows.
+5, 7)).
+Differs from the paper: the feed-forward that follows the sum there is the model's own; here a linear map follows.
 """
 
 from __future__ import annotations

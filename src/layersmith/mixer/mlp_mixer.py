@@ -9,8 +9,9 @@ after (`shared/positions.py`).
 Shapes: x (B, T, D) -> hidden (B, token_hidden, D) -> y (B, T, D), T <= length.
 State: sums (B, token_hidden, D), W_1 X so far; seen (B,), the real tokens.
 
-Paper: Tolstikhin et al. 2021, "MLP-Mixer: An all-MLP Architecture for Vision", arXiv 2105.01601 (the token-mixing half
-of its block; its norm and the channel-mixing half are the model's own). Differs from the paper: the causal form.
+Paper: Tolstikhin et al. 2021, "MLP-Mixer: An all-MLP Architecture for Vision", arXiv 2105.01601 (the token-mixing
+half of its block; its norm and the channel-mixing half are the model's own).
+Differs from the paper: the causal form.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ Shapes: x (B, T, D), tokens in row-major order of a grid with one or two axes ->
 
 Paper: He et al. 2023, "MgNO: Efficient Parameterization of Linear Operators via Multigrid" (smoothing, strided
 restriction and transposed prolongation confirmed in a published copy of the released code, in the form that restricts
-residuals). Differs from the paper: no norms on the way up; the layer's nonlinearity and its local linear term are the
-model's own.
+residuals).
+Differs from the paper: no norms on the way up; the layer's nonlinearity and its local linear term are the model's
+own.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ that of `shared/positions.py`.
 Shapes: x (B, T, D) -> g, y (B, T, D), T <= length; hidden units: token_hidden over positions, d_hidden over channels.
 State: sums (B, token_hidden, D) and seen (B,), those of the token MLP.
 
-Paper: "NiNformer: A Network in Network Transformer with Token Mixing Generated Gating Function" (from a description of
-the released code, not read here). Differs from the paper: the causal form; norm and feed-forward around it are the
-model's own.
+Paper: "NiNformer: A Network in Network Transformer with Token Mixing Generated Gating Function" (from a description
+of the released code, not read here).
+Differs from the paper: the causal form; norm and feed-forward around it are the model's own.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ r = 1 mixes rows and columns of each channel by itself; r = D would mix channels
 Shapes: x (B, T, D), tokens in row-major order -> y (B, T, D). Not causal, no state.
 
 Paper: Tatsunami & Taki 2021, "RaftMLP: How Much Can Be Done Without Attention and with Less Spatial Locality?"
-(layout of the raft, order of the directions and e = 2 confirmed in a published re-implementation). Differs from the
-paper: the first norm and the residual around both are the model's own, so that the residual between them carries what
-is normed; weights are not resized for other grids.
+(layout of the raft, order of the directions and e = 2 confirmed in a published re-implementation).
+Differs from the paper: the first norm and the residual around both are the model's own, so that the residual between
+them carries what is normed; weights are not resized for other grids.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ State: z (B, S, D), alpha * x + beta of the tokens so far; real (B, S) bool once
 
 Paper: Touvron et al. 2021, "ResMLP: Feedforward networks for image classification with data-efficient training" (the
 half of its block that mixes tokens; from memory, as in timm's ResBlock, which has the bias b too).
+Differs from the paper: the causal form.
 """
 
 from __future__ import annotations

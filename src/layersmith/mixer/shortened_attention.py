@@ -13,8 +13,9 @@ between tokens. Transforms are matrix products.
 Shapes: x (B, T, D) -> R x (B, T', D), T' = ceil(ratio * T) -> y (B, T, D). Not causal, no state.
 
 Paper: He et al. 2023, "Fourier Transformer: Fast Long Range Modeling by Removing Sequence Redundancy with FFT
-Operator" (R confirmed in the released code, which does not rescale). Differs from the paper: the factor; and the
-sequence gets its length back behind each mixer, where the paper's stays short through the layers that follow.
+Operator" (R confirmed in the released code, which does not rescale).
+Differs from the paper: the factor; and the sequence gets its length back behind each mixer, where the paper's stays
+short through the layers that follow.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ refuses longer sequences; a shorter one is followed by zeros.
 Shapes: x (B, T, D) -> p (B, D, E) -> taken (B, E, c, N) -> y (B, T, D), T <= length = N.
 
 Paper: "Cross-token Modeling with Conditional Computation" (its experts over positions; routing by importance and the
-loss from memory, not confirmed in code). Its experts over channels are a feed-forward of this catalogue. Differs from
-the paper: each sequence is routed by itself, so that its outputs do not depend on the rest of the batch.
+loss from memory, not confirmed in code). Its experts over channels are a feed-forward of this catalogue.
+Differs from the paper: each sequence is routed by itself, so that its outputs do not depend on the rest of the batch.
 """
 
 from __future__ import annotations

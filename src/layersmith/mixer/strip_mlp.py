@@ -10,8 +10,9 @@ shared, ... share their matrices. strips = 1 mixes within single rows and column
 Shapes: x (B, T, D), tokens in row-major order -> y (B, T, D). Not causal, no state.
 
 Paper: Cao et al. 2023, "Strip-MLP: Efficient Token Interaction for Vision MLP" (its strip layer, in the cascade of
-rows first and columns second; confirmed in the released code, where strips = 3). Differs from the paper: a layer norm
-for the batch norm, and no learned positions between the two; the local half of its block is left out.
+rows first and columns second; confirmed in the released code, where strips = 3).
+Differs from the paper: a layer norm for the batch norm, and no learned positions between the two; the local half of
+its block is left out.
 """
 
 from __future__ import annotations
