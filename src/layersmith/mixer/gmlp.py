@@ -12,7 +12,7 @@ Shapes: x (B, T, D) -> u, v (B, T, d_hidden) -> y (B, T, D), T <= length.
 State: z (B, S, d_hidden), LN(v) of the tokens so far; real (B, S) bool once a mask has been given.
 
 Papers: Liu et al. 2021, "Pay Attention to MLPs", arXiv 2105.08050 (gate, norm on v alone, b = 1 and W near 0 at the
-start: as in timm's layer of the same name); "Efficient Language Modeling with Sparse all-MLP" (n_experts; from
+start confirmed in copies of timm's layer); "Efficient Language Modeling with Sparse all-MLP" (n_experts; from
 memory, not confirmed in code).
 Differs from the papers: the tiny attention of aMLP is left out; a padding token counts as no position.
 """

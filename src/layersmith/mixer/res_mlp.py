@@ -11,8 +11,8 @@ causal; causal, A is a lower triangle.
 Shapes: x (B, T, D) -> y (B, T, D), T <= length.
 State: z (B, S, D), alpha * x + beta of the tokens so far; real (B, S) bool once a mask has been given.
 
-Paper: Touvron et al. 2021, "ResMLP: Feedforward networks for image classification with data-efficient training" (the
-half of its block that mixes tokens; from memory, as in timm's ResBlock, which has the bias b too).
+Paper: Touvron et al. 2021, "ResMLP: Feedforward networks for image classification with data-efficient training", arXiv
+2105.03404 (the half of its block that mixes tokens; confirmed in copies of timm's ResBlock, where s starts at 1e-4).
 Differs from the paper: the causal form.
 """
 
@@ -32,7 +32,7 @@ class ResMLP(Mixer):
     d_model      width of the residual stream
     length       the most tokens it can take
     causal       False: every token reads the whole sequence, as published, and no state is accepted
-    scale_init   what s starts at: 0.1 in the paper up to 18 layers, 1e-5 at 24, 1e-6 beyond
+    scale_init   what s starts at: smaller in deep models (from memory: 0.1 up to 18 layers, 1e-5 at 24, 1e-6 beyond)
 
     Worked example. A causal matrix of ones adds up the tokens so far:
 
