@@ -154,6 +154,8 @@ class Mixer(Operator):
     causal: bool = True
     #: True: `state` works (chunked = whole). Non-causal mixers cannot stream.
     streams: bool = True
+    #: The most real tokens it can take, set per instance from its config; None: any number.
+    longest: int | None = None
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         raise NotImplementedError

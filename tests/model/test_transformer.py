@@ -18,6 +18,8 @@ MIXERS = {
     "window": {"name": "softmax_attention", "n_heads": 2, "rope_theta": 100.0, "window": 4},
     "linear": {"name": "linear_attention", "n_heads": 2, "feature_map": "hedgehog", "rope_theta": 100.0},
     "deltanet": {"name": "deltanet", "n_heads": 2, "chunk": 8},
+    "gmlp": {"name": "gmlp", "d_hidden": 16, "length": 20},
+    "mlp_mixer": {"name": "mlp_mixer", "token_hidden": 40, "length": 20},
 }
 
 
@@ -148,8 +150,9 @@ def test_generate_with_cache_equals_without(mixers):
 
 
 @torch.no_grad()
-def test_left_padded_prompts_continue_as_if_alone():
-    model = build(*MIXED)
+@pytest.mark.parametrize("mixers", [MIXED, ("gmlp", "mlp_mixer")])
+def test_left_padded_prompts_continue_as_if_alone(mixers):
+    model = build(*mixers)
     ids = torch.randint(1, 23, (2, 8))
     mask = torch.ones_like(ids)
     mask[0, :3] = 0

@@ -2,8 +2,8 @@
 
 No single config key says it. RoBERTa's 514 positions hold 512 tokens, because the first two rows of its table are
 never used; MPT calls its limit `max_seq_len`; Whisper's decoder stops at `max_target_positions`; a Llama whose config
-says nothing has no table at all. So every name is read, every position table is watched at work, and the smallest
-answer counts.
+says nothing has no table at all. So every name is read, every position table is watched at work, mixers of ours that
+hold weights for positions are asked, and the smallest answer counts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from layersmith.anatomy.probe import BATCH, TOKENS, example_inputs
 from layersmith.anatomy.running import MODEL_FAILURES, evaluating
+from layersmith.contract import Mixer
 
 _READING = ("max_source_positions", "max_encoder_position_embeddings")
 _WRITING = ("max_target_positions", "max_decoder_position_embeddings")
@@ -49,7 +50,9 @@ def runs_up_to(model: nn.Module) -> int | None:
 
 def _limits(model: nn.Module) -> tuple[list[int], list[int]]:
     if model not in _known:
-        _known[model] = (_stated(model), _tables(model))
+        # A mixer that holds weights for its positions ends where a table does.
+        held = [m.longest for m in model.modules() if isinstance(m, Mixer) and m.longest is not None]
+        _known[model] = (_stated(model), [*_tables(model), *held])
     return _known[model]
 
 

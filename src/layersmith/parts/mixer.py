@@ -13,6 +13,13 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "window": 3, "step": 64},
         missing="the memory of two layers, and the exponential features of its paper's DeepTransformers",
     ),
+    "auto_correlation": Entry(
+        "layersmith.mixer.auto_correlation:AutoCorrelation",
+        "mixer",
+        ("autoformer-decomposition-transformers-auto-correlation",),
+        {"d_model": 16, "n_heads": 4, "n_kv_heads": 2},
+        missing="the decomposition of its paper into trend and season behind every sublayer",
+    ),
     "bi_rwkv": Entry(
         "layersmith.mixer.bi_rwkv:BiRWKV",
         "mixer",
@@ -40,6 +47,13 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "span": 8, "rope_theta": 10000.0},
         missing="the partitions of Combiner-Logsparse and Combiner-Axial",
     ),
+    "continuum_attention": Entry(
+        "layersmith.mixer.continuum_attention:ContinuumAttention",
+        "mixer",
+        ("continuum-attention-neural-operators",),
+        {"d_model": 16, "n_heads": 4, "n_kv_heads": 2},
+        missing="the patches of its paper, restrictions of a function to subdomains lifted by a small neural operator",
+    ),
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("2406.06484",), {"d_model": 32, "n_heads": 4}),
     "dfsmn": Entry(
         "layersmith.mixer.dfsmn:DFSMN",
@@ -54,6 +68,12 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "rope_theta": 100.0},
         missing="the quantum circuit that its paper makes the matrix with",
     ),
+    "dynamic_spectrum": Entry(
+        "layersmith.mixer.dynamic_spectrum:DynamicSpectrum",
+        "mixer",
+        ("dynamic-spectrum-mixer-visual-recognition",),
+        {"d_model": 8, "grid": [32, 32], "d_hidden": 8},
+    ),
     "expert_choice_moe": Entry(
         "layersmith.mixer.expert_choice_moe:ExpertChoiceMoE",
         "mixer",
@@ -66,12 +86,24 @@ ENTRIES: dict[str, Entry] = {
         ("etsformer-exponential-smoothing-transformers-time",),
         {"d_model": 32, "n_heads": 4},
     ),
+    "factorized_attention": Entry(
+        "layersmith.mixer.factorized_attention:FactorizedAttention",
+        "mixer",
+        ("scalable-transformer-pde-surrogate-modeling", "implicit-factorized-transformer-approach-fast"),
+        {"d_model": 8, "n_heads": 2, "grid": [32, 32]},
+    ),
     "fit_attention": Entry(
         "layersmith.mixer.fit_attention:FITAttention",
         "mixer",
         ("fit-far-reaching-interleaved-transformers",),
         {"d_model": 32, "n_heads": 4, "group": 8, "latents": 2, "rope_theta": 10000.0},
         missing="latents that go on from layer to layer, and several local and global layers in one block",
+    ),
+    "fnet": Entry(
+        "layersmith.mixer.fnet:FNet",
+        "mixer",
+        (),
+        {"d_model": 16},
     ),
     "folding_attention": Entry(
         "layersmith.mixer.folding_attention:FoldingAttention",
@@ -132,6 +164,13 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "kernels": 2},
     ),
     "gla": Entry("layersmith.mixer.gla:GLA", "mixer", ("2312.06635",), {"d_model": 32, "n_heads": 4, "n_kv_heads": 2}),
+    "gmlp": Entry(
+        "layersmith.mixer.gmlp:GMLP",
+        "mixer",
+        ("efficient-language-modeling-sparse-mlp",),
+        {"d_model": 16, "d_hidden": 8, "length": 1000, "n_experts": 2},
+        missing="the routing of its paper by a part of the sequence",
+    ),
     "kan_attention": Entry(
         "layersmith.mixer.kan_attention:KANAttention",
         "mixer",
@@ -214,17 +253,48 @@ ENTRIES: dict[str, Entry] = {
         ("uncovering-mesa-optimization-algorithms-transformers",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "learn_lam": True},
     ),
+    "mix_shift": Entry(
+        "layersmith.mixer.mix_shift:MixShift",
+        "mixer",
+        ("mixing-shifting",),
+        {"d_model": 8, "grid": [32, 32], "shifts": [-1, 0, 1], "kernels": [1, 3, 5]},
+    ),
+    "mlp_mixer": Entry(
+        "layersmith.mixer.mlp_mixer:MLPMixer",
+        "mixer",
+        (),
+        {"d_model": 16, "token_hidden": 128, "length": 1000},
+    ),
     "momentum_attention": Entry(
         "layersmith.mixer.momentum_attention:MomentumAttention",
         "mixer",
         ("2602.04902",),
         {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "rope_theta": 100.0},
     ),
+    "multi_axis_gmlp": Entry(
+        "layersmith.mixer.multi_axis_gmlp:MultiAxisGMLP",
+        "mixer",
+        ("maxim-multi-axis-mlp-image",),
+        {"d_model": 8, "grid": [32, 32], "block": 4},
+        missing="cross-gating between two maps, and the U-Net of its paper",
+    ),
+    "multigrid": Entry(
+        "layersmith.mixer.multigrid:Multigrid",
+        "mixer",
+        ("mgno-efficient-parameterization-linear-operators",),
+        {"d_model": 8, "grid": [1000]},
+    ),
     "neural_attention": Entry(
         "layersmith.mixer.neural_attention:NeuralAttention",
         "mixer",
         ("2502.17206",),
         {"d_model": 16, "n_heads": 2, "d_score": 4, "layers": 2, "n_kv_heads": 1},
+    ),
+    "nin_gate": Entry(
+        "layersmith.mixer.nin_gate:NiNGate",
+        "mixer",
+        ("ninformer-network-network-transformer-token",),
+        {"d_model": 16, "d_hidden": 16, "token_hidden": 128, "length": 1000},
     ),
     "partial_attention": Entry(
         "layersmith.mixer.partial:PartialAttention",
@@ -260,6 +330,13 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "rope_theta": 100.0},
         missing="the polynomials that stand for division and norms when the data of its paper are encrypted",
     ),
+    "raft_mlp": Entry(
+        "layersmith.mixer.raft_mlp:RaftMLP",
+        "mixer",
+        ("raftmlp-much-can-done-without",),
+        {"d_model": 8, "grid": [32, 32]},
+        missing="resizing of its weights to other grids",
+    ),
     "relu_attention": Entry(
         "layersmith.mixer.relu_attention:ReLUAttention",
         "mixer",
@@ -267,10 +344,23 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "rope_theta": 100.0},
         missing="the regulariser that its paper trains with",
     ),
+    "res_mlp": Entry(
+        "layersmith.mixer.res_mlp:ResMLP",
+        "mixer",
+        ("resmlp-feedforward-networks-image-classification",),
+        {"d_model": 16, "length": 1000},
+    ),
     "retnet": Entry("layersmith.mixer.retnet:RetNet", "mixer", ("2307.08621",), {"d_model": 32, "n_heads": 4}),
     "s4d": Entry("layersmith.mixer.s4d:S4D", "mixer", ("2206.11893",), {"d_model": 16, "d_state": 8}),
     "shaped_attention": Entry(
         "layersmith.mixer.shaped_attention:ShapedAttention", "mixer", ("2306.17759",), {"d_model": 32, "n_heads": 4}
+    ),
+    "shortened_attention": Entry(
+        "layersmith.mixer.shortened_attention:ShortenedAttention",
+        "mixer",
+        ("fourier-transformer",),
+        {"d_model": 16, "n_heads": 4, "n_kv_heads": 2},
+        missing="layers that stay short: the sequence gets its length back behind each mixer",
     ),
     "sla": Entry(
         "layersmith.mixer.sla:SimplifiedLinearAttention",
@@ -297,6 +387,20 @@ ENTRIES: dict[str, Entry] = {
         ("2506.06644",),
         {"d_model": 16, "n_heads": 2, "k": 8, "r": 4, "rope_theta": 100.0, "rope_fraction": 0.5},
         missing="products for the chosen keys alone, which is what makes its paper's attention fast",
+    ),
+    "sparse_mlp": Entry(
+        "layersmith.mixer.sparse_mlp:SparseMLP",
+        "mixer",
+        ("cross-token-modeling-conditional-computation",),
+        {"d_model": 8, "token_hidden": 16, "length": 1000, "n_experts": 3, "k": 2},
+        missing="maps of its paper that change the numbers of tokens and channels between experts",
+    ),
+    "strip_mlp": Entry(
+        "layersmith.mixer.strip_mlp:StripMLP",
+        "mixer",
+        ("strip-mlp",),
+        {"d_model": 8, "grid": [32, 32], "shared": 4},
+        missing="the local half of its block",
     ),
     "swin_attention": Entry(
         "layersmith.mixer.swin_attention:SwinAttention",
