@@ -14,7 +14,7 @@ from typing import Any
 
 from layersmith import catalogue
 from layersmith.errors import MissingExtra, UserError, suggest
-from layersmith.names import check_out
+from layersmith.names import check_out, texts
 from layersmith.papers import papers
 from layersmith.racing.expected import check_expected
 from layersmith.racing.optimizers import check_optimizer
@@ -175,8 +175,9 @@ def entrants_of(config: RaceConfig) -> dict[str, dict[str, Any]]:
 def names_own_code(config: RaceConfig) -> bool:
     """Whether an entrant is a class of the user's own, whose code will run because it was named."""
     specs = [spec for given in entrants_of(config).values() for spec in (given, *(given.get("layers") or []))]
-    found = [spec.get(family) for spec in specs if isinstance(spec, dict) for family in ("mixer", "ffn", "norm")]
-    return any(":" in str(each.get("name") if isinstance(each, dict) else each) for each in found)
+    families = ("mixer", "ffn", "norm", "block")
+    found = [spec.get(family) for spec in specs if isinstance(spec, dict) for family in families]
+    return any(":" in text for each in found for text in texts(each))
 
 
 def budget_of(config: RaceConfig) -> tuple[str, float]:
