@@ -166,7 +166,7 @@ def test_configs_of_blocks_that_say_nothing_that_can_be_built() -> None:
     with pytest.raises(UserError, match="each of these stands once or more"):
         expand(read_spec({"n_layers": 3, "order": [0, 2]}), 8)
     blind = {"name": "softmax_attention", "causal": False}
-    with pytest.raises(UserError, match="layer 0.*not causal"):
+    with pytest.raises(UserError, match=r"layer 0.*not causal"):
         TransformerLM(expand(read_spec({**SMALL, "block": {"name": "looped", "layers": [{"mixer": blind}]}}), 8))
     with pytest.raises(UserError, match=r"Layer 0 of the model cannot be built: .*times"):
         TransformerLM(expand(read_spec({**SMALL, "block": {"name": "looped", "times": 0}}), 8))

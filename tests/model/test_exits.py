@@ -1,4 +1,4 @@
-"""Exits: off they change nothing, always taken they truncate, and those who leave do so alike with and without cache."""
+"""Exits: off they change nothing, always taken they truncate; who leaves does so alike with and without a cache."""
 
 from __future__ import annotations
 

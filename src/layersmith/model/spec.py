@@ -125,8 +125,8 @@ def _check_entry(spec: Spec, layer: dict[str, Any]) -> None:
     if spec.macaron:
         raise UserError(f"macaron is an order of mixer and ffn, and so is the block {block!r}: give one of them.")
     if isinstance(block, dict):
-        for inner in _inner_layers(block):
-            _check_entry(spec, _layer(layer, inner))
+        for inner in [*_inner_layers(block), *([block["layer"]] if "layer" in block else [])]:
+            _check_entry(spec, _layer({**layer, "block": None}, inner))
 
 
 def _check_operator(family: str, given: Name) -> None:
