@@ -10,7 +10,8 @@ Shapes: x (B, T, D) -> y (B, T, D). State: that of every layer at every turn, "0
 
 Papers: Yang et al. 2023, "Looped Transformers are Better at Learning Learning Algorithms" (inject, from h_0 = 0); Gao
 et al. 2024, "On the Expressive Power of a Variant of the Looped Transformer" (pre, loop, post); Reid et al. 2021,
-"Subformer: Exploring Weight Sharing for Parameter Efficiency in Generative Transformers" (sandwich sharing).
+"Subformer: Exploring Weight Sharing for Parameter Efficiency in Generative Transformers" (sandwich sharing); Csordas et
+al. 2024, "MoEUT: Mixture-of-Experts Universal Transformers" (a group of layers, with `sigma_moe` in them).
 Differs from the papers: the loss is that of the last turn alone, where the first paper averages over the last turns.
 """
 

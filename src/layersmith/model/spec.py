@@ -209,11 +209,15 @@ class _Expansion:
         for name in SUBLAYERS:
             if name in chosen:
                 chosen[name] = self.operator(chosen[name])
+        inside = self
+        if "d_inner" in takes:  # layers inside are narrower
+            chosen.setdefault("d_inner", _whole_heads(self.spec, self.spec.d_model // 2))
+            inside = replace(self, spec=self.spec.resized(chosen["d_inner"], self.spec.inner))
         if "layer" in takes:
-            chosen["layer"] = self.layer(_layer({**layer, "block": None}, chosen.get("layer", {})))
+            chosen["layer"] = inside.layer(_layer({**layer, "block": None}, chosen.get("layer", {})))
         if "layers" in takes:
             inner = _inner_layers(chosen) or [{"block": None}]
-            chosen["layers"] = [self.layer(_layer(layer, own)) for own in inner]
+            chosen["layers"] = [inside.layer(_layer(layer, own)) for own in inner]
         return self.operator({**{name: spec for name, spec in sublayers.items() if name in takes}, **chosen})
 
     def operator(self, given: Name) -> dict[str, Any]:
@@ -243,6 +247,10 @@ class _Expansion:
                     )
                 chosen[name] = _scaled(name, example[name], scale, "d_hidden" in takes)
         return chosen
+
+
+def _whole_heads(spec: Spec, width: int) -> int:
+    return max(spec.multiple, spec.multiple * round(width / spec.multiple))
 
 
 def _scaled(name: str, value: Any, scale: float, counts_hidden: bool) -> Any:

@@ -13,6 +13,28 @@ SOFTMAX = {**PARTS, "ffn_norm": NORM}
 LINEAR = {**SOFTMAX, "mixer": {"name": "linear_attention", "n_heads": 2, "rope_theta": 10000.0}}
 
 ENTRIES: dict[str, Entry] = {
+    "activator": Entry(
+        "layersmith.block.activator:Activator",
+        "block",
+        ("activator-glu-activations-core-functions",),
+        {"d_model": 16, "d_hidden": 24, "ffn": FFN, "norm": NORM},
+    ),
+    "bottleneck": Entry(
+        "layersmith.block.bottleneck:Bottleneck",
+        "block",
+        ("mobilebert-compact-task-agnostic-bert", "towards-smaller-faster-decoder-only"),
+        {"d_model": 24, "d_inner": 16, "layers": [SOFTMAX]},
+        missing=(
+            "NoNorm, stacked feed-forwards and the transfer layer by layer of the first of its papers, and the "
+            "convolution over positions of the second"
+        ),
+    ),
+    "branches": Entry(
+        "layersmith.block.branches:Branches",
+        "block",
+        ("towards-smaller-faster-decoder-only",),
+        {"d_model": 16, "layers": [LINEAR], "branches": 2},
+    ),
     "deq": Entry(
         "layersmith.block.deq:DEQ",
         "block",
@@ -23,12 +45,25 @@ ENTRIES: dict[str, Entry] = {
             "over points other than tokens of the second"
         ),
     ),
+    "early_router": Entry(
+        "layersmith.block.early_router:EarlyRouter",
+        "block",
+        ("smallthinker-family-efficient-large-language",),
+        {"d_model": 16, "mixer": MIXER, "norm": NORM, "d_expert": 8, "n_experts": 4, "k": 2},
+    ),
     "halting": Entry(
         "layersmith.block.halting:Halting",
         "block",
         ("sparse-universal-transformer",),
         {"d_model": 16, "layers": [SOFTMAX], "times": 3, "threshold": 0.9},
         missing="queries from a stream of their own, mixtures of attention heads, and work saved on halted tokens",
+    ),
+    "head_memory": Entry(
+        "layersmith.block.head_memory:HeadMemory",
+        "block",
+        ("midus-memory-infused-depth-up",),
+        {"d_model": 16, "mixer": MIXER, "norm": NORM, "n_keys": 4, "heads": 2, "k": 3, "d_value": 8},
+        missing="the copying of trained layers around it",
     ),
     "layer_mix": Entry(
         "layersmith.block.layer_mix:LayerMix",
@@ -50,11 +85,12 @@ ENTRIES: dict[str, Entry] = {
             "looped-transformers-better-learning-learning",
             "expressive-power-variant-looped-transformer",
             "subformer-exploring-weight-sharing-parameter",
+            "moeut-mixture-experts-universal-transformers",
         ),
         {"d_model": 16, "layers": [SOFTMAX, LINEAR], "times": 2, "inject": True},
         missing=(
-            "the loss over the last turns and the curricula of the first of its papers, and the factorised embedding "
-            "of the third"
+            "the loss over the last turns and the curricula of the first of its papers, the factorised embedding of "
+            "the third, and attention with experts and norms that routers, queries and keys alone read of the fourth"
         ),
     ),
     "parallel": Entry(
@@ -76,5 +112,11 @@ ENTRIES: dict[str, Entry] = {
         ("2506.21103",),
         {"d_model": 16, "layers": [SOFTMAX, LINEAR, SOFTMAX]},
         missing="soft gates on keys and the controller of the penalty",
+    ),
+    "subhomogeneous": Entry(
+        "layersmith.block.subhomogeneous:Subhomogeneous",
+        "block",
+        ("subhomogeneous-deep-equilibrium-models",),
+        {"d_model": 16, "d_state": 24},
     ),
 }

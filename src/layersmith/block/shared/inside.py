@@ -34,6 +34,10 @@ class Composed(Block):
         """FLOPs over that many tokens of all batches that are no part's."""
         return 0
 
+    def own_unread(self) -> int:
+        """Parameters that are no part's and that one token does not read."""
+        return 0
+
     @property
     def causal(self) -> bool:  # type: ignore[override]  # plain attributes where no parts decide
         return all(part.causal for part in self._mixing())
@@ -60,7 +64,7 @@ class Composed(Block):
         params = held - inside + sum(cost.params for _, cost, _ in costs)
         return Cost(
             params=params,
-            active_params=params - sum(cost.params - cost.active_params for _, cost, _ in costs),
+            active_params=params - sum(c.params - c.active_params for _, c, _ in costs) - self.own_unread(),
             flops=sum(times * cost.flops for _, cost, times in costs) + self.own_flops(batch * tokens),
             state_bytes=self.state_bytes(tokens, batch),
             weight_bytes=stored_bytes(self),
@@ -68,14 +72,10 @@ class Composed(Block):
 
     def check_inputs(self, x: Tensor, state: State | None, mask: Tensor | None) -> None:
         """ValueError for a state given to a block that cannot stream, or a mask that is not a bool (B, T)."""
-        name = type(self).__name__
         if state is not None and not self.streams:
+            name = type(self).__name__
             raise ValueError(f"{name} has a mixer inside that cannot continue from a state. Leave the state out.")
-        if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
-            raise ValueError(
-                f"{name}: mask must be a bool tensor of shape {tuple(x.shape[:2])} (batch, tokens), True at real "
-                f"tokens; got {mask.dtype} of shape {tuple(mask.shape)}."
-            )
+        check_mask(self, x, mask)
 
 
 class Stack(Composed):
@@ -104,6 +104,15 @@ class Stack(Composed):
 
     def finished(self, kept: State) -> State | None:
         return kept if self.streams else None
+
+
+def check_mask(block: Block, x: Tensor, mask: Tensor | None) -> None:
+    """ValueError for a mask that is not a bool (B, T)."""
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
+        raise ValueError(
+            f"{type(block).__name__}: mask must be a bool tensor of shape {tuple(x.shape[:2])} (batch, tokens), True "
+            f"at real tokens; got {mask.dtype} of shape {tuple(mask.shape)}."
+        )
 
 
 def inside(state: State | None, name: str) -> State | None:
