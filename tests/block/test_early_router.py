@@ -1,4 +1,4 @@
-"""Early router: written out token by token, chosen before the mixer has spoken, and all experts are one feed-forward."""
+"""Early router: written out token by token, chosen before the mixer has spoken; equal experts are one feed-forward."""
 
 import pytest
 import torch

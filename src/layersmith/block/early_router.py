@@ -9,7 +9,7 @@ exactly zero, a second sparsity inside it.
 Shapes: x (B, T, D) -> p (N, E) -> y (B, T, D). State: the mixer's.
 
 Paper: Song et al. 2025, "SmallThinker: A Family of Efficient Large Language Models Natively Trained for Local
-Deployment", arXiv 2507.20984. Not confirmed, from memory: which norm the router reads through, and softmax of the
+Deployment". Not confirmed, from memory: which norm the router reads through, and softmax of the
 chosen.
 Differs from the paper: which layers rotate and which have windows is said by the mixers of a model's layers.
 """

@@ -11,7 +11,7 @@ Gradients are those of the fixed point, u = (dF/dz)^T u + dl/dz*, as for `deq`.
 
 Shapes: x (B, T, D) -> z (B, T, d_state) -> y (B, T, D). State: none is needed, tokens do not read each other.
 
-Paper: Sittoni & Tudisco 2024, "Subhomogeneous Deep Equilibrium Models", arXiv 2403.00720: existence, uniqueness and
+Paper: Sittoni & Tudisco 2024, "Subhomogeneous Deep Equilibrium Models": existence, uniqueness and
 rate.
 Differs from the paper: the block around the fixed point (log, V, residual) is ours, and its nets for pictures are not
 there.

@@ -61,6 +61,7 @@ METHODS: dict[str, str] = {
     "cascaded_ffn": "layersmith.refitting.methods.replace.to_cascaded_ffn:ToCascadedFFN",
     "smart_mixed": "layersmith.refitting.methods.replace.to_smart_mixed:ToSmartMixed",
     "partial_attention": "layersmith.refitting.methods.replace.to_partial_attention:ToPartialAttention",
+    "nested_glu": "layersmith.refitting.methods.replace.to_nested_glu:ToNestedGLU",
     "mglu": "layersmith.refitting.methods.replace.to_mglu:ToMGLU",
     "spark_ffn": "layersmith.refitting.methods.replace.to_spark_ffn:ToSparkFFN",
     "fff": "layersmith.refitting.methods.replace.to_fff:ToFFF",
