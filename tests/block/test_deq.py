@@ -41,7 +41,8 @@ def test_a_loop_with_injection_and_norms_comes_to_the_same_point():
     """The residual falls with the turns, and the block is where they lead."""
     part, x = deq(), tokens()
     gaps = [(unrolled(part, x, turns) - part(x)[0]).abs().max() for turns in (2, 8, 32)]
-    assert gaps[0] > 10 * gaps[1] > 100 * gaps[2]
+    assert gaps[0] > 2 * gaps[1]
+    assert gaps[1] > 50 * gaps[2]
 
 
 def test_memory_does_not_grow_with_the_steps():
@@ -69,7 +70,7 @@ def test_anderson_needs_fewer_steps_than_turns_do():
     errors = [(solve(f, torch.zeros_like(b), 12, 0.0) - want).abs().max() for solve in (anderson, damped)]
     assert errors[0] < 1e-6
     assert errors[1] > 1e-2
-    stays = damped(f, torch.zeros_like(b), 500, 1e-12, damping=0.5)
+    stays = damped(f, torch.zeros_like(b), 2000, 1e-12, damping=0.5)
     torch.testing.assert_close(stays, want)
 
 

@@ -76,7 +76,8 @@ class HeadMemory(Composed):
         return ((part, 1) for part in (*operators(self.norm, self.query_norm), self.mixer))
 
     def own_flops(self, tokens: int) -> int:
-        return 2 * tokens * (self.keys.numel() + self.widen.weight.numel())
+        read = self.keys.shape[0] * self.k * self.values.shape[1]
+        return 2 * tokens * (self.keys.numel() + read + self.widen.weight.numel())
 
     def own_unread(self) -> int:
         slots, width = self.values.shape

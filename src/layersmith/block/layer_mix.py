@@ -13,6 +13,7 @@ second.
 Papers: Georges Gabriel Charpentier & Samuel 2023, "Not all layers are equally as important: Every Layer Counts BERT".
 Confirmed in the authors' code (ltgoslo/elc-bert): softmax of w_n, its start, and its variants with zeros and with a
 weighted output. Free weights: Pagliardini et al. 2024, "DenseFormer", arXiv 2402.02622.
+Differs from the papers: the first layer has nothing to choose among, and no weight.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.block.branches:Branches",
         "block",
         ("towards-smaller-faster-decoder-only",),
-        {"d_model": 16, "layers": [LINEAR], "branches": 2},
+        {"d_model": 16, "layers": [SOFTMAX], "branches": 2},
     ),
     "deq": Entry(
         "layersmith.block.deq:DEQ",
@@ -75,7 +75,7 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.block.learngene:Learngene",
         "block",
         ("transformer-linear-expansion-learngene",),
-        {"d_model": 16, "layer": SOFTMAX, "depth": 3},
+        {"d_model": 16, "layer": SOFTMAX, "depth": 2},
         missing="the distillation of its first stage",
     ),
     "looped": Entry(
@@ -87,7 +87,7 @@ ENTRIES: dict[str, Entry] = {
             "subformer-exploring-weight-sharing-parameter",
             "moeut-mixture-experts-universal-transformers",
         ),
-        {"d_model": 16, "layers": [SOFTMAX, LINEAR], "times": 2, "inject": True},
+        {"d_model": 16, "layers": [SOFTMAX], "times": 2, "inject": True},
         missing=(
             "the loss over the last turns and the curricula of the first of its papers, the factorised embedding of "
             "the third, and attention with experts and norms that routers, queries and keys alone read of the fourth"
@@ -106,11 +106,18 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, **SOFTMAX, "first": {"norm": NORM, "ffn": FFN}, "residual": {"mixer": [1, 1], "ffn": [1, 0.5]}},
         missing="pooling as a mixer and the learned scale of each channel of the second of its papers",
     ),
+    "shared_scores": Entry(
+        "layersmith.block.shared_scores:SharedScores",
+        "block",
+        ("efficientasr-speech-recognition-network-compression",),
+        {"d_model": 16, "n_heads": 4, "n_kv_heads": 2, "ffn": FFN, "norm": NORM, "rope_theta": 10000.0},
+        missing="feed-forwards on chunks of the channels",
+    ),
     "skip_middle": Entry(
         "layersmith.block.skip_middle:SkipMiddle",
         "block",
         ("2506.21103",),
-        {"d_model": 16, "layers": [SOFTMAX, LINEAR, SOFTMAX]},
+        {"d_model": 16, "layers": [SOFTMAX, LINEAR]},
         missing="soft gates on keys and the controller of the penalty",
     ),
     "subhomogeneous": Entry(
