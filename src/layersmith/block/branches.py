@@ -43,9 +43,10 @@ class Branches(Composed):
             raise ValueError(f"Branches: keep={keep!r} are no numbers of branches from 0 to {branches - 1}.")
         stack = {"name": "looped", "layers": layers, "times": 1}
         self.stacks = nn.ModuleList(part_of(Block, "branch", stack, d_model) for _ in range(branches))
-        self.maps = nn.ModuleList(nn.Linear(d_model, d_model, bias=False) for _ in range(branches))
-        for linear in self.maps:
+        maps = [nn.Linear(d_model, d_model, bias=False) for _ in range(branches)]
+        for linear in maps:
             nn.init.eye_(linear.weight)
+        self.maps = nn.ModuleList(maps)
         self.weights = nn.Parameter(torch.full((branches,), 1 / branches))
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
@@ -62,4 +63,4 @@ class Branches(Composed):
         return ((stack, int(b in self.keep)) for b, stack in enumerate(self.stacks) if isinstance(stack, Operator))
 
     def own_flops(self, tokens: int) -> int:
-        return 2 * tokens * len(self.keep) * self.maps[0].weight.numel()
+        return 2 * tokens * len(self.keep) * self.spec()["d_model"] ** 2

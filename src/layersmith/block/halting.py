@@ -53,8 +53,9 @@ class Halting(Stack):
             raise ValueError(f"Halting: penalty must be at least 0, not {penalty!r}.")
         self.layers, self.times = self.build_layers(layers, d_model), times
         self.threshold, self.penalty = threshold, penalty
-        self.halt = nn.Sequential(nn.Linear(d_model, d_model), nn.GELU(), nn.Linear(d_model, 1, bias=False))
-        nn.init.zeros_(self.halt[-1].weight)
+        last = nn.Linear(d_model, 1, bias=False)
+        nn.init.zeros_(last.weight)
+        self.halt = nn.Sequential(nn.Linear(d_model, d_model), nn.GELU(), last)
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         self.check_inputs(x, state, mask)

@@ -52,10 +52,11 @@ class SkipMiddle(Stack):
         self.layers, self.penalty = self.build_layers(layers, d_model), penalty
         if len(layers) < 2:
             raise ValueError("SkipMiddle: layers must be two or more, a first half with routers and its mirror.")
-        self.routers = nn.ModuleList(nn.Linear(d_model, 1) for _ in range(len(layers) // 2))
-        for router in self.routers:
+        routers = [nn.Linear(d_model, 1) for _ in range(len(layers) // 2)]
+        for router in routers:
             nn.init.zeros_(router.weight)
             nn.init.constant_(router.bias, bias)
+        self.routers = nn.ModuleList(routers)
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         self.check_inputs(x, state, mask)
