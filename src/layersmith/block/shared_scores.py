@@ -71,7 +71,7 @@ class SharedScores(Composed):
         if seen is not None or self.attention.rope_theta is not None:
             kept["position"] = tokens_seen(x, mask, seen)
         for layer, ffn in enumerate(self.ffns):
-            out = self.attention.o
+            out: nn.Module = self.attention.o
             if layer:
                 out, name = self.outs[layer - 1], f"v{layer}"
                 v = split_heads(self.values[layer - 1](self.norms[layer](x)), self.attention.head_dim)
