@@ -29,7 +29,7 @@ def model(**settings: Any) -> TransformerLM:
 
 #: What a good part of the tokens, and not all, are at the exits of these models.
 SURE = 0.3
-IDS = torch.randint(1, 13, (2, 9), generator=torch.Generator().manual_seed(3))
+IDS = torch.randint(1, 13, (4, 20), generator=torch.Generator().manual_seed(3))
 
 
 @torch.no_grad()
@@ -54,9 +54,11 @@ def test_leaving_at_once_is_the_truncated_model() -> None:
 @torch.no_grad()
 def test_who_leaves_written_out() -> None:
     """Token by token: sure ones answer at once, and are read above as they were."""
-    lm = model(exits=[1, 3], exit_threshold=SURE)
+    lm = model(exits=[1, 3])
     x = lm.embed_tokens(IDS)
-    left, want, depth = torch.zeros(2, 9, dtype=torch.bool), None, torch.full((2, 9), 4)
+    first = lm.lm_head(lm.exits.norms[0](lm.layers[0](x)[0])).softmax(-1).amax(-1)
+    lm.exits.threshold = sure = first.quantile(0.6).item()
+    left, want, depth = torch.zeros_like(IDS, dtype=torch.bool), None, torch.full_like(IDS, 4)
     for index, layer in enumerate(lm.layers):
         y, _ = layer(x)
         y[left] = x[left]
@@ -64,7 +66,7 @@ def test_who_leaves_written_out() -> None:
         if index + 1 in (1, 3):
             said = lm.lm_head(lm.exits.norms[index // 2](x))
             want = torch.zeros_like(said) if want is None else want
-            new = (said.softmax(-1).amax(-1) > SURE) & ~left
+            new = (said.softmax(-1).amax(-1) > sure) & ~left
             want[new], depth[new] = said[new], index + 1
             left |= new
     want[~left] = lm.lm_head(lm.final_norm(x))[~left]
