@@ -11,7 +11,7 @@ CONFIG = {"n_heads": 2, "ffn": FFN, "norm": NORM}
 @pytest.mark.oracle("shared_scores")
 @torch.no_grad()
 def test_one_matrix_of_weights_serves_all_layers():
-    part, x = block("shared_scores", layers=3, **CONFIG), tokens()
+    part, x = block("shared_scores", group=3, **CONFIG), tokens()
     attention = part.attention
     h = part.norms[0](x)
     q, k = (linear(h).unflatten(-1, (2, 4)).transpose(1, 2) for linear in (attention.q, attention.k))
@@ -31,7 +31,7 @@ def test_one_matrix_of_weights_serves_all_layers():
 @torch.no_grad()
 def test_a_group_of_one_is_the_plain_layer():
     config = {**CONFIG, "rope_theta": 100.0, "n_kv_heads": 1}
-    part, x = block("shared_scores", layers=1, **config), tokens()
+    part, x = block("shared_scores", group=1, **config), tokens()
     mixer = {"name": "softmax_attention", "n_heads": 2, "n_kv_heads": 1, "rope_theta": 100.0}
     plain = block("series", mixer=mixer, ffn=FFN, norm=NORM, ffn_norm=NORM)
     plain.mixer.load_state_dict(part.attention.state_dict())
@@ -41,7 +41,7 @@ def test_a_group_of_one_is_the_plain_layer():
 
 
 def test_others_have_no_queries_and_keys_and_keep_no_keys():
-    one, three = (block("shared_scores", layers=layers, **CONFIG) for layers in (1, 3))
+    one, three = (block("shared_scores", group=group, **CONFIG) for group in (1, 3))
     ffn = one.ffns[0].cost().params + 2 * 8  # with both norms
     assert three.cost().params - one.cost().params == 2 * (ffn + 2 * 64)
     assert three.state_bytes(5) == 2 * one.state_bytes(5)

@@ -36,7 +36,7 @@ class SharedScores(Composed):
     d_model      width of the residual stream
     n_heads      query heads; n_kv_heads: key-value heads, None = n_heads
     ffn, norm    specs of the feed-forwards and of all norms
-    layers       how many attend with the same scores
+    group        how many layers attend with the same scores
     rope_theta   RoPE base; None = no rotation
     """
 
@@ -49,18 +49,18 @@ class SharedScores(Composed):
         ffn: Spec,
         norm: Spec | None = None,
         n_kv_heads: int | None = None,
-        layers: int = 2,
+        group: int = 2,
         rope_theta: float | None = None,
     ):
         super().__init__()
-        require_positive(SharedScores, d_model=d_model, layers=layers)
+        require_positive(SharedScores, d_model=d_model, group=group)
         self.attention = SoftmaxAttention(d_model, n_heads, n_kv_heads, rope_theta=rope_theta)
         kept = self.attention.v.out_features
-        self.values = nn.ModuleList(nn.Linear(d_model, kept, bias=False) for _ in range(layers - 1))
-        self.outs = nn.ModuleList(nn.Linear(d_model, d_model, bias=False) for _ in range(layers - 1))
-        self.norms = nn.ModuleList(norm_of(norm, d_model) for _ in range(layers))
-        self.ffn_norms = nn.ModuleList(norm_of(norm, d_model) for _ in range(layers))
-        self.ffns = nn.ModuleList(ffn_of(ffn, d_model) for _ in range(layers))
+        self.values = nn.ModuleList(nn.Linear(d_model, kept, bias=False) for _ in range(group - 1))
+        self.outs = nn.ModuleList(nn.Linear(d_model, d_model, bias=False) for _ in range(group - 1))
+        self.norms = nn.ModuleList(norm_of(norm, d_model) for _ in range(group))
+        self.ffn_norms = nn.ModuleList(norm_of(norm, d_model) for _ in range(group))
+        self.ffns = nn.ModuleList(ffn_of(ffn, d_model) for _ in range(group))
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         self.check_inputs(x, state, mask)

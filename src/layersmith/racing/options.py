@@ -35,7 +35,7 @@ ENOUGH_SEEDS = 3
 #: The least number of sizes that a power law is fitted to.
 ENOUGH_SIZES = 3
 #: What entrants may differ in on the command line.
-COMPARED = ("mixer", "ffn", "norm", "optimizer")
+COMPARED = ("mixer", "ffn", "norm", "block", "optimizer")
 #: A class of the user's own.
 OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -57,6 +57,9 @@ class RaceConfig:
     mixer: list[str] | None = field(default=None, metadata={"help": "mixers to compare, separated by commas"})
     ffn: list[str] | None = field(default=None, metadata={"help": "feed-forwards to compare, separated by commas"})
     norm: list[str] | None = field(default=None, metadata={"help": "norms to compare, separated by commas"})
+    block: list[str] | None = field(
+        default=None, metadata={"help": "arrangements of a layer to compare, separated by commas"}
+    )
     optimizer: list[str] | None = field(
         default=None, metadata={"help": "optimizers to compare, separated by commas; adamw if not given"}
     )
@@ -109,16 +112,20 @@ class RaceConfig:
 def check(config: RaceConfig) -> None:
     """Raise a UserError for options that no race could mean; nothing is loaded, and nothing written, for it."""
     check_task(config.task)
-    for family in ("mixer", "ffn", "norm"):
+    for family in ("mixer", "ffn", "norm", "block"):
         for name in getattr(config, family) or []:
             _check_part(name, family)
     for name in config.optimizer or []:
         check_optimizer(name)
     if config.entrants is not None and any(getattr(config, each) for each in COMPARED):
-        raise UserError("Name the entrants either by entrants or by mixer, ffn, norm and optimizer, not by both.")
+        raise UserError(
+            "Name the entrants either by entrants or by mixer, ffn, norm, block and optimizer, not by both."
+        )
     entrants = entrants_of(config)
     if len(entrants) < 2:
-        raise UserError("A race needs at least two entrants: name several mixers, feed-forwards, norms or optimizers.")
+        raise UserError(
+            "A race needs at least two entrants: name several mixers, feed-forwards, norms, blocks, optimizers."
+        )
     if config.expect is not None:
         check_expected(config.expect, list(entrants))
     for key in config.papers or []:
