@@ -184,6 +184,12 @@ def _inner_layers(block: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"block": None, **layer} for layer in inner]
 
 
+def _usual_layers(name: str) -> list[dict[str, Any]]:
+    """As many layers as the block's example in the catalogue holds; one of a block of the user's own."""
+    example = {} if ":" in name else catalogue.entry(name).example
+    return [{"block": None}] * len(example.get("layers", [None]))
+
+
 @dataclass(frozen=True)
 class _Expansion:
     """A spec on its way to a config; see `expand`."""
@@ -216,7 +222,7 @@ class _Expansion:
         if "layer" in takes:
             chosen["layer"] = inside.layer(_layer({**layer, "block": None}, chosen.get("layer", {})))
         if "layers" in takes:
-            inner = _inner_layers(chosen) or [{"block": None}]
+            inner = _inner_layers(chosen) or _usual_layers(chosen["name"])
             chosen["layers"] = [inside.layer(_layer(layer, own)) for own in inner]
         return self.operator({**{name: spec for name, spec in sublayers.items() if name in takes}, **chosen})
 
