@@ -12,7 +12,7 @@ from layersmith.papers import papers
 from layersmith.refitting import methods
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "layersmith"
-FAMILIES = ("ffn", "norm", "mixer", "linear")
+FAMILIES = ("ffn", "norm", "mixer", "linear", "block")
 #: What models are made of before anything is replaced, and taking out: no method is needed to put these in place.
 STOCK = {"identity", "mlp", "glu", "layer_norm", "rms_norm"}
 #: Put in place by a tool of `explain`, which fits them.

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -279,3 +279,12 @@ def _is_slip(a: str, b: str) -> bool:
     if any(letter.isdigit() for letter in a + b):
         return False
     return (len(a) <= 1 and len(b) <= 1) or (len(a) == 2 and a == b[::-1])
+
+
+def texts(given: object) -> Iterator[str]:
+    """Every text in lists and dicts of what a user wrote, at any depth: the names of parts in a spec are among them."""
+    if isinstance(given, str):
+        yield given
+    elif isinstance(given, dict | list):
+        for value in given.values() if isinstance(given, dict) else given:
+            yield from texts(value)

@@ -243,7 +243,7 @@ def config(**changes):
     ("changes", "says"),
     [
         ({"mixer": {"name": "softmax_attention", "n_heads": 2, "causal": False}}, "layer 0.*not causal"),
-        ({"mixer": {"name": "glu", "d_hidden": 4}}, "family 'ffn' and cannot be the mixer of layer 0"),
+        ({"mixer": {"name": "glu", "d_hidden": 4}}, "Layer 0 .*family 'ffn' and cannot be the mixer,"),
         ({"ffn": {"name": "glu", "d_hidden": 4, "d_model": 8}}, "d_model=8, the model has 16"),
         ({"ffn": {"name": "glue", "d_hidden": 4}}, "no part 'glue'"),
         ({"ffn": {"name": "glu", "hidden": 4}}, "does not take this configuration"),

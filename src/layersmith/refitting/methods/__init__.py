@@ -73,6 +73,7 @@ METHODS: dict[str, str] = {
     "spark_attention": "layersmith.refitting.methods.replace.to_spark_attention:ToSparkAttention",
     "urpe": "layersmith.refitting.methods.replace.to_urpe:ToURPE",
     "partial_attention": "layersmith.refitting.methods.replace.to_partial_attention:ToPartialAttention",
+    "nested_glu": "layersmith.refitting.methods.replace.to_nested_glu:ToNestedGLU",
     "mglu": "layersmith.refitting.methods.replace.to_mglu:ToMGLU",
     "spark_ffn": "layersmith.refitting.methods.replace.to_spark_ffn:ToSparkFFN",
     "fff": "layersmith.refitting.methods.replace.to_fff:ToFFF",
