@@ -142,7 +142,7 @@ class GatedDeltaNet(HeadMixer):
         log_decay = -precise(self.log_rate).exp() * F.softplus(precise(self.decay(x)))
         if mask is not None:
             beta, log_decay = beta * mask[..., None], log_decay * mask[..., None]
-        beta, log_decay = (part.mT[:, :, None, :, None] for part in (beta, log_decay))
+        beta, log_decay = (part.mT.contiguous()[:, :, None, :, None] for part in (beta, log_decay))
         if memory is None:
             memory = k.new_zeros(k.shape[0], k.shape[1], self.head_dim, self.head_dim)
         memory = memory.unsqueeze(2)
