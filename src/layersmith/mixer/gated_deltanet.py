@@ -139,10 +139,12 @@ class GatedDeltaNet(HeadMixer):
         q = (_l2norm(q) * self.head_dim**-0.5).unflatten(1, (self.n_kv_heads, -1))
         k, v = _l2norm(k).unsqueeze(2), v.unsqueeze(2)
         beta = precise(self.beta(x)).sigmoid()
-        log_decay = -precise(self.log_rate).exp() * F.softplus(precise(self.decay(x)))
+        log_decay = precise(self.log_rate).exp() * F.logsigmoid(
+            -precise(self.decay(x))
+        )  # -softplus(z) = logsigmoid(-z)
         if mask is not None:
             beta, log_decay = beta * mask[..., None], log_decay * mask[..., None]
-        beta, log_decay = (part.mT.contiguous()[:, :, None, :, None] for part in (beta, log_decay))
+        beta, log_decay = (part.mT[:, :, None, :, None] for part in (beta, log_decay))
         if memory is None:
             memory = k.new_zeros(k.shape[0], k.shape[1], self.head_dim, self.head_dim)
         memory = memory.unsqueeze(2)
