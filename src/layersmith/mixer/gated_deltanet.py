@@ -8,7 +8,8 @@
 A memory cleared at a change of subject (a = 0) and corrected within one (a = 1). Computed chunk by chunk
 (`shared/delta_rule.py`). With conv=None there is neither convolution nor SiLU: q, k and v are those of
 `SoftmaxAttention`, whose weights can be copied in. RoPE and query-key norm, where asked for, come after convolution and
-SiLU. Query heads of a group share key, value, beta and decay, and so one memory. Padding is moved out of the way, as in `DeltaNet`.
+SiLU. Query heads of a group share key, value, beta and decay, and so one memory. Padding is moved out of the way, as in
+`DeltaNet`.
 
 Shapes: x (B, T, D) -> q (B, H, T, head_dim), k, v (B, H_kv, T, head_dim), beta, a (B, H_kv, T, 1) -> y (B, T, D).
 State: S (B, H_kv, head_dim, head_dim) in at least float32; conv (B, (H + 2 H_kv) head_dim, conv - 1), the last
