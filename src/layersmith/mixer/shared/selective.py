@@ -39,22 +39,22 @@ def selective_scan(
     tokens = u.shape[1]
     size = max(1, min(size, tokens))
     # Taken apart once: the backward pass of an index would fill a tensor as large as the whole for each step.
-    writes, steps, b, c = (to_chunks(part, size).unbind(2) for part in (dt * u, dt, b, c))
-    held, y = _handed_over(writes, steps, a, b, state), []
+    writes, steps, keys, reads = (to_chunks(part, size).unbind(2) for part in (dt * u, dt, b, c))
+    held, y = _handed_over(writes, steps, a, keys, state), []
     for t in range(size):
-        held = _step(held, writes[t], steps[t], a, b[t])
-        y.append((c[t].unsqueeze(-2) @ held).squeeze(-2))
+        held = _step(held, writes[t], steps[t], a, keys[t])
+        y.append((reads[t].unsqueeze(-2) @ held).squeeze(-2))
     return from_chunks(torch.stack(y, dim=2), tokens), held[:, -1]
 
 
-def _handed_over(writes: Parts, steps: Parts, a: Tensor, b: Parts, state: Tensor) -> Tensor:
+def _handed_over(writes: Parts, steps: Parts, a: Tensor, keys: Parts, state: Tensor) -> Tensor:
     """(B, chunks, N, D): the state that each chunk is handed."""
     chunks = steps[0].shape[1]
     if chunks == 1:
         return state[:, None]
     added = state.new_zeros(state.shape[0], chunks, *state.shape[1:])
     for t in range(len(steps)):
-        added = _step(added, writes[t], steps[t], a, b[t])
+        added = _step(added, writes[t], steps[t], a, keys[t])
     kept = (torch.stack(steps).sum(0)[..., None, :] * a).exp()
     states = []
     for keep, more in zip(kept.unbind(1), added.unbind(1), strict=True):
