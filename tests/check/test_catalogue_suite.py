@@ -48,13 +48,9 @@ OTHER_SETTINGS = [
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "elu1"}),
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "identity", "normalize": False}),
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "relu", "causal": False}),
-    ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "favor", "features": 6}),
     ("deltanet", {"d_model": 16, "n_heads": 2, "head_dim": 4, "conv": 1, "chunk": 16}),
     ("gated_deltanet", {"d_model": 16, "n_heads": 2, "conv": None, "rope_theta": 100.0, "qk_norm": True}),
-    ("aft", {"d_model": 16}),
     ("galerkin", {"d_model": 16, "n_heads": 2, "causal": True, "kind": "fourier"}),
-    ("sla", {"d_model": 16, "n_heads": 2, "causal": False}),
-    ("toeplitz_attention", {"d_model": 16, "n_heads": 2, "causal": False, "max_distance": 9}),
 ]
 
 

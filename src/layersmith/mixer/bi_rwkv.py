@@ -13,8 +13,8 @@ Shapes: x (B, T, D) -> r, k, v (B, T, D) -> y (B, T, D).
 
 Papers: Fei et al. 2024, "Diffusion-RWKV: Scaling RWKV-Like Architectures for Diffusion Models", arXiv 2404.04478, whose
 mixer is that of Duan et al. 2024, "Vision-RWKV", arXiv 2403.02308 (from memory).
-Differs from the papers: tokens stand in a line; on a grid the shift takes quarters from four sides. The squared-ReLU
-channel mixing beside it is the part `mlp` with a gate of its own, no part of this one; nor is diffusion.
+Differs from the papers: tokens stand in a line; on a grid the shift takes quarters from four sides. Their channel
+mixing, a feed-forward, is no part of this one.
 """
 
 from __future__ import annotations

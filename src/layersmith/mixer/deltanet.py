@@ -16,8 +16,7 @@ State: S (B, H, head_dim, head_dim) in at least float32; conv (B, 3 H head_dim, 
 Paper: Yang et al. 2024, "Parallelizing Linear Transformers with the Delta Rule over Sequence Length", arXiv
 2406.06484. The layer (SiLU and convolution on q, k and v, L2 norm, sigmoid beta without bias, RMS norm per head, no
 output gate, query scale) was confirmed in the authors' released code.
-Differs from the paper: keys and values have one size. `cost` counts matrix products and convolutions; the triangular
-solve (about C head_dim multiply-adds per token and head) is not one and is not counted.
+Differs from the paper: keys and values have one size.
 """
 
 from __future__ import annotations

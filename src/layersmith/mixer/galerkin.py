@@ -100,7 +100,7 @@ class GalerkinAttention(HeadMixer):
                 return y.flatten(1, 2).to(dtype), None
             kv = k.new_zeros(*k.shape[:2], self.head_dim, self.head_dim) if state is None else state["kv"]
             count = real.long().cumsum(1) + (0 if state is None else state["count"][:, None])
-            y, kv = additive_scan(q, *(part.unsqueeze(2) for part in (k, v, kv)), self.chunk)
+            y, kv = additive_scan(q, k.unsqueeze(2), v.unsqueeze(2), kv.unsqueeze(2), self.chunk)
             y = y / count.clamp(min=1)[:, None, None, :, None]
         seen = real.sum(1) if state is None else state["count"] + real.sum(1)
         return y.flatten(1, 2).to(dtype), {"kv": kv.squeeze(2), "count": seen}

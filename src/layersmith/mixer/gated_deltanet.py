@@ -16,8 +16,7 @@ projected inputs, where there is a convolution; position (B,) with RoPE.
 
 Paper: Yang et al. 2024, "Gated Delta Networks: Improving Mamba2 with Delta Rule", arXiv 2412.06464. The layer was
 confirmed in Qwen3-Next's (transformers), which the tests compare with, start values of A and b_a in the authors' code.
-Differs from the paper: keys and values have one size; conv=None is ours. `cost` counts matrix products and
-convolutions; the triangular solve (about C head_dim multiply-adds per token and head) is not one and is not counted.
+Differs from the paper: keys and values have one size; conv=None is ours.
 """
 
 from __future__ import annotations
@@ -143,7 +142,7 @@ class GatedDeltaNet(HeadMixer):
         log_decay = -precise(self.log_rate).exp() * F.softplus(precise(self.decay(x)))
         if mask is not None:
             beta, log_decay = beta * mask[..., None], log_decay * mask[..., None]
-        beta, log_decay = (part.mT[:, :, None, :, None] for part in (beta, log_decay))
+        beta, log_decay = (part.mT.contiguous()[:, :, None, :, None] for part in (beta, log_decay))
         if memory is None:
             memory = k.new_zeros(k.shape[0], k.shape[1], self.head_dim, self.head_dim)
         memory = memory.unsqueeze(2)

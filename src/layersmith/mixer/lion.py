@@ -128,5 +128,5 @@ def both_ways(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, size: int) -> 
     from_left = torch.cat((none, log_decay[..., :-1, :]), -2)  # what the token before fades by
     from_right = torch.cat((log_decay[..., 1:, :], none), -2)
     ahead, _ = gated_scan(q, k, v, from_left, empty, size)
-    back, _ = gated_scan(*(part.flip(-2) for part in (q, k, v, from_right)), empty, size)
+    back, _ = gated_scan(q.flip(-2), k.flip(-2), v.flip(-2), from_right.flip(-2), empty, size)
     return ahead + back.flip(-2) - (q * k).sum(-1, keepdim=True) * v

@@ -107,18 +107,22 @@ class SimplifiedLinearAttention(HeadMixer):
         q = precise(q).relu().unflatten(1, (self.n_kv_heads, -1))
         k, v = precise(k).relu().unsqueeze(2), F.pad(precise(v).unsqueeze(2), (0, 1), value=1.0)
         with full_precision(q):
-            if self.causal:
+            new: State | None = None
+            if last is not None:
                 empty = k.new_zeros(k.shape[0], k.shape[1], k.shape[-1], v.shape[-1])
                 kv = empty if state is None else state["kv"]
                 y, kv = additive_scan(q, k, v, kv.unsqueeze(2), self.chunk)
                 new = {"kv": kv.squeeze(2), "conv": last}
             else:
-                y, new = q @ (k.mT @ v), None
+                y = q @ (k.mT @ v)
             y = y[..., :-1] / (y[..., -1:] + self.eps)
         return (y.to(dtype) + near.unsqueeze(2)).flatten(1, 2), new
 
     def _near(self, v: Tensor, before: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The convolution of v (B, H_kv, T, head_dim), whose pads come last and are zero, and the values to keep."""
+        """The convolution of v (B, H_kv, T, head_dim), whose pads come last and are zero, and the values to keep.
+
+        None is kept where the whole sequence is there.
+        """
         kernel = self.conv.kernel_size[0]
         channels = v.transpose(2, 3)
         if not self.causal:
