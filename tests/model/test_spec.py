@@ -15,7 +15,8 @@ from layersmith.model.task_model import Ends, build, fit_width
 
 TOKENS = Ends("tokens", "tokens", 64, 64, 32, causal=True)
 FEATURES = Ends("features", "class", 5, 3, 17, causal=False)
-PARTS = [(entry.family, name) for name, entry in catalogue.ENTRIES.items() if entry.family in ("mixer", "ffn", "norm")]
+RACING = ("mixer", "ffn", "norm", "block")
+PARTS = [(entry.family, name) for name, entry in catalogue.ENTRIES.items() if entry.family in RACING]
 
 
 @pytest.mark.parametrize(("family", "name"), PARTS)

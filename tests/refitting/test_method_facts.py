@@ -35,7 +35,7 @@ TRIED = {
     "bytes": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn int8_dynamic int8_weight "
     "int4_weight bf16 rtn gptq",
     "flops": "drop mean linear rank_r width width_taylor span kv_merge low_rank linear_attention topk carve idle_ffn",
-    "kv": "drop mean linear rank_r span kv_merge linear_attention",
+    "kv": "drop mean linear rank_r span kv_merge sliding_window linear_attention",
 }
 FORMATS = ["int8_dynamic", "int8_weight", "int4_weight", "bf16"]
 #: Those of them that a number format may follow.
