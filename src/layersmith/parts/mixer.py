@@ -75,18 +75,18 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "n_heads": 2},
         missing="the penalty that its paper trains with",
     ),
-    "merged_attention": Entry(
-        "layersmith.mixer.merged_attention:MergedAttention",
-        "mixer",
-        ("2410.13732",),
-        {"d_model": 16, "n_heads": 2, "symmetric": True},
-    ),
     "mesa": Entry(
         "layersmith.mixer.mesa:Mesa",
         "mixer",
         ("uncovering-mesa-optimization-algorithms-transformers",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0},
         missing="the forgetting factor and the learned penalty of its paper",
+    ),
+    "minimal_attention": Entry(
+        "layersmith.mixer.minimal_attention:MinimalAttention",
+        "mixer",
+        ("2410.13732",),
+        {"d_model": 16, "n_heads": 2, "symmetric": True},
     ),
     "momentum_attention": Entry(
         "layersmith.mixer.momentum_attention:MomentumAttention",
