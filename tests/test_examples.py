@@ -11,7 +11,7 @@ import pytest
 from layersmith import catalogue, describe
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "layersmith"
-FAMILIES = ("ffn", "norm", "mixer", "linear")
+FAMILIES = ("ffn", "norm", "mixer", "linear", "block")
 
 
 def modules() -> list[str]:

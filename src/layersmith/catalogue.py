@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from layersmith import evidence, facts
@@ -24,6 +27,8 @@ STANDS_AT = {
     "linear": ("weight matrix",),
     "scheme": ("whole model",),
 }
+#: Whether code of the user's own may be imported; see `trusting`.
+_TRUSTED: ContextVar[bool] = ContextVar("trusted", default=False)
 
 
 def entry(name: str) -> Entry:
@@ -45,7 +50,7 @@ def check_family(name: str, family: str) -> None:
 def resolve(name: str, trust_remote_code: bool = False) -> type[Any]:
     """The class behind a catalogue name, or behind "package.module:Class" when the caller trusts that code."""
     if ":" in name:
-        if not trust_remote_code:
+        if not (trust_remote_code or _TRUSTED.get()):
             raise UserError(
                 f"The part {name!r} is not in the catalogue: it is Python code of its own, and importing it runs it. "
                 f"Pass trust_remote_code=True (or --trust-remote-code) if you trust it."
@@ -66,14 +71,28 @@ def resolve(name: str, trust_remote_code: bool = False) -> type[Any]:
     return found
 
 
+@contextmanager
+def trusting(trust_remote_code: bool) -> Iterator[None]:
+    """Within it "package.module:Class" may be imported, if so asked: a block builds its parts in its constructor."""
+    before = _TRUSTED.set(trust_remote_code or _TRUSTED.get())
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(before)
+
+
 def build(spec: dict[str, Any], trust_remote_code: bool = False) -> Any:
-    """A freshly initialised part from its spec, e.g. {"name": "glu", "d_model": 256, "d_hidden": 512}."""
+    """A freshly initialised part from its spec, e.g. {"name": "glu", "d_model": 256, "d_hidden": 512}.
+
+    trust_remote_code   whether "package.module:Class" may be imported; for a block, by the parts inside it too
+    """
     if "name" not in spec:
         raise UserError(f"A spec needs a 'name'; this one has {sorted(spec)}.")
     config = {k: v for k, v in spec.items() if k != "name"}
     part = resolve(spec["name"], trust_remote_code)
     try:
-        return part(**config)
+        with trusting(trust_remote_code):
+            return part(**config)
     except TypeError as error:
         raise UserError(f"The part {spec['name']!r} does not take this configuration: {error}.") from error
     except ValueError as refused:

@@ -76,6 +76,8 @@ class Operator(Configured, nn.Module):
     #: Of a part that computes in fewer bits than float32 has: how far float32 in may then be off, relative to the
     #: largest output. In float64 it rounds nothing, so that there is something to compare with.
     rounds: ClassVar[float] = 0.0
+    #: False where torch.compile cannot take the part as one graph, for a reason the part gives beside it.
+    compiles: ClassVar[bool] = True
 
     def __getstate__(self) -> dict[str, Any]:
         # Losses of the last forward hang on its graph, which can be neither copied nor saved; they are not the part's.
@@ -141,36 +143,25 @@ class Norm(Operator):
         raise NotImplementedError
 
 
-class Mixer(Operator):
-    """Token mixing: `forward(x: (B, T, D), state, mask) -> (y: (B, T, D), state)`.
+class Streaming(Operator):
+    """What mixers and blocks have in common: tokens read each other, and a state carries on from chunk to chunk.
+
+    `forward(x: (B, T, D), state, mask) -> (y: (B, T, D), state)`
 
     state  None at the start of a sequence; otherwise what the previous call returned. Feeding a sequence in chunks
-           with the state gives the same outputs as feeding it at once. A mixer that cannot stream refuses a state.
+           with the state gives the same outputs as feeding it at once. One that cannot stream refuses a state.
     mask   optional bool (B, T), True at real tokens, False at padding. Padding never influences a real token.
     """
 
-    family = "mixer"
-    #: True: token t reads only tokens <= t, proved by the suite. A mixer may set it per instance from its config.
+    #: True: token t reads only tokens <= t, proved by the suite. May be set per instance from its config.
     causal: bool = True
-    #: True: `state` works (chunked = whole). Non-causal mixers cannot stream.
+    #: True: `state` works (chunked = whole). What is not causal cannot stream.
     streams: bool = True
+    #: The most real tokens it can take, set per instance from its config; None: any number.
+    longest: int | None = None
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         raise NotImplementedError
-
-    def settled(self, state: State) -> State:
-        """The state as a cache keeps it, which goes on from it once only: it may be written into by the next call."""
-        return state
-
-    @staticmethod
-    def without_last(state: State, seen: int, tokens: int) -> State | None:
-        """The state as it was some tokens ago, 0 < tokens < seen; None where the state does not tell.
-
-        seen  how many tokens, padding included, have led to the state
-
-        A sum over the past does not tell. Where it can be told, decoding may try tokens and take them back.
-        """
-        return None
 
     def state_bytes(self, tokens: int, batch: int = 1) -> int:
         """Bytes of the state after `tokens` tokens, from the state's own shapes."""
@@ -186,15 +177,33 @@ class Mixer(Operator):
         return self.state_bytes(tokens, batch)
 
 
-class Block(Operator):
-    """An arrangement of sublayers with its own residual stream; the calling convention of a `Mixer`."""
+class Mixer(Streaming):
+    """Token mixing: what a residual stream adds to itself, called as `Streaming` says."""
+
+    family = "mixer"
+
+    def settled(self, state: State) -> State:
+        """The state as a cache keeps it, which goes on from it once only: it may be written into by the next call."""
+        return state
+
+    @staticmethod
+    def without_last(state: State, seen: int, tokens: int) -> State | None:
+        """The state as it was some tokens ago, 0 < tokens < seen; None where the state does not tell.
+
+        seen  how many tokens, padding included, have led to the state
+
+        A sum over the past does not tell. Where it can be told, decoding may try tokens and take them back.
+        """
+        return None
+
+
+class Block(Streaming):
+    """An arrangement of sublayers with its own residual stream, called as `Streaming` says.
+
+    A block made of parts names them by their specs, builds them by `catalogue.build` and keeps their states in its own.
+    """
 
     family = "block"
-    causal: bool = True
-    streams: bool = True
-
-    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
-        raise NotImplementedError
 
 
 class Scheme(Configured):

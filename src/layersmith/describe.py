@@ -40,8 +40,20 @@ def spec_of(name: str, d_model: int | None = None, config: dict[str, Any] | None
         if not {"d_in", "d_model"} & example.keys():
             raise UserError(f"{name} has no width of its own: it takes that of the model it is applied to.")
         base = example["d_in"] if "d_in" in example else example["d_model"]
-        example = {key: value * d_model // base if key.startswith("d_") else value for key, value in example.items()}
+        example = _scaled(example, d_model, base)
     return {"name": name, **example, **(config or {})}
+
+
+def _scaled(given: Any, d_model: int, base: int) -> Any:
+    """A config, or a part of one, all widths of which are d_model / base times as large."""
+    if isinstance(given, list):
+        return [_scaled(each, d_model, base) for each in given]
+    if not isinstance(given, dict):
+        return given
+    return {
+        key: value * d_model // base if key.startswith("d_") else _scaled(value, d_model, base)
+        for key, value in given.items()
+    }
 
 
 def arguments(name: str) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -192,7 +192,7 @@ def check_out(out: Path) -> None:
     if str(path).startswith("~"):
         raise UserError(f"Cannot write to {out}: there is no such user. Choose another --out.")
     _check_reachable(path)
-    if path.is_dir() and any(path.iterdir()) and not (path / "workspace").is_dir():
+    if path.is_dir() and any(path.iterdir()) and not holds_run(path):
         raise UserError(f"{out} exists, is not empty and holds no layersmith run. Give a new folder as --out.")
     place = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not place.is_dir():
@@ -201,6 +201,15 @@ def check_out(out: Path) -> None:
         tempfile.TemporaryDirectory(prefix=".layersmith-", dir=place).cleanup()
     except OSError as error:
         raise UserError(f"Cannot write to {out}: {error.strerror}. Choose another --out.") from error
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether the folder `workspace` in it is one of ours: it has our marks, or a run was killed before it left one."""
+    workspace = folder / "workspace"
+    if not workspace.is_dir():
+        return False
+    marked = any((workspace / name).exists() for name in ("run.json", "run.json.new", "lock"))
+    return marked or any(workspace.rglob("*.sha256")) or not any(workspace.iterdir())
 
 
 def _check_reachable(path: Path) -> None:
@@ -270,3 +279,12 @@ def _is_slip(a: str, b: str) -> bool:
     if any(letter.isdigit() for letter in a + b):
         return False
     return (len(a) <= 1 and len(b) <= 1) or (len(a) == 2 and a == b[::-1])
+
+
+def texts(given: object) -> Iterator[str]:
+    """Every text in lists and dicts of what a user wrote, at any depth: the names of parts in a spec are among them."""
+    if isinstance(given, str):
+        yield given
+    elif isinstance(given, dict | list):
+        for value in given.values() if isinstance(given, dict) else given:
+            yield from texts(value)

@@ -46,6 +46,10 @@ def _trains(part: Any) -> str | None:
     return None if any(p.requires_grad for p in part.parameters()) else "no trainable parameters"
 
 
+def _one_graph(part: Any) -> str | None:
+    return None if part.compiles else "declares that it is no one graph"
+
+
 def _has_choices(part: Any) -> str | None:
     found = [k for k, v in part.spec().items() if k != "name" and isinstance(v, str)]
     return None if found else "no string arguments"
@@ -72,6 +76,7 @@ CONDITIONS: dict[str, Callable[[Any], str | None]] = {
     "state_bytes": _streams,
     "refuses_state": _can_be_without_state,
     "gradient_reaches_parameters": _trains,
+    "compiles": _one_graph,
     "refuses_unknown_choices": _has_choices,
     "refuses_bad_config": _has_numbers_or_choices,
 }

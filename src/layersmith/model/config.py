@@ -23,7 +23,7 @@ from layersmith.errors import UserError, suggest
 
 SUBLAYERS = ("norm", "mixer", "ffn_norm", "ffn")
 NORM_POSITIONS = ("pre", "post")
-#: What a layer may say besides: how its sums are weighted, norms before its output maps, what comes before its mixer.
+#: What a layer without a name may say besides: how its sums are weighted, norms before output maps, what comes first.
 OPTIONAL = ("residual", "sub_norm", "first")
 
 
@@ -31,15 +31,20 @@ class TransformerConfig(PretrainedConfig):
     """Configuration of `TransformerLM`.
 
     vocab_size, d_model    number of tokens in the vocabulary, width of the residual stream
-    layers                 one {"norm", "mixer", "ffn_norm", "ffn"} of specs per layer; layers may differ. A norm may
+    layers                 the spec of a block per layer, {"name": ..., arguments}; layers may differ. Without a name
+                           it is a `series`, one {"norm", "mixer", "ffn_norm", "ffn"} of specs: a norm may
                            be None. A layer may also have "residual": {"mixer": [skip, branch], "ffn": [skip, branch]},
                            for skip * x + branch * f(x) in place of x + f(x), "sub_norm": the spec of a norm before
                            the output maps of mixer and ffn, and "first": {"norm", "ffn"} of specs, a feed-forward
                            before the mixer, summed with the factors of the other (a macaron layer)
+    order                  which layer is run when, as indices of `layers`: one that stands several times is one set of
+                           weights, with a state of its own for each time. None: each once
     loops                  how often all layers are run through with the same weights; from the second turn on the
                            embeddings are added to what they read
+    exits                  numbers of layers after which a token may leave, if it is sure enough (`exits.py`)
+    exit_threshold         probability above which it is, in evaluation; 1: nobody leaves
     embed_scale            what a learned factor on the embeddings starts at; None for no such factor
-    norm_position          "pre": x + f(norm(x));  "post": norm(x + f(x))
+    norm_position          "pre": x + f(norm(x));  "post": norm(x + f(x)); of layers without a name
     final_norm             spec of the norm before the output map; None for none
     tie_word_embeddings    the output map uses the embedding matrix
     initializer_range      standard deviation of a fresh embedding; operators initialise themselves
@@ -54,8 +59,11 @@ class TransformerConfig(PretrainedConfig):
     vocab_size: int = 256
     d_model: int = 64
     layers: list[dict[str, Any]] = field(default_factory=list)
+    order: list[int] | None = None
     norm_position: str = "pre"
     loops: int = 1
+    exits: list[int] | None = None
+    exit_threshold: float = 1.0
     embed_scale: float | None = None
     final_norm: dict[str, Any] | None = None
     tie_word_embeddings: bool = True
@@ -73,24 +81,39 @@ class TransformerConfig(PretrainedConfig):
         if self.loops < 1:
             raise UserError(f"loops={self.loops}: the layers are run through at least once.")
         for index, layer in enumerate(self.layers):
-            if set(layer) - set(OPTIONAL) != set(SUBLAYERS):
-                raise UserError(
-                    f"Layer {index} of the config has the sublayers {sorted(layer)}; every layer needs exactly "
-                    f"{sorted(SUBLAYERS)}, each a spec such as {{'name': 'rms_norm'}}; {sorted(OPTIONAL)} may stand "
-                    f"beside them."
-                )
-            if "first" in layer and set(layer["first"]) != {"norm", "ffn"}:
-                raise UserError(
-                    f"What comes first in layer {index} has {sorted(layer['first'])}; it needs norm and ffn."
-                )
-            factors = layer.get("residual", {})
-            pairs = [factors.get(sublayer) for sublayer in ("mixer", "ffn")] if factors else []
-            if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs) or len(factors) > 2:
-                raise UserError(
-                    f"The residual factors of layer {index} are {factors}; they are two pairs: "
-                    f"{{'mixer': [skip, branch], 'ffn': [skip, branch]}}."
-                )
+            _check_layer(index, layer)
+        order = self.order
+        if order is not None and set(order) != set(range(len(self.layers))):
+            raise UserError(
+                f"order={order} runs layers of a model that has those from 0 to {len(self.layers) - 1}; it is a list "
+                f"in which each of these stands once or more."
+            )
+
+    @property
+    def steps(self) -> list[int]:
+        """The layers in the order in which they are run in one turn."""
+        return list(range(len(self.layers))) if self.order is None else self.order
 
     @property
     def num_hidden_layers(self) -> int:
         return len(self.layers)
+
+
+def _check_layer(index: int, layer: dict[str, Any]) -> None:
+    if "name" in layer:
+        return  # what a block takes is its own business
+    if set(layer) - set(OPTIONAL) != set(SUBLAYERS):
+        raise UserError(
+            f"Layer {index} of the config has the sublayers {sorted(layer)}; every layer without a name needs exactly "
+            f"{sorted(SUBLAYERS)}, each a spec such as {{'name': 'rms_norm'}}; {sorted(OPTIONAL)} may stand beside "
+            f"them."
+        )
+    if "first" in layer and set(layer["first"]) != {"norm", "ffn"}:
+        raise UserError(f"What comes first in layer {index} has {sorted(layer['first'])}; it needs norm and ffn.")
+    factors = layer.get("residual", {})
+    pairs = [factors.get(sublayer) for sublayer in ("mixer", "ffn")] if factors else []
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs) or len(factors) > 2:
+        raise UserError(
+            f"The residual factors of layer {index} are {factors}; they are two pairs: "
+            f"{{'mixer': [skip, branch], 'ffn': [skip, branch]}}."
+        )

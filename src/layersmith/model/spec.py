@@ -3,10 +3,14 @@
     {"mixer": "deltanet"}
     {"d_model": 128, "n_layers": 4, "mixer": "deltanet", "ffn": {"name": "glu", "d_hidden": 384}, "norm": "rms_norm"}
     {"d_model": 128, "layers": [{"mixer": "softmax_attention"}, {"mixer": "deltanet"}], "ffn": "gr_kan"}
+    {"block": "parallel", "mixer": "deltanet"}
+    {"layers": [{}, {"block": {"name": "looped", "times": 4, "layers": [{"mixer": "deltanet"}, {}]}}, {}]}
+    {"n_layers": 3, "order": [0, 1, 1, 1, 2]}
 
 An operator is a catalogue name, or {"name": ..., arguments}; where it is trusted, also a class of the user's own,
 "package.module:Class". Arguments that it needs and that are not given are those
-of its example in the catalogue, with inner widths in proportion to d_model; heads and positions are the spec's.
+of its example in the catalogue, with inner widths in proportion to d_model; heads and positions are the spec's. A block
+is given the mixer, ffn and norm of its layer, and may hold layers of its own, written as those of a model are.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any
 from layersmith import catalogue
 from layersmith.errors import UserError, suggest
 from layersmith.model.config import TransformerConfig
+from layersmith.names import texts
 
 #: Needed arguments that grow with the width of the model, besides those that begin with "d_".
 WIDTHS = ("rank", "r", "n_tokens", "n_features")
@@ -29,6 +34,8 @@ OWN_EXAMPLE = {"d_model": 32, "d_hidden": 128}
 HALF_STEPS = {"mixer": [1.0, 1.0], "ffn": [1.0, 0.5]}
 #: What may differ from layer to layer.
 SUBLAYERS = ("mixer", "ffn", "norm")
+#: What a layer of a spec may say.
+ENTRIES = (*SUBLAYERS, "block")
 
 Name = str | dict[str, Any]
 
@@ -39,7 +46,9 @@ class Spec:
 
     d_model, n_layers, n_heads   width, number of layers, heads of every mixer that has heads
     mixer, ffn, norm             the operators of every layer; norm also stands before the output map
-    layers                       one {"mixer", "ffn", "norm"} a layer instead, each with what differs from the above
+    block                        how they are arranged; None: a layer of mixer and ffn, as norm_position and macaron say
+    layers                       one {"mixer", "ffn", "norm", "block"} a layer instead, each with what differs
+    order                        which layer is run when, by its number; one that stands twice shares its weights
     inner                        factor on the inner widths of feed-forwards; 1 = in proportion as in the catalogue
     rope_theta                   for mixers that can rotate queries and keys; None: none of them does
     norm_position                "pre" or "post"
@@ -58,7 +67,9 @@ class Spec:
     mixer: Name = "softmax_attention"
     ffn: Name = "glu"
     norm: Name = "rms_norm"
+    block: Name | None = None
     layers: list[dict[str, Name]] | None = None
+    order: list[int] | None = None
     inner: float = 1.0
     rope_theta: float | None = 10000.0
     norm_position: str = "pre"
@@ -95,10 +106,27 @@ def read_spec(given: dict[str, Any]) -> Spec:
     scale = spec.embed_scale
     if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float) or scale == 0):
         raise UserError(f"embed_scale of a model must be a number other than 0, not {scale!r}.")
+    order = spec.order
+    if order is not None and not (isinstance(order, list) and all(isinstance(i, int) for i in order)):
+        raise UserError(f"order of a model must be a list of numbers of layers, from 0 on, not {order!r}.")
     for layer in _layers(spec):
-        for sublayer in SUBLAYERS:
-            _check_operator(sublayer, layer[sublayer])
+        _check_entry(spec, layer)
     return spec
+
+
+def _check_entry(spec: Spec, layer: dict[str, Any]) -> None:
+    """A layer of the spec, and the layers inside it."""
+    for sublayer, given in layer.items():
+        if given is not None:
+            _check_operator(sublayer, given)
+    block = layer["block"]
+    if block is None:
+        return
+    if spec.macaron:
+        raise UserError(f"macaron is an order of mixer and ffn, and so is the block {block!r}: give one of them.")
+    if isinstance(block, dict):
+        for inner in [*_inner_layers(block), *([block["layer"]] if "layer" in block else [])]:
+            _check_entry(spec, _layer({**layer, "block": None}, inner))
 
 
 def _check_operator(family: str, given: Name) -> None:
@@ -111,7 +139,7 @@ def _check_operator(family: str, given: Name) -> None:
 
 def own_code(spec: Spec) -> list[str]:
     """The classes of the user's own ("package.module:Class") that the spec names."""
-    names = [given["name"] if isinstance(given, dict) else given for layer in _layers(spec) for given in layer.values()]
+    names = [name for layer in _layers(spec) for given in layer.values() for name in texts(given)]
     return list(dict.fromkeys(name for name in names if ":" in name))
 
 
@@ -122,60 +150,113 @@ def expand(spec: Spec, vocab_size: int, causal: bool = True, trust_remote_code: 
     """
     if spec.d_model % spec.n_heads:
         raise UserError(f"d_model={spec.d_model} is no multiple of n_heads={spec.n_heads}.")
-    layers = []
-    for layer in _layers(spec):
-        mixer, ffn, norm = (_operator(spec, layer[name], causal, trust_remote_code) for name in SUBLAYERS)
-        layers.append({"norm": norm, "mixer": mixer, "ffn_norm": dict(norm), "ffn": ffn})
-        if spec.macaron:
-            layers[-1] |= {"first": {"norm": dict(norm), "ffn": dict(ffn)}, "residual": HALF_STEPS}
+    build = _Expansion(spec, causal, trust_remote_code)
     return TransformerConfig(
         vocab_size=vocab_size,
         d_model=spec.d_model,
-        layers=layers,
+        layers=[build.layer(layer) for layer in _layers(spec)],
+        order=spec.order,
         norm_position=spec.norm_position,
         loops=spec.loops,
         embed_scale=None if spec.embed_scale is None else float(spec.embed_scale),
-        final_norm=None if spec.norm_position == "post" else _operator(spec, spec.norm, causal, trust_remote_code),
+        final_norm=None if spec.norm_position == "post" else build.operator(spec.norm),
         tie_word_embeddings=False,
     )
 
 
-def _layers(spec: Spec) -> list[dict[str, Name]]:
-    common: dict[str, Name] = {"mixer": spec.mixer, "ffn": spec.ffn, "norm": spec.norm}
-    if spec.layers is None:
-        return [common] * spec.n_layers
-    for index, layer in enumerate(spec.layers):
-        if not isinstance(layer, dict) or not set(layer) <= set(SUBLAYERS):
-            raise UserError(f"Layer {index} of the spec is {layer!r}; a layer is a dict of {', '.join(SUBLAYERS)}.")
-    return [{**common, **layer} for layer in spec.layers]
+def _layers(spec: Spec) -> list[dict[str, Any]]:
+    common = {"mixer": spec.mixer, "ffn": spec.ffn, "norm": spec.norm, "block": spec.block}
+    return [_layer(common, layer) for layer in ([{}] * spec.n_layers if spec.layers is None else spec.layers)]
 
 
-def _operator(spec: Spec, given: Name, causal: bool, trust_remote_code: bool) -> dict[str, Any]:
-    """Name and arguments of an operator as wide as the spec says, without d_model."""
-    chosen: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
-    part = catalogue.resolve(chosen["name"], trust_remote_code)
-    takes = inspect.signature(part).parameters
-    example = OWN_EXAMPLE if ":" in chosen["name"] else catalogue.entry(chosen["name"]).example
-    # Where the example fills an argument that is None by default, only the example as a whole is sure to fit.
-    whole = part.family == "ffn" and any(takes[name].default is None for name in example if name in takes)
-    scale = spec.d_model / example["d_model"] * (spec.inner if part.family == "ffn" else 1.0)
-    for name, parameter in takes.items():
-        if name in chosen or name == "d_model":
-            continue
-        if name == "n_heads":
-            chosen[name] = spec.n_heads
-        elif name == "rope_theta":
-            chosen[name] = spec.rope_theta
-        elif name == "causal":
-            chosen[name] = causal
-        elif parameter.default is inspect.Parameter.empty or (whole and name in example):
-            if name not in example:
-                raise UserError(
-                    f"{chosen['name']!r} needs the argument {name!r}: give it beside the name in a race file, as "
-                    f"{{name: {chosen['name']}, {name}: ...}}, or give it a default."
-                )
-            chosen[name] = _scaled(name, example[name], scale, "d_hidden" in takes)
-    return chosen
+def _layer(common: dict[str, Any], layer: Any) -> dict[str, Any]:
+    """All entries of a layer: its own, and the common ones for the others."""
+    if not isinstance(layer, dict) or not set(layer) <= set(ENTRIES):
+        raise UserError(f"A layer of the spec is {layer!r}; a layer is a dict of {', '.join(ENTRIES)}.")
+    return {**common, **layer}
+
+
+def _inner_layers(block: dict[str, Any]) -> list[dict[str, Any]]:
+    """The layers inside a block, as they are given; none has the block around it for its own."""
+    inner = block.get("layers", [])
+    if not isinstance(inner, list) or not all(isinstance(layer, dict) for layer in inner):
+        raise UserError(f"The layers inside a block are a list of layers, as those of a model are, not {inner!r}.")
+    return [{"block": None, **layer} for layer in inner]
+
+
+def _usual_layers(name: str) -> list[dict[str, Any]]:
+    """As many layers as the block's example in the catalogue holds; one of a block of the user's own."""
+    example = {} if ":" in name else catalogue.entry(name).example
+    return [{"block": None}] * len(example.get("layers", [None]))
+
+
+@dataclass(frozen=True)
+class _Expansion:
+    """A spec on its way to a config; see `expand`."""
+
+    spec: Spec
+    causal: bool
+    trust_remote_code: bool
+
+    def layer(self, layer: dict[str, Any]) -> dict[str, Any]:
+        """An entry of the config's layers."""
+        mixer, ffn, norm = (self.operator(layer[name]) for name in SUBLAYERS)
+        sublayers = {"norm": norm, "mixer": mixer, "ffn_norm": dict(norm), "ffn": ffn}
+        if layer["block"] is not None:
+            return self.block(layer, sublayers)
+        if self.spec.macaron:
+            return sublayers | {"first": {"norm": dict(norm), "ffn": dict(ffn)}, "residual": HALF_STEPS}
+        return sublayers
+
+    def block(self, layer: dict[str, Any], sublayers: dict[str, Any]) -> dict[str, Any]:
+        given = layer["block"]
+        chosen: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
+        takes = inspect.signature(catalogue.resolve(chosen["name"], self.trust_remote_code)).parameters
+        for name in SUBLAYERS:
+            if name in chosen:
+                chosen[name] = self.operator(chosen[name])
+        inside = self
+        if "d_inner" in takes:  # layers inside are narrower
+            chosen.setdefault("d_inner", _whole_heads(self.spec, self.spec.d_model // 2))
+            inside = replace(self, spec=self.spec.resized(chosen["d_inner"], self.spec.inner))
+        if "layer" in takes:
+            chosen["layer"] = inside.layer(_layer({**layer, "block": None}, chosen.get("layer", {})))
+        if "layers" in takes:
+            inner = _inner_layers(chosen) or _usual_layers(chosen["name"])
+            chosen["layers"] = [inside.layer(_layer(layer, own)) for own in inner]
+        return self.operator({**{name: spec for name, spec in sublayers.items() if name in takes}, **chosen})
+
+    def operator(self, given: Name) -> dict[str, Any]:
+        """Name and arguments of an operator as wide as the spec says, without d_model."""
+        spec = self.spec
+        chosen: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
+        part = catalogue.resolve(chosen["name"], self.trust_remote_code)
+        takes = inspect.signature(part).parameters
+        example = OWN_EXAMPLE if ":" in chosen["name"] else catalogue.entry(chosen["name"]).example
+        # Where the example fills an argument that is None by default, only the example as a whole is sure to fit.
+        whole = part.family == "ffn" and any(takes[name].default is None for name in example if name in takes)
+        scale = spec.d_model / example["d_model"] * (spec.inner if part.family == "ffn" else 1.0)
+        for name, parameter in takes.items():
+            if name in chosen or name == "d_model":
+                continue
+            if name == "n_heads":
+                chosen[name] = spec.n_heads
+            elif name == "rope_theta":
+                chosen[name] = spec.rope_theta
+            elif name == "causal":
+                chosen[name] = self.causal
+            elif parameter.default is inspect.Parameter.empty or (whole and name in example):
+                if name not in example:
+                    raise UserError(
+                        f"{chosen['name']!r} needs the argument {name!r}: give it beside the name in a race file, as "
+                        f"{{name: {chosen['name']}, {name}: ...}}, or give it a default."
+                    )
+                chosen[name] = _scaled(name, example[name], scale, "d_hidden" in takes)
+        return chosen
+
+
+def _whole_heads(spec: Spec, width: int) -> int:
+    return max(spec.multiple, spec.multiple * round(width / spec.multiple))
 
 
 def _scaled(name: str, value: Any, scale: float, counts_hidden: bool) -> Any:

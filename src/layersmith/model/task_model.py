@@ -20,11 +20,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from layersmith import catalogue
+from layersmith.block.shared.inside import norm_of
+from layersmith.contract import Block
 from layersmith.cost import Cost
 from layersmith.errors import UserError
 from layersmith.model.config import TransformerConfig
 from layersmith.model.spec import ROUND, Spec, expand
-from layersmith.model.transformer import TransformerLayer, norm_of, scale_of, scaled
+from layersmith.model.transformer import layer_at, scale_of, scaled
 
 #: Steps of width beyond which nobody looks: the width of the largest models, and more than a budget will be.
 LARGEST = 1024
@@ -63,6 +66,7 @@ class TaskModel(nn.Module):
     ):
         super().__init__()
         self.ends, self.loops, self.inverted = ends, config.loops, inverted
+        self.order = config.steps
         if inverted and not (ends.reads == "features" and ends.once):
             raise UserError("Only a task that reads several series and foretells them, such as 'series', is inverted.")
         self.tokens, n_inputs, n_outputs = ends.tokens, ends.n_inputs, ends.n_outputs
@@ -75,9 +79,9 @@ class TaskModel(nn.Module):
         else:
             self.embed = nn.Linear(n_inputs, config.d_model)
         self.embed_scale = scale_of(config)
-        layers = [TransformerLayer(config, i, ends.causal, trust_remote_code) for i in range(len(config.layers))]
-        self.layers = nn.ModuleList(layers)
-        self.final_norm = norm_of(config, "final_norm", config.final_norm, trust_remote_code)
+        with catalogue.trusting(trust_remote_code):
+            self.layers = nn.ModuleList(layer_at(config, i, ends.causal) for i in range(len(config.layers)))
+            self.final_norm = norm_of(config.final_norm, config.d_model, "final_norm")
         self.head = nn.Linear(config.d_model, n_outputs, bias=False)
         nn.init.normal_(self.head.weight, std=config.initializer_range)
 
@@ -91,8 +95,8 @@ class TaskModel(nn.Module):
         x = embedded = scaled(self.embed(inputs), self.embed_scale)
         for turn in range(self.loops):
             x = x + embedded if turn else x
-            for layer in self.layers:
-                x, _ = layer(x, None, None)
+            for index in self.order:
+                x, _ = self.layers[index](x, None, None)
         x = self.final_norm(x)
         return self.head(x.mean(1) if self.ends.writes == "class" else x)
 
@@ -105,16 +109,16 @@ class TaskModel(nn.Module):
         state_bytes  what all mixers keep to go on after the last position
         """
         tokens = self.tokens
-        layers = [layer for layer in self.layers if isinstance(layer, TransformerLayer)]
-        costs = [part.cost(1, tokens) for layer in layers for part in (layer.mixer, *layer.ffns)]
+        blocks = {i: layer for i, layer in enumerate(self.layers) if isinstance(layer, Block)}
+        costs = {i: layer.cost(1, tokens) for i, layer in blocks.items()}
         written = 1 if self.ends.writes == "class" else tokens
         read = 2 * tokens * self.embed.weight.numel() if isinstance(self.embed, nn.Linear) else 0
         params = self.params()
         return Cost(
             params=params,
-            active_params=params - sum(cost.params - cost.active_params for cost in costs),
-            flops=self.loops * sum(cost.flops for cost in costs) + read + 2 * written * self.head.weight.numel(),
-            state_bytes=self.loops * sum(cost.state_bytes for cost in costs),
+            active_params=params - sum(cost.params - cost.active_params for cost in costs.values()),
+            flops=self.loops * sum(costs[i].flops for i in self.order) + read + 2 * written * self.head.weight.numel(),
+            state_bytes=self.loops * sum(costs[i].state_bytes for i in self.order),
             weight_bytes=4 * params,
         )
 

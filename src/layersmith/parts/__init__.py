@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from layersmith.parts import ffn, linear, mixer, norm, scheme
+from layersmith.parts import block, ffn, linear, mixer, norm, scheme
 from layersmith.parts.entry import Entry as Entry
 
 ENTRIES: dict[str, Entry] = {
@@ -17,6 +17,7 @@ ENTRIES: dict[str, Entry] = {
     **mixer.ENTRIES,
     **linear.ENTRIES,
     **norm.ENTRIES,
+    **block.ENTRIES,
     **scheme.ENTRIES,
 }
 

@@ -66,6 +66,12 @@ ENTRIES: dict[str, Entry] = {
     ),
     "mglu": Entry("layersmith.ffn.mglu:MGLU", "ffn", ("2506.23225",), {"d_model": 32, "d_hidden": 64, "n_masks": 2}),
     "mlp": Entry("layersmith.ffn.mlp:MLP", "ffn", (), {"d_model": 32, "d_hidden": 64}),
+    "nested_glu": Entry(
+        "layersmith.ffn.nested_glu:NestedGLU",
+        "ffn",
+        ("matformer-nested-transformer-elastic-inference",),
+        {"d_model": 32, "d_hidden": 64},
+    ),
     "pattention": Entry(
         "layersmith.ffn.pattention:Pattention",
         "ffn",

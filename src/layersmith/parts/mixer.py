@@ -5,13 +5,62 @@ from __future__ import annotations
 from layersmith.parts.entry import Entry
 
 ENTRIES: dict[str, Entry] = {
+    "aft": Entry("layersmith.mixer.aft:AFT", "mixer", ("attention-free-transformer",), {"d_model": 32, "kind": "conv"}),
+    "atlas": Entry(
+        "layersmith.mixer.atlas:Atlas",
+        "mixer",
+        ("atlas-learning-optimally-memorize-context",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "window": 3, "step": 64},
+        missing="the memory of two layers, and the exponential features of its paper's DeepTransformers",
+    ),
+    "auto_correlation": Entry(
+        "layersmith.mixer.auto_correlation:AutoCorrelation",
+        "mixer",
+        ("autoformer-decomposition-transformers-auto-correlation",),
+        {"d_model": 16, "n_heads": 4, "n_kv_heads": 2},
+        missing="the decomposition of its paper into trend and season behind every sublayer",
+    ),
+    "bi_rwkv": Entry(
+        "layersmith.mixer.bi_rwkv:BiRWKV",
+        "mixer",
+        ("diffusion-rwkv",),
+        {"d_model": 32},
+        missing="the shift on a grid and the diffusion model of its paper",
+    ),
+    "bidirectional_mamba": Entry(
+        "layersmith.mixer.bidirectional_mamba:BidirectionalMamba",
+        "mixer",
+        ("scalable-diffusion-models-state-space",),
+        {"d_model": 16, "d_state": 4, "chunk": 8},
+        missing="the diffusion model that it is the backbone of",
+    ),
     "coca_attention": Entry(
         "layersmith.mixer.coca_attention:CoCAAttention",
         "mixer",
         ("2309.08646",),
         {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "rope_theta": 100.0},
     ),
+    "combiner": Entry(
+        "layersmith.mixer.combiner:Combiner",
+        "mixer",
+        ("combiner-full-attention-transformer-sparse",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "span": 8, "rope_theta": 10000.0},
+        missing="the partitions of Combiner-Logsparse and Combiner-Axial",
+    ),
+    "continuum_attention": Entry(
+        "layersmith.mixer.continuum_attention:ContinuumAttention",
+        "mixer",
+        ("continuum-attention-neural-operators",),
+        {"d_model": 16, "n_heads": 4, "n_kv_heads": 2},
+        missing="the patches of its paper, restrictions of a function to subdomains lifted by a small neural operator",
+    ),
     "deltanet": Entry("layersmith.mixer.deltanet:DeltaNet", "mixer", ("2406.06484",), {"d_model": 32, "n_heads": 4}),
+    "dfsmn": Entry(
+        "layersmith.mixer.dfsmn:DFSMN",
+        "mixer",
+        ("deep-fsmn-large-vocabulary-continuous",),
+        {"d_model": 32, "d_hidden": 48, "behind": 5, "stride": 2},
+    ),
     "doubly_stochastic": Entry(
         "layersmith.mixer.doubly_stochastic:DoublyStochasticAttention",
         "mixer",
@@ -19,11 +68,42 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "rope_theta": 100.0},
         missing="the quantum circuit that its paper makes the matrix with",
     ),
+    "dynamic_spectrum": Entry(
+        "layersmith.mixer.dynamic_spectrum:DynamicSpectrum",
+        "mixer",
+        ("dynamic-spectrum-mixer-visual-recognition",),
+        {"d_model": 8, "grid": [32, 32], "d_hidden": 8},
+    ),
     "expert_choice_moe": Entry(
         "layersmith.mixer.expert_choice_moe:ExpertChoiceMoE",
         "mixer",
         (),
         {"d_model": 32, "d_expert": 16, "n_experts": 4, "factor": 1.0},
+    ),
+    "exponential_smoothing": Entry(
+        "layersmith.mixer.exponential_smoothing:ExponentialSmoothing",
+        "mixer",
+        ("etsformer-exponential-smoothing-transformers-time",),
+        {"d_model": 32, "n_heads": 4},
+    ),
+    "factorized_attention": Entry(
+        "layersmith.mixer.factorized_attention:FactorizedAttention",
+        "mixer",
+        ("scalable-transformer-pde-surrogate-modeling", "implicit-factorized-transformer-approach-fast"),
+        {"d_model": 8, "n_heads": 2, "grid": [32, 32]},
+    ),
+    "fit_attention": Entry(
+        "layersmith.mixer.fit_attention:FITAttention",
+        "mixer",
+        ("fit-far-reaching-interleaved-transformers",),
+        {"d_model": 32, "n_heads": 4, "group": 8, "latents": 2, "rope_theta": 10000.0},
+        missing="latents that go on from layer to layer, and several local and global layers in one block",
+    ),
+    "fnet": Entry(
+        "layersmith.mixer.fnet:FNet",
+        "mixer",
+        (),
+        {"d_model": 16},
     ),
     "folding_attention": Entry(
         "layersmith.mixer.folding_attention:FoldingAttention",
@@ -32,11 +112,44 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "n_heads": 2, "fold": 2, "n_kv_heads": 1, "rope_theta": 100.0},
         missing="the folded feed-forward of its paper",
     ),
+    "frequency_attention": Entry(
+        "layersmith.mixer.frequency_attention:FrequencyAttention",
+        "mixer",
+        ("etsformer-exponential-smoothing-transformers-time",),
+        {"d_model": 32, "k": 3},
+    ),
     "fused_attention": Entry(
         "layersmith.mixer.fused_attention:FusedAttention",
         "mixer",
         (),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "qk_norm": True},
+    ),
+    "galerkin": Entry(
+        "layersmith.mixer.galerkin:GalerkinAttention",
+        "mixer",
+        ("choose-transformer",),
+        {"d_model": 32, "n_heads": 4},
+        missing="the coordinates that its paper appends to queries, keys and values, and its start near the identity",
+    ),
+    "gated_deltanet": Entry(
+        "layersmith.mixer.gated_deltanet:GatedDeltaNet",
+        "mixer",
+        ("2412.06464",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
+    ),
+    "gated_fsmn": Entry(
+        "layersmith.mixer.gated_fsmn:GatedFSMN",
+        "mixer",
+        ("mossformer2-combining-transformer-rnn-free",),
+        {"d_model": 16, "d_hidden": 24, "taps": 4, "unit": 3},
+        missing="the attention that its layers alternate with, and the norms over whole sequences between filters",
+    ),
+    "gated_pooling_conv": Entry(
+        "layersmith.mixer.gated_pooling_conv:GatedPoolingConv",
+        "mixer",
+        ("gen-cnn",),
+        {"d_model": 16, "d_hidden": 8, "window": 10, "kernel": 3},
+        missing="the recursion over the words before its window",
     ),
     "gaussian_attention": Entry(
         "layersmith.mixer.gaussian_attention:GaussianAttention",
@@ -50,6 +163,14 @@ ENTRIES: dict[str, Entry] = {
         ("2309.05375",),
         {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "kernels": 2},
     ),
+    "gla": Entry("layersmith.mixer.gla:GLA", "mixer", ("2312.06635",), {"d_model": 32, "n_heads": 4, "n_kv_heads": 2}),
+    "gmlp": Entry(
+        "layersmith.mixer.gmlp:GMLP",
+        "mixer",
+        ("efficient-language-modeling-sparse-mlp",),
+        {"d_model": 16, "d_hidden": 8, "length": 1000, "n_experts": 2},
+        missing="the routing of its paper by a part of the sequence",
+    ),
     "kan_attention": Entry(
         "layersmith.mixer.kan_attention:KANAttention",
         "mixer",
@@ -62,11 +183,35 @@ ENTRIES: dict[str, Entry] = {
         ("2305.19129",),
         {"d_model": 16, "n_heads": 2, "d_position": 4},
     ),
+    "learned_delays": Entry(
+        "layersmith.mixer.learned_delays:LearnedDelays",
+        "mixer",
+        ("learning-delays-spiking-neural-networks",),
+        {"d_model": 16, "delays": 6},
+        missing="its spiking neurons, and a smear that narrows during training",
+    ),
     "linear_attention": Entry(
         "layersmith.mixer.linear_attention:LinearAttention",
         "mixer",
-        (),
+        ("devil-linear-transformer", "learning-transformer-kernel"),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "feature_map": "hedgehog", "rope_theta": 10000.0},
+        missing=(
+            'the block-local attention of early layers in "The Devil in Linear Transformer", and frequencies drawn '
+            "anew at every step of training"
+        ),
+    ),
+    "linformer": Entry(
+        "layersmith.mixer.linformer:Linformer",
+        "mixer",
+        ("2006.04768",),
+        {"d_model": 32, "n_heads": 4, "length": 1024, "rank": 8},
+        missing="mixtures that several layers share",
+    ),
+    "lion": Entry(
+        "layersmith.mixer.lion:Lion",
+        "mixer",
+        ("linear-attention-efficient-bidirectional-sequence",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
     ),
     "lipschitz_attention": Entry(
         "layersmith.mixer.lipschitz_attention:LipschitzAttention",
@@ -75,12 +220,32 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "n_heads": 2},
         missing="the penalty that its paper trains with",
     ),
+    "lmu": Entry(
+        "layersmith.mixer.lmu:LMU",
+        "mixer",
+        ("lmuformer-low-complexity-yet-powerful",),
+        {"d_model": 32, "d_memory": 6, "theta": 12.0, "n_memories": 2},
+        missing="its patch embedding and its spikes",
+    ),
+    "lsh_attention": Entry(
+        "layersmith.mixer.lsh_attention:LSHAttention",
+        "mixer",
+        ("2001.04451",),
+        {"d_model": 32, "n_heads": 4, "buckets": 4, "rounds": 2, "chunk": 16, "rope_theta": 10000.0},
+        missing="reversible residual layers and feed-forwards worked off piece by piece",
+    ),
+    "mamba": Entry("layersmith.mixer.mamba:Mamba", "mixer", ("2312.00752",), {"d_model": 16, "d_state": 4, "chunk": 8}),
+    "mamba2": Entry(
+        "layersmith.mixer.mamba2:Mamba2",
+        "mixer",
+        ("2405.21060",),
+        {"d_model": 32, "n_heads": 4, "d_state": 8, "n_groups": 2},
+    ),
     "mesa": Entry(
         "layersmith.mixer.mesa:Mesa",
         "mixer",
         ("uncovering-mesa-optimization-algorithms-transformers",),
-        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0},
-        missing="the forgetting factor and the learned penalty of its paper",
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "learn_lam": True},
     ),
     "minimal_attention": Entry(
         "layersmith.mixer.minimal_attention:MinimalAttention",
@@ -88,17 +253,48 @@ ENTRIES: dict[str, Entry] = {
         ("2410.13732",),
         {"d_model": 16, "n_heads": 2, "symmetric": True},
     ),
+    "mix_shift": Entry(
+        "layersmith.mixer.mix_shift:MixShift",
+        "mixer",
+        ("mixing-shifting",),
+        {"d_model": 8, "grid": [32, 32], "shifts": [-1, 0, 1], "kernels": [1, 3, 5]},
+    ),
+    "mlp_mixer": Entry(
+        "layersmith.mixer.mlp_mixer:MLPMixer",
+        "mixer",
+        (),
+        {"d_model": 16, "token_hidden": 128, "length": 1000},
+    ),
     "momentum_attention": Entry(
         "layersmith.mixer.momentum_attention:MomentumAttention",
         "mixer",
         ("2602.04902",),
         {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "rope_theta": 100.0},
     ),
+    "multi_axis_gmlp": Entry(
+        "layersmith.mixer.multi_axis_gmlp:MultiAxisGMLP",
+        "mixer",
+        ("maxim-multi-axis-mlp-image",),
+        {"d_model": 8, "grid": [32, 32], "block": 4},
+        missing="cross-gating between two maps, and the U-Net of its paper",
+    ),
+    "multigrid": Entry(
+        "layersmith.mixer.multigrid:Multigrid",
+        "mixer",
+        ("mgno-efficient-parameterization-linear-operators",),
+        {"d_model": 8, "grid": [1000]},
+    ),
     "neural_attention": Entry(
         "layersmith.mixer.neural_attention:NeuralAttention",
         "mixer",
         ("2502.17206",),
         {"d_model": 16, "n_heads": 2, "d_score": 4, "layers": 2, "n_kv_heads": 1},
+    ),
+    "nin_gate": Entry(
+        "layersmith.mixer.nin_gate:NiNGate",
+        "mixer",
+        ("ninformer-network-network-transformer-token",),
+        {"d_model": 16, "d_hidden": 16, "token_hidden": 128, "length": 1000},
     ),
     "partial_attention": Entry(
         "layersmith.mixer.partial:PartialAttention",
@@ -110,12 +306,36 @@ ENTRIES: dict[str, Entry] = {
             "than the query heads"
         ),
     ),
+    "pattern_attention": Entry(
+        "layersmith.mixer.pattern_attention:PatternAttention",
+        "mixer",
+        ("1904.10509", "2004.05150", "2309.17453", "efficient-long-range-transformers"),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "size": 24, "first": 4, "rope_theta": 10000.0},
+        missing=(
+            "Longformer's own maps for global tokens, patterns that differ from head to head, and positions counted "
+            "within the cache"
+        ),
+    ),
+    "pooled_attention": Entry(
+        "layersmith.mixer.pooled_attention:PooledAttention",
+        "mixer",
+        ("pvt-v2",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "pool": 9},
+        missing="its patch embedding, and the convolution inside its feed-forward",
+    ),
     "power_softmax": Entry(
         "layersmith.mixer.power_softmax:PowerSoftmaxAttention",
         "mixer",
         ("2410.09457",),
         {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "rope_theta": 100.0},
         missing="the polynomials that stand for division and norms when the data of its paper are encrypted",
+    ),
+    "raft_mlp": Entry(
+        "layersmith.mixer.raft_mlp:RaftMLP",
+        "mixer",
+        ("raftmlp-much-can-done-without",),
+        {"d_model": 8, "grid": [32, 32]},
+        missing="resizing of its weights to other grids",
     ),
     "relu_attention": Entry(
         "layersmith.mixer.relu_attention:ReLUAttention",
@@ -124,8 +344,30 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "rope_theta": 100.0},
         missing="the regulariser that its paper trains with",
     ),
+    "res_mlp": Entry(
+        "layersmith.mixer.res_mlp:ResMLP",
+        "mixer",
+        ("resmlp-feedforward-networks-image-classification",),
+        {"d_model": 16, "length": 1000},
+    ),
+    "retnet": Entry("layersmith.mixer.retnet:RetNet", "mixer", ("2307.08621",), {"d_model": 32, "n_heads": 4}),
+    "s4d": Entry("layersmith.mixer.s4d:S4D", "mixer", ("2206.11893",), {"d_model": 16, "d_state": 8}),
     "shaped_attention": Entry(
         "layersmith.mixer.shaped_attention:ShapedAttention", "mixer", ("2306.17759",), {"d_model": 32, "n_heads": 4}
+    ),
+    "shortened_attention": Entry(
+        "layersmith.mixer.shortened_attention:ShortenedAttention",
+        "mixer",
+        ("fourier-transformer",),
+        {"d_model": 16, "n_heads": 4, "n_kv_heads": 2},
+        missing="layers that stay short: the sequence gets its length back behind each mixer",
+    ),
+    "sla": Entry(
+        "layersmith.mixer.sla:SimplifiedLinearAttention",
+        "mixer",
+        ("2405.11582",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
+        missing="the grid of its paper's pictures: the convolution runs over tokens in a line",
     ),
     "soft_moe": Entry(
         "layersmith.mixer.soft_moe:SoftMoE",
@@ -145,6 +387,53 @@ ENTRIES: dict[str, Entry] = {
         ("2506.06644",),
         {"d_model": 16, "n_heads": 2, "k": 8, "r": 4, "rope_theta": 100.0, "rope_fraction": 0.5},
         missing="products for the chosen keys alone, which is what makes its paper's attention fast",
+    ),
+    "sparse_mlp": Entry(
+        "layersmith.mixer.sparse_mlp:SparseMLP",
+        "mixer",
+        ("cross-token-modeling-conditional-computation",),
+        {"d_model": 8, "token_hidden": 16, "length": 1000, "n_experts": 3, "k": 2},
+        missing="maps of its paper that change the numbers of tokens and channels between experts",
+    ),
+    "strip_mlp": Entry(
+        "layersmith.mixer.strip_mlp:StripMLP",
+        "mixer",
+        ("strip-mlp",),
+        {"d_model": 8, "grid": [32, 32], "shared": 4},
+        missing="the local half of its block",
+    ),
+    "swin_attention": Entry(
+        "layersmith.mixer.swin_attention:SwinAttention",
+        "mixer",
+        ("swin-transformer",),
+        {"d_model": 32, "n_heads": 4, "width": 8, "window": 4, "shifted": True},
+        missing="the merging of patches between stages",
+    ),
+    "toeplitz_attention": Entry(
+        "layersmith.mixer.toeplitz_attention:ToeplitzAttention",
+        "mixer",
+        ("stable-fast-accurate",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "max_distance": 16},
+    ),
+    "token_ffn": Entry(
+        "layersmith.mixer.token_ffn:TokenFFN",
+        "mixer",
+        ("rethinking-attention",),
+        {"d_model": 8, "d_hidden": 12, "length": 1000},
+        missing="one for each head, and one that takes the residual along",
+    ),
+    "topk_attention": Entry(
+        "layersmith.mixer.topk_attention:TopKAttention",
+        "mixer",
+        ("iceformer-accelerated-inference-long-sequence", "unlimiformer-long-range-transformers-unlimited"),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "k": 12, "rope_theta": 10000.0},
+        missing="an index that finds the keys without computing all scores, and cross-attention",
+    ),
+    "tova": Entry(
+        "layersmith.mixer.tova:TOVA",
+        "mixer",
+        ("2401.06104",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "keep": 48, "chunk": 8, "rope_theta": 10000.0},
     ),
     "urpe": Entry(
         "layersmith.mixer.urpe:URPEAttention",

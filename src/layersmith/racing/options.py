@@ -14,7 +14,7 @@ from typing import Any
 
 from layersmith import catalogue
 from layersmith.errors import MissingExtra, UserError, suggest
-from layersmith.names import check_out
+from layersmith.names import check_out, texts
 from layersmith.papers import papers
 from layersmith.racing.expected import check_expected
 from layersmith.racing.optimizers import check_optimizer
@@ -35,7 +35,7 @@ ENOUGH_SEEDS = 3
 #: The least number of sizes that a power law is fitted to.
 ENOUGH_SIZES = 3
 #: What entrants may differ in on the command line.
-COMPARED = ("mixer", "ffn", "norm", "optimizer")
+COMPARED = ("mixer", "ffn", "norm", "block", "optimizer")
 #: A class of the user's own.
 OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -57,6 +57,9 @@ class RaceConfig:
     mixer: list[str] | None = field(default=None, metadata={"help": "mixers to compare, separated by commas"})
     ffn: list[str] | None = field(default=None, metadata={"help": "feed-forwards to compare, separated by commas"})
     norm: list[str] | None = field(default=None, metadata={"help": "norms to compare, separated by commas"})
+    block: list[str] | None = field(
+        default=None, metadata={"help": "arrangements of a layer to compare, separated by commas"}
+    )
     optimizer: list[str] | None = field(
         default=None, metadata={"help": "optimizers to compare, separated by commas; adamw if not given"}
     )
@@ -109,16 +112,20 @@ class RaceConfig:
 def check(config: RaceConfig) -> None:
     """Raise a UserError for options that no race could mean; nothing is loaded, and nothing written, for it."""
     check_task(config.task)
-    for family in ("mixer", "ffn", "norm"):
+    for family in ("mixer", "ffn", "norm", "block"):
         for name in getattr(config, family) or []:
             _check_part(name, family)
     for name in config.optimizer or []:
         check_optimizer(name)
     if config.entrants is not None and any(getattr(config, each) for each in COMPARED):
-        raise UserError("Name the entrants either by entrants or by mixer, ffn, norm and optimizer, not by both.")
+        raise UserError(
+            "Name the entrants either by entrants or by mixer, ffn, norm, block and optimizer, not by both."
+        )
     entrants = entrants_of(config)
     if len(entrants) < 2:
-        raise UserError("A race needs at least two entrants: name several mixers, feed-forwards, norms or optimizers.")
+        raise UserError(
+            "A race needs at least two entrants: name several mixers, feed-forwards, norms, blocks, optimizers."
+        )
     if config.expect is not None:
         check_expected(config.expect, list(entrants))
     for key in config.papers or []:
@@ -175,8 +182,9 @@ def entrants_of(config: RaceConfig) -> dict[str, dict[str, Any]]:
 def names_own_code(config: RaceConfig) -> bool:
     """Whether an entrant is a class of the user's own, whose code will run because it was named."""
     specs = [spec for given in entrants_of(config).values() for spec in (given, *(given.get("layers") or []))]
-    found = [spec.get(family) for spec in specs if isinstance(spec, dict) for family in ("mixer", "ffn", "norm")]
-    return any(":" in str(each.get("name") if isinstance(each, dict) else each) for each in found)
+    families = ("mixer", "ffn", "norm", "block")
+    found = [spec.get(family) for spec in specs if isinstance(spec, dict) for family in families]
+    return any(":" in text for each in found for text in texts(each))
 
 
 def budget_of(config: RaceConfig) -> tuple[str, float]:

@@ -24,7 +24,7 @@ import torch
 import layersmith
 from layersmith.disk import put, put_json, writable_folder, writing
 from layersmith.errors import UserError
-from layersmith.kinds import check_kinds
+from layersmith.kinds import check_kinds, in_plain_kinds
 from layersmith.racing import together
 from layersmith.racing.budget import Entrant, sized, time_steps
 from layersmith.racing.context import RunContext
@@ -52,6 +52,7 @@ def race(
     mixer: list[str] | None = None,
     ffn: list[str] | None = None,
     norm: list[str] | None = None,
+    block: list[str] | None = None,
     optimizer: list[str] | None = None,
     entrants: dict[str, dict[str, Any]] | None = None,
     budget: dict[str, float] | None = None,
@@ -76,8 +77,9 @@ def race(
     """Race entrants on a task and write `out/result.json`, `out/leaderboard.csv` and `out/report.html`.
 
     task, task_settings   name of `layersmith.racing.tasks.TASKS`, and arguments of its class
-    mixer, ffn, norm, optimizer   names to compare, or classes of your own, "package.module:Class": every combination
-                          is an entrant. None of them: four mixers. Who names no optimizer is trained by adamw
+    mixer, ffn, norm, block, optimizer   names to compare, or classes of your own, "package.module:Class": every
+                          combination is an entrant. None of them: four mixers. Who names no optimizer is trained by
+                          adamw
     entrants              instead, name -> what its model has besides `layers` and `heads` (entries of
                           `layersmith.model.spec.Spec`); "optimizer" there is a name, or a dict with a name and
                           settings, "lr" and "weight_decay" a grid of its own
@@ -103,6 +105,7 @@ def race(
         mixer=mixer,
         ffn=ffn,
         norm=norm,
+        block=block,
         optimizer=optimizer,
         budget=budget,
         tolerance=tolerance,
@@ -124,7 +127,7 @@ def race(
         expect=expect,
         papers=papers,
     )
-    return _race(config, progress)
+    return _race(in_plain_kinds(config), progress)
 
 
 def _race(config: RaceConfig, progress: bool) -> RaceResult:

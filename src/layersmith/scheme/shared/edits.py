@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from layersmith import catalogue
+from layersmith.block.series import NormedLinear, Series
 from layersmith.errors import UserError
 from layersmith.model import TransformerLM
-from layersmith.model.transformer import NormedLinear, TransformerLayer
 
 Factors = tuple[float, float]
 
@@ -26,17 +26,19 @@ def reference(model: nn.Module, scheme: str) -> TransformerLM:
             f"{scheme} changes a layersmith TransformerLM, whose layers and residual factors it knows; this is a "
             f"{type(model).__name__}. Build one with layersmith.model.TransformerConfig."
         )
-    if model.config.loops > 1 or any("first" in layer for layer in model.config.layers):
+    config = model.config
+    plain = all(isinstance(layer, Series) and layer.first_ffn is None for layer in model.layers)
+    if config.loops > 1 or len(config.steps) > len(config.layers) or not plain:
         raise UserError(
             f"{scheme} is derived for layers of one mixer and one feed-forward that are run through once; this model "
-            f"has macaron layers, or loops."
+            f"has macaron layers, or loops, or shares layers, or has blocks of another kind."
         )
     return model
 
 
-def layers_of(model: TransformerLM) -> list[TransformerLayer]:
+def layers_of(model: TransformerLM) -> list[Series]:
     """The model's layers, with their type."""
-    return cast("list[TransformerLayer]", list(model.layers))
+    return cast("list[Series]", list(model.layers))
 
 
 def attention_maps(model: TransformerLM, index: int) -> dict[str, nn.Linear]:
@@ -86,6 +88,7 @@ def set_norm_position(model: TransformerLM, position: str) -> None:
     config.norm_position = position
     for layer in layers_of(model):
         layer.post = position == "post"
+        layer._config["norm_position"] = position
     if position == "post":
         config.final_norm, model.final_norm = None, nn.Identity()
     elif config.final_norm is None and config.layers and config.layers[0]["norm"] is not None:
@@ -107,6 +110,7 @@ def _configure(model: TransformerLM, index: int, key: str, value: Any) -> None:
     layers = list(model.config.layers)
     layers[index] = {**layers[index], key: value}
     model.config.layers = layers
+    layers_of(model)[index]._config[key] = value  # what the layer says of itself
 
 
 def _maps(part: nn.Module, names: tuple[str, ...], place: str) -> dict[str, nn.Linear]:
