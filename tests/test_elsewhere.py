@@ -6,11 +6,11 @@ same process have buffers without values.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,7 +23,6 @@ ROOT = Path(__file__).parent.parent
     ],
 )
 def test_nothing_is_made_on_a_device_that_torch_chose(file: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", file]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-    assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-2000:]
-    assert " passed" in ended.stdout
+    status, said = forked.run(pytest.main, ["-n", "0", "-p", "no:cacheprovider", str(ROOT / file)])
+    assert status == 0, said[-5000:]
+    assert " passed" in said

@@ -47,19 +47,23 @@ def test_the_settings_of_constructions_and_tools_are_those_of_their_classes() ->
     for target in [*CONSTRUCTIONS.values(), *TOOLS.values()]:
         module, _, name = target.partition(":")
         settings = getattr(importlib.import_module(module), name).settings
-        assert facts.of(target).keys.get("settings", list(settings)) == list(settings), target
-    assert all("settings" in facts.of(target).keys for target in CONSTRUCTIONS.values())
+        assert facts.of(target).keys.get("settings") == list(settings), f"{target}: write them out"
 
 
 def test_what_is_not_written_out_is_not_there(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "recipe.py").write_text("class R:\n    steps: int = 3\n    lr: float = 0.1\n    count = 2\n")
     (tmp_path / "written.py").write_text(
-        '"""First line\nof it.\n\nSecond."""\nclass A:\n    papers = ("1",)\n    size = len("ab")\n'
+        '"""First line\nof it.\n\nSecond."""\nfrom recipe import R\n'
+        'class A:\n    papers = ("1",)\n    size = len("ab")\n'
         "class B(A):\n    name: str = 'b'\n    kind: str\n    settings = {'a': len('ab'), 'b': 2}\n"
+        "class C:\n    settings = asdict(R())\nclass D:\n    settings = asdict(R(steps=4))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert facts.of("written:A").stated == {"papers": ("1",)}
     assert facts.of("written:B").stated == {"name": "b"}
     assert facts.of("written:B").keys == {"settings": ["a", "b"]}
+    assert facts.of("written:C").keys == {"settings": ["steps", "lr"]}
+    assert facts.of("written:D").keys == {}
     assert (facts.of("written:A").papers, facts.of("written:B").papers) == (("1",), ())
     assert facts.of("written:A").first_line == "First line of it."
     with pytest.raises(FileNotFoundError, match="nowhere"):

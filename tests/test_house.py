@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(
@@ -23,24 +22,45 @@ def _name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
-def test_sizes(path: Path) -> None:
+def test_sizes() -> None:
+    wrong = []
+    for path in FILES:
+        lines, tree = _read(path)
+        if lines > MOST_LINES:
+            wrong.append(f"{_name(path)} has {lines} lines: split it by what its parts do")
+        long = [f"{f.name} ({_lines(f)} lines)" for f in _functions(tree) if _lines(f) > MOST_LINES_OF_A_FUNCTION]
+        wrong += [f"{_name(path)}: split {function}" for function in long]
+    assert not wrong
+
+
+def test_many_arguments_have_names() -> None:
+    wrong = []
+    for path in SOURCE:
+        calls = [node for node in ast.walk(_read(path)[1]) if isinstance(node, ast.Call)]
+        many = [c for c in calls if len(c.args) > MOST_POSITIONAL_ARGUMENTS and not _takes_only_places(c)]
+        wrong += [f"{_name(path)}, line {call.lineno}" for call in many]
+    assert not wrong, f"more than {MOST_POSITIONAL_ARGUMENTS} positional arguments"
+
+
+def test_the_rules_find_what_they_forbid() -> None:
+    tree = ast.parse('def f(x):\n    """one\n    two"""\n    return x\n\nf(1, 2, 3, 4, 5, 6, 7)\n')
+    assert [(f.name, _lines(f)) for f in _functions(tree)] == [("f", 2)]
+    (call,) = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert len(call.args) > MOST_POSITIONAL_ARGUMENTS
+    assert not _takes_only_places(call)
+    assert len(FILES) > 900
+    assert len(SOURCE) > 400
+
+
+@cache
+def _read(path: Path) -> tuple[int, ast.Module]:
+    """Number of lines, and the syntax tree."""
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= MOST_LINES, "split the file by what its parts do"
-    long = [f"{f.name} ({_lines(f)} lines)" for f in _functions(text) if _lines(f) > MOST_LINES_OF_A_FUNCTION]
-    assert not long, f"split: {', '.join(long)}"
+    return len(text.splitlines()), ast.parse(text)
 
 
-@pytest.mark.parametrize("path", SOURCE, ids=_name)
-def test_many_arguments_have_names(path: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-    many = [c for c in calls if len(c.args) > MOST_POSITIONAL_ARGUMENTS and not _takes_only_places(c)]
-    crowded = [f"line {call.lineno}" for call in many]
-    assert not crowded, f"more than {MOST_POSITIONAL_ARGUMENTS} positional arguments: {', '.join(crowded)}"
-
-
-def _functions(text: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -16,7 +19,7 @@ from torch import nn
 import layersmith
 from layersmith import api
 from layersmith.errors import UserError
-from layersmith.kinds import check_kinds
+from layersmith.kinds import check_kinds, in_plain_kinds
 
 VERBS = [name for name in api.__all__ if inspect.isroutine(getattr(api, name))]
 #: What a call of each verb needs besides the argument that is tried. Nothing of it is ever read.
@@ -155,6 +158,25 @@ def verb(
     ask: Callable[[], int],
 ) -> None:
     """Of every form of annotation, one."""
+
+
+@dataclass(frozen=True)
+class Options:
+    budget: Any = None
+    names: Any = None
+    count: Any = None
+    flag: Any = True
+    made: Any = Nothing
+    out: Any = Path("a")
+
+
+def test_options_are_kept_in_kinds_that_json_has_and_that_do_not_depend_on_the_process() -> None:
+    budget = {"params": np.float32(0.5), "bytes": Fraction(3, 4), "kv": 1}
+    found = in_plain_kinds(Options(budget, ({"b", "c", "a"}, ["d"]), np.int64(3), made=(Nothing, True)))
+    assert found == Options({"params": 0.5, "bytes": 0.75, "kv": 1}, [["a", "b", "c"], ["d"]], 3, made=[Nothing, True])
+    kinds = [type(value) for value in (*found.budget.values(), found.count, found.made[1], found.flag)]
+    assert kinds == [float, float, int, int, bool, bool]
+    assert json.loads(json.dumps([found.budget, found.names, found.count])) == [found.budget, found.names, 3]
 
 
 def test_what_passes() -> None:

@@ -12,6 +12,7 @@ import torch
 
 import layersmith
 from layersmith.errors import UserError
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = {
@@ -139,10 +140,7 @@ def test_an_example_stands_in_the_list() -> None:
 
 
 def run_example(name: str, *arguments: str, folder: Path) -> str:
-    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return forked.program(ROOT / "examples" / name, *arguments, folder=folder)
 
 
 def test_the_example_of_a_swap_runs(tmp_path) -> None:

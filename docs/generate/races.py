@@ -24,10 +24,6 @@ EQUAL = {
 }
 #: Claims that no race can say yet: paper -> what it would compare, and what is missing for it.
 NOT_EXPRESSIBLE = {
-    "choose-transformer": (
-        "Galerkin against softmax attention on Burgers' equation",
-        "no such mixer is in the catalogue",
-    ),
     "2506.21103": (
         "skipping the middle layers against fewer layers",
         "a spec has no layers that a token may skip",

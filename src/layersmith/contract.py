@@ -157,6 +157,8 @@ class Streaming(Operator):
     causal: bool = True
     #: True: `state` works (chunked = whole). What is not causal cannot stream.
     streams: bool = True
+    #: The most real tokens it can take, set per instance from its config; None: any number.
+    longest: int | None = None
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         raise NotImplementedError

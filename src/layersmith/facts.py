@@ -24,7 +24,8 @@ class Facts:
     """
     opening  the text that opens the file
     stated   attribute of the class -> value, where it is written out
-    keys     attribute of the class that is a dict -> its keys, where these are written out
+    keys     attribute of the class that is a dict -> its keys, where these are written out, be it as the fields of a
+             dataclass: `settings = asdict(Recipe())`
     """
 
     opening: str
@@ -46,18 +47,46 @@ class Facts:
 def of(target: str) -> Facts:
     """The facts about "package.module:Class"; of a function, or of a module alone, there is the opening text."""
     module, _, name = target.partition(":")
-    spec = importlib.util.find_spec(module)  # imports the packages above the module, which hold nothing heavy
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"There is no module {module!r}.")
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    tree = _tree(module)
     found = Facts(ast.get_docstring(tree) or "", {}, {})
     for attribute, value in _assigned(tree, name):
         with suppress(ValueError):
             found.stated[attribute] = ast.literal_eval(value)
-        if isinstance(value, ast.Dict):
-            with suppress(ValueError):
-                found.keys[attribute] = [ast.literal_eval(key) for key in value.keys if key is not None]
+        with suppress(ValueError):
+            found.keys[attribute] = _keys(tree, value)
     return found
+
+
+def _tree(module: str) -> ast.Module:
+    spec = importlib.util.find_spec(module)  # imports the packages above the module, which hold nothing heavy
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"There is no module {module!r}.")
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _keys(tree: ast.Module, value: ast.expr) -> list[str]:
+    """The keys that an expression writes out; ValueError for one that does not."""
+    match value:
+        case ast.Dict(keys=keys):
+            return [ast.literal_eval(key) for key in keys if key is not None]
+        case ast.Call(func=ast.Name(id="asdict"), args=[ast.Call(func=ast.Name(id=name), args=[], keywords=[])]):
+            return _fields(_home(tree, name), name)
+    raise ValueError("not written out")
+
+
+def _fields(tree: ast.Module, name: str) -> list[str]:
+    """Of the dataclass of that name."""
+    bodies = [owner.body for owner in tree.body if isinstance(owner, ast.ClassDef) and owner.name == name]
+    annotated = [node.target for body in bodies for node in body if isinstance(node, ast.AnnAssign)]
+    return [target.id for target in annotated if isinstance(target, ast.Name)]
+
+
+def _home(tree: ast.Module, name: str) -> ast.Module:
+    """The file that a name of this one is imported from, or this one."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and name in [alias.name for alias in node.names]:
+            return _tree(node.module)
+    return tree
 
 
 def _assigned(tree: ast.Module, name: str) -> Iterator[tuple[str, ast.expr]]:

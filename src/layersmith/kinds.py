@@ -9,11 +9,14 @@ from __future__ import annotations
 import reprlib
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import fields, replace
 from functools import cache
 from numbers import Integral, Real
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from layersmith.errors import UserError
+
+Options = TypeVar("Options")
 
 _WORDS = {
     "NoneType": "None",
@@ -45,6 +48,29 @@ def check_kinds(annotated: Callable[..., Any], given: Mapping[str, Any], but: Co
     for name, hint in _hints(annotated).items():
         if name in given and name not in but and not _fits(given[name], hint):
             raise UserError(f"{name} must be {_said(hint)}, not {shown(given[name])}.")
+
+
+def in_plain_kinds(options: Options) -> Options:
+    """The same options (a dataclass) in the kinds that JSON has, because a run stores them and compares what it stored.
+
+    NumPy's numbers, fractions, tuples and sets pass where a number or a list is wanted. A set is sorted: its own order
+    is another one in every process.
+    """
+    return replace(options, **{f.name: _plain(getattr(options, f.name)) for f in fields(options)})  # type: ignore
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | str | bytes):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, Set):
+        return sorted((_plain(each) for each in value), key=str)
+    return [_plain(each) for each in value] if isinstance(value, Sequence) else value
 
 
 @cache

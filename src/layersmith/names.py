@@ -192,7 +192,7 @@ def check_out(out: Path) -> None:
     if str(path).startswith("~"):
         raise UserError(f"Cannot write to {out}: there is no such user. Choose another --out.")
     _check_reachable(path)
-    if path.is_dir() and any(path.iterdir()) and not (path / "workspace").is_dir():
+    if path.is_dir() and any(path.iterdir()) and not holds_run(path):
         raise UserError(f"{out} exists, is not empty and holds no layersmith run. Give a new folder as --out.")
     place = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not place.is_dir():
@@ -201,6 +201,15 @@ def check_out(out: Path) -> None:
         tempfile.TemporaryDirectory(prefix=".layersmith-", dir=place).cleanup()
     except OSError as error:
         raise UserError(f"Cannot write to {out}: {error.strerror}. Choose another --out.") from error
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether the folder `workspace` in it is one of ours: it has our marks, or a run was killed before it left one."""
+    workspace = folder / "workspace"
+    if not workspace.is_dir():
+        return False
+    marked = any((workspace / name).exists() for name in ("run.json", "run.json.new", "lock"))
+    return marked or any(workspace.rglob("*.sha256")) or not any(workspace.iterdir())
 
 
 def _check_reachable(path: Path) -> None:

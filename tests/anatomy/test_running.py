@@ -22,6 +22,9 @@ from layersmith.ffn.zero import Zero
 from layersmith.measuring.calls import capture_calls
 from layersmith.measuring.latency import model_inputs
 from layersmith.measuring.shape import Shape
+from layersmith.mixer.continuum_attention import ContinuumAttention
+from layersmith.mixer.gmlp import GMLP
+from layersmith.mixer.raft_mlp import RaftMLP
 from layersmith.mixer.softmax import SoftmaxAttention
 from tests.architectures.every import EVERY
 
@@ -174,6 +177,12 @@ def test_the_config_is_not_trusted_about_positions() -> None:
     config.max_position_embeddings = 4000
     assert longest_input(model) == 40
     assert longest_input(nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 24, batch_first=True), 1)) is None
+
+
+def test_mixers_with_weights_for_positions_limit_the_input() -> None:
+    mixers = [GMLP(8, 8, length=24), RaftMLP(8, [4, 5]), ContinuumAttention(8, 2), SoftmaxAttention(8, 2)]
+    assert longest_input(nn.ModuleList(mixers)) == 20
+    assert longest_input(nn.ModuleList(mixers[2:])) is None
 
 
 def test_two_layers_that_are_one_module() -> None:

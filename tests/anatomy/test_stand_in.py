@@ -66,6 +66,31 @@ def test_hooks_are_installed_once() -> None:
     assert len(asked(model.model, inputs).attentions) == 2
 
 
+def test_hooks_are_put_on_when_something_is_to_be_recorded_and_not_before() -> None:
+    """Each one costs time at every call of its module."""
+
+    def hooks(of: nn.Module) -> int:
+        return sum(len(module._forward_hooks) for module in of.modules())
+
+    model, inputs = eager("llama"), BY_NAME["llama"].inputs()
+    expected = asked(copy.deepcopy(model), inputs)
+    with swap(model, {"layers.0.ffn": Zero(32)}):
+        model(**inputs)
+        assert hooks(model) == 0
+        other = copy.deepcopy(model)
+        inside = asked(other, inputs)
+        assert hooks(other) > 0
+        assert hooks(model) == 0, "a copy has its own"
+        assert len(inside.hidden_states) == 3
+        with swap(other, {"layers.1": Zero(32)}):
+            assert len(asked(other, inputs).hidden_states) == 3
+            assert asked(other, inputs).attentions[1] is None
+        assert len(model.model.forward(**inputs, output_hidden_states=True).hidden_states) == 3  # by no call
+    after = asked(model, inputs)
+    for what in ("hidden_states", "attentions"):
+        assert all(torch.equal(a, b) for a, b in zip(after[what], expected[what], strict=True))
+
+
 def test_opening_a_model_loses_no_weights() -> None:
     model, inputs = eager("albert"), BY_NAME["albert"].inputs()
     expected = asked(copy.deepcopy(model), inputs).attentions

@@ -48,7 +48,16 @@ OTHER_SETTINGS = [
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "elu1"}),
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "identity", "normalize": False}),
     ("linear_attention", {"d_model": 16, "n_heads": 2, "feature_map": "relu", "causal": False}),
+    ("pattern_attention", {"d_model": 16, "n_heads": 2, "pattern": "shifted", "size": 12, "relative_bias": True}),
+    ("pattern_attention", {"d_model": 16, "n_heads": 2, "pattern": "strided", "size": 4, "rope_theta": 100.0}),
+    ("pattern_attention", {"d_model": 16, "n_heads": 2, "pattern": "fixed", "size": 12, "causal": False}),
     ("deltanet", {"d_model": 16, "n_heads": 2, "head_dim": 4, "conv": 1, "chunk": 16}),
+    ("gated_deltanet", {"d_model": 16, "n_heads": 2, "conv": None, "rope_theta": 100.0, "qk_norm": True}),
+    ("galerkin", {"d_model": 16, "n_heads": 2, "causal": True, "kind": "fourier"}),
+    ("gmlp", {"d_model": 8, "d_hidden": 8, "length": 1000, "toeplitz": True}),
+    ("mlp_mixer", {"d_model": 8, "token_hidden": 64, "length": 1000, "causal": False}),
+    ("continuum_attention", {"d_model": 8, "n_heads": 2, "points": [n**1.5 for n in range(1000)]}),
+    ("multigrid", {"d_model": 8, "grid": [32, 32], "smooth": 2, "periodic": True}),
 ]
 
 

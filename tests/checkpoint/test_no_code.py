@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 import layersmith
 from layersmith import pocket
-from layersmith.checkpoint import export_stock, load, save, verify_reload
+from layersmith.checkpoint import export_stock, load, save
+from layersmith.checkpoint.verify import compare_reloaded
 from layersmith.cli import app
 from layersmith.errors import UserError
 from tests.anatomy.families import BY_NAME
@@ -63,8 +64,8 @@ def test_load_save_and_reload(trapped, tmp_path):
     assert "trap" not in (tmp_path / "ours" / "config.json").read_text()
     # What is put into the saved folders afterwards is not run by the proof either.
     marks = [trap(tmp_path / name, "config.json") for name in ("stock", "ours")]
-    for name in ("stock", "ours"):
-        assert verify_reload(tmp_path / name, model, LLAMA, trust_remote_code=name == "ours") == 0.0
+    found = compare_reloaded([tmp_path / "stock", tmp_path / "ours"], model, LLAMA, trust_remote_code=True)
+    assert [(each.difference, each.problem) for each in found] == [(0.0, "")] * 2
     load(tmp_path / "ours", trust_remote_code=True)  # our checkpoints are opened by the installed package alone
     tf.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", trust_remote_code=True)
     assert not any(path.exists() for path in (mark, *marks))

@@ -1,5 +1,6 @@
-"""The saved model in a fresh process: the same numbers, or a clear error. (Each test starts a Python process.)"""
+"""The saved model in a fresh process, one that starts from nothing: the same numbers, or a clear error."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from layersmith.checkpoint import save, save_result, verify_reload
+from layersmith.checkpoint.verify import compare_reloaded
 from layersmith.errors import UserError
+from tests import forked
 from tests.anatomy.families import BY_NAME
 from tests.checkpoint.edited import edited, generated
 
@@ -44,24 +47,31 @@ def test_a_process_that_never_imported_layersmith(tmp_path):
     "parts",
     [{"ffn": GLU16, "layers_1_attn": {"name": "linear_attention", "n_heads": 2}}, {"layers_0": {"name": "zero"}}],
 )
-def test_the_difference_is_zero(parts, tmp_path):
+def test_equal_other_and_broken_folders_are_told_apart(parts, tmp_path):
     original, model, edits = edited("llama", **parts)
-    save_result(model, original, edits, tmp_path)
-    assert verify_reload(tmp_path, model, LLAMA) == 0.0
-
-
-def test_another_model_does_not_pass_for_this_one(tmp_path):
-    _, model, edits = edited(ffn=GLU16)
-    save(model, edits, tmp_path)
+    other = copy.deepcopy(model)
     with torch.no_grad():
-        model.model.layers[0].mlp.up.weight.mul_(1.5)
-    with pytest.raises(UserError, match="not the one that was measured: its output differs"):
-        verify_reload(tmp_path, model, LLAMA)
+        other.model.norm.weight.mul_(1.5)
+    for name, saved in (("equal", model), ("other", other), ("broken", model)):
+        save_result(saved, original, edits, tmp_path / name)
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"nothing")
+    names = ("equal", "other", "broken", "gone")
+    equal, differs, broken, gone = compare_reloaded([tmp_path / name for name in names], model, LLAMA)
+    assert (equal.difference, equal.problem) == (0.0, "")
+    assert differs.difference > 0
+    assert differs.problem.startswith("its output differs")
+    assert all("does not load in a fresh process" in each.problem for each in (broken, gone))
 
 
-def test_a_folder_that_does_not_load_is_an_error(tmp_path):
+def test_what_does_not_hold_ends_with_an_error(tmp_path):
     _, model, edits = edited(ffn=GLU16)
     save(model, edits, tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="does not load in a fresh process"):
-        verify_reload(tmp_path, model, LLAMA)
+    with forked.reloads():
+        assert verify_reload(tmp_path, model, LLAMA) == 0.0
+        with torch.no_grad():
+            model.model.layers[0].mlp.up.weight.mul_(1.5)
+        with pytest.raises(UserError, match="not the one that was measured: its output differs"):
+            verify_reload(tmp_path, model, LLAMA)
+        (tmp_path / "model.safetensors").write_bytes(b"nothing")
+        with pytest.raises(UserError, match="does not load in a fresh process"):
+            verify_reload(tmp_path, model, LLAMA)

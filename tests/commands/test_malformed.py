@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import layersmith
+from layersmith.explaining.tools import TOOLS
 
 REFIT = "refit pocket --out new --budget latency=0.75"
 
@@ -79,7 +80,8 @@ OTHERS = [
     "explain pocket --set k=",
     "explain pocket --set k=1,k=2",
     "explain pocket --with lens --set stepz=1",
-    "explain pocket --with bounds --set radus=0.1",
+    *(f"explain pocket --with {tool} --set k_of_no_tool=1" for tool in TOOLS),
+    "explain pocket --with dictionary --set expansio=4",
     "explain pocket --data rndom",
     "explain pocket --tokens 0",
     "explain pocket --tokens 1e4",
@@ -244,6 +246,7 @@ def test_every_malformed_line_is_refused_in_words_at_once_and_leaves_nothing(ref
         ("explain pocket --site layers.0.ffn", "--sites"),
         ("refit pocket --out new --budget latency=0.75,latency=0.5", "names latency twice"),
         ("refit pocket --out new --budget latencty=0.5", "Did you mean 'latency'"),
+        ("explain pocket --with dictionary --set expansio=4", "Did you mean 'expansion'"),
         ("check gr_can", "'gr_kan'"),
         ("show gr_can", "Did you mean 'gr_kan'"),
         ("catalogue zyxwvut", "Nothing in the catalogue mentions"),

@@ -11,10 +11,16 @@ import pytest
 
 from .conftest import Run
 
-SMALL = ("--steps", "20", "--seeds", "3", "--workers", "1", "--lr", "1e-2", "--budget", "params=20k", "--quiet")
+SMALL = ("--steps", "8", "--seeds", "2", "--workers", "1", "--lr", "1e-2", "--budget", "params=20k", "--quiet")
 
 
-def test_a_whole_race_of_twenty_steps(run: Run, tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def _few_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layersmith.racing.train.TEST_EXAMPLES", 128)
+    monkeypatch.setattr("layersmith.racing.train.VALID_EXAMPLES", 128)
+
+
+def test_a_whole_race_of_few_steps(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     status, shown, _ = run("race", "--mixer", "deltanet,softmax_attention", "--out", str(out), *SMALL)
     assert status == 0

@@ -3,6 +3,7 @@
 import json
 import string
 import sys
+import textwrap
 import types
 
 import pytest
@@ -126,6 +127,30 @@ def test_a_mark_of_the_byte_order_is_no_text(tmp_path):
     paragraphs = "\n\n".join(f"paragraph {index} " + "word " * 100 for index in range(60))
     (tmp_path / "a.txt").write_text("\ufeff" + paragraphs, encoding="utf-8")
     assert "\ufeff" not in "".join(t for split in text.SPLITS for t in text.read(str(tmp_path / "a.txt"), split))
+
+
+def test_what_a_run_wrote_into_a_folder_is_no_text_of_it(tmp_path):
+    """`--data . --out out/run`: its report would make the finished run another one."""
+    for i in range(40):
+        (tmp_path / f"{i}.txt").write_text(f"Note {i}: " + "words " * 50)
+    before = {split: text.read(str(tmp_path), split) for split in text.SPLITS}
+    out = tmp_path / "out" / "run"
+    (out / "workspace" / "library").mkdir(parents=True)
+    (out / "model").mkdir()
+    for name in ("workspace/run.json", "workspace/library/a.jsonl", "report.html", "model/README.md"):
+        (out / name).write_text('{"text": "of a report"}')
+    assert {split: text.read(str(tmp_path), split) for split in text.SPLITS} == before
+    with pytest.raises(UserError, match="There is no text"):
+        text.read(str(out), "train")
+
+
+def test_a_copy_that_is_wrapped_otherwise_is_no_other_text(tmp_path):
+    """Half of it would be fitted on, and the other half, the same words, reported on."""
+    (tmp_path / "a.txt").write_text(paragraphs(20))
+    before = {split: text.read(str(tmp_path), split) for split in text.SPLITS}
+    wrapped = "\r\n\r\n".join(textwrap.fill(p, 70) for p in paragraphs(20).split("\n\n"))
+    (tmp_path / "b.txt").write_bytes(wrapped.encode())
+    assert {split: text.read(str(tmp_path), split) for split in text.SPLITS} == before
 
 
 def test_copies_of_a_file_are_one(tmp_path):

@@ -11,6 +11,7 @@ from layersmith.exporting.pipeline import export
 from layersmith.linear.half_precision import HalfPrecision
 from tests.commands.conftest import run as run
 from tests.exporting.models import bert, edited, llama, rounded
+from tests.refitting.conftest import tiny_llama
 
 QUICK = {"at": "prefill=1x8", "rounds": 2}
 GRAPHS = ("onnx", "openvino")
@@ -91,8 +92,10 @@ def test_what_cannot_be_int8_is_written_in_floats_when_asked(to, tmp_path):
 
 
 def test_the_command_prints_both_clocks_and_their_conditions(to, run, tmp_path):
+    tiny_llama(layers=2).save_pretrained(tmp_path / "model")
+    load("pocket")[1].save_pretrained(tmp_path / "model")
     arguments = ("--to", to, "--out", str(tmp_path / "out"), "--at", "prefill=1x16", "--rounds", "1")
-    status, out, err = run("export", "pocket", *arguments)
+    status, out, err = run("export", str(tmp_path / "model"), *arguments)
     assert status == 0, err
     for told in ("the model in torch", to.replace("onnx", "onnxruntime"), "bound", "threads", "held-out", "warning"):
         assert told in out or told in ("held-out",)

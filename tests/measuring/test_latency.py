@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from layersmith.errors import UserError
 from layersmith.measuring.latency import Step, latency, model_inputs, model_step, ratio
@@ -148,11 +149,19 @@ def test_an_encoder_has_no_decode(encoder: nn.Module) -> None:
         model_step(encoder, Shape("decode", 1, 8))
 
 
-def test_a_shape_beyond_the_context_is_refused(tiny: nn.Module) -> None:
+def test_a_shape_beyond_the_positions_is_refused() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=4, n_positions=64)).eval()
     with pytest.raises(UserError, match="64 positions"):
-        model_step(tiny, Shape("prefill", 1, 65))
+        model_step(model, Shape("prefill", 1, 65))
     with pytest.raises(UserError, match="64 positions"):
-        model_step(tiny, Shape("decode", 1, 64))
+        model_step(model, Shape("decode", 1, 64))
+
+
+def test_rotary_positions_go_on_beyond_the_context(tiny: nn.Module) -> None:
+    """What a step costs there is asked, not what the model says."""
+    with torch.no_grad():
+        assert model_step(tiny, Shape("prefill", 1, 65))().logits.shape[1] == 65
+        assert model_step(tiny, Shape("decode", 1, 64))().logits.shape[1] == 1
 
 
 def _spy(model: nn.Module) -> list[tuple[tuple[int, ...], int]]:

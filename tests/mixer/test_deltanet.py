@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 
-from layersmith.mixer.deltanet import DeltaNet, delta_rule_chunked, delta_rule_recurrent
+from layersmith.mixer.deltanet import DeltaNet
+from layersmith.mixer.shared.delta_rule import delta_rule_chunked, delta_rule_recurrent, solve_unit_lower
 
 
 def sigmoid(e):
@@ -92,6 +93,29 @@ def test_gradients_of_both_forms_are_equal():
         torch.testing.assert_close(ours, want, atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 64])
+def test_triangular_systems_are_solved_with_all_gradients(rows):
+    torch.manual_seed(0)
+    a = (0.3 * torch.randn(2, 3, rows, rows, dtype=torch.float64)).tril(-1).requires_grad_()
+    b = torch.randn(2, 3, rows, 5, dtype=torch.float64, requires_grad=True)
+    ours = solve_unit_lower(a, b)
+    want = torch.linalg.solve_triangular(a, b, upper=False, unitriangular=True)
+    torch.testing.assert_close(ours, want, atol=1e-9, rtol=1e-9)
+    weights = torch.randn_like(b) / want.detach().abs().amax()
+    grads = [torch.autograd.grad((x * weights).sum(), (a, b)) for x in (ours, want)]
+    torch.testing.assert_close(grads[0][0].tril(-1), grads[1][0].tril(-1), atol=1e-7, rtol=1e-7)
+    torch.testing.assert_close(grads[0][1], grads[1][1], atol=1e-7, rtol=1e-7)
+
+
+def test_a_key_that_repeats_through_a_chunk_costs_no_precision():
+    """beta 1 and one key all along: powers of the coupling grow binomially, and have to cancel."""
+    k = torch.zeros(1, 1, 64, 6)
+    k[..., 0] = 1
+    v = torch.randn(1, 1, 64, 6)
+    y, _ = delta_rule_chunked(k, k, v, torch.ones(1, 1, 64, 1), torch.zeros(1, 1, 6, 6), 64)
+    torch.testing.assert_close(y, v, atol=2e-5, rtol=0)
+
+
 def both_forms(*parts):
     return [delta_rule_recurrent(*parts), delta_rule_chunked(*parts, 4)]
 
@@ -142,8 +166,9 @@ def test_cost_counts_products_and_convolutions():
     tokens, d, heads, chunk = 24, 8, 2, 8
     projections = 2 * tokens * 16 * (4 * 16 + 2)
     convolution = 2 * tokens * 48 * 4
-    per_token = 5 * 2 * chunk * d  # K K^T, Q K^T, M K, M V, tril(Q K^T) R
-    per_token += 3 * 2 * d * d  # (M K) S, Q S, K^T R
+    per_token = 3 * 2 * chunk * d  # K K^T, Q K^T, tril(Q K^T) R
+    per_token += 3 * 2 * d * d  # W S, Q S, K^T R
+    per_token += 4 * 2 * chunk**2 + 2 * chunk * 2 * d  # one block of 8: its inverse, times K and V
     assert m.cost(tokens=tokens).flops == projections + convolution + heads * tokens * per_token
     assert m.state_bytes(24) == m.state_bytes(1000) == 4 * (2 * 8 * 8 + 48 * 3)
 

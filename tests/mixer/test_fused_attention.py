@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
+from layersmith.mixer import fused_attention
 from layersmith.mixer.fused_attention import FusedAttention
-from layersmith.mixer.shared import key_values
+from layersmith.mixer.shared import key_values, staircase
 from layersmith.mixer.shared.rope import rotary_table, rotate
 from layersmith.mixer.shared.turning import turn, turning_rows
 from layersmith.mixer.softmax import SoftmaxAttention
@@ -126,3 +127,39 @@ def test_turning_is_rotating(size, interleaved):
     positions = seen[:, None] + torch.arange(3)
     want = rotate(x.transpose(1, 2), rotary_table(positions, size, 100.0, x.dtype), interleaved).transpose(1, 2)
     close(turn(x, cos, sin, interleaved), want)
+
+
+@torch.no_grad()
+@pytest.mark.oracle("fused_attention")
+@pytest.mark.parametrize("tokens", [staircase.FEWEST, 2 * staircase.STEP + 1, 3 * staircase.STEP + 40])
+@pytest.mark.parametrize("config", CONFIGS[:3])
+def test_in_steps_it_equals_softmax_attention(config, tokens, monkeypatch):
+    plain, fused = pair(config)
+    x = torch.randn(2, tokens, 16, dtype=torch.float64)
+    taken = []
+
+    def watched(*given):
+        taken.append(given[0].shape[2])
+        return staircase.attend_in_steps(*given)
+
+    monkeypatch.setattr(fused_attention, "attend_in_steps", watched)
+    close(fused(x)[0], plain(x)[0])
+    assert taken == [tokens]
+
+
+def test_steps_are_not_taken_where_something_else_is_asked_for(monkeypatch):
+    """Training, padding, windows, a text after another one, and texts on which they do not pay."""
+    monkeypatch.setattr(fused_attention, "attend_in_steps", lambda *given: pytest.fail("taken in steps"))
+    tokens = 2 * staircase.STEP
+    x = torch.randn(1, tokens, 16, dtype=torch.float64)
+    _, fused = pair({})
+    fused(x)  # gradients are on
+    with torch.no_grad():
+        padded = torch.ones(1, tokens, dtype=torch.bool)
+        padded[0, 0] = False
+        fused(x, mask=padded)
+        _, state = fused(x[:, : staircase.FEWEST - 1])
+        fused(x, state)
+        pair({"window": 5})[1](x)
+        pair({"causal": False})[1](x)
+        pair({"log_length": True})[1](x)

@@ -3,11 +3,24 @@
 import pytest
 import torch
 
+from layersmith.mixer.aft import AFT
+from layersmith.mixer.atlas import Atlas
+from layersmith.mixer.bi_rwkv import BiRWKV
 from layersmith.mixer.deltanet import DeltaNet
+from layersmith.mixer.exponential_smoothing import ExponentialSmoothing
+from layersmith.mixer.frequency_attention import FrequencyAttention
+from layersmith.mixer.galerkin import GalerkinAttention
+from layersmith.mixer.gated_deltanet import GatedDeltaNet
+from layersmith.mixer.gla import GLA
 from layersmith.mixer.linear_attention import LinearAttention
+from layersmith.mixer.lion import Lion
+from layersmith.mixer.mesa import Mesa
 from layersmith.mixer.partial import PartialAttention
+from layersmith.mixer.retnet import RetNet
 from layersmith.mixer.shaped_attention import ShapedAttention
+from layersmith.mixer.sla import SimplifiedLinearAttention
 from layersmith.mixer.softmax import SoftmaxAttention
+from layersmith.mixer.toeplitz_attention import ToeplitzAttention
 
 CAUSAL = {
     "softmax": lambda: SoftmaxAttention(16, 4, n_kv_heads=2, rope_theta=100.0, qk_norm=True),
@@ -20,12 +33,38 @@ CAUSAL = {
     "linear-hedgehog": lambda: LinearAttention(16, 2, feature_map="hedgehog", qk_norm=True),
     "deltanet": lambda: DeltaNet(16, 2, chunk=8),
     "deltanet-without-convolution": lambda: DeltaNet(16, 2, conv=1),
+    "gated-deltanet": lambda: GatedDeltaNet(16, 4, n_kv_heads=2, chunk=8),
+    "gated-deltanet-rope": lambda: GatedDeltaNet(16, 2, conv=None, rope_theta=100.0, qk_norm=True),
+    "gla": lambda: GLA(16, 4, n_kv_heads=2, tau=1.0, chunk=8),
+    "aft-simple": lambda: AFT(16),
+    "aft-full": lambda: AFT(16, kind="full", max_tokens=1000, rank=4),
+    "aft-local": lambda: AFT(16, kind="local", max_tokens=1000, rank=4, window=5),
+    "aft-conv": lambda: AFT(16, kind="conv", window=5, n_heads=2),
+    "atlas": lambda: Atlas(16, 4, n_kv_heads=2, window=3, step=4),
+    "exponential-smoothing": lambda: ExponentialSmoothing(16, 4, chunk=8),
+    "galerkin": lambda: GalerkinAttention(16, 4, n_kv_heads=2, causal=True, chunk=8, eps=1e-2),
+    "linear-favor": lambda: LinearAttention(16, 4, n_kv_heads=2, feature_map="favor", features=6, chunk=8),
+    "linear-out-norm": lambda: LinearAttention(16, 4, normalize=False, out_norm=True, eps=1e-3),
+    "mesa-forgetting": lambda: Mesa(16, 4, n_kv_heads=2, rope_theta=100.0, forget=True, learn_lam=True, chunk=8),
+    "sla": lambda: SimplifiedLinearAttention(16, 4, n_kv_heads=2, rope_theta=100.0, kernel=3, chunk=8),
+    "toeplitz": lambda: ToeplitzAttention(16, 4, n_kv_heads=2, max_distance=7),
+    "retnet": lambda: RetNet(16, 4, n_kv_heads=2, rope_theta=100.0),
 }
 WHOLE = {
     "softmax": lambda: SoftmaxAttention(16, 4, causal=False, rope_theta=100.0),
     "softmax-window": lambda: SoftmaxAttention(16, 4, causal=False, window=2),
     "shaped": lambda: ShapedAttention(16, 4, causal=False, tau=0.5),
     "linear": lambda: LinearAttention(16, 4, n_kv_heads=2, causal=False, feature_map="relu"),
+    "aft-simple": lambda: AFT(16, causal=False),
+    "aft-conv": lambda: AFT(16, causal=False, kind="conv", window=3),
+    "bi-rwkv": lambda: BiRWKV(16),
+    "fourier": lambda: GalerkinAttention(16, 4, n_kv_heads=2, kind="fourier"),
+    "frequency": lambda: FrequencyAttention(16, k=1),
+    "galerkin": lambda: GalerkinAttention(16, 4, n_kv_heads=2),
+    "lion": lambda: Lion(16, 4, n_kv_heads=2, rope_theta=100.0, chunk=8),
+    "lion-fixed": lambda: Lion(16, 4, decay="fixed", feature_map="elu1"),
+    "sla": lambda: SimplifiedLinearAttention(16, 4, n_kv_heads=2, causal=False, kernel=3),
+    "toeplitz": lambda: ToeplitzAttention(16, 4, n_kv_heads=2, causal=False, max_distance=3),
 }
 
 

@@ -1,6 +1,5 @@
 """The reference transformer: trains, generates the same with and without cache, reloads, and refuses what cannot be."""
 
-import subprocess
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ from transformers.cache_utils import DynamicCache
 
 from layersmith.contract import aux_losses
 from layersmith.model import TransformerConfig, TransformerLM
+from tests import forked
 
 NORM = {"name": "rms_norm"}
 GLU = {"name": "glu", "d_hidden": 32}
@@ -18,6 +18,8 @@ MIXERS = {
     "window": {"name": "softmax_attention", "n_heads": 2, "rope_theta": 100.0, "window": 4},
     "linear": {"name": "linear_attention", "n_heads": 2, "feature_map": "hedgehog", "rope_theta": 100.0},
     "deltanet": {"name": "deltanet", "n_heads": 2, "chunk": 8},
+    "gmlp": {"name": "gmlp", "d_hidden": 16, "length": 20},
+    "mlp_mixer": {"name": "mlp_mixer", "token_hidden": 40, "length": 20},
 }
 
 
@@ -148,8 +150,9 @@ def test_generate_with_cache_equals_without(mixers):
 
 
 @torch.no_grad()
-def test_left_padded_prompts_continue_as_if_alone():
-    model = build(*MIXED)
+@pytest.mark.parametrize("mixers", [MIXED, ("gmlp", "mlp_mixer")])
+def test_left_padded_prompts_continue_as_if_alone(mixers):
+    model = build(*mixers)
     ids = torch.randint(1, 23, (2, 8))
     mask = torch.ones_like(ids)
     mask[0, :3] = 0
@@ -190,18 +193,19 @@ def test_reload_gives_the_same_logits(tmp_path):
         torch.testing.assert_close(again(input_ids=ids).logits, model(input_ids=ids).logits, atol=0, rtol=0)
 
 
+def print_logits(folder, ids):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    sys.stdout.write(f"{model(input_ids=torch.tensor(ids)).logits.double().sum().item()}\n")
+
+
 def test_reloads_in_a_fresh_process(tmp_path):
     model = build("deltanet", "window").float()
     model.save_pretrained(tmp_path)
     ids = [[1, 2, 3, 4]]
-    script = (
-        "import sys, torch, layersmith.model; from transformers import AutoModelForCausalLM\n"
-        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
-        f"print(model(input_ids=torch.tensor({ids})).logits.double().sum().item())"
-    )
-    run = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    status, said = forked.run(print_logits, str(tmp_path), ids)
+    assert status == 0, said
     want = model(input_ids=torch.tensor(ids)).logits.double().sum().item()
-    assert abs(float(run.stdout.split()[-1]) - want) < 1e-5
+    assert abs(float(said.split()[-1]) - want) < 1e-5
 
 
 def test_operators_keep_their_own_initial_weights():

@@ -14,6 +14,7 @@ from layersmith.measuring import latency
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batches
 from layersmith.runs.workspace import Workspace
+from tests import forked
 
 VOCABULARY = 4096  # pocket's tokenizer fits
 
@@ -123,4 +124,11 @@ def finished(tmp_path_factory, text, tokenizer):
     from tests.refitting.whole_run import run
 
     out = tmp_path_factory.mktemp("finished") / "run"
-    return out, run(out, text, tokenizer)
+    with forked.reloads():  # of a wider scope than the fixture that does it for all others
+        return out, run(out, text, tokenizer)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _forked_reloads():
+    with forked.reloads():
+        yield

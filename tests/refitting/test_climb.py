@@ -215,6 +215,7 @@ def test_mixes_are_clocked_in_groups_that_memory_holds(activations, tmp_path, mo
         assert [len(group) for group in clock.groups(built, mixes, room)] == sizes
     monkeypatch.setattr(clock, "TOGETHER", 3)
     assert [list(group) for group in clock.groups(built, mixes, 10**9)] == [["0", "1", "2"], ["3", "4"]]
+    assert [list(group) for group in clock.groups(built, mixes, 10**9, 1)] == [["0"], ["1"], ["2"], ["3"], ["4"]]
     found = clock.clock_together(planted.ctx, built, mixes, 3)
     assert found.keys() == mixes.keys()
     timed = len(planted.clocked)

@@ -1,9 +1,11 @@
 """What candidates cost: what is predicted for a mix is what is measured of it, and what a mixer keeps is its own."""
 
 import copy
+from enum import Enum
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, T5Config, T5ForConditionalGeneration
 
 from layersmith import catalogue
@@ -127,6 +129,14 @@ def test_a_mixer_that_cannot_go_on_from_a_state_is_refused_with_the_reason(libra
     assert kept.cost is None
 
 
+def squared(x):
+    return x * x
+
+
+def halved(x):
+    return x / 2
+
+
 def test_local_and_global_attention_do_not_share_a_figure(library):
     config = Gemma3TextConfig(
         vocab_size=64,
@@ -151,6 +161,36 @@ def test_local_and_global_attention_do_not_share_a_figure(library):
     kv = [costs.of_site[f"layers.{i}.attn"].state_bytes for i in range(3)]
     assert kv[0] == kv[2] < kv[1]
     assert costs.outside.state_bytes == 0
+
+
+class Kind(Enum):
+    LOCAL = 1
+    WHOLE = 2
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("window", 8, 9),
+        ("dilations", [1, 1], [1, 3]),
+        ("dilations", (1, [1]), (1, [2])),
+        ("heads", {"kept": 2}, {"kept": 3}),
+        ("pruned_heads", {1}, {1, 2}),
+        ("activation", F.relu, F.gelu),
+        ("activation", squared, halved),
+        ("kind", Kind.LOCAL, Kind.WHOLE),
+        ("compute", torch.float32, torch.float64),
+    ],
+)
+def test_layers_that_differ_in_a_setting_of_any_kind_do_not_share_a_figure(name, one, other):
+    def key(value, layer_idx=0):
+        layer = torch.nn.Linear(2, 2)
+        setattr(layer, name, value)
+        layer.layer_idx, layer.config = layer_idx, object()
+        return _signature({"x": layer}, {}, stored_dtypes(layer))
+
+    assert key(one) == key(copy.copy(one), layer_idx=1)
+    assert key(one) != key(other)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

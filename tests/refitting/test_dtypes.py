@@ -113,7 +113,7 @@ def finished(request, tmp_path_factory):
         tokenizer=AutoTokenizer.from_pretrained(layersmith.pocket.path()),
         methods=["width", "kv_merge", "width_taylor"],
         at="prefill=1x32",
-        heal_tokens=4096,
+        heal_tokens=1024,
         effort=0.05,
         progress=False,
     )

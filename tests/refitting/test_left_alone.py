@@ -95,14 +95,22 @@ CONTEXTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def given(text: str, tokenizer: Any) -> dict[str, Any]:
+    return {"data": text, "tokenizer": tokenizer, "budget": {"params": 0.97}, "methods": ["width"], **QUICK}
+
+
+@pytest.fixture(scope="module")
+def outside(given: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return layersmith.refit(tiny_llama(layers=2), out=tmp_path_factory.mktemp("outside") / "run", **given)
+
+
 @pytest.mark.parametrize("name", CONTEXTS)
 def test_the_callers_contexts_do_not_matter(
-    name: str, tmp_path: Path, text: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, given: dict[str, Any], outside: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Inside any of them a run heals, saves and comes to the figures that it comes to outside."""
     monkeypatch.setattr(verify, "_run", _reloaded_here)
-    given = {"data": text, "tokenizer": tokenizer, "budget": {"params": 0.97}, "methods": ["width"], **QUICK}
-    outside = layersmith.refit(tiny_llama(layers=2), out=tmp_path / "outside", **given)
     model = tiny_llama(layers=2)
     with CONTEXTS[name]():
         inside = layersmith.refit(model, out=tmp_path / "inside", **given)

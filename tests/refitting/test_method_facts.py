@@ -35,13 +35,13 @@ TRIED = {
     "bytes": "drop mean linear rank_r width width_taylor span kv_merge low_rank idle_ffn int8_dynamic int8_weight "
     "int4_weight bf16 rtn gptq",
     "flops": "drop mean linear rank_r width width_taylor span kv_merge low_rank linear_attention topk carve idle_ffn",
-    "kv": "drop mean linear rank_r span kv_merge linear_attention",
+    "kv": "drop mean linear rank_r span kv_merge sliding_window linear_attention",
 }
 FORMATS = ["int8_dynamic", "int8_weight", "int4_weight", "bf16"]
 #: Those of them that a number format may follow.
 CHAINED = ["fused_attention", "fused_glu", "width", "width_taylor", "kv_merge", "low_rank"]
 #: What is saved at one token at a time, or in long texts alone: counted there.
-AT_OTHER_LENGTHS = {("topk", "flops"): 1, ("linear_attention", "flops"): 1024}
+AT_OTHER_LENGTHS = {("topk", "flops"): 1, ("linear_attention", "flops"): 1024, ("mamba2", "flops"): 1024}
 #: Methods that save time and nothing that can be counted have to show it on a clock.
 CLOCKED = Path(__file__).resolve().parents[2] / "benchmarks/results/latency_alone.csv"
 

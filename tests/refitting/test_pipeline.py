@@ -1,16 +1,18 @@
 """The whole job on a tiny model: what it writes, that it survives being killed anywhere, and what it refuses."""
 
 import json
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from layersmith.errors import UserError
 from layersmith.refitting.options import check_budget
 from layersmith.refitting.pipeline import refit
-from tests.refitting.conftest import tiny_llama
-from tests.refitting.whole_run import BUDGET, comparable, run
+from tests.refitting.conftest import VOCABULARY, tiny_llama
+from tests.refitting.whole_run import BUDGET, METHODS, comparable, run
 
 
 def test_result_holds_what_it_promises(finished):
@@ -60,8 +62,10 @@ def test_the_saved_model_is_the_measured_one(finished):
 
 
 def test_running_a_finished_run_again_changes_nothing(finished, text, tokenizer):
+    """Asked for in other kinds of the same: fractions, NumPy's numbers, tuples, sets."""
     out, result = finished
-    assert comparable(run(out, text, tokenizer)) == comparable(result)
+    other = {"budget": {"params": Fraction(97, 100)}, "methods": tuple(METHODS), "sites": {"*"}, "seed": np.int64(0)}
+    assert comparable(run(out, text, tokenizer, heal_tokens=np.int32(4096), **other)) == comparable(result)
 
 
 def test_a_budget_that_cannot_be_met_names_the_best_reachable(tmp_path, text, tokenizer):
@@ -92,8 +96,10 @@ def test_a_loaded_model_stays_where_it_is(tmp_path, text, tokenizer):
 
 
 def test_a_shape_the_model_does_not_run_at_is_refused_at_once(tmp_path, text, tokenizer):
+    sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+    model, options = GPT2LMHeadModel(GPT2Config(**sizes)).eval(), {"budget": BUDGET, "progress": False}
     with pytest.raises(UserError, match="positions"):
-        run(tmp_path / "run", text, tokenizer, at="prefill=1x4096")
+        refit(model, out=tmp_path / "run", data=text, tokenizer=tokenizer, at="prefill=1x4096", **options)
     assert not (tmp_path / "run").exists()
 
 

@@ -87,12 +87,21 @@ def all_gone(pids, seconds=20):
     return True
 
 
+def on_one_thread(model, text, out, workers):
+    """The run of `started`, in this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        refit(str(model), out=out, data=str(text), workers=workers, progress=False, **OPTIONS)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def whole(model, text, tmp_path_factory):
     """What a run gives that nothing disturbs."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    process = started(model, text, out)
-    assert process.wait(PATIENCE) == 0
+    on_one_thread(model, text, out, workers=1)
     return comparable(out)
 
 
@@ -149,12 +158,7 @@ def test_stopped_workers_do_not_keep_a_run_from_going_on(model, text, whole, tmp
     monkeypatch.setattr(processes, "BEAT", 0.2)
     monkeypatch.setattr(processes, "SILENCE", 2.0)
     monkeypatch.setattr(Progress, "note", lambda self, text: notes.append(text))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        refit(str(model), out=tmp_path / "run", data=str(text), workers=2, **OPTIONS)
-    finally:
-        torch.set_num_threads(threads)
+    on_one_thread(model, text, tmp_path / "run", workers=2)
     assert [note for note in notes if "silent" in note] == [
         f"A worker was silent for 2 seconds; layers.{i} will be built here." for i in (0, 1)
     ]

@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from layersmith import checkpoint
 from layersmith.errors import UserError
@@ -39,8 +41,13 @@ def campaign(finished, out, monkeypatch, job, seed):
     assert comparable(result) == comparable(finished[1])
 
 
-@pytest.mark.parametrize("relative", [False, True])
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.real) for seed in range(1, 9))])
+#: (seed, whether OUT is relative); more of them where there is time.
+CAMPAIGNS = [(0, True), (0, False), *((seed, relative) for seed in range(1, 8) for relative in (False, True))]
+
+
+@pytest.mark.parametrize(
+    ("seed", "relative"), [CAMPAIGNS[0], *(pytest.param(*one, marks=pytest.mark.real) for one in CAMPAIGNS[1:])]
+)
 def test_killed_anywhere_it_goes_on_and_ends_the_same(finished, tmp_path, text, tokenizer, monkeypatch, seed, relative):
     """At any file operation, half of a file written; with the README's own relative OUT too."""
     monkeypatch.chdir(tmp_path)
@@ -64,7 +71,7 @@ def kept_files(out):
     return files
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.05, 0.5, pytest.param(1.0, marks=pytest.mark.real)])  # all of it: as from nothing
 def test_damaged_files_are_built_again(finished, copied, text, tokenizer, share):
     """Any part of them at once, checksums included."""
     rng = random.Random(int(100 * share))
@@ -135,6 +142,34 @@ def test_another_model_or_text_is_another_run(finished, tmp_path, text, tokenize
     assert not (tmp_path / "run").exists()
 
 
+def halved_positions(model):
+    model.model.rotary_emb.inv_freq.mul_(0.5)
+
+
+def wider_attention(model):
+    for layer in model.model.layers:
+        layer.self_attn.scaling *= 0.5
+
+
+def hooked(model):
+    model.model.layers[0].register_forward_hook(lambda module, args, output: output * 1.5)
+
+
+@pytest.mark.parametrize("change", [halved_positions, wider_attention, hooked])
+def test_what_no_file_of_a_model_says_makes_another_run_too(finished, tmp_path, text, tokenizer, change):
+    """Its weights, config and text are the same ones; its answers are not."""
+    out = finished[0]
+    before = (out / "result.json").read_bytes()
+    model = tiny_llama(layers=2)
+    change(model)
+    options = {"budget": BUDGET, "methods": METHODS, "at": "prefill=1x32", "heal_tokens": 4096, "progress": False}
+    for place in ({"out": out}, {"out": tmp_path / "run", "reuse": out}):
+        with pytest.raises(UserError, match=r"holds another run: its model has the same weights and config, and does"):
+            refit(model, data=text, tokenizer=tokenizer, **place, **options)
+    assert (out / "result.json").read_bytes() == before
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_same_text_elsewhere_is_the_same_run(finished, copied, tmp_path, text, tokenizer, monkeypatch):
     shutil.copy(text, tmp_path / "again.txt")
     built = []
@@ -198,6 +233,38 @@ def test_what_is_damaged_after_the_end_is_made_again_from_what_was_cleared(finis
     for path in files:
         path.write_text("{}")
     assert comparable(run(copied, text, tokenizer)) == comparable(finished[1])
+
+
+@pytest.mark.parametrize("lost", ["model", "report.html", "result.json"])
+def test_what_a_finished_run_wrote_is_written_again_where_it_is_gone(finished, copied, text, tokenizer, lost):
+    before = load_file(copied / "model" / "model.safetensors")
+    shutil.rmtree(copied / lost) if lost == "model" else (copied / lost).unlink()
+    assert comparable(run(copied, text, tokenizer)) == comparable(finished[1])
+    again = load_file(copied / "model" / "model.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in before.items())
+    assert (copied / lost).exists()
+
+
+@pytest.mark.parametrize("change", ["weights", "config", "another file"])
+def test_a_result_that_was_changed_where_it_lies_is_not_written_over(copied, text, tokenizer, change):
+    """Somebody trained it further, in place; running the same command again used to undo that without a word."""
+    model = copied / "model"
+    if change == "config":
+        (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    elif change == "weights":
+        weights = load_file(model / "model.safetensors")
+        save_file({name: tensor + 1 for name, tensor in weights.items()}, model / "model.safetensors")
+    else:
+        (model / "adapter.safetensors").write_bytes(b"hours of training")
+    before = {path: path.read_bytes() for path in model.iterdir()}
+    with pytest.raises(UserError, match=r"no longer the model that this run saved: .* Move it away"):
+        run(copied, text, tokenizer)
+    assert {path: path.read_bytes() for path in model.iterdir()} == before
+    model.rename(copied / "mine")
+    run(copied, text, tokenizer)
+    assert {path.name: path.read_bytes() for path in (copied / "mine").iterdir()} == {
+        p.name: b for p, b in before.items()
+    }
 
 
 def test_a_run_of_another_make_is_not_reused(finished, tmp_path, text, tokenizer):

@@ -10,7 +10,9 @@ import torch
 from safetensors import SafetensorError
 
 from layersmith.errors import UserError
+from layersmith.names import check_out
 from layersmith.runs import workspace as workspaces
+from layersmith.runs.answers import check_answers
 from layersmith.runs.workspace import Workspace
 from tests.runs.dying import DAMAGES, Dying, Killed, damage
 
@@ -110,6 +112,36 @@ def test_a_damaged_seal_reads_as_absent(tmp_path, monkeypatch, seal, relative):
     assert workspace.load_json("a/x") is None
     workspace.save_json("a/x", 2)
     assert workspace.load_json("a/x") == 2
+    workspace.close()
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "deep/er/thesis.txt"])
+def test_a_folder_that_happens_to_be_called_workspace_is_somebodys(tmp_path, name):
+    """What a run that stored no work left is cleared away; these files are nobody's to clear away."""
+    mine = tmp_path / "project" / "workspace" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    for refused in (lambda: Workspace(tmp_path / "project", IDENTITY), lambda: check_out(tmp_path / "project")):
+        with pytest.raises(UserError, match="holds no layersmith run"):
+            refused()
+    assert mine.read_text() == "years of work"
+    (tmp_path / "killed" / "workspace").mkdir(parents=True)  # before it left anything
+    check_out(tmp_path / "killed")
+    Workspace(tmp_path / "killed", IDENTITY).close()
+
+
+def test_answers_are_compared_with_room_for_rounding_alone(tmp_path):
+    answer = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
+    workspace = Workspace(tmp_path / "run", IDENTITY)
+    for same in (answer, answer + 1e-5, answer.half().float()):
+        check_answers(workspace, lambda same=same: same)
+    for other in (1.1 * answer, answer[:, :100]):
+        with pytest.raises(UserError, match="does not answer the same text alike"):
+            check_answers(workspace, lambda other=other: other)
+    check_answers(workspace, lambda: torch.randn(3, 5000))  # a model that draws is not judged by what it drew
+    for suffix in (".safetensors", ".safetensors.sha256"):
+        damage(workspace.root / f"answers{suffix}", "emptied")
+    check_answers(workspace, lambda: 1.1 * answer)  # kept anew
     workspace.close()
 
 

@@ -37,6 +37,9 @@ def test_without_healing_and_without_exchanges():
     result = make_result(heal="none")
     result["solver"]["refinement"] = []
     assert stages.stages(result) == [("searched, no exchange was better", REFINED, UNHEALED)]
+    result["solver"]["baseline"] = "bf16 everywhere"
+    assert stages.stages(result) == [("bf16 everywhere, closer than the searched mix", REFINED, UNHEALED)]
+    result["solver"]["baseline"] = None
     result["chosen"]["measured"]["divergence"] = 0.057
     assert stages.stages(result)[-1] == ("folded and saved", None, 0.057)
 

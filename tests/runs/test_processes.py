@@ -64,9 +64,14 @@ def test_a_stopped_worker_is_given_up(monkeypatch):
 
 def test_a_slow_worker_is_not_given_up(monkeypatch, tmp_path):
     """It says nothing of its work for longer than SILENCE, but it is alive."""
-    monkeypatch.setattr(processes, "SILENCE", 6.0)
-    timer = threading.Timer(12, lambda: os.kill(appeared(tmp_path / "pid"), signal.SIGKILL))
-    timer.start()
+    monkeypatch.setattr(processes, "SILENCE", 4.0)
+
+    def end_it():
+        worker = appeared(tmp_path / "pid")
+        time.sleep(1.5 * processes.SILENCE)
+        os.kill(worker, signal.SIGKILL)
+
+    threading.Thread(target=end_it).start()
     workers, _ = run(["wait"], here=tmp_path / "pid")
     assert workers[0].ending() == "ended with status -9", "it was killed here, and not for its silence"
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.anatomy.probe import example_inputs, with_decoder_ids
-from layersmith.anatomy.running import evaluating, plainly
+from layersmith.anatomy.running import MODEL_FAILURES, evaluating, plainly
 from layersmith.anatomy.site import Anatomy
 from layersmith.errors import UserError
 
@@ -186,7 +186,7 @@ class Replay:
             for index, path in enumerate(self.blocks):
                 try:
                     alone = self.run_block(index, hidden[index], batch)
-                except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+                except MODEL_FAILURES as error:
                     return f"{path} fails when the blocks before it are not run ({error})"
                 if not torch.equal(alone, hidden[index + 1]):
                     return f"{path}, run alone, does not give what the next block gets"

@@ -16,6 +16,19 @@ from torch import nn
 
 from layersmith.errors import UserError
 
+#: What somebody's model fails with when it is run on something that it does not take. Anything else is a fault of ours,
+#: or no error at all (KeyboardInterrupt), and must not be taken for the model's answer.
+MODEL_FAILURES = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    ImportError,
+)
+
 #: No token has this id, so a classifier without a padding token takes every row as full.
 _NO_TOKEN = -1
 _MISSING = object()

@@ -21,14 +21,11 @@ from layersmith.anatomy.adapters import open_up
 from layersmith.anatomy.behaviour import Mixing, try_branches
 from layersmith.anatomy.blocks import BlockParts, Branch, closure, is_norm, raw_values, take_apart
 from layersmith.anatomy.probe import example_inputs
-from layersmith.anatomy.running import check_module
+from layersmith.anatomy.running import MODEL_FAILURES, check_module
 from layersmith.anatomy.site import Anatomy, Site
 from layersmith.anatomy.trace import Call, Trace, record
 from layersmith.errors import UserError
 from layersmith.kinds import check_kinds
-
-#: What a forward pass fails with when its inputs are not what it wants.
-_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError, AssertionError)
 
 
 def find_sites(model: nn.Module, example: dict[str, Any] | None = None) -> Anatomy:
@@ -47,7 +44,7 @@ def find_sites(model: nn.Module, example: dict[str, Any] | None = None) -> Anato
     inputs = example_inputs(model) if example is None else dict(example)
     try:
         trace = record(model, inputs)
-    except _FAILURES as error:
+    except MODEL_FAILURES as error:
         raise UserError(notes.does_not_run(model, inputs, example is not None, error)) from error
     parts = _blocks(model, trace)
     if not parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from layersmith.anatomy.probe import example_inputs
-from layersmith.anatomy.running import evaluating
+from layersmith.anatomy.running import MODEL_FAILURES, evaluating
 from layersmith.errors import UserError
 
 
@@ -27,7 +27,7 @@ def check_plain(model: nn.Module) -> None:
         inputs = example_inputs(model)
         with evaluating(model):
             model(**inputs)
-    except Exception:  # whatever somebody's model raises; why it does not run is said where its sites are looked for
+    except MODEL_FAILURES:  # why it does not run is said where its sites are looked for
         return
     changed = sorted(before ^ {*model.state_dict()})
     if changed:

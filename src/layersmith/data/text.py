@@ -140,7 +140,9 @@ def _module(path: str) -> str:
 
 def _folder(root: Path, text_column: str | None) -> tuple[int, list[Unit]]:
     """Characters in all, and a folder's files as units, or its blocks when the files are few."""
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    # What a run wrote there is no text of the user's: reading it would make the next run another one.
+    runs = {path.parent.parent for path in root.rglob("workspace/run.json")}
+    files = sorted(path for path in root.rglob("*") if path.is_file() and runs.isdisjoint(path.parents))
     # Tables beside plain text are data of a program more often than text: they are read where there is nothing else.
     paths = [path for path in files if path.suffix in TEXT_SUFFIXES | {".jsonl"}]
     paths = paths or [path for path in files if path.suffix.lower() in TABLES]
@@ -193,10 +195,10 @@ def _cut(piece: str) -> list[str]:
 
 
 def _distinct(pieces: Iterable[str], seen: set[bytes]) -> list[str]:
-    """The pieces that were not seen before, spaces at their ends aside."""
+    """The pieces that were not seen before, spaces and breaks of lines aside: a copy may be wrapped otherwise."""
     fresh = []
     for piece in pieces:
-        key = blake2b(piece.strip().encode(), digest_size=16).digest()
+        key = blake2b(" ".join(piece.split()).encode(), digest_size=16).digest()
         if key not in seen:
             seen.add(key)
             fresh.append(piece)

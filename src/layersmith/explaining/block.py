@@ -10,8 +10,7 @@ from torch import Tensor
 
 from layersmith.anatomy import Site
 from layersmith.anatomy.observe import observe
-from layersmith.anatomy.running import evaluating, weighing
-from layersmith.errors import UserError
+from layersmith.anatomy.running import MODEL_FAILURES, evaluating, weighing
 from layersmith.explaining.capture import Rows, joined, rows_of
 from layersmith.explaining.measures.sinks import attention_weights, received
 from layersmith.explaining.survey import Subject
@@ -75,7 +74,7 @@ def _last_matrix(subject: Subject, site: Site) -> str | None:
     """Path of the matrix that ends a feed-forward, if it ends in one: what enters it is the hidden layer."""
     try:
         matrices = observe(subject.model, site).matrices
-    except (UserError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError):
+    except MODEL_FAILURES:
         return None  # a sublayer that cannot be watched alone has no hidden layer to speak of
     last = next(reversed(matrices.items()), None)
     return last[0] if last is not None and last[1].rows == site.d_model else None

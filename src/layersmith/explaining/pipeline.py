@@ -37,8 +37,9 @@ from layersmith.explaining.sections import with_words
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.texts import read
 from layersmith.explaining.tool import Explanation, Observed, Settings, Tool
-from layersmith.kinds import check_kinds
+from layersmith.kinds import check_kinds, in_plain_kinds
 from layersmith.measuring.divergence import first_run, main_output
+from layersmith.runs.answers import check_answers
 from layersmith.runs.identity import identity_of
 from layersmith.runs.progress import Progress, Stopwatch
 from layersmith.runs.workspace import Workspace, refuse_a_foreign_folder
@@ -87,10 +88,11 @@ def explain(
         device=device,
         trust_remote_code=trust_remote_code,
     )
+    config = in_plain_kinds(config)
     check(config)
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
     found = tools.get(tool)
-    chosen = tools.settings_of(found, settings or {})
+    chosen = tools.settings_of(found, config.settings or {})
     found.check(chosen)
     if device is not None and not isinstance(model, str):
         raise UserError("device is for a model given by name. A loaded model stays where it is: move it with .to().")
@@ -122,6 +124,8 @@ def _explain(
     identity = {**identity_of(model, tokenizer, batches), "settings": asked}
     workspace = Workspace(config.out, identity, on_rebuild=bar.rebuilding)
     try:
+        with evaluating(model):
+            check_answers(workspace, lambda: main_output(first_run(model, texts.fit[0])))
         ctx = RunContext(
             name=name,
             model=model,

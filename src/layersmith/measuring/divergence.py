@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from layersmith.anatomy.running import MODEL_FAILURES
 from layersmith.errors import UserError
 from layersmith.measuring.inputs import placement, without_cache
 
@@ -235,7 +236,7 @@ def first_run(model: nn.Module, inputs: Batch) -> Any:
         return run(model, inputs)
     except UserError:
         raise
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ImportError) as error:
+    except MODEL_FAILURES as error:
         said = " ".join(str(error).split())[:300]
         raise UserError(
             f"{type(model).__name__} does not run on {', '.join(inputs)}, with which it is fed: "

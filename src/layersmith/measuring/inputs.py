@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from layersmith.anatomy import probe
-from layersmith.anatomy.limits import longest_input
+from layersmith.anatomy.limits import runs_up_to
 from layersmith.anatomy.probe import placement
 from layersmith.data.windows import vocabulary
 from layersmith.errors import UserError
@@ -77,8 +77,8 @@ def without_cache(model: nn.Module) -> dict[str, bool]:
 
 
 def check_length(model: nn.Module, tokens: int) -> None:
-    """A UserError when the model has fewer positions than `tokens`."""
-    limit = longest_input(model)
+    """A UserError when the model has fewer positions than `tokens`. Rotary ones go on beyond its context."""
+    limit = runs_up_to(model)
     if limit is not None and tokens > limit:
         raise UserError(
             f"{tokens} tokens are more than this model's {limit} positions. Use a shorter shape, for example "

@@ -2,6 +2,9 @@
 
 Timing A for a minute and then B for a minute measures the machine's mood. Here every round times each step once, in
 an order shuffled per round, and `ratio` compares only samples of the same round. All times are in seconds.
+
+Turns have to be alike, too: tensors that two of three models share are in the processor's cache more often than those
+of the third, which costs it 2 to 5 % where a model fits in there. Models of that size are compared in pairs.
 """
 
 from __future__ import annotations

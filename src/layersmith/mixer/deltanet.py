@@ -4,11 +4,8 @@
     S_t = S_{t-1} + beta_t k_t^T (v_t - k_t S_{t-1})                one gradient step on |k_t S - v_t|^2 / 2
     y_t = W_o concat_h rmsnorm(q_t S_t / sqrt(head_dim))
 
-with a causal depthwise convolution over `conv` tokens. A whole sequence is computed chunk by chunk: the C corrections
-of a chunk are one triangular system (the WY form of a product of Householder-like matrices),
-
-    M = (I + tril(diag(beta) K K^T, -1))^{-1} diag(beta),   R = M V - (M K) S
-    Y = Q S + tril(Q K^T) R,                                S <- S + K^T R
+with a causal depthwise convolution over `conv` tokens. A whole sequence is computed chunk by chunk, with one triangular
+system for the C corrections of a chunk (`shared/delta_rule.py`).
 
 It has a forward of its own instead of that of `shared/heads.py`: q, k and v pass a convolution over neighbouring
 tokens before they are split into heads, so padding is moved out of the way instead of being masked.
@@ -19,8 +16,7 @@ State: S (B, H, head_dim, head_dim) in at least float32; conv (B, 3 H head_dim, 
 Paper: Yang et al. 2024, "Parallelizing Linear Transformers with the Delta Rule over Sequence Length", arXiv
 2406.06484. The layer (SiLU and convolution on q, k and v, L2 norm, sigmoid beta without bias, RMS norm per head, no
 output gate, query scale) was confirmed in the authors' released code.
-Differs from the paper: keys and values have one size. `cost` counts matrix products and convolutions; the triangular
-solve (about C^2 / 2 multiply-adds per token and head) is not one and is not counted.
+Differs from the paper: keys and values have one size.
 """
 
 from __future__ import annotations
@@ -30,36 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Mixer, State, require_positive
-from layersmith.mixer.shared.chunked import from_chunks, full_precision, precise, to_chunks
+from layersmith.mixer.shared.chunked import full_precision, precise
+from layersmith.mixer.shared.delta_rule import delta_rule_chunked, delta_rule_recurrent
 from layersmith.mixer.shared.heads import head_sizes, merge_heads, split_heads
 from layersmith.mixer.shared.inputs import check_inputs, pack, packed_slots, unpack
-
-
-def delta_rule_recurrent(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The equation token by token: q, k, v (B, H, T, d), beta (B, H, T, 1), state (B, H, d, d) -> (y, state)."""
-    outputs = []
-    for t in range(q.shape[2]):
-        q_t, k_t, v_t, beta_t = (part[:, :, t : t + 1] for part in (q, k, v, beta))
-        state = state + k_t.mT @ (beta_t * (v_t - k_t @ state))
-        outputs.append(q_t @ state)
-    return torch.cat(outputs, dim=2), state
-
-
-def delta_rule_chunked(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor, size: int
-) -> tuple[Tensor, Tensor]:
-    """The same values with one sequential step per chunk of `size` tokens."""
-    tokens = q.shape[2]
-    q, k, v, beta = (to_chunks(part, min(size, tokens)) for part in (q, k, v, beta))
-    coupling = (beta * (k @ k.mT)).tril(-1)
-    m = torch.linalg.solve_triangular(coupling, torch.diag_embed(beta.squeeze(-1)), upper=False, unitriangular=True)
-    w, u, scores = m @ k, m @ v, (q @ k.mT).tril()
-    outputs = []
-    for n in range(q.shape[2]):
-        r = u[:, :, n] - w[:, :, n] @ state
-        outputs.append(q[:, :, n] @ state + scores[:, :, n] @ r)
-        state = state + k[:, :, n].mT @ r
-    return from_chunks(torch.stack(outputs, dim=2), tokens), state
+from layersmith.mixer.shared.short_conv import short_conv
 
 
 class DeltaNet(Mixer):
@@ -117,16 +88,9 @@ class DeltaNet(Mixer):
         self, x: Tensor, state: State | None, n_real: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q, k, v (B, H, T, head_dim) after convolution and SiLU, and the inputs the next chunk's convolution needs."""
-        inputs = torch.cat((self.q(x), self.k(x), self.v(x)), dim=-1).mT
-        reach = self.conv.kernel_size[0] - 1
-        before = state["conv"] if state is not None else inputs.new_zeros(*inputs.shape[:2], reach)
-        inputs = torch.cat((before, inputs), dim=-1)
-        if n_real is None:
-            last = inputs[..., x.shape[1] :].clone()
-        else:
-            at = n_real[:, None] + torch.arange(reach, device=x.device)
-            last = inputs.gather(2, at[:, None, :].expand(-1, inputs.shape[1], -1))
-        parts = F.silu(self.conv(inputs)).mT.chunk(3, dim=-1)
+        inputs = torch.cat((self.q(x), self.k(x), self.v(x)), dim=-1)
+        mixed, last = short_conv(self.conv, inputs, None if state is None else state["conv"], n_real)
+        parts = F.silu(mixed).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.head_dim) for part in parts)
         return q, k, v, last
 

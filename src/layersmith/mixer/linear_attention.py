@@ -2,13 +2,13 @@
 
     y_t = W_o concat_h  (phi(q_t) S_t) / (phi(q_t) z_t + eps),    S_t = sum_{s<=t} phi(k_s)^T v_s,  z_t = sum phi(k_s)^T
 
-Feature maps phi (F features of a head):
-    elu1       elu(x) + 1                                 F = head_dim
-    relu       max(x, 0)                                  F = head_dim
-    hedgehog   [softmax(W x), softmax(-W x)]              F = 2 head_dim, W learned per head, for q and k apart
-    identity   x                                          F = head_dim, only without the normaliser
+Feature maps phi, among them elu(x) + 1, the learned softmax features of Hedgehog and random features that approach
+softmax attention, are in `shared/features.py`.
 
-With normalize=False the normaliser is left out, y_t = W_o concat_h phi(q_t) S_t: the "linear self-attention" of theory.
+With normalize=False the normaliser is left out, y_t = W_o concat_h phi(q_t) S_t: the "linear self-attention" of
+theory; with out_norm=True as well, y_t = W_o rmsnorm(concat_h phi(q_t) S_t), whose gradients are bounded where those of
+the quotient are not. A map whose weights may be negative ("..._cosine") has a normaliser that can vanish: it is kept at
+least eps away from 0.
 
 The maps q, k, v, o are those of `SoftmaxAttention` (`shared/heads.py`), whose weights can be copied in; RoPE acts
 before the feature map. Computed chunk by chunk with matrix products (`chunked.py`); not causal: one sum over all
@@ -20,7 +20,9 @@ position (B,) with RoPE.
 
 Papers: Katharopoulos et al. 2020, "Transformers are RNNs", arXiv 2006.16236 (elu1, both forms); Zhang et al. 2024,
 "The Hedgehog & the Porcupine", arXiv 2402.04347, and "LoLCATs", arXiv 2410.10254 (hedgehog; identity start and
-softmax over features confirmed in the released code); von Oswald et al. 2022, arXiv 2212.07677 (no normaliser).
+softmax over features confirmed in the released code); von Oswald et al. 2022, arXiv 2212.07677 (no normaliser); Qin
+et al. 2022, "The Devil in Linear Transformer" (out_norm, without weights and over all heads, as in the released code);
+Chowdhury et al. 2021, "On Learning the Transformer Kernel" (learned random features).
 Differs from the papers: grouped key-value heads share one state and one key feature map (LoLCATs repeats keys first);
 LoLCATs' sliding window of softmax attention is left out.
 """
@@ -34,29 +36,8 @@ from torch import Tensor, nn
 from layersmith.contract import State, require_positive
 from layersmith.errors import suggest
 from layersmith.mixer.shared.chunked import additive_scan, full_precision, precise
+from layersmith.mixer.shared.features import FEATURE_MAPS, RANDOM, may_be_negative, plain_features, random_features
 from layersmith.mixer.shared.heads import HeadMixer
-
-
-class Elu1(nn.Module):
-    """elu(x) + 1, written so that it stays positive where the sum would round to 0."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x) + x.clamp(max=0).exp()
-
-
-class Hedgehog(nn.Module):
-    """[softmax(W x), softmax(-W x)] per head, W starting as the identity: x (B, H, T, d) -> (B, H, T, 2 d)."""
-
-    def __init__(self, n_heads: int, head_dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.eye(head_dim).repeat(n_heads, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x @ self.weight
-        return torch.cat((x.softmax(-1), (-x).softmax(-1)), dim=-1)
-
-
-FEATURE_MAPS = ("elu1", "relu", "hedgehog", "identity")
 
 
 class LinearAttention(HeadMixer):
@@ -64,10 +45,13 @@ class LinearAttention(HeadMixer):
 
     d_model, n_heads, n_kv_heads, head_dim, bias, out_bias, rope_*, qk_norm     as in `SoftmaxAttention`
     causal         False: every token reads the sums over the whole sequence, and no state is accepted
-    feature_map    "elu1", "relu", "hedgehog" or "identity"
+    feature_map    "elu1", "relu", "silu", "hedgehog", "identity", "favor", or "gmm", "generative" or "fastfood" with
+                   "_positive" or "_cosine" after it
     chunk          tokens computed together; changes speed, not values
     eps            added to the normaliser
     normalize      divide by the sum of the weights; must be False for "identity"
+    out_norm       RMS-normalise all heads together, without weights; only with normalize=False
+    features       random features of a head (of the maps that draw them); None = head_dim
     """
 
     name = "linear_attention"
@@ -90,6 +74,8 @@ class LinearAttention(HeadMixer):
         chunk: int = 64,
         eps: float = 1e-6,
         normalize: bool = True,
+        out_norm: bool = False,
+        features: int | None = None,
     ):
         super().__init__(
             d_model,
@@ -106,26 +92,27 @@ class LinearAttention(HeadMixer):
             out_bias=out_bias,
         )
         require_positive(LinearAttention, chunk=chunk)
-        if feature_map not in FEATURE_MAPS:
-            raise ValueError(
-                f"LinearAttention: unknown feature_map {feature_map!r}. {suggest(feature_map, list(FEATURE_MAPS))}"
-            )
-        if normalize and feature_map == "identity":
-            raise ValueError(
-                "LinearAttention: with feature_map='identity' weights can be negative and their sum zero, so there is "
-                "nothing to divide by. Use normalize=False, or another feature map."
-            )
-        self.chunk, self.eps, self.normalize = chunk, eps, normalize
-        self.phi_q = _feature_map(feature_map, n_heads, self.head_dim)
-        self.phi_k = _feature_map(feature_map, self.n_kv_heads, self.head_dim)
+        _check(feature_map, normalize, out_norm, features)
+        self.chunk, self.eps, self.normalize, self.out_norm = chunk, eps, normalize, out_norm
+        self.signed = may_be_negative(feature_map)
+        self.phi_q: nn.Module | None = None
+        self.phi_k: nn.Module
+        if feature_map in RANDOM:  # one map for both: scores approach a kernel only if q and k share frequencies
+            features = self.head_dim if features is None else features
+            require_positive(LinearAttention, features=features)
+            self.phi_k = random_features(feature_map, self.n_kv_heads, self.head_dim, features)
+        else:
+            self.phi_q = plain_features(feature_map, n_heads, self.head_dim)
+            self.phi_k = plain_features(feature_map, self.n_kv_heads, self.head_dim)
 
     def mix(
         self, q: Tensor, k: Tensor, v: Tensor, state: State | None, mask: Tensor | None
     ) -> tuple[Tensor, State | None]:
         dtype = v.dtype
         # A query group is one more leading dimension, over which keys and values broadcast: (B, H_kv, G, T, .)
-        q = precise(self.phi_q(q)).unflatten(1, (self.n_kv_heads, -1))
-        k = precise(self.phi_k(k)).unsqueeze(2)
+        phi_q = self.phi_k if self.phi_q is None else self.phi_q
+        q = precise(phi_q(q.unflatten(1, (self.n_kv_heads, -1))))
+        k = precise(self.phi_k(k.unsqueeze(2)))
         v = precise(v).unsqueeze(2)
         if self.normalize:
             v = F.pad(v, (0, 1), value=1.0)  # a column of ones sums the normaliser z
@@ -140,11 +127,33 @@ class LinearAttention(HeadMixer):
             else:
                 y, new = q @ (k.mT @ v), None
             if self.normalize:
-                y = y[..., :-1] / (y[..., -1:] + self.eps)
-        return y.flatten(1, 2).to(dtype), new
+                y = y[..., :-1] / self._away_from_zero(y[..., -1:])
+            y = y.flatten(1, 2)
+            if self.out_norm:
+                y = y * torch.rsqrt(y.square().mean((1, 3), keepdim=True) + self.eps)
+        return y.to(dtype), new
+
+    def _away_from_zero(self, z: Tensor) -> Tensor:
+        if not self.signed:
+            return z + self.eps
+        return torch.where(z < 0, z.clamp(max=-self.eps), z.clamp(min=self.eps))
 
 
-def _feature_map(name: str, n_heads: int, head_dim: int) -> nn.Module:
-    if name == "hedgehog":
-        return Hedgehog(n_heads, head_dim)
-    return {"elu1": Elu1, "relu": nn.ReLU, "identity": nn.Identity}[name]()
+def _check(feature_map: str, normalize: bool, out_norm: bool, features: int | None) -> None:
+    """A ValueError for an unknown map, and for settings that contradict each other."""
+    if feature_map not in FEATURE_MAPS:
+        raise ValueError(
+            f"LinearAttention: unknown feature_map {feature_map!r}. {suggest(feature_map, list(FEATURE_MAPS))}"
+        )
+    if normalize and feature_map == "identity":
+        raise ValueError(
+            "LinearAttention: with feature_map='identity' weights can be negative and their sum zero, so there is "
+            "nothing to divide by. Use normalize=False, or another feature map."
+        )
+    if normalize and out_norm:
+        raise ValueError("LinearAttention: out_norm takes the place of the normaliser. Give normalize=False with it.")
+    if features is not None and feature_map not in RANDOM:
+        raise ValueError(
+            f"LinearAttention: feature_map={feature_map!r} draws no random features, so there is no number of them "
+            f"to choose. Leave features out, or use one of {', '.join(RANDOM)}."
+        )

@@ -121,7 +121,6 @@ ENTRIES: dict[str, Entry] = {
         "ffn",
         ("2506.06644",),
         {"d_model": 32, "d_hidden": 64, "k": 16, "r": 16},
-        missing="its paper's sparse attention, in which a query reads its best keys only",
     ),
     "sparse_dictionary": Entry(
         "layersmith.ffn.sparse_dictionary:SparseDictionary",

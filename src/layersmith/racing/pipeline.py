@@ -24,7 +24,7 @@ import torch
 import layersmith
 from layersmith.disk import put, put_json, writable_folder, writing
 from layersmith.errors import UserError
-from layersmith.kinds import check_kinds
+from layersmith.kinds import check_kinds, in_plain_kinds
 from layersmith.racing import together
 from layersmith.racing.budget import Entrant, sized, time_steps
 from layersmith.racing.context import RunContext
@@ -127,7 +127,7 @@ def race(
         expect=expect,
         papers=papers,
     )
-    return _race(config, progress)
+    return _race(in_plain_kinds(config), progress)
 
 
 def _race(config: RaceConfig, progress: bool) -> RaceResult:

@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from layersmith import checkpoint
+from layersmith.anatomy.limits import longest_input
+from layersmith.anatomy.running import MODEL_FAILURES
 from layersmith.disk import writable_folder
 from layersmith.errors import UserError
 from layersmith.measuring.cost import read
 from layersmith.measuring.divergence import first_run, main_output
+from layersmith.measuring.inputs import reads_text
 from layersmith.measuring.shape import Shape
 from layersmith.refitting.build.workers import check_workers
 from layersmith.refitting.calibrate.batches import Batch
@@ -44,12 +47,23 @@ def check_shape(model: nn.Module, shape: Shape) -> None:
         read(model, shape)
     except UserError:
         raise
-    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError) as error:
+    except MODEL_FAILURES as error:
         said = " ".join(str(error).split())[:300]
         raise UserError(
             f"{type(model).__name__} does not run at {shape}, the shape that costs are measured at: "
             f"{type(error).__name__}: {said} Choose another one with --at."
         ) from error
+
+
+def beyond_context(model: nn.Module, shape: Shape) -> str | None:
+    """What to say of a shape that is longer than what the model was made for, but runs; None of any other."""
+    limit = longest_input(model) if reads_text(model) else None
+    if limit is None or shape.tokens <= limit:
+        return None
+    return (
+        f"{shape} is beyond the {limit} tokens that this model was made for: costs are measured at the shape, quality "
+        f"on texts of at most {limit} tokens"
+    )
 
 
 @torch.no_grad()

@@ -53,6 +53,8 @@ class Method(ABC):
     everywhere: ClassVar[bool] = False
     #: Whether a number format may follow it in a chain: what it puts in calls its weight matrices and never reads them.
     chains: ClassVar[bool] = False
+    #: Whether it loses what lies far back, so that texts have to be as long as the shape for the loss to show.
+    forgets: ClassVar[bool] = False
     #: Whether local distillation after `build` is worth its time.
     distils: ClassVar[bool] = False
     #: When to want it, in one sentence.

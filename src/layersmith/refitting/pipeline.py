@@ -26,7 +26,7 @@ from layersmith.anatomy.head import with_head
 from layersmith.anatomy.running import borrowed, check_module, ordinary, uncompiled
 from layersmith.checkpoint.saving import Tokenizer
 from layersmith.disk import writing
-from layersmith.kinds import check_kinds
+from layersmith.kinds import check_kinds, in_plain_kinds
 from layersmith.measuring.shape import parse_shape
 from layersmith.refitting import cleared, methods
 from layersmith.refitting.build.block_library import LibrarySettings, SiteReport, build_library
@@ -37,14 +37,16 @@ from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Sizes, prepare
 from layersmith.refitting.calibrate.taylor import taylor_scores
 from layersmith.refitting.candidate import Library
-from layersmith.refitting.checks import check_by_name, check_finite, check_shape, checked_out
+from layersmith.refitting.checks import beyond_context, check_by_name, check_finite, check_shape, checked_out
 from layersmith.refitting.cleared import Missing
 from layersmith.refitting.context import RunContext
-from layersmith.refitting.identity import run_identity
+from layersmith.refitting.identity import check_same_answers, run_identity
+from layersmith.refitting.methods import forgets
 from layersmith.refitting.options import OWN_WORDS, RefitConfig, check
 from layersmith.refitting.prove.finish import finish
 from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult
+from layersmith.refitting.prove.untouched import check_untouched
 from layersmith.refitting.reuse import check_reusable, take_over
 from layersmith.refitting.score.costs import measure_costs
 from layersmith.refitting.score.reach import check_in_reach
@@ -137,7 +139,7 @@ def refit(
         dtype=dtype,
         reuse=None if reuse is None else Path(reuse).expanduser(),
     )
-    check(config)
+    check(config := in_plain_kinds(config))
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
     check_by_name(model, config)
     with ordinary(), writing(config.out), Progress(progress) as bar:
@@ -171,6 +173,8 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, bar: Prog
     identity = run_identity(model, tokenizer, batches, settings)
     check_finite(model, batches.fit[0])
     check_shape(model, shape)
+    if (note := beyond_context(model, shape)) is not None:
+        bar.note(note)
     anatomy = with_head(model, find_sites(model))
     sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
     check_patterns(settings.sites, anatomy, settings.methods)
@@ -179,6 +183,8 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, bar: Prog
         check_reusable(config.reuse, identity)
     workspace = Workspace(config.out, identity, on_rebuild=bar.rebuilding)
     try:
+        check_untouched(workspace)
+        check_same_answers(model, batches.fit[0], workspace, config.reuse)
         rehearsal(model, tokenizer, batches.fit[0], workspace, config.trust_remote_code)
         if config.reuse is not None:
             take_over(config.reuse, workspace)
@@ -251,7 +257,8 @@ def _cost(ctx: RunContext, library: Library) -> SiteCosts:
 
 def _score(ctx: RunContext, library: Library, costs: SiteCosts) -> None:
     """How far predictions move when a candidate alone stands in the model; kept in the candidate."""
-    scoring = Scoring(library, ctx.activations, ctx.workspace, ctx.bar.tell)
+    whole = forgets(ctx.settings.methods)
+    scoring = Scoring(library, ctx.activations, ctx.workspace, ctx.bar.tell, whole_windows=whole)
     score_what_competes(scoring, costs, ctx.settings.budget)
 
 

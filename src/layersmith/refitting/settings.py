@@ -11,9 +11,13 @@ from dataclasses import asdict, dataclass
 from torch import nn
 
 from layersmith.measuring.inputs import placement
+from layersmith.measuring.shape import Shape, parse_shape
 from layersmith.refitting.calibrate.batches import Sizes
-from layersmith.refitting.methods import chosen
+from layersmith.refitting.methods import chosen, forgets
 from layersmith.refitting.options import RefitConfig
+
+#: The longest texts that quality is measured on, in tokens.
+LONGEST = 1024
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,16 @@ def settings_for(model: nn.Module, config: RefitConfig) -> Settings:
     small = params < 30e6
     effort = config.effort
 
-    def scaled(count: int, least: int) -> int:
+    def scaled(count: float, least: int) -> int:
         return max(least, round(count * effort))
 
     distill_steps = config.distill_steps
     if distill_steps is None:
         distill_steps = round(20 * effort) if small else 0
+    methods = chosen(config.methods, list(config.budget))
+    length = _text_length(methods, parse_shape(config.at))
+    shorter = Sizes.length / length  # the same tokens in fewer windows, if these are longer
+
     heal_tokens = config.heal_tokens
     if heal_tokens is None:
         # A forward of teacher and student and a backward cost about 8 FLOPs per parameter and token.
@@ -60,15 +68,17 @@ def settings_for(model: nn.Module, config: RefitConfig) -> Settings:
         dtype=config.dtype,
         data=config.data,
         text_column=config.text_column,
-        methods=chosen(config.methods, list(config.budget)),
+        methods=methods,
         sites=["*"] if config.sites is None else config.sites,
         seed=config.seed,
         sizes=asdict(
             Sizes(
-                calibration=scaled(Sizes.calibration, 4),
-                search=scaled(Sizes.search if small else Sizes.search // 2, 2),
-                report=scaled(Sizes.report if small else Sizes.report // 2, 2),
-                heal=max(1, heal_tokens // Sizes.length) if heal_tokens else 0,  # a few tokens are not none
+                length=length,
+                per_batch=max(1, round(Sizes.per_batch * shorter)),
+                calibration=scaled(Sizes.calibration * shorter, 4),
+                search=scaled((Sizes.search if small else Sizes.search // 2) * shorter, 2),
+                report=scaled((Sizes.report if small else Sizes.report // 2) * shorter, 2),
+                heal=max(1, heal_tokens // length) if heal_tokens else 0,  # a few tokens are not none
             )
         ),
         distill_steps=distill_steps,
@@ -77,3 +87,8 @@ def settings_for(model: nn.Module, config: RefitConfig) -> Settings:
         heal_lr=config.heal_lr or (3e-4 if small else 1e-4),
         refine_evaluations=scaled(60 if small else 24, 2),
     )
+
+
+def _text_length(methods: list[str], shape: Shape) -> int:
+    """Tokens in a window of text: as many as the shape has, where a method loses what shorter ones would not show."""
+    return min(max(Sizes.length, shape.tokens), LONGEST) if forgets(methods) else Sizes.length

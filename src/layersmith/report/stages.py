@@ -26,12 +26,15 @@ def stages(result: Json) -> list[Stage]:
     """Searched, refined, healed, in this order; those of which nothing was measured are left out."""
     moves = get(result, "solver", "refinement") or []
     joint = get(result, "solver", "additivity", "measured_divergence")
+    baseline = get(result, "solver", "baseline")
     unhealed = get(result, "chosen", "unhealed", "divergence")
     final, _ = final_and_unhealed(result)
     found: list[Stage] = []
     if moves:
         found.append(("searched", get(moves[0], "divergence_before"), None))
         found.append((f"refined, {units.plural(len(moves), 'exchange')}", joint, unhealed))
+    elif baseline is not None:
+        found.append((f"{baseline}, closer than the searched mix", joint, unhealed))
     else:
         found.append(("searched, no exchange was better", joint, unhealed))
     kept = kept_of(result)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from layersmith.disk import missing, remove_empty, writing
 from layersmith.errors import UserError
+from layersmith.names import holds_run
 from layersmith.runs.identity import differences, digest_of
 
 #: Of the files in a workspace, and of what they are called. Raised when a file that is read changes its form.
@@ -204,7 +205,7 @@ def refuse_a_foreign_folder(out: Path) -> None:
     """A non-empty folder without our workspace is somebody's data, not ours to write into."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out must be a folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / "workspace").is_dir():
+    if out.is_dir() and any(out.iterdir()) and not holds_run(out):
         raise UserError(f"{out} exists, is not empty and holds no layersmith run. Give a new folder as --out.")
 
 

@@ -33,6 +33,7 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
     "match2": ({"numbers": 32}, "head.q.weight"),
     "automaton": ({"n": 30, "things": 4}, "look_up.down.weight"),
     "next_step": ({}, "mixer.k.weight"),
+    "permutations": ({"tokens": 1500}, "keys"),
 }
 
 

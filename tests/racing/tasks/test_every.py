@@ -143,7 +143,9 @@ BAD = [
     ("pathfinder", {"side": 8, "n_curves": 3}, "n_curves of at most 2"),
     ("burgers", {"tokens": 48}, "power of two"),
     ("burgers", {"viscosity": 0.001}, "viscosity=0.001"),
+    ("burgers", {"data": "/no/such.npz"}, "There is no file"),
     ("darcy", {"side": 100}, "side=100"),
+    ("darcy", {"data": "darcy.pt"}, "is a pickle"),
     ("series", {"data": "/no/such.csv"}, "There is no file"),
     ("series", {"tokens": 9000}, "lower one of them"),
 ]

@@ -35,6 +35,7 @@ CONSTRUCTIONS: dict[str, str] = {
     "match2": f"{_ROOM}.match2:Match2",
     "automaton": f"{_ROOM}.automaton:Automaton",
     "next_step": f"{_ROOM}.next_step:NextStep",
+    "permutations": f"{_ROOM}.permutations:Permutations",
 }
 
 

@@ -6,6 +6,7 @@
 A field of covariance 625 (-Laplace + 25)^-2 without its mean, which would only carry everything along. Each position
 reads (u_0(x), x). Solved once for all examples, in float64: Fourier modes, the product without aliases (the upper third
 of the modes is kept at zero), viscosity exactly by an integrating factor, the rest by the classical Runge-Kutta step.
+Or from a file of solved examples (`shared/solved_files.py`), any equation on a line.
 
 Papers: "Choose a Transformer: Fourier or Galerkin" (u_0 to u at time 1, the field, relative error; at viscosity 0.1
 little but the slowest waves would be left at time 1, so it is 0.02 here); "Continuum Attention for Neural Operators".
@@ -22,6 +23,7 @@ from torch import Tensor
 from layersmith.racing.task import Batch, Split, Task
 from layersmith.racing.tasks.shared.checks import number, whole
 from layersmith.racing.tasks.shared.operators import Solved, relative_error
+from layersmith.racing.tasks.shared.solved_files import BUILT_IN, read, thinned
 
 FINE = 128  # points of the solver's grid, at least
 #: Examples to choose by and to report, together.
@@ -32,10 +34,12 @@ STEP = 1.5
 
 class Burgers(Task):
     """
-    tokens     grid points, a power of two
+    tokens     grid points, a power of two; of a file, a divisor of those it has
     viscosity  0.01 to 1: below, fronts become steeper than the solver's grid
     n_train    solved examples to train on
     seed       of the examples
+    data       "built-in", or a .npz or .safetensors file with x and y (examples, points), to which viscosity and seed
+               say nothing
     """
 
     name = "burgers"
@@ -47,12 +51,17 @@ class Burgers(Task):
     metric = "relative L2 error"
     higher_is_better = False
 
-    def __init__(self, tokens: int = 64, viscosity: float = 0.02, n_train: int = 1024, seed: int = 0):
+    def __init__(
+        self, tokens: int = 64, viscosity: float = 0.02, n_train: int = 1024, seed: int = 0, data: str = BUILT_IN
+    ):
         self.tokens, self.viscosity = whole("tokens", tokens, 8, 1024), number("viscosity", viscosity, 0.01, 1)
-        if tokens & (tokens - 1):
+        self.data = data
+        if data == BUILT_IN and tokens & (tokens - 1):
             raise ValueError(f"tokens={tokens} is no power of two: give one, such as 64.")
         self.n_train, self.seed = whole("n_train", n_train, 1), whole("seed", seed, 0)
         self.n_inputs, self.n_outputs = 2, 1
+        if data != BUILT_IN:
+            from_file(data, tokens, n_train)  # what is wrong with it is said here
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         return self._solved().batch(generator, size, split)
@@ -65,6 +74,8 @@ class Burgers(Task):
         return self._solved().yardsticks()
 
     def _solved(self) -> Solved:
+        if self.data != BUILT_IN:
+            return from_file(self.data, self.tokens, self.n_train)
         return examples(self.tokens, self.viscosity, self.n_train, self.seed)
 
 
@@ -74,9 +85,20 @@ def examples(tokens: int, viscosity: float, n_train: int, seed: int) -> Solved:
     n = max(FINE, tokens)
     starts = fields(torch.Generator().manual_seed(seed), n_train + HELD_OUT, n)
     every = n // tokens
-    u0, u1 = starts[:, ::every], solve(starts, viscosity, 1.0)[:, ::every]
-    x = (torch.arange(tokens).double() / tokens).expand_as(u0)
-    return Solved.dealt(torch.stack([u0, x], -1), u1[..., None], n_train)
+    return _dealt(starts[:, ::every], solve(starts, viscosity, 1.0)[:, ::every], n_train)
+
+
+@cache
+def from_file(data: str, tokens: int, n_train: int) -> Solved:
+    """The examples of a file. Read once a process."""
+    x, y = read(data, 1, n_train)
+    return _dealt(thinned(data, x, tokens, "tokens"), thinned(data, y, tokens, "tokens"), n_train)
+
+
+def _dealt(before: Tensor, after: Tensor, n_train: int) -> Solved:
+    tokens = before.shape[1]
+    x = (torch.arange(tokens).double() / tokens).expand_as(before)
+    return Solved.dealt(torch.stack([before, x], -1), after[..., None], n_train)
 
 
 def fields(generator: torch.Generator, count: int, n: int) -> Tensor:

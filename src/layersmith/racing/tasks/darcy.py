@@ -5,7 +5,8 @@
 
 Each position is one inner point of a regular grid and reads (a as -1 or 1, x, y). Solved once for all examples, in
 float64: five-point differences, the permeability between two points being their harmonic mean (at the edge, the
-point's own), which keeps the flux right where a jumps.
+point's own), which keeps the flux right where a jumps. Or from a file of solved examples (`shared/solved_files.py`),
+any equation on a square; in place of a stands then x, scaled to mean 0 and deviation 1 of those to train on.
 
 Papers: "Choose a Transformer: Fourier or Galerkin"; "Scalable Transformer for PDE Surrogate Modeling" (the same
 equation with the force 1; 100 gives solutions of size one).
@@ -23,6 +24,7 @@ from torch import Tensor
 from layersmith.racing.task import Batch, Split, Task
 from layersmith.racing.tasks.shared.checks import whole
 from layersmith.racing.tasks.shared.operators import Solved, relative_error
+from layersmith.racing.tasks.shared.solved_files import BUILT_IN, read, thinned
 
 LOW, HIGH, FORCE = 3.0, 12.0, 100.0
 #: Examples to choose by and to report, together.
@@ -35,9 +37,11 @@ AT_ONCE = 32
 
 class Darcy(Task):
     """
-    side     inner grid points in each direction
+    side     inner grid points in each direction; of a file, a divisor of those it has
     n_train  solved examples to train on
     seed     of the examples
+    data     "built-in", or a .npz or .safetensors file with x and y (examples, points, points), to which seed says
+             nothing
     """
 
     name = "darcy"
@@ -49,10 +53,12 @@ class Darcy(Task):
     metric = "relative L2 error"
     higher_is_better = False
 
-    def __init__(self, side: int = 12, n_train: int = 1024, seed: int = 0):
+    def __init__(self, side: int = 12, n_train: int = 1024, seed: int = 0, data: str = BUILT_IN):
         self.side, self.n_train = whole("side", side, 2, 32), whole("n_train", n_train, 1)
-        self.seed = whole("seed", seed, 0)
+        self.seed, self.data = whole("seed", seed, 0), data
         self.n_inputs, self.n_outputs, self.tokens = 3, 1, side**2
+        if data != BUILT_IN:
+            from_file(data, side, n_train)  # what is wrong with it is said here
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
         return self._solved().batch(generator, size, split)
@@ -65,6 +71,8 @@ class Darcy(Task):
         return self._solved().yardsticks()
 
     def _solved(self) -> Solved:
+        if self.data != BUILT_IN:
+            return from_file(self.data, self.side, self.n_train)
         return examples(self.side, self.n_train, self.seed)
 
 
@@ -74,8 +82,22 @@ def examples(side: int, n_train: int, seed: int) -> Solved:
     generator = torch.Generator().manual_seed(seed)
     a = permeability(generator, n_train + HELD_OUT, side)
     u = torch.cat([solve(some) for some in a.split(AT_ONCE)])
+    return _dealt(2 * (a - LOW) / (HIGH - LOW) - 1, u, n_train)
+
+
+@cache
+def from_file(data: str, side: int, n_train: int) -> Solved:
+    """The examples of a file. Read once a process."""
+    a, u = read(data, 2, n_train)
+    a, u = thinned(data, a, side, "side"), thinned(data, u, side, "side")
+    deviation = float(a[:n_train].std(correction=0)) or 1.0
+    return _dealt((a - a[:n_train].mean()) / deviation, u, n_train)
+
+
+def _dealt(a: Tensor, u: Tensor, n_train: int) -> Solved:
+    side = a.shape[1]
     y, x = _points(side)[:, None].expand(side, side), _points(side).expand(side, side)
-    inputs = torch.stack([2 * (a - LOW) / (HIGH - LOW) - 1, x.expand_as(a), y.expand_as(a)], -1)
+    inputs = torch.stack([a, x.expand_as(a), y.expand_as(a)], -1)
     return Solved.dealt(inputs.flatten(1, 2), u.flatten(1)[..., None], n_train)
 
 

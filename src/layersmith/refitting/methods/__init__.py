@@ -28,9 +28,17 @@ METHODS: dict[str, str] = {
     "span": "layersmith.refitting.methods.prune.span:Span",
     "heads": "layersmith.refitting.methods.prune.heads:Heads",
     "kv_merge": "layersmith.refitting.methods.prune.kv_merge:KVMerge",
+    "sliding_window": "layersmith.refitting.methods.prune.sliding_window:SlidingWindow",
+    "tova": "layersmith.refitting.methods.prune.tova:ToTOVA",
+    "topk_retrieval": "layersmith.refitting.methods.prune.topk_retrieval:TopKRetrieval",
+    "combiner": "layersmith.refitting.methods.replace.to_combiner:ToCombiner",
     "low_rank": "layersmith.refitting.methods.fits.low_rank:LowRankWeights",
     "structured": "layersmith.refitting.methods.replace.to_structured:ToStructured",
     "linear_attention": "layersmith.refitting.methods.replace.to_linear_attention:ToLinearAttention",
+    "mamba2": "layersmith.refitting.methods.replace.to_mamba2:ToMamba2",
+    "gated_deltanet": "layersmith.refitting.methods.replace.to_gated_deltanet:ToGatedDeltaNet",
+    "gla": "layersmith.refitting.methods.replace.to_gla:ToGLA",
+    "retnet": "layersmith.refitting.methods.replace.to_retnet:ToRetNet",
     "topk": "layersmith.refitting.methods.prune.topk:TopK",
     "carve": "layersmith.refitting.methods.prune.carve:Carve",
     "gr_kan": "layersmith.refitting.methods.replace.to_gr_kan:ToGRKAN",
@@ -60,6 +68,10 @@ METHODS: dict[str, str] = {
     "deep_mlp": "layersmith.refitting.methods.replace.to_deep_mlp:ToDeepMLP",
     "cascaded_ffn": "layersmith.refitting.methods.replace.to_cascaded_ffn:ToCascadedFFN",
     "smart_mixed": "layersmith.refitting.methods.replace.to_smart_mixed:ToSmartMixed",
+    "power_softmax": "layersmith.refitting.methods.replace.to_power_softmax:ToPowerSoftmax",
+    "relu_attention": "layersmith.refitting.methods.replace.to_relu_attention:ToReLUAttention",
+    "spark_attention": "layersmith.refitting.methods.replace.to_spark_attention:ToSparkAttention",
+    "urpe": "layersmith.refitting.methods.replace.to_urpe:ToURPE",
     "partial_attention": "layersmith.refitting.methods.replace.to_partial_attention:ToPartialAttention",
     "nested_glu": "layersmith.refitting.methods.replace.to_nested_glu:ToNestedGLU",
     "mglu": "layersmith.refitting.methods.replace.to_mglu:ToMGLU",
@@ -141,3 +153,8 @@ def steps(names: list[str]) -> list[str]:
 def reads(names: list[str], statistic: str) -> bool:
     """Whether one of these methods needs that statistic of the calibration."""
     return any(statistic in get(name).statistics for name in names)
+
+
+def forgets(names: list[str]) -> bool:
+    """Whether what one of these methods loses shows in long texts alone."""
+    return any(get(name).forgets for name in steps(names))

@@ -27,6 +27,8 @@ from layersmith.refitting.prove.compiled import measure_compiled
 from layersmith.refitting.prove.folding import fold_where_it_pays
 from layersmith.refitting.prove.rehearsal import rehearsal
 from layersmith.refitting.prove.result import RefitResult, assemble
+from layersmith.refitting.prove.untouched import remember_saved
+from layersmith.refitting.search.adopted import or_baseline
 from layersmith.refitting.search.baselines import measure_baselines
 from layersmith.refitting.search.choice import student
 from layersmith.refitting.search.clock import rounds_for
@@ -45,6 +47,10 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
     """Heal, measure, save, write result.json and report.html; returns the result."""
     with ctx.clock.stage("baselines"):
         variants = measure_baselines(ctx, found)
+        selection = or_baseline(ctx, found, variants["uniform"])
+        if selection is not found.selection:
+            found = replace(found, selection=selection)
+            variants = measure_baselines(ctx, found)  # what was measured is kept, so this only tells it anew
     with ctx.clock.stage("heal"):
         healed, healing = _healed(ctx, found, found.selection.chosen)
         if ctx.settings.heal_baseline:
@@ -203,6 +209,7 @@ def _save(ctx: RunContext, chosen: Found, healed: Any, folded: list[Edit]) -> di
     trust = ctx.source.trust_remote_code
     found = rehearsal(ctx.model, ctx.tokenizer, ctx.batches.fit[0], ctx.workspace, trust)
     kind = checkpoint.save_result(healed, ctx.model, edits, folder, ctx.tokenizer, try_stock=not found["stock"])
+    remember_saved(ctx.workspace)
     batch = ctx.batches.report[0]
     difference = checkpoint.verify_reload(folder, healed, batch, trust)
     return {"export": kind, "reload_max_abs_diff": difference}

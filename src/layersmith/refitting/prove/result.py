@@ -105,6 +105,7 @@ def assemble(
             },
             "solutions_measured": found.selection.solutions_measured,
             "refinement": found.selection.refinement,
+            "baseline": found.selection.baseline,
             "effective_budget": found.selection.effective_budget,
         },
         **saved,

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from enum import Enum
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from layersmith.anatomy import Anatomy, Site
@@ -268,13 +271,22 @@ def _signature(parts: dict[str, nn.Module], calls: dict[str, Call], dtypes: Stor
     return json.dumps(described)
 
 
-def _settings(module: nn.Module) -> dict[str, str]:
-    plain = (bool, int, float, str, type(None), tuple)
-    return {
-        name: repr(value)
-        for name, value in sorted(vars(module).items())
-        if isinstance(value, plain) and not name.startswith("_") and name not in NUMBERS
-    }
+def _settings(module: nn.Module) -> dict[str, Any]:
+    found = {name: _setting(value) for name, value in sorted(vars(module).items()) if not name.startswith("_")}
+    return {name: value for name, value in found.items() if value is not None and name not in NUMBERS}
+
+
+def _setting(value: Any) -> Any:
+    """A setting in words that are the same in every process; None for what is none: a module, a tensor, an object."""
+    if value is None or isinstance(value, bool | int | float | str | torch.dtype | Enum):
+        return repr(value)
+    if isinstance(value, dict):
+        return [[repr(name), _setting(each)] for name, each in value.items()]
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    if isinstance(value, list | tuple):
+        return [_setting(each) for each in value]
+    return value.__qualname__ if isinstance(value, FunctionType | BuiltinFunctionType) else None
 
 
 def _shapes(value: Any) -> Any:

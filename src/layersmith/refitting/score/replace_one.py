@@ -3,7 +3,7 @@
 Only the blocks from the candidate's own on are run, from the stored input of that block; what lies before it is
 unchanged by definition. Batches are the outer loop, so the original's predictions are computed once per batch.
 
-A first look takes a quarter of the search windows, and where no token reads later ones, the first half of each. For
+A first look takes a quarter of the search windows, and of each the first half where that says enough. For
 most candidates that is all that is ever needed (`search/shortlist.py`); what is said of them rests on less text, and
 says so. Candidates that are exact by their local error are looked at together, all of one kind in place at once: when
 even that moves nothing, none of them does alone, and each keeps the figure of all.
@@ -54,13 +54,15 @@ def worth_scoring(library: Library, budgets: list[str], costs: SiteCosts | None 
 class Scoring:
     """Fills in `divergence`, `agreement` and `scored_on` of candidates. Finished scores are read back.
 
-    glanced  ids of candidates that had no more than a first look
+    whole_windows   look at no halves of windows: some candidate loses what lies far back
+    glanced         ids of candidates that had no more than a first look
     """
 
     built: Library
     activations: Activations
     workspace: Workspace
     tell: Callable[[str, int, int], None] = lambda text, done, total: None
+    whole_windows: bool = False
     glanced: set[str] = field(default_factory=set)
 
     def look(self, candidates: list[Candidate]) -> None:
@@ -91,7 +93,13 @@ class Scoring:
                 self.workspace.save_json(f"looks/{candidate.id}", result)
 
     def _half(self) -> int | None:
-        """Tokens in half a window; None where tokens read later ones, so that what entered a block depends on them."""
+        """Tokens in half a window; None where that would not do.
+
+        Where tokens read later ones, what entered a block depends on these. And what a method loses that lies far back
+        shows in whole windows alone.
+        """
+        if self.whole_windows:
+            return None
         mixers = self.activations.anatomy.of_kind("mixer")
         reads_back = bool(mixers) and all(site.causal and not site.cross for site in mixers)
         texts = all(batch.keys() <= {"input_ids", "attention_mask"} for batch in self.activations.search)

@@ -19,6 +19,9 @@ from layersmith.refitting.search.variants import Clocked, clock_variant, clock_v
 
 #: Mixes that take turns with each other. More share the original's time among more, and a round lasts longer.
 TOGETHER = 8
+#: Bytes of a model that may fit into a processor's cache. Mixes of it are clocked one by one: what they share with the
+#: original would stay there, and what is their own would not.
+CACHED = 64e6
 
 
 def clock(ctx: RunContext, library: Library, ids: list[str], rounds: int) -> Clocked:
@@ -34,21 +37,26 @@ def clock_together(ctx: RunContext, library: Library, mixes: dict[str, list[str]
     """The same of several mixes, which take turns with each other too: the original is run once for a group of them."""
     kept = {name: _kept(ctx, ids, rounds) for name, ids in mixes.items()}
     found = {name: clocked for name, clocked in kept.items() if clocked is not None}
-    for group in groups(library, {name: ids for name, ids in mixes.items() if name not in found}, _room(ctx)):
+    missing = {name: ids for name, ids in mixes.items() if name not in found}
+    together = 1 if 2 * _room(ctx) <= CACHED else TOGETHER
+    for group in groups(library, missing, _room(ctx), together):
         for name, clocked in clock_variants(ctx.model, group, ctx.shape, rounds).items():
             found[name] = _keep(ctx, mixes[name], clocked)
     return found
 
 
-def groups(library: Library, mixes: dict[str, list[str]], room: int) -> Iterator[dict[str, Replacement]]:
-    """The mixes with their modules, in groups of at most TOGETHER; a group is full when it holds `room` bytes."""
+def groups(
+    library: Library, mixes: dict[str, list[str]], room: int, together: int | None = None
+) -> Iterator[dict[str, Replacement]]:
+    """The mixes with their modules, in groups of at most `together`; a group is full when it holds `room` bytes."""
+    together = together or TOGETHER
     group: dict[str, Replacement] = {}
     held = 0
     for name, ids in mixes.items():
         group[name] = replacement_of([library.candidates[i] for i in ids], library)
         tensors = [t for _, module in group[name] for t in (*module.parameters(), *module.buffers())]
         held += sum(t.numel() * t.element_size() for t in tensors)
-        if held >= room or len(group) == TOGETHER:
+        if held >= room or len(group) == together:
             yield group
             group, held = {}, 0
     if group:

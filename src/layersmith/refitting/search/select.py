@@ -44,7 +44,8 @@ class Selection:
     """The chosen mix and how it was found (JSON)."""
 
     chosen: list[str]
-    predicted_divergence: float
+    #: Of single scores; None where something of it has none.
+    predicted_divergence: float | None
     joint_divergence: float
     latency_ratio: float | None
     meets_budget: bool
@@ -53,6 +54,8 @@ class Selection:
     solutions_measured: int = 0
     refinement: list[dict[str, Any]] = field(default_factory=list)
     front: dict[str, list[str]] = field(default_factory=dict)
+    #: Of the baseline that was chosen before the searched mix (`adopted.py`); None: the mix was.
+    baseline: str | None = None
 
 
 def select(ctx: RunContext, library: Library, costs: SiteCosts) -> Selection:

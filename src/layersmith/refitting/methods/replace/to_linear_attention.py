@@ -1,7 +1,6 @@
 """Turn softmax attention into linear attention, whose state has a constant size, from the trained weights.
 
-Papers: arXiv 2503.13440 (weights of attention carried over to a linear recurrence) and LoLCATs, arXiv 2410.10254
-(learned feature maps, then distillation).
+Paper: LoLCATs, arXiv 2410.10254 (learned feature maps, then distillation).
 """
 
 from __future__ import annotations
@@ -31,11 +30,7 @@ SHARED = (
 class ToLinearAttention(Method):
     name = "linear_attention"
     kinds = ("mixer",)
-    papers = ("2410.10254", "2503.13440")
-    missing = (
-        "the Mamba-2 layer that arXiv 2503.13440 turns attention into: taken over is only that trained weights are "
-        "carried along"
-    )
+    papers = ("2410.10254",)
     builds = ("linear_attention",)
     default = True
     saves = ("kv", "flops")
