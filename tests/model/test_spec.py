@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -37,18 +38,12 @@ def test_every_part_races_without_code_of_its_own(family: str, name: str) -> Non
         assert outputs.isfinite().all()
 
 
-#: Mixers whose equation reads the whole sequence, with no setting against it.
-WHOLE = (
-    "bi_rwkv",
-    "expert_choice_moe",
-    "frequency_attention",
-    "lion",
-    "soft_moe",
-)
-
-
 def _can_be_causal(family: str, name: str) -> bool:
-    return family != "mixer" or name not in WHOLE
+    """Whether a mixer is causal, or is when asked to."""
+    if family != "mixer":
+        return True
+    part = catalogue.resolve(name)
+    return "causal" in inspect.signature(part).parameters or part(**catalogue.entry(name).example).causal
 
 
 @pytest.mark.parametrize("mixer", ["softmax_attention", "deltanet", "linear_attention"])

@@ -143,14 +143,17 @@ def own_code(spec: Spec) -> list[str]:
     return list(dict.fromkeys(name for name in names if ":" in name))
 
 
-def expand(spec: Spec, vocab_size: int, causal: bool = True, trust_remote_code: bool = False) -> TransformerConfig:
+def expand(
+    spec: Spec, vocab_size: int, causal: bool = True, trust_remote_code: bool = False, tokens: int | None = None
+) -> TransformerConfig:
     """The whole configuration; causal=False tells mixers that can be either not to be causal.
 
+    tokens              positions of an input, for mixers with weights for each; None: as many as in their examples
     trust_remote_code   whether classes of the user's own may be imported, which runs their code
     """
     if spec.d_model % spec.n_heads:
         raise UserError(f"d_model={spec.d_model} is no multiple of n_heads={spec.n_heads}.")
-    build = _Expansion(spec, causal, trust_remote_code)
+    build = _Expansion(spec, causal, trust_remote_code, tokens)
     return TransformerConfig(
         vocab_size=vocab_size,
         d_model=spec.d_model,
@@ -197,6 +200,7 @@ class _Expansion:
     spec: Spec
     causal: bool
     trust_remote_code: bool
+    tokens: int | None
 
     def layer(self, layer: dict[str, Any]) -> dict[str, Any]:
         """An entry of the config's layers."""
@@ -242,7 +246,11 @@ class _Expansion:
             if name == "n_heads":
                 chosen[name] = spec.n_heads
             elif name == "rope_theta":
-                chosen[name] = spec.rope_theta
+                # A convolution tells positions apart by itself; what has one by default is not rotated too.
+                filters = "conv" in takes and chosen.get("conv", takes["conv"].default) is not None
+                chosen[name] = None if filters else spec.rope_theta
+            elif name == "length" and self.tokens is not None:
+                chosen[name] = self.tokens
             elif name == "causal":
                 chosen[name] = self.causal
             elif parameter.default is inspect.Parameter.empty or (whole and name in example):

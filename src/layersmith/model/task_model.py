@@ -125,7 +125,8 @@ class TaskModel(nn.Module):
 
 def build(spec: Spec, ends: Ends, trust_remote_code: bool = False) -> TaskModel:
     """A fresh model. UserError where an operator does not fit: another family, sizes it refuses, not causal."""
-    config = expand(spec, ends.n_inputs, ends.causal, trust_remote_code)
+    tokens = ends.n_inputs if spec.inverted else ends.tokens
+    config = expand(spec, ends.n_inputs, ends.causal, trust_remote_code, tokens)
     return TaskModel(config, ends, trust_remote_code, inverted=spec.inverted)
 
 

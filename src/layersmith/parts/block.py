@@ -104,7 +104,7 @@ ENTRIES: dict[str, Entry] = {
         "block",
         ("1906.02762", "metaformer-actually-you-need-vision"),
         {"d_model": 16, **SOFTMAX, "first": {"norm": NORM, "ffn": FFN}, "residual": {"mixer": [1, 1], "ffn": [1, 0.5]}},
-        missing="pooling as a mixer and the learned scale of each channel of the second of its papers",
+        missing="the learned scale of each channel of the second of its papers",
     ),
     "shared_scores": Entry(
         "layersmith.block.shared_scores:SharedScores",

@@ -316,6 +316,13 @@ ENTRIES: dict[str, Entry] = {
             "within the cache"
         ),
     ),
+    "pool": Entry(
+        "layersmith.mixer.pool:Pool",
+        "mixer",
+        ("metaformer-actually-you-need-vision",),
+        {"d_model": 32, "size": 3},
+        missing="pooling over both sides of a picture",
+    ),
     "pooled_attention": Entry(
         "layersmith.mixer.pooled_attention:PooledAttention",
         "mixer",
