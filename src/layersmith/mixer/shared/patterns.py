@@ -83,7 +83,8 @@ def _by_blocks(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float, 
         stop = min(start + BLOCK, end)
         low, high = pattern.near(start, stop, end)
         far = pattern.far(low, high, end, q.device)
-        alike = (start % pattern.period, stop - start, low - start, high - start, 0 if far is None else len(far))
+        alike: tuple[int, ...] = (start % pattern.period, stop - start, low - start, high - start)
+        alike = (*alike, 0 if far is None else len(far))
         if low < pattern.first or (bias is not None and far is not None):  # how far they are counts
             alike = (*alike, start)
         if alike not in masks:
