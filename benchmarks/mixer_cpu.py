@@ -52,6 +52,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "dilated 64 x 4": ("pattern_attention", {"pattern": "dilated", "size": 64, "dilation": 4}),
     "strided 128": ("pattern_attention", {"pattern": "strided", "size": 128}),
     "fixed 128": ("pattern_attention", {"pattern": "fixed", "size": 128}),
+    "combiner, spans of 128": ("combiner", {"span": 128}),
     "tova 256": ("tova", {"keep": 256, "chunk": 16}),
 }
 

@@ -39,9 +39,9 @@ Case = tuple[str, str, Step, Step, float]
 
 def selective() -> tuple[Callable[..., Any], list[Tensor]]:
     u, dt = torch.randn(1, TOKENS, CHANNELS), torch.rand(1, TOKENS, CHANNELS)
-    a = -torch.arange(1.0, STATE + 1).repeat(CHANNELS, 1)
+    a = -torch.arange(1.0, STATE + 1)[:, None].repeat(1, CHANNELS)
     b, c = torch.randn(2, 1, TOKENS, STATE)
-    return lambda *parts: selective_scan(*parts, size=32), [u, dt, a, b, c, torch.randn(1, CHANNELS, STATE)]
+    return lambda *parts: selective_scan(*parts, size=32), [u, dt, a, b, c, torch.randn(1, STATE, CHANNELS)]
 
 
 def gated() -> tuple[Callable[..., Any], list[Tensor]]:
@@ -53,8 +53,8 @@ def gated() -> tuple[Callable[..., Any], list[Tensor]]:
 def token_by_token(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     y = []
     for t in range(u.shape[1]):
-        state = (dt[:, t, :, None] * a).exp() * state + (dt[:, t] * u[:, t])[..., None] * b[:, t, None]
-        y.append((state @ c[:, t, :, None]).squeeze(-1))
+        state = (dt[:, t, None] * a).exp() * state + (dt[:, t] * u[:, t])[:, None] * b[:, t, :, None]
+        y.append((c[:, t, None] @ state).squeeze(1))
     return torch.stack(y, 1), state
 
 

@@ -77,7 +77,7 @@ def test_as_json_holds_what_the_listing_shows() -> None:
     assert record["papers"][0]["arxiv"] == "2409.10594"
     assert record["papers"][0]["title"] == "Kolmogorov-Arnold Transformer"
     assert record["state"] == {"is": "working"}
-    assert records["spark_ffn"]["state"]["is"] == "partly"
-    assert "sparse attention" in records["spark_ffn"]["state"]["missing"]
+    assert records["spark_attention"]["state"]["is"] == "partly"
+    assert "chosen keys" in records["spark_attention"]["state"]["missing"]
     assert "ffn" in record["stands_at"]
     assert 0 <= record["evidence"]["level"] <= 4

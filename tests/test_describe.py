@@ -73,8 +73,8 @@ def test_a_paper_stands_with_every_part_and_method_that_names_it() -> None:
 
 def test_a_method_lacks_what_it_says_and_what_its_parts_lack() -> None:
     assert "second stage" in describe.method_as_json("width")["state"]["missing"]
-    assert describe.method_as_json("spark_ffn")["state"] == {
+    assert describe.method_as_json("relu_attention")["state"] == {
         "is": "partly",
-        "missing": catalogue.entry("spark_ffn").missing,
+        "missing": catalogue.entry("relu_attention").missing,
     }
     assert describe.method_as_json("gptq")["state"] == {"is": "working"}

@@ -56,7 +56,6 @@ OTHER_SETTINGS = [
     ("galerkin", {"d_model": 16, "n_heads": 2, "causal": True, "kind": "fourier"}),
     ("gmlp", {"d_model": 8, "d_hidden": 8, "length": 1000, "toeplitz": True}),
     ("mlp_mixer", {"d_model": 8, "token_hidden": 64, "length": 1000, "causal": False}),
-    ("continuum_attention", {"d_model": 8, "n_heads": 2, "points": [n**1.5 for n in range(1000)]}),
     ("multigrid", {"d_model": 8, "grid": [32, 32], "smooth": 2, "periodic": True}),
 ]
 

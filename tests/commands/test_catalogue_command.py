@@ -163,7 +163,7 @@ def test_show_of_a_method_and_of_a_fold_tells_what_it_needs_and_when_it_pays() -
 
 
 def test_show_says_what_of_its_papers_a_part_lacks() -> None:
-    assert "partly: without its paper's sparse attention" in run(show, "spark_ffn")
+    assert "partly: without products for the chosen keys alone" in run(show, "spark_attention")
     assert "State      working" in run(show, "gr_kan")
     assert "second stage" in run(show, "width")
 

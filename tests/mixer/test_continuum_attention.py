@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from layersmith.check import check
 from layersmith.mixer.continuum_attention import ContinuumAttention, quadrature
 from layersmith.mixer.softmax import SoftmaxAttention
 
@@ -70,6 +71,11 @@ def test_padding_takes_no_point_and_more_tokens_than_points_are_refused():
         torch.testing.assert_close(y[row, mask[row]], m(x[row : row + 1, mask[row]])[0][0], atol=1e-9, rtol=0)
     with pytest.raises(ValueError, match="more than the 4 points"):
         m(x)
+
+
+def test_the_contract_holds_on_uneven_points():
+    found = check("continuum_attention", {"d_model": 8, "n_heads": 2, "points": [n**1.5 for n in range(1000)]})
+    assert [f"{result.check}: {result.detail}" for result in found if not result.passed] == []
 
 
 def test_weights_are_those_of_the_trapezoidal_rule():

@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from layersmith.mixer import fused_attention
 from layersmith.mixer.fused_attention import FusedAttention
@@ -163,3 +165,16 @@ def test_steps_are_not_taken_where_something_else_is_asked_for(monkeypatch):
         pair({"window": 5})[1](x)
         pair({"causal": False})[1](x)
         pair({"log_length": True})[1](x)
+
+
+@torch.no_grad()
+def test_steps_count_as_the_whole_square():
+    plain, fused = pair({"n_kv_heads": 2})
+    x = torch.randn(2, 3 * staircase.STEP, 16, dtype=torch.float64)
+    counted = []
+    for module in (plain, fused):
+        # The counter knows no CPU flash-attention kernel; the plain one does the same products.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            module(x)
+        counted.append(counter.get_total_flops())
+    assert counted[0] == counted[1]

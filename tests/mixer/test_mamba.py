@@ -54,13 +54,13 @@ def test_without_selection_it_is_one_fixed_filter():
     torch.manual_seed(0)
     tokens, channels, n = 40, 5, 3
     dt = torch.rand(channels, dtype=torch.float64).expand(1, tokens, channels)
-    a = -torch.rand(channels, n, dtype=torch.float64)
+    a = -torch.rand(n, channels, dtype=torch.float64)
     b, c = torch.randn(2, n, dtype=torch.float64)
     u = torch.randn(1, tokens, channels, dtype=torch.float64)
-    fixed = (b.expand(1, tokens, n), c.expand(1, tokens, n), torch.zeros(1, channels, n, dtype=torch.float64))
+    fixed = (b.expand(1, tokens, n), c.expand(1, tokens, n), torch.zeros(1, n, channels, dtype=torch.float64))
     y, _ = selective_scan(u, dt, a, *fixed, size=8)
     lags = torch.arange(tokens, dtype=torch.float64)
-    kernel = ((lags[:, None, None] * dt[0, 0, :, None] * a).exp() * b * c).sum(-1) * dt[0, 0]  # (T, D)
+    kernel = ((lags[:, None, None] * dt[0, 0] * a).exp() * (b * c)[:, None]).sum(1) * dt[0, 0]  # (T, D)
     want = torch.stack([(kernel[: t + 1].flip(0) * u[0, : t + 1]).sum(0) for t in range(tokens)])
     torch.testing.assert_close(y[0], want, atol=1e-12, rtol=0)
 

@@ -74,7 +74,7 @@ def test_equals_pairs(name, causal, monkeypatch):
 @torch.no_grad()
 @pytest.mark.oracle("pattern_attention")
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("name", ["window", "sinks", "block", "shifted"])
+@pytest.mark.parametrize("name", ["window", "sinks", "block", "block-sinks", "shifted"])
 def test_equals_pairs_with_a_bias_by_distance(name, causal, monkeypatch):
     monkeypatch.setattr(patterns, "BLOCK", 8)
     m, seen = built(name, causal, relative_bias=True)

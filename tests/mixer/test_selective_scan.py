@@ -9,16 +9,16 @@ from layersmith.mixer.shared.selective import selective_scan, step_bias
 def by_loops(u, dt, a, b, c, state):
     outputs = []
     for t in range(u.shape[1]):
-        state = (dt[:, t, :, None] * a).exp() * state + (dt * u)[:, t, :, None] * b[:, t, None, :]
-        outputs.append((state * c[:, t, None, :]).sum(-1))
+        state = (dt[:, t, None, :] * a).exp() * state + (dt * u)[:, t, None, :] * b[:, t, :, None]
+        outputs.append((state * c[:, t, :, None]).sum(1))
     return torch.stack(outputs, 1), state
 
 
 def random_inputs(tokens, strength=1.0, dtype=torch.float64):
-    """u, dt (2, T, 5), a (5, 3), b, c (2, T, 3), state (2, 5, 3)."""
+    """u, dt (2, T, 5), a (3, 5), b, c (2, T, 3), state (2, 3, 5)."""
     torch.manual_seed(0)
     u, b, c = torch.randn(2, tokens, 5), torch.randn(2, tokens, 3), torch.randn(2, tokens, 3)
-    parts = (u, strength * torch.rand(2, tokens, 5), -3 * torch.rand(5, 3), b, c, torch.randn(2, 5, 3))
+    parts = (u, strength * torch.rand(2, tokens, 5), -3 * torch.rand(3, 5), b, c, torch.randn(2, 3, 5))
     return [part.to(dtype) for part in parts]
 
 

@@ -33,7 +33,7 @@ CAUSAL = {
     "linear-hedgehog": lambda: LinearAttention(16, 2, feature_map="hedgehog", qk_norm=True),
     "deltanet": lambda: DeltaNet(16, 2, chunk=8),
     "deltanet-without-convolution": lambda: DeltaNet(16, 2, conv=1),
-    "gated-deltanet": lambda: GatedDeltaNet(16, 4, n_kv_heads=2, chunk=8),
+    "gated-deltanet": lambda: GatedDeltaNet(16, 4, n_kv_heads=2, rope_theta=100.0, chunk=8),
     "gated-deltanet-rope": lambda: GatedDeltaNet(16, 2, conv=None, rope_theta=100.0, qk_norm=True),
     "gla": lambda: GLA(16, 4, n_kv_heads=2, tau=1.0, chunk=8),
     "aft-simple": lambda: AFT(16),

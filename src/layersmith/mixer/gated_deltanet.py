@@ -7,8 +7,9 @@
 
 A memory cleared at a change of subject (a = 0) and corrected within one (a = 1). Computed chunk by chunk
 (`shared/delta_rule.py`). With conv=None there is neither convolution nor SiLU: q, k and v are those of
-`SoftmaxAttention`, RoPE and query-key norm included, whose weights can be copied in. Query heads of a group share
-key, value, beta and decay, and so one memory. Padding is moved out of the way, as in `DeltaNet`.
+`SoftmaxAttention`, whose weights can be copied in. RoPE and query-key norm, where asked for, come after convolution and
+SiLU. Query heads of a group share key, value, beta and decay, and so one memory. Padding is moved out of the way, as in
+`DeltaNet`.
 
 Shapes: x (B, T, D) -> q (B, H, T, head_dim), k, v (B, H_kv, T, head_dim), beta, a (B, H_kv, T, 1) -> y (B, T, D).
 State: S (B, H_kv, head_dim, head_dim) in at least float32; conv (B, (H + 2 H_kv) head_dim, conv - 1), the last
@@ -16,7 +17,7 @@ projected inputs, where there is a convolution; position (B,) with RoPE.
 
 Paper: Yang et al. 2024, "Gated Delta Networks: Improving Mamba2 with Delta Rule", arXiv 2412.06464. The layer was
 confirmed in Qwen3-Next's (transformers), which the tests compare with, start values of A and b_a in the authors' code.
-Differs from the paper: keys and values have one size; conv=None is ours.
+Differs from the paper: keys and values have one size; conv=None, RoPE and query-key norm are ours.
 """
 
 from __future__ import annotations
@@ -32,15 +33,14 @@ from layersmith.mixer.shared.chunked import full_precision, precise
 from layersmith.mixer.shared.delta_rule import delta_rule_chunked, delta_rule_recurrent
 from layersmith.mixer.shared.heads import HeadMixer, merge_heads, split_heads
 from layersmith.mixer.shared.inputs import check_inputs, pack, packed_slots, unpack
-from layersmith.mixer.shared.rope import tokens_seen
+from layersmith.mixer.shared.rope import rotary_table, rotate, token_positions, tokens_seen
 from layersmith.mixer.shared.short_conv import short_conv
 
 
 class GatedDeltaNet(HeadMixer):
     """Delta-rule linear attention with a learned decay.
 
-    d_model, n_heads, n_kv_heads, head_dim, bias, out_bias     as in `SoftmaxAttention`
-    rope_*, qk_norm     as there; only with conv=None
+    d_model, n_heads, n_kv_heads, head_dim, bias, out_bias, rope_*, qk_norm     as in `SoftmaxAttention`
     conv                tokens the short convolution sees; None = no convolution and no SiLU
     out_gate            multiply the normalised heads by silu(W_g x)
     chunk               tokens computed together; changes speed, not values
@@ -83,11 +83,6 @@ class GatedDeltaNet(HeadMixer):
         require_positive(GatedDeltaNet, chunk=chunk)
         if conv is not None:
             require_positive(GatedDeltaNet, conv=conv)
-            if rope_theta is not None or qk_norm:
-                raise ValueError(
-                    "GatedDeltaNet: rope_theta and qk_norm belong to the form without a convolution, which tells "
-                    "positions apart by itself. Give conv=None with them."
-                )
         self.chunk = chunk
         channels = (n_heads + 2 * self.n_kv_heads) * self.head_dim
         self.conv = None if conv is None else nn.Conv1d(channels, channels, conv, groups=channels, bias=False)
@@ -120,16 +115,20 @@ class GatedDeltaNet(HeadMixer):
         self, x: Tensor, state: State | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """q, k, v in heads, and what the next call needs to know for them."""
+        seen = None if state is None else state.get("position")
+        new: State = {} if self.rope_theta is None else {"position": tokens_seen(x, mask, seen)}
         if self.conv is None:
-            seen = None if state is None else state.get("position")
-            new: State = {} if self.rope_theta is None else {"position": tokens_seen(x, mask, seen)}
             return *self.project(x, mask, seen), new
         inputs = torch.cat((self.q(x), self.k(x), self.v(x)), dim=-1)
         n_real = None if mask is None else mask.sum(1)
-        mixed, last = short_conv(self.conv, inputs, None if state is None else state["conv"], n_real)
+        mixed, new["conv"] = short_conv(self.conv, inputs, None if state is None else state["conv"], n_real)
         sizes = [projection.out_features for projection in (self.q, self.k, self.v)]
         q, k, v = (split_heads(part, self.head_dim) for part in F.silu(mixed).split(sizes, dim=-1))
-        return q, k, v, {"conv": last}
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.rope_theta is not None:
+            table = rotary_table(token_positions(x, mask, seen), self.rope_size, self.rope_theta, q.dtype)
+            q, k = rotate(q, table, self.rope_interleaved), rotate(k, table, self.rope_interleaved)
+        return q, k, v, new
 
     def _memory(
         self, x: Tensor, qkv: tuple[Tensor, Tensor, Tensor], memory: Tensor | None, mask: Tensor | None
@@ -139,7 +138,8 @@ class GatedDeltaNet(HeadMixer):
         q = (_l2norm(q) * self.head_dim**-0.5).unflatten(1, (self.n_kv_heads, -1))
         k, v = _l2norm(k).unsqueeze(2), v.unsqueeze(2)
         beta = precise(self.beta(x)).sigmoid()
-        log_decay = -precise(self.log_rate).exp() * F.softplus(precise(self.decay(x)))
+        # -softplus(z) = logsigmoid(-z)
+        log_decay = precise(self.log_rate).exp() * F.logsigmoid(-precise(self.decay(x)))
         if mask is not None:
             beta, log_decay = beta * mask[..., None], log_decay * mask[..., None]
         beta, log_decay = (part.mT[:, :, None, :, None] for part in (beta, log_decay))

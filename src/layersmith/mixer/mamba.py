@@ -1,15 +1,15 @@
 """Mamba: a state space that chooses, token by token, what it takes up and how fast it forgets the rest.
 
     x = silu(conv(W_x u))             dt, b, c = W_s x          dt = softplus(W_dt dt + bias)
-    h_t = exp(-dt_t exp(log_a)) * h_{t-1} + (dt_t x_t) b_t^T                   y_t = h_t c_t + d * x_t
+    h_t = exp(-dt_t exp(log_a)) * h_{t-1} + b_t (dt_t x_t)^T                   y_t = c_t h_t + d * x_t
     out_t = W_o (y_t * silu(W_z u_t))
 
 With dt, b and c the same for all tokens it would be S4D: a fixed filter, which cannot tell tokens apart.
 
 The scan walks through chunks side by side (`shared/selective.py`); real tokens are neighbours (`shared/packed.py`).
 
-Shapes: u (B, T, D) -> x, dt (B, T, E), b and c (B, T, N), h (B, E, N) -> y (B, T, E) -> out (B, T, D), E = expand * D.
-State: h (B, E, N) in at least float32; conv (B, E, conv - 1), the last inputs of the convolution.
+Shapes: u (B, T, D) -> x, dt (B, T, E), b and c (B, T, N), h (B, N, E) -> y (B, T, E) -> out (B, T, D), E = expand * D.
+State: h (B, N, E) in at least float32; conv (B, E, conv - 1), the last inputs of the convolution.
 
 Paper: Gu & Dao 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", arXiv 2312.00752. The layer
 and its start (log_a, dt, d) were confirmed in transformers' MambaMixer, which this equals with copied weights.
@@ -80,7 +80,7 @@ class Mamba(PackedMixer):
         dt = F.softplus(precise(F.linear(dt, self.dt.weight)) + precise(self.dt.bias))
         dt = only_real(dt, n_real)
         with full_precision(x):
-            u, a = precise(inner), -precise(self.log_a).exp()
+            u, a = precise(inner), -precise(self.log_a).exp().mT.contiguous()
             h = u.new_zeros(u.shape[0], *a.shape) if state is None else state["h"]
             y, h = selective_scan(u, dt, a, precise(b), precise(c), h, size=self.chunk)
             y = y + u * self.d

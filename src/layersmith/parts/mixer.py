@@ -241,17 +241,17 @@ ENTRIES: dict[str, Entry] = {
         ("2405.21060",),
         {"d_model": 32, "n_heads": 4, "d_state": 8, "n_groups": 2},
     ),
-    "merged_attention": Entry(
-        "layersmith.mixer.merged_attention:MergedAttention",
-        "mixer",
-        ("2410.13732",),
-        {"d_model": 16, "n_heads": 2, "symmetric": True},
-    ),
     "mesa": Entry(
         "layersmith.mixer.mesa:Mesa",
         "mixer",
         ("uncovering-mesa-optimization-algorithms-transformers",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "learn_lam": True},
+    ),
+    "minimal_attention": Entry(
+        "layersmith.mixer.minimal_attention:MinimalAttention",
+        "mixer",
+        ("2410.13732",),
+        {"d_model": 16, "n_heads": 2, "symmetric": True},
     ),
     "mix_shift": Entry(
         "layersmith.mixer.mix_shift:MixShift",

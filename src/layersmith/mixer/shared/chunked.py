@@ -35,7 +35,10 @@ def precise(x: Tensor) -> Tensor:
 def to_chunks(x: Tensor, size: int) -> Tensor:
     """(..., T, D) -> (..., N, size, D), the last chunk filled up with zeros."""
     n = (x.shape[-2] + size - 1) // size
-    return F.pad(x, (0, 0, 0, n * size - x.shape[-2])).unflatten(-2, (n, size))
+    missing = n * size - x.shape[-2]
+    # Of heads that lie side by side each product would make a copy of its own.
+    x = F.pad(x, (0, 0, 0, missing)) if missing else x.contiguous()
+    return x.unflatten(-2, (n, size))
 
 
 def from_chunks(x: Tensor, tokens: int) -> Tensor:

@@ -78,7 +78,8 @@ def solve_unit_lower(a: Tensor, b: Tensor) -> Tensor:
     """
     rows, block = a.shape[-1], 8
     n = (rows + block - 1) // block
-    a, b = F.pad(a, (0, n * block - rows) * 2), F.pad(b, (0, 0, 0, n * block - rows))
+    if missing := n * block - rows:
+        a, b = F.pad(a, (0, missing, 0, missing)), F.pad(b, (0, 0, 0, missing))
     own = a.unflatten(-1, (n, block)).unflatten(-3, (n, block)).diagonal(dim1=-4, dim2=-2).movedim(-1, 0)
     inverse, power = torch.eye(block, dtype=a.dtype, device=a.device) - own, own
     for _ in range(2):

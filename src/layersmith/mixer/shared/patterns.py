@@ -77,20 +77,20 @@ def remember(k: Tensor, v: Tensor, real: Tensor | None, pattern: Pattern) -> Sta
 def _by_blocks(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float, bias: Bias | None) -> Tensor:
     end, new = k.shape[2], k.shape[2] - q.shape[2]
     places = torch.arange(end, device=q.device)
+    masks: dict[tuple[int, ...], Tensor | None] = {}  # most blocks see what the one before them saw, further on
     outputs = []
     for start in range(new, end, BLOCK):
         stop = min(start + BLOCK, end)
         low, high = pattern.near(start, stop, end)
         far = pattern.far(low, high, end, q.device)
-        keys = places[low:high] if far is None else torch.cat((far, places[low:high]))
-        y = _masked(
-            q[:, :, start - new : stop - new],
-            _taken(k, far, low, high),
-            _taken(v, far, low, high),
-            _allowed(pattern, places[start:stop], keys, bias),
-            scale,
-        )
-        outputs.append(y)
+        alike = (start % pattern.period, stop - start, low - start, high - start, 0 if far is None else len(far))
+        if low < pattern.first or (bias is not None and far is not None):  # how far they are counts
+            alike = (*alike, start)
+        if alike not in masks:
+            keys = places[low:high] if far is None else torch.cat((far, places[low:high]))
+            masks[alike] = _allowed(pattern, places[start:stop], keys, bias, q.dtype)
+        keys_of_block, values_of_block = _taken(k, far, low, high), _taken(v, far, low, high)
+        outputs.append(_masked(q[:, :, start - new : stop - new], keys_of_block, values_of_block, masks[alike], scale))
     return torch.cat(outputs, 2)
 
 
@@ -109,16 +109,16 @@ def _with_padding(
     return _masked(q, k, v, allowed, scale)
 
 
-def _allowed(pattern: Pattern, query: Tensor, key: Tensor, bias: Bias | None) -> Tensor | None:
+def _allowed(pattern: Pattern, query: Tensor, key: Tensor, bias: Bias | None, dtype: torch.dtype) -> Tensor | None:
+    """What is added to the scores: -inf where nothing is seen, as the kernel wants it; None where all is."""
     if len(query) == 1 and bias is None:  # its keys are those that it sees
         return None
-    seen = pattern.sees(query[:, None], key)
-    return seen if bias is None else bias(query, key).masked_fill(~seen, float("-inf"))[None]
+    unseen = ~pattern.sees(query[:, None], key)
+    added = torch.zeros_like(unseen, dtype=dtype) if bias is None else bias(query, key).to(dtype)[None]
+    return added.masked_fill(unseen, float("-inf"))
 
 
 def _masked(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float) -> Tensor:
-    if allowed is not None and allowed.dtype != torch.bool:
-        allowed = allowed.to(q.dtype)
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale, enable_gqa=grouped)
 

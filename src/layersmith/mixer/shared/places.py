@@ -88,6 +88,11 @@ class Pattern:
         return 0
 
     @property
+    def period(self) -> int:
+        """By how many places the pattern can be moved and stays as it is, its first tokens aside."""
+        return 1 if self.name == "window" else self.size
+
+    @property
     def forgets(self) -> bool:
         """Whether there are tokens that no later one sees."""
         return self.name not in ("strided", "fixed")

@@ -87,28 +87,26 @@ class TokenMLP(nn.Module):
         self.down_bias = nn.Parameter(torch.zeros(length))
 
     def forward(self, z: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State | None]:
-        up: Tensor = self.up
-        down: Tensor = self.down
-        if self.causal:
-            positions, place = torch.arange(self.length, device=z.device), self._places(z.device)
-            up, down = up * (positions <= place[:, None]), down * (place <= positions[:, None])
         seen = None if state is None else state["seen"]
         now = tokens_seen(z, mask, seen)
+        if seen is None and mask is None:
+            _require_room(self, z.shape[1], None)
+            at = torch.arange(z.shape[1], device=z.device)
+            up, down = self.up[:, : z.shape[1]].mT, self.down[: z.shape[1]]  # (T, H)
+        else:
+            _require_room(self, self.length + 1, now)
+            at = token_positions(z, mask, seen).clamp_max(self.length - 1).expand(z.shape[:2])
+            up, down = self.up.mT[at], self.down[at]  # (B, T, H)
+        if self.causal:
+            place = self._places(z.device)
+            up, down = up * (at[..., None] <= place), down * (place <= at[..., None])
+        real = z if mask is None else z.masked_fill(~mask[..., None], 0.0)
         with full_precision(z):
-            if seen is None and mask is None:
-                _require_room(self, z.shape[1], None)
-                up, down, bias = up[:, : z.shape[1]], down[: z.shape[1]], self.down_bias[: z.shape[1], None]
-                sums = torch.einsum("hs,bsc->bhc", precise(up), precise(z))
-            else:
-                _require_room(self, self.length + 1, now)
-                at = token_positions(z, mask, seen).clamp_max(self.length - 1).expand(z.shape[:2])
-                real = z if mask is None else z.masked_fill(~mask[..., None], 0.0)
-                sums = torch.einsum("bsh,bsc->bhc", precise(up.mT[at]), precise(real))
-                sums = sums if state is None else sums + state["sums"]
-                down, bias = down[at], self.down_bias[at][..., None]
+            sums = precise(up).mT @ precise(real)
+            sums = sums if state is None else sums + state["sums"]
         hidden = F.gelu(sums + self.up_bias[:, None]).to(z.dtype)
         y = down.to(hidden.dtype) @ hidden
-        return y + bias.to(y.dtype), {"sums": sums, "seen": now} if self.causal else None
+        return y + self.down_bias[at][..., None].to(y.dtype), {"sums": sums, "seen": now} if self.causal else None
 
     def _places(self, device: torch.device) -> Tensor:
         """(H,): the position of each hidden unit."""

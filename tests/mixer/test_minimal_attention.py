@@ -1,22 +1,22 @@
-"""Merged attention by loops, and merged from the matrices of softmax attention it is that attention."""
+"""Minimal attention by loops, and made from the matrices of softmax attention it is that attention."""
 
 import math
 
 import pytest
 import torch
 
-from layersmith.mixer.merged_attention import MergedAttention
+from layersmith.mixer.minimal_attention import MinimalAttention
 from layersmith.mixer.softmax import SoftmaxAttention
 from tests.mixer.score_loops import D, close, inputs, part, softmax
 
 
 @torch.no_grad()
-@pytest.mark.oracle("merged_attention")
+@pytest.mark.oracle("minimal_attention")
 @pytest.mark.parametrize(
     "config", [{}, {"symmetric": True, "causal": False}, {"values": False}, {"symmetric": True, "scale": 0.1}]
 )
 def test_equals_loops(config):
-    m, x = part("merged_attention", **config), inputs()
+    m, x = part("minimal_attention", **config), inputs()
     similarity, scale = m.similarity(), config.get("scale", 1 / math.sqrt(D))
     expected = torch.zeros_like(x)
     for b, text in enumerate(x):
@@ -31,11 +31,11 @@ def test_equals_loops(config):
 
 
 @torch.no_grad()
-@pytest.mark.oracle("merged_attention")
+@pytest.mark.oracle("minimal_attention")
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_matrices_of_softmax_attention_can_be_merged(causal):
+def test_two_matrices_of_softmax_attention_become_one(causal):
     plain = SoftmaxAttention(D, 2, causal=causal).double()
-    m = MergedAttention(D, 2, causal=causal, scale=8**-0.5).double()
+    m = MinimalAttention(D, 2, causal=causal, scale=8**-0.5).double()
     heads = (slice(0, 8), slice(8, 16))
     m.q.weight.copy_(torch.cat([plain.k.weight[h].T @ plain.q.weight[h] for h in heads]))
     m.o.weight.copy_(torch.cat([plain.o.weight[:, h] @ plain.v.weight[h] for h in heads], 1))
@@ -45,8 +45,8 @@ def test_the_matrices_of_softmax_attention_can_be_merged(causal):
 
 
 def test_what_is_stored():
-    assert MergedAttention(D, 2).cost().params == 2 * 2 * D * D
-    least = MergedAttention(D, 1, symmetric=True, values=False)
+    assert MinimalAttention(D, 2).cost().params == 2 * 2 * D * D
+    least = MinimalAttention(D, 1, symmetric=True, values=False)
     assert least.cost().params == D * (D + 1) // 2
     close(least.similarity(), least.similarity().mT)
-    assert MergedAttention(D, 2).state_bytes(10) == SoftmaxAttention(D, 2).state_bytes(10) // 2
+    assert MinimalAttention(D, 2).state_bytes(10) == SoftmaxAttention(D, 2).state_bytes(10) // 2

@@ -1,4 +1,4 @@
-"""Merged attention: one matrix per head scores inputs with inputs, and they are their own keys and values.
+"""Minimal attention: one matrix scores inputs with inputs, and the inputs themselves are what is averaged.
 
     s_ij = scale x_i^T A_h x_j          y_i = sum_h U_h sum_j softmax_j(s_ij) x_j
 
@@ -40,8 +40,8 @@ class HeadMean(nn.Module):
         return x.unflatten(-1, (-1, self.d_model)).mean(-2)
 
 
-class MergedAttention(SoftmaxAttention):
-    """Softmax attention with merged matrices, scoring and averaging the inputs themselves.
+class MinimalAttention(SoftmaxAttention):
+    """Softmax attention that scores and averages the inputs themselves, with one matrix in place of two.
 
     d_model, n_heads, causal    as in `SoftmaxAttention`
     symmetric                   store one triangle of each A
@@ -49,7 +49,7 @@ class MergedAttention(SoftmaxAttention):
     scale                       factor on the scores; None = d_model^-0.5
     """
 
-    name = "merged_attention"
+    name = "minimal_attention"
 
     def __init__(
         self,
