@@ -44,10 +44,11 @@ class Pool(PackedMixer):
 
     def mix(self, x: Tensor, state: State | None, n_real: Tensor | None) -> tuple[Tensor, State | None]:
         with_ones = only_real(torch.cat((x, torch.ones_like(x[..., :1])), -1), n_real)
+        new: State | None = None
         if self.causal:
             window, past = with_past(with_ones, None if state is None else state["past"], self.size - 1, n_real)
             new = {"past": past}
         else:
-            window, new = F.pad(with_ones.mT, (self.size // 2, self.size // 2)), None
+            window = F.pad(with_ones.mT, (self.size // 2, self.size // 2))
         means = F.avg_pool1d(window, self.size, stride=1).mT
         return means[..., :-1] / means[..., -1:].clamp_min(1 / self.size) - x, new
