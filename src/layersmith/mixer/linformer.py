@@ -9,7 +9,7 @@ columns of E and F, a longer one is refused. Padding is moved behind the real to
 Shapes: x (B, T, D) -> q (B, H, T, head_dim), E k and F v (B, H_kv, rank, head_dim) -> y (B, T, D). No state.
 
 Paper: Wang et al. 2020, "Linformer: Self-Attention with Linear Complexity", arXiv 2006.04768 (the form confirmed in
-lucidrains/linformer, not in the authors' code).
+mlpen/Nystromformer, not in the authors' code).
 Differs from the paper: E and F belong to one layer (the paper also shares them across layers); heads may share keys and
 values in groups, and may be rotated.
 """

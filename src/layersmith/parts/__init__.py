@@ -1,7 +1,7 @@
 """The table of parts: name -> class, family, papers, and a small configuration that the contract suite builds.
 
-One file a family. Strings only: no part is imported until it is asked for. One line or two for each part, sorted by
-name.
+One file a family, of mixers one for each way to mix. Strings only: no part is imported until it is asked for. One line
+or two for each part, sorted by name.
 """
 
 from __future__ import annotations
