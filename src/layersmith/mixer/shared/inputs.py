@@ -17,7 +17,7 @@ def check_inputs(mixer: Mixer, x: Tensor, state: State | None, mask: Tensor | No
     if state is not None and not mixer.streams:
         raise ValueError(
             f"{name} is not causal here: every token reads the whole sequence, so it cannot continue from a state. "
-            f"Build it with causal=True for streaming or generation."
+            f"Streaming and generation need a causal mixer, or causal=True where a mixer has that argument."
         )
     if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
         raise ValueError(
