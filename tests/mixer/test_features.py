@@ -27,7 +27,8 @@ def products(name, features, x, y):
 
 @pytest.mark.oracle("linear_attention")
 @torch.no_grad()
-@pytest.mark.parametrize("name", sorted(RANDOM))
+# The network of the generative features moves the frequencies from the start.
+@pytest.mark.parametrize("name", [name for name in sorted(RANDOM) if not name.startswith("generative")])
 def test_untrained_random_features_approach_their_kernel(name):
     """exp(q . k / sqrt(d)), or exp(-|q - k|^2 / (2 sqrt(d))): 64 times as many features, an eighth of the error."""
     torch.manual_seed(1)
@@ -36,8 +37,6 @@ def test_untrained_random_features_approach_their_kernel(name):
         want = (x @ y.mT / math.sqrt(8)).exp()
     else:
         want = (-torch.cdist(x, y).square() / (2 * math.sqrt(8))).exp()
-    if name.startswith("generative"):
-        pytest.skip("its network moves the frequencies from the start")
     few, many = (((products(name, n, x, y) - want).norm() / want.norm()).item() for n in (64, 4096))
     assert many < 0.5 * few
     assert many < 0.1
