@@ -48,6 +48,13 @@ def test_every_family(family, tmp_path):
     assert torch.equal(output(again, family.inputs()), output(model, family.inputs()))
 
 
+def llama_of(width):
+    """The tiny Llama, of another width."""
+    config = BY_NAME["llama"].model().config
+    config.hidden_size, config.head_dim = width, width // config.num_attention_heads
+    return tf.LlamaForCausalLM(config).eval()
+
+
 @pytest.mark.parametrize("name", sorted(n for n, entry in catalogue.ENTRIES.items() if entry.family != "scheme"))
 def test_every_part(name, tmp_path):
     """Each part of the catalogue inside a Llama: the tensors it keeps, packed integers included, survive."""
@@ -60,9 +67,13 @@ def test_every_part(name, tmp_path):
         "mixer": f"{layer}.self_attn",
         "linear": f"{layer}.mlp.up_proj",
         "norm": f"{layer}.input_layernorm",
+        "block": layer,
     }[entry.family]
-    call = {"style": "attention", "outputs": 2, "layer_idx": 1} if entry.family == "mixer" else {}
-    model, edit = BY_NAME["llama"].model(), Edit(path, part.spec(), call)
+    call = {}
+    if entry.family in ("mixer", "block"):
+        attention = entry.family == "mixer"
+        call = {"style": "attention" if attention else "block", "outputs": 2 if attention else 0, "layer_idx": 1}
+    model, edit = llama_of(entry.example.get("d_model", 32)), Edit(path, part.spec(), call)
     with torch.no_grad():
         for parameter in part.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
