@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -87,6 +89,52 @@ def test_another_thread_is_refused_and_another_model_is_not() -> None:
     assert dict(model.named_modules()) == modules
 
 
+def of_shared_layers(model: Any) -> Any:
+    other = copy.deepcopy(model)
+    other.model.layers = model.model.layers
+    return other
+
+
+@pytest.mark.parametrize("reached", [lambda m: m.model, torch.compile, of_shared_layers])
+def test_a_model_has_one_owner_whatever_it_is_reached_by(reached: Any) -> None:
+    model = BY_NAME["llama"].model()
+    modules, other = dict(model.named_modules()), reached(model)
+    anatomy, sites = find_sites(other), find_sites(model)
+    first = swap(model, {"layers.1.ffn": Zero(32)}, sites)
+    second = swap(other, {"layers.1.ffn": nn.Identity()}, anatomy)
+    first.__enter__()
+    second.__enter__()
+    with pytest.raises(UserError, match="reverse of their order"):
+        first.__exit__(None, None, None)
+    assert dict(model.named_modules()) == modules
+    second.__exit__(None, None, None)
+    said = []
+
+    def meddle() -> None:
+        try:
+            with swap(other, {"layers.1.ffn": nn.Identity()}, anatomy):
+                pass
+        except UserError as error:
+            said.append(str(error))
+
+    with swap(model, {"layers.1.ffn": Zero(32)}, sites):
+        thread = threading.Thread(target=meddle)
+        thread.start()
+        thread.join()
+        with swap(other, {"layers.0.ffn": nn.Identity()}, anatomy):
+            assert isinstance(model.model.layers[0].mlp, nn.Identity)
+        assert isinstance(model.model.layers[1].mlp, Zero)
+    assert "Another thread" in said[0]
+    assert dict(model.named_modules()) == modules
+
+
+def test_a_swap_inside_another_knows_its_sites() -> None:
+    """A feed-forward that is zero could not be found again."""
+    model = BY_NAME["llama"].model()
+    with swap(model, {"layers.0.ffn": Zero(32)}), swap(model, {"layers.0.ffn": nn.Identity()}):
+        assert isinstance(model.model.layers[0].mlp, nn.Identity)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_nothing_stays_after_any_exception(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside the swap, and while it is being made."""
@@ -118,13 +166,14 @@ def test_what_can_be_put_back_is_although_part_of_the_model_is_gone() -> None:
 
 
 def test_a_forgotten_model_is_not_kept_alive() -> None:
-    import gc
-    import weakref
-
+    """Its weights are free at once, before anything is collected."""
     model = BY_NAME["llama"].model()
     with swap(model, {"layers.0.ffn": Zero(32)}):
         pass
-    alive = weakref.ref(model)
-    del model
-    gc.collect()
-    assert alive() is None
+    alive = weakref.ref(model.model.embed_tokens.weight)
+    gc.disable()
+    try:
+        del model
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -56,6 +56,21 @@ def test_a_copy_records_what_the_original_does() -> None:
         assert all(torch.equal(a, b) for a, b in zip(inside.attentions, expected.attentions, strict=True))
 
 
+def test_what_comes_from_a_copy_that_was_swapped_is_recorded() -> None:
+    """Its hooks are parked; those of the model that it is put into are on."""
+    model, inputs = eager("llama"), BY_NAME["llama"].inputs()
+    swapped = copy.deepcopy(model)
+    with swap(swapped, {"layers.0.ffn": Zero(32)}):
+        pass
+    expected = asked(model, inputs)
+    for name in ("layers.0", "layers.1.attn"):
+        stand_in = copy.deepcopy(original(swapped, find_sites(swapped).site(name)))
+        with swap(model, {name: stand_in}):
+            inside = asked(model, inputs)
+        for what in ("hidden_states", "attentions"):
+            assert all(torch.equal(a, b) for a, b in zip(inside[what], expected[what], strict=True))
+
+
 def test_hooks_are_installed_once() -> None:
     """Part of the model was asked before, then all of it was swapped: still one entry for each layer."""
     model, inputs = eager("llama"), BY_NAME["llama"].inputs()

@@ -10,6 +10,8 @@ from transformers.utils import is_gguf_available
 from layersmith import pocket
 from layersmith.checkpoint import load
 from layersmith.errors import MissingExtra, UserError
+from layersmith.model.spec import expand, read_spec
+from layersmith.model.transformer import TransformerLM
 from tests.anatomy.families import BY_NAME
 from tests.checkpoint.edited import output
 
@@ -62,6 +64,17 @@ def test_a_class_of_another_config_is_refused(change, tmp_path):
     changed(tmp_path, lambda config: config.update(change))
     with pytest.raises(UserError, match=r"model_type '\w+', but the class it names under architectures"):
         load(tmp_path)
+
+
+def test_the_reference_model(tmp_path):
+    spec = read_spec({"d_model": 16, "layers": [{"mixer": "deltanet"}, {"block": "parallel"}]})
+    torch.manual_seed(0)
+    model = TransformerLM(expand(spec, vocab_size=32)).eval()
+    model.save_pretrained(tmp_path)
+    again, tokenizer = load(tmp_path)
+    assert (type(again), tokenizer) == (TransformerLM, None)
+    inputs = {"input_ids": torch.arange(12).view(2, 6)}
+    assert torch.equal(output(again, inputs), output(model, inputs))
 
 
 def test_a_body_without_a_head(tmp_path):

@@ -43,6 +43,20 @@ def test_a_process_that_never_imported_layersmith(tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
 
 
+USER = """
+import sys, layersmith.api
+from transformers import AutoModelForCausalLM
+assert type(AutoModelForCausalLM.from_pretrained(sys.argv[1])).__name__ == "LayersmithModel"
+"""
+
+
+def test_a_process_that_imports_the_api_need_not_trust_the_folder(tmp_path):
+    """As the README says: importing it makes the Auto classes know the format."""
+    _, model, edits = edited(ffn=GLU16)
+    save(model, edits, tmp_path / "model")
+    subprocess.run([sys.executable, "-c", USER, str(tmp_path / "model")], check=True, stdin=subprocess.DEVNULL)
+
+
 @pytest.mark.parametrize(
     "parts",
     [{"ffn": GLU16, "layers_1_attn": {"name": "linear_attention", "n_heads": 2}}, {"layers_0": {"name": "zero"}}],

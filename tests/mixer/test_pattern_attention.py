@@ -89,6 +89,22 @@ def test_equals_pairs_with_a_bias_by_distance(name, causal, monkeypatch):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("first", [0, 1, 3, 5, 9])
+@pytest.mark.parametrize("size", [2, 4, 5])
+@pytest.mark.parametrize("name", ["window", "block", "shifted"])
+def test_a_bias_by_distance_streams(name, size, first):
+    """What is dropped from the state brings first tokens nearer; the bias must not tell."""
+    torch.manual_seed(0)
+    m = PatternAttention(16, 2, pattern=name, size=size, first=first, relative_bias=True).double()
+    m.distances.normal_(std=3)
+    x, state, parts = inputs(2, 26), None, []
+    for token in x.unbind(1):
+        y, state = m(token[:, None], state)
+        parts.append(y)
+    close(torch.cat(parts, 1), m(x)[0])
+
+
+@torch.no_grad()
 @pytest.mark.oracle("pattern_attention")
 @pytest.mark.parametrize(
     "settings",
@@ -151,10 +167,10 @@ def test_a_row_of_padding_and_whole_texts_with_padding(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("name", "slots"), [("window", 3), ("sinks", 4), ("block", 4), ("block-sinks", 12), ("shifted", 8), ("dilated", 11)]
+    ("name", "slots"), [("window", 3), ("sinks", 4), ("block", 4), ("block-sinks", 14), ("shifted", 8), ("dilated", 11)]
 )
 def test_the_state_stops_growing(name, slots):
-    """It holds what later tokens see, and at most a period more."""
+    """It holds what later tokens see, and at most a period more: two where first tokens keep their distance."""
     m, _ = built(name)
     most = max(m(inputs(1, tokens))[1]["k"].shape[2] for tokens in range(1, 60))
     assert most <= slots

@@ -22,8 +22,8 @@ SEARCHED = Selection(
 BROKEN = "broken"
 
 
-def baseline(label, meets=True, measured_on=1.0):
-    measured = {"measured_on": measured_on, "latency_ratio": 0.69, "divergence": 0.0}
+def baseline(label, meets=True, measured_on=1.0, ratio=0.69):
+    measured = {"measured_on": measured_on, "latency_ratio": ratio, "divergence": 0.0}
     predicted = {"divergence": None}
     return {
         "label": label,
@@ -41,6 +41,7 @@ class Run:
         self.asked, self.notes, self.joint = [], [], joint
         self.ctx = SimpleNamespace(
             model=None,
+            settings=SimpleNamespace(budget={"latency": 0.71}),
             workspace=Workspace(folder, {}),
             batches=SimpleNamespace(search=[]),
             bar=SimpleNamespace(note=self.notes.append),
@@ -88,6 +89,8 @@ def test_the_mix_stays_where_no_baseline_is_closer(run):
 
 
 def test_what_misses_the_budget_or_was_only_looked_at_is_not_chosen(run):
-    asks = run(slow=0.0, glanced=0.0)
-    assert asks([baseline("slow", meets=False), baseline("glanced", measured_on=0.25)]) is SEARCHED
+    """Nor what meets it by less than a mix has to, so that the last measurement still does."""
+    asks = run(slow=0.0, glanced=0.0, just=0.0)
+    refused = [baseline("slow", meets=False), baseline("glanced", measured_on=0.25), baseline("just", ratio=0.705)]
+    assert asks(refused) is SEARCHED
     assert not asks.asked

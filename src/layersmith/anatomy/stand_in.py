@@ -12,6 +12,7 @@ So the hooks are made before anything is replaced. They cost time at every call 
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -49,16 +50,32 @@ def install_recorders(model: nn.Module) -> None:
 
 
 class _OnceAsked:
-    """Stands where transformers looks, once it is to record something, whether its hooks are there: then they are."""
+    """Stands where transformers looks, once it is to record something, whether its hooks are there: then they are.
+
+    It is an attribute of its model and refers to it weakly, so that a model is freed as soon as nobody holds it.
+    """
 
     def __init__(self, model: nn.Module):
-        self.model = model
+        self.model = weakref.ref(model)
 
     def __bool__(self) -> bool:
-        for module in self.model.modules():
+        model = self.model()
+        for module in () if model is None else model.modules():
             for recorder in vars(module).pop(_PARKED, ()):
                 module.register_forward_hook(recorder)
         return True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Of a copied or pickled model it is about the copy, which exists by the time that its attributes are copied.
+        return _OnceAsked, (self.model(),)
+
+
+def _take_out(module: nn.Module, key: str) -> None:
+    """Put on the parked recorders of that key."""
+    parked = vars(module).get(_PARKED, [])
+    for recorder in [one for one in parked if one.key == key]:
+        parked.remove(recorder)
+        module.register_forward_hook(recorder)
 
 
 def _park(module: nn.Module, recorder: Recorder) -> None:
@@ -83,6 +100,8 @@ def take_over(new: nn.Module, old: nn.Module) -> None:
             if twin is not None:
                 if recorder.key not in [r.key for r in _recorders(twin)]:
                     put(twin, recorder)
+                elif put is not _park:  # what came with the twin was parked in a model that nobody had asked
+                    _take_out(twin, recorder.key)
             elif "attentions" in recorder.key:
                 # Nothing of `new` computes these weights. Their place is kept, so that the others keep theirs.
                 put(new, Recorder(recorder.key, None, recorder.config))

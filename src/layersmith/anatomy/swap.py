@@ -20,7 +20,7 @@ from layersmith import catalogue
 from layersmith.anatomy import edit as edits
 from layersmith.anatomy.calls import convention, takes_more
 from layersmith.anatomy.edit import Edit, Replacement
-from layersmith.anatomy.hold import holding
+from layersmith.anatomy.hold import holding, sites_held
 from layersmith.anatomy.running import check_module
 from layersmith.anatomy.site import Anatomy, Site
 from layersmith.anatomy.sites import find_sites
@@ -38,7 +38,7 @@ def swap(
     modules  site, its name, or a pattern ("layers.*.ffn") -> what to put there; the first site of a pattern gets the
              module itself, every other one a copy. An `Operator` is adapted to the way the site is called. Any
              other module is put there as it is and has to be called like the original: a copy of the original, say.
-    anatomy  of this model; found here when not given
+    anatomy  of this model; found here when not given, or that of the swap around this one
 
     A site that one forward pass runs several times (ALBERT) gets the module in all of its runs. Swaps of one model may
     be nested; they end in the reverse of their order and in the thread that began them. Raises UserError for unknown
@@ -47,8 +47,9 @@ def swap(
     """
     check_module(model)
     check_kinds(swap, locals(), but=("modules",))
-    replacement = replacement_of(model, modules, anatomy or find_sites(model))
-    with holding(model) as hold:
+    anatomy = anatomy or sites_held(model) or find_sites(model)
+    replacement = replacement_of(model, modules, anatomy)
+    with holding(model, anatomy) as hold:
         hold.before = edits.apply(model, replacement)
         for path, old in hold.before.items():
             model.get_submodule(path).train(old.training)

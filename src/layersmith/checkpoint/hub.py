@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -28,4 +29,4 @@ def fetched(name: str) -> str:
 
 
 def first_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 400, placeholder=' …')}"

@@ -28,6 +28,8 @@ from layersmith.checkpoint.vetting import check_size, read_config, skeleton, vet
 from layersmith.checkpoint.whole import check_cache, check_complete, check_no_block_lost, check_no_part_lost, some
 from layersmith.errors import MissingExtra, UserError
 from layersmith.kinds import check_kinds
+from layersmith.model.config import TransformerConfig
+from layersmith.model.transformer import TransformerLM
 from layersmith.names import model_source
 
 #: Asked in this order for the class of a .gguf file, whose config names none. (Encoders, too, have a class for causal
@@ -214,6 +216,8 @@ def _model_class(source: str, config: PreTrainedConfig, trust: bool) -> tuple[An
     body = transformers.MODEL_MAPPING.get(type(config), None)
     if is_sentence_encoder(Path(source)) and isinstance(body, type):
         return body, False  # sentence-transformers opens the body, whatever class it was saved from
+    if isinstance(config, TransformerConfig):
+        return TransformerLM, False
     names = config.architectures
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
     stock = getattr(transformers, name, None) if name.isidentifier() else None

@@ -84,7 +84,9 @@ class Pattern:
             return max(past - (self.size - 1) * self.dilation, 0) // self.dilation * self.dilation
         if self.name in ("block", "shifted"):
             begun = (tokens + self._early) // self.size * self.size - self._early  # the present block begins here
-            return max(begun - self.first, 0) // self.size * self.size
+            # First tokens stay at least size - 1 away, where a bias by distance does not change any more.
+            kept = self.first + self.size - 2 if self.first else 0
+            return max(begun - kept, 0) // self.size * self.size
         return 0
 
     @property

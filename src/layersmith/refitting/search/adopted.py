@@ -15,7 +15,7 @@ from typing import Any
 from layersmith.errors import UserError
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.search.found import Found
-from layersmith.refitting.search.select import Selection
+from layersmith.refitting.search.select import MARGIN, Selection
 from layersmith.refitting.search.variants import joint_divergence, outputs
 from layersmith.runs.identity import digest_of
 
@@ -26,7 +26,8 @@ def or_baseline(ctx: RunContext, found: Found, uniform: list[dict[str, Any]]) ->
     uniform  the baselines as `measure_baselines` tells of them
     """
     searched = found.selection
-    competing = [each for each in uniform if _competes(each)]
+    bound = ctx.settings.budget.get("latency", math.inf) * (1 - MARGIN)
+    competing = [each for each in uniform if _competes(each, bound)]
     if not searched.meets_budget or not competing:
         return searched
     of = {each["label"]: _joint(ctx, found, each["candidates"]) for each in competing}
@@ -45,9 +46,10 @@ def or_baseline(ctx: RunContext, found: Found, uniform: list[dict[str, Any]]) ->
     )
 
 
-def _competes(uniform: dict[str, Any]) -> bool:
-    """Whether it meets the budget and was measured like the mix itself; the others are out of the question."""
-    return bool(uniform["meets_budget"] and uniform["measured"]["measured_on"] == 1.0)
+def _competes(uniform: dict[str, Any], bound: float) -> bool:
+    """Whether it was measured like the mix itself, and meets the budget by as much as a mix has to."""
+    measured = uniform["measured"]
+    return bool(uniform["meets_budget"] and measured["measured_on"] == 1.0 and measured["latency_ratio"] <= bound)
 
 
 def _joint(ctx: RunContext, found: Found, ids: list[str]) -> float:
