@@ -88,7 +88,9 @@ def _conditions(result: Json) -> str:
     return (
         f"Measured on {_plain(str(machine.get('cpu')))} ({sets or 'no instruction sets known'}), "
         f"{units.plural(threads or 1, 'thread')}, device {machine.get('device')}, kernels {machine.get('kernels')}, "
-        f"{versions}, {machine.get('date')}. On another machine the ratio is another one: measure it there with "
+        f"{versions}, {machine.get('date')}. Times are medians, and their ratio is the median of those formed within "
+        f"each round of turns, so on a busy machine it is not that of the two times. On another machine the ratio is "
+        f"another one: measure it there with "
         f"`layersmith measure THIS_FOLDER --against ORIGINAL`.{seen}"
     ).replace("\u00a0", " ")
 
