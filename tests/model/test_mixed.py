@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from layersmith.data import text
 from layersmith.model import TransformerLM
 from layersmith.model.spec import expand, read_spec
+from tests import forked
 
 #: Six mixers, three feed-forwards, and an arrangement that is looped.
 SPEC: dict[str, Any] = {
@@ -26,14 +26,18 @@ SPEC: dict[str, Any] = {
     ],
 }
 STEPS, TOKENS, BATCH = 200, 32, 8
-GENERATED = """
-import json, sys, torch, layersmith.model
-from transformers import AutoModelForCausalLM
 
-model, prompt = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval(), torch.tensor([json.loads(sys.argv[2])])
-settings = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 0}
-print(json.dumps([model.generate(prompt, use_cache=cache, **settings)[0].tolist() for cache in (True, False)]))
-"""
+
+def generated(folder: str, prompt: list[int]) -> None:
+    """Print what the saved model writes, with its cache and without."""
+    from transformers import AutoModelForCausalLM
+
+    import layersmith.model  # noqa: F401 - makes the Auto classes know it
+
+    model, ids = AutoModelForCausalLM.from_pretrained(folder).eval(), torch.tensor([prompt])
+    settings = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 0}
+    written = [model.generate(ids, use_cache=cache, **settings)[0].tolist() for cache in (True, False)]
+    sys.stdout.write(f"{json.dumps(written)}\n")
 
 
 def test_it_trains_saves_reloads_and_generates_with_its_cache_as_without(tmp_path: Any) -> None:
@@ -56,9 +60,9 @@ def test_it_trains_saves_reloads_and_generates_with_its_cache_as_without(tmp_pat
 
     model.eval().save_pretrained(tmp_path)
     prompt = source[:20].tolist()
-    command = [sys.executable, "-c", GENERATED, str(tmp_path), json.dumps(prompt)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    with_cache, without = json.loads(run.stdout.splitlines()[-1])
+    status, said = forked.run(generated, str(tmp_path), prompt)
+    assert status == 0, said
+    with_cache, without = json.loads(said.splitlines()[-1])
     assert with_cache == without
     here = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, pad_token_id=0)[0].tolist()
     assert with_cache == here
