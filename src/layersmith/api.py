@@ -94,14 +94,15 @@ def apply(model: nn.Module, modules: Mapping[str | Site, nn.Module], anatomy: An
     """
     check_module(model)
     check_kinds(apply, locals(), but=("modules",))
-    replacement = replacement_of(model, modules, anatomy or sites(model))
+    anatomy = anatomy or sites(model)
+    replacement = replacement_of(model, modules, anatomy)
     unnamed = [edit.path for edit, _ in replacement if not edit.spec]
     if unnamed:
         raise UserError(
             f"What is to stand at {unnamed[0]!r} is no operator, so nothing could rebuild it when the model is loaded. "
             f"Use swap for a while, or write it as an operator (a subclass of a family in layersmith.contract)."
         )
-    with holding(model) as hold:  # refuses a model that is swapped by another thread
+    with holding(model, anatomy) as hold:  # refuses a model that is swapped by another thread
         put(model, replacement)
         hold.before = {}
     return [edit for edit, _ in replacement]
