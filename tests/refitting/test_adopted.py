@@ -38,7 +38,7 @@ class Run:
     """A run in which mixes are as far from the original as `joint` says."""
 
     def __init__(self, folder, monkeypatch, joint):
-        self.asked, self.notes, self.joint = [], [], joint
+        self.asked, self.notes, self.joint, self.answered = [], [], joint, 0
         self.ctx = SimpleNamespace(
             model=None,
             settings=SimpleNamespace(budget={"latency": 0.71}),
@@ -47,9 +47,14 @@ class Run:
             bar=SimpleNamespace(note=self.notes.append),
         )
         monkeypatch.setattr(adopted, "joint_divergence", self.measured)
-        monkeypatch.setattr(adopted, "outputs", lambda model, batches: [])
+        monkeypatch.setattr(adopted, "outputs", self.answers)
+
+    def answers(self, model, batches):
+        self.answered += 1
+        return ["an answer"]
 
     def measured(self, model, replacement, batches, expected):
+        assert expected == ["an answer"]
         (label,) = replacement
         self.asked.append(label)
         if self.joint[label] == BROKEN:
@@ -76,6 +81,7 @@ def test_the_closest_baseline_is_chosen_where_it_is_closer_than_the_mix(run):
     assert chosen.meets_budget
     assert chosen.effective_budget == SEARCHED.effective_budget
     assert len(asks.notes) == 1
+    assert asks.answered == 1, "the original is run once for all of them"
     measured = list(asks.asked)
     asks([baseline(label) for label in ("near", "nearer", "far")])
     assert asks.asked == measured, "what was measured is kept"

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from layersmith.errors import UserError
+from layersmith.measuring.divergence import Expected
 from layersmith.refitting.context import RunContext
 from layersmith.refitting.search.found import Found
 from layersmith.refitting.search.select import MARGIN, Selection
@@ -30,7 +31,8 @@ def or_baseline(ctx: RunContext, found: Found, uniform: list[dict[str, Any]]) ->
     competing = [each for each in uniform if _competes(each, bound)]
     if not searched.meets_budget or not competing:
         return searched
-    of = {each["label"]: _joint(ctx, found, each["candidates"]) for each in competing}
+    expected: list[Expected] = []
+    of = {each["label"]: _joint(ctx, found, each["candidates"], expected) for each in competing}
     best = min(competing, key=lambda each: of[each["label"]])
     if of[best["label"]] >= searched.joint_divergence:
         return searched
@@ -52,14 +54,19 @@ def _competes(uniform: dict[str, Any], bound: float) -> bool:
     return bool(uniform["meets_budget"] and measured["measured_on"] == 1.0 and measured["latency_ratio"] <= bound)
 
 
-def _joint(ctx: RunContext, found: Found, ids: list[str]) -> float:
-    """Divergence on the search windows, kept: a run that is taken up again decides on the same figures."""
+def _joint(ctx: RunContext, found: Found, ids: list[str], expected: list[Expected]) -> float:
+    """Divergence on the search windows, kept: a run that is taken up again decides on the same figures.
+
+    expected  what the original answers there, put in by the first that needs it
+    """
     kept = f"joint/{digest_of(ids)}"
     saved: float | None = ctx.workspace.load_json(kept)
     if saved is None:
         batches = ctx.batches.search
+        if not expected:
+            expected += outputs(ctx.model, batches)
         try:
-            saved = joint_divergence(ctx.model, found.replacement(ids), batches, outputs(ctx.model, batches)).value
+            saved = joint_divergence(ctx.model, found.replacement(ids), batches, expected).value
         except UserError:  # what it raises for outputs that are not finite
             return math.inf
         ctx.workspace.save_json(kept, saved)

@@ -1,8 +1,8 @@
 """Solved examples of the user's own: functions x and their solutions y on one grid, in a .npz or .safetensors file.
 
 Both formats hold numbers and nothing that could run. A data set that comes as .pt, which is a pickle, is turned into
-one where it is trusted: `d = torch.load("burgers_train_16.pt")`, then `numpy.savez("burgers.npz", x=d["x"],
-y=d["y"][:, -1])`.
+one beforehand: `d = torch.load("burgers_train_16.pt", weights_only=True)`, which reads tensors and runs nothing, then
+`numpy.savez("burgers.npz", x=d["x"], y=d["y"][:, -1])`.
 """
 
 from __future__ import annotations
