@@ -8,8 +8,8 @@ an example. A position reads (z, t, one-hot of c). What it is told may be left o
     told    False: no t. Many points tell it, for their spread does ("Is Noise Conditioning Necessary ...")
     drop    share of examples without classes ("Classifier-Free Diffusion Guidance")
 
-With `epsilon` a pair counts by w = exp(-|x_1 - x_0|^2 / (2 epsilon)), so that short ways decide; score and loss are then
-weighted means ("Weighted Conditional Flow Matching"). The oracle is E[w v | what is read] / E[w | what is read].
+With `epsilon` a pair counts by w = exp(-|x_1 - x_0|^2 / (2 epsilon)), so that short ways decide; score and loss are
+weighted means then ("Weighted Conditional Flow Matching"). The oracle is E[w v | what is read] / E[w | what is read].
 
 Papers: the three named above (the cost, and what of the classes is dropped, from memory).
 Differs from the papers: points of two dimensions; nothing is sampled, so that guidance, which combines the outputs with
