@@ -22,7 +22,7 @@ from layersmith.refitting import methods
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 #: Tasks that need data of the machine, or seconds to solve: measured by the benchmark alone.
-UNTOLD = {"burgers", "cavity", "darcy", "digits", "dynamics", "language_modelling", "replaced"}
+UNTOLD = {"burgers", "cavity", "darcy", "digits", "dynamics", "impedance", "language_modelling", "replaced"}
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,8 @@ BAD = [
     ("denoising", {"drop": 1.5}, "drop=1.5.*from 0 to 1"),
     ("dynamics", {"system": "lorenz63"}, "system='lorenz63'.*lorenz96"),
     ("dynamics", {"system": "kuramoto_sivashinsky", "n_seen": 10}, "8, 16, 32 or 64"),
+    ("impedance", {"side": 4}, "side=4"),
+    ("impedance", {"noise": -1.0}, "noise=-1.0"),
     ("imputation", {"hidden": 0.8, "stretch": 2.0}, "a stretch of at least 4"),
     ("imputation", {"tokens": 5000}, "too few for tokens=5000"),
     ("imputation", {"data": "/no/such.csv"}, "There is no file"),
