@@ -17,6 +17,7 @@ from layersmith.explaining.constructions.attention_svm import _examples, descend
 from layersmith.explaining.constructions.memorization import LABEL, Memorized, _groups, _length
 from layersmith.explaining.constructions.order import ASK, OTHER, A, B, Order
 from layersmith.explaining.constructions.relu_symmetries import rank
+from layersmith.explaining.constructions.scan_and_snap import frequencies, trained
 
 
 def test_order_of_every_pair_of_places() -> None:
@@ -108,3 +109,22 @@ def test_a_wide_layer_hides_nothing_but_its_scales() -> None:
     module = construction.build(settings)
     points = 3 * torch.randn(200, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert rank(module.one, points) == 4 * 5 + 5 + 5 + 1 - 5
+
+
+def test_scores_after_two_steps_are_those_of_the_formulas() -> None:
+    """Gradients by hand: of the cross entropy, through the length of 1 and through the softmax."""
+    p = frequencies(3).numpy()
+    np.testing.assert_allclose(p.sum(1), 1)
+    z, decoder = np.zeros(p.shape[1]), np.zeros_like(p)
+    for _ in range(2):
+        c = p * np.exp(z) / (p * np.exp(z)).sum(1, keepdims=True)
+        length = np.linalg.norm(c, axis=1, keepdims=True)
+        f = c / length
+        chances = np.exp(f @ decoder.T) / np.exp(f @ decoder.T).sum(1, keepdims=True)
+        wrong = (chances - np.eye(3)) / 3
+        back = wrong @ decoder
+        back = (back - f * (f * back).sum(1, keepdims=True)) / length
+        decoder = decoder - 5.0 * wrong.T @ f
+        z = z - 0.5 * (c * (back - (c * back).sum(1, keepdims=True))).sum(0)
+    np.testing.assert_allclose(trained(3, 5.0, 0.5, 2).numpy(), z, atol=1e-12)
+    assert np.abs(z).max() > 1e-3

@@ -104,7 +104,7 @@ def examples(side: int, n_patterns: int, noise: float, n_train: int, seed: int) 
 
 
 def bodies(generator: torch.Generator, count: int, side: int) -> Tensor:
-    """1 in discs, 0 elsewhere: (count, side, side) float64. Every second body has one disc, on average."""
+    """1 in discs, 0 elsewhere: (count, side, side) float64. Half of the bodies have two discs."""
     draws = torch.rand(count, 2, 3, generator=generator, device="cpu", dtype=torch.float64)
     second = torch.rand(count, generator=generator, device="cpu") < 0.5
     middle = MARGIN + (1 - 2 * MARGIN) * draws[..., :2]
@@ -144,10 +144,8 @@ def voltages(s: Tensor, edge: Tensor) -> Tensor:
 
 def extended(edge: Tensor) -> Tensor:
     """The harmonic functions with these values at the edge: (B, F, 4, side) -> (B, F, side, side)."""
-    side = edge.shape[-1]
-    return voltages(torch.ones(1, side, side, dtype=edge.dtype), edge.flatten(0, 1)[None]).unflatten(1, edge.shape[:2])[
-        0
-    ]
+    body = torch.ones(1, edge.shape[-1], edge.shape[-1], dtype=edge.dtype)
+    return voltages(body, edge.flatten(0, 1)[None])[0].unflatten(0, edge.shape[:2])
 
 
 def _rims(values: Tensor) -> Tensor:
