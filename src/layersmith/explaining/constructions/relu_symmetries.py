@@ -95,10 +95,14 @@ def _network(inputs: int, width: int, layers: int) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(width, 1)).double()
 
 
+def _maps(network: nn.Sequential) -> list[nn.Linear]:
+    return [part for part in network if isinstance(part, nn.Linear)]
+
+
 @torch.no_grad()
 def _copied(one: nn.Sequential, other: nn.Sequential, toss: random.Random) -> None:
     """The weights of one in the other, its hidden units scaled by 1/4 to 4 and in random order."""
-    maps, copies = one[::2], other[::2]
+    maps, copies = _maps(one), _maps(other)
     order, scale = list(range(maps[0].in_features)), torch.ones(maps[0].in_features, dtype=torch.float64)
     for linear, copy in zip(maps, copies, strict=True):
         columns = linear.weight[:, order] / scale
@@ -113,7 +117,7 @@ def _copied(one: nn.Sequential, other: nn.Sequential, toss: random.Random) -> No
 def _switched_off(settings: Settings) -> nn.Sequential:
     """The network with a first hidden unit whose bias keeps it off at all points."""
     network = Networks(*(settings[name] for name in ("inputs", "width", "layers", "seed"))).one.double()
-    network[0].bias.data[0] = -1e6
+    _maps(network)[0].bias.data[0] = -1e6
     return network
 
 

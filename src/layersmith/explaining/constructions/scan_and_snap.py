@@ -65,8 +65,8 @@ class ScanAndSnap(Construction):
     summary = "gradient descent moves one layer's attention to tokens of one class alone, and then freezes"
     papers = ("scan-snap",)
     settings = {  # noqa: RUF012
-        "classes": Setting(4, 2, 16, "how many classes of texts there are"),
-        "rate": Setting(1.0, 0.1, 2.0, "the learning rate of scores and decoder"),
+        "classes": Setting(4, 2, 8, "how many classes of texts there are"),
+        "rate": Setting(1.0, 0.5, 2.0, "the learning rate of scores and decoder"),
         "steps": Setting(3000, 1000, 20000, "the steps of gradient descent"),
         "seed": Setting(0, 0, 2**31, "the seed of the texts it is tried on"),
     }

@@ -97,8 +97,8 @@ class Denoising(Task):
         return (errors.flatten() * torch.softmax(-cost.flatten(), 0)).sum()
 
     def yardsticks(self) -> dict[str, float]:
-        """On 2048 examples, or 256 where t is not told. random: always 0; linear: least squares, without weights, from what
-        a point's position reads."""
+        """On 2048 examples, or 256 where t is not told. random: always 0; linear: least squares, without weights, from
+        what a point's position reads."""
         batch = judged(self, 2048 if self.told else 256)
         train = self.batch(torch.Generator().manual_seed(0), 2048)
         xs, asked = (torch.cat([b.inputs, torch.ones_like(b.inputs[..., :1])], -1).double() for b in (train, batch))
