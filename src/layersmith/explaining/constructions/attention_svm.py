@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from layersmith.explaining.constructions.construction import Claim, Construction, Setting, Settings
@@ -48,10 +49,10 @@ class AttentionSVM(Construction):
     summary = "attention weights of the largest margin, which gradient descent turns towards"
     papers = ("transformers-support-vector-machines",)
     settings = {  # noqa: RUF012
-        "examples": Setting(4, 1, 8, "the number of examples"),
-        "tokens": Setting(5, 2, 8, "the number of tokens of each, the first of which is the best"),
+        "examples": Setting(4, 2, 8, "the number of examples"),
+        "tokens": Setting(5, 3, 8, "the number of tokens of each, the first of which is the best"),
         "d": Setting(8, 8, 16, "the length of a token"),
-        "steps": Setting(3000, 1000, 20000, "the steps of gradient descent"),
+        "steps": Setting(3000, 1000, 10000, "the steps of gradient descent"),
         "seed": Setting(0, 0, 2**31, "the seed of the examples"),
     }
 
@@ -117,8 +118,6 @@ def _constraints(x: Tensor, z: Tensor) -> Tensor:
 
 def largest_margin(x: Tensor, z: Tensor) -> Tensor:
     """The W of least norm, (d, d). Lawson and Hanson's way: the residual of a problem in coefficients of 0 or more."""
-    from scipy.optimize import nnls
-
     rows = _constraints(x, z)
     system = torch.cat((rows.T, torch.ones(1, len(rows), dtype=rows.dtype)))
     wanted = torch.zeros(len(system), dtype=rows.dtype)
@@ -130,12 +129,11 @@ def largest_margin(x: Tensor, z: Tensor) -> Tensor:
 
 def descended(x: Tensor, z: Tensor, steps: int) -> Tensor:
     """W after gradient descent from 0, each step of length RATE, on the mean score of what attention brings back."""
-    value = torch.zeros(x.shape[:2], dtype=x.dtype)
-    value[:, 0] = 1.0
     w = torch.zeros(x.shape[2], x.shape[2], dtype=x.dtype)
     for _ in range(steps):
         p = torch.einsum("ntd,de,ne->nt", x, w, z).softmax(1)
-        slope = p * (value - (p * value).sum(1, keepdim=True))
+        # p (1 - p) of the best token, by the sum of all others: 1 - p itself would soon be lost to rounding.
+        slope = torch.cat((p[:, :1] * p[:, 1:].sum(1, keepdim=True), -p[:, :1] * p[:, 1:]), 1)
         up = torch.einsum("nt,ntd,ne->de", slope, x, z)
         w = w + RATE * up / up.norm()
     return w
@@ -148,8 +146,6 @@ def _leads(w: Tensor, x: Tensor, z: Tensor) -> Tensor:
 
 def _gap(w: Tensor, x: Tensor, z: Tensor) -> float:
     """At the solution W is the sum of its constraints times coefficients c >= 0, and |W|^2 is the sum of c."""
-    from scipy.optimize import nnls
-
     coefficients, _ = nnls(_constraints(x, z).T.numpy(), w.flatten().numpy())
     return abs(float(coefficients.sum()) / float(w.square().sum()) - 1)
 
