@@ -78,7 +78,7 @@ class AttentionSVM(Construction):
                 f"gradient descent from 0 turns towards it in {settings['steps']} steps",
                 "cosine between the two maps",
                 lambda m: _cosine(m.head.q.weight, descended(x, z, settings["steps"])),
-                least=0.95,
+                least=0.99,
             ),
             Claim(
                 "a hundred times as large it chooses the best token alone",
