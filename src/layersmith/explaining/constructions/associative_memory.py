@@ -1,7 +1,7 @@
 """Attention as a memory: patterns are its keys and values, and each turn goes down an energy.
 
     E(x) = -(1 / beta) log sum_i exp(-beta |x - p_i|^2 / 2)          distances to the stored patterns p_i
-    x <- sum_i softmax(beta p . x)_i p_i                             one head, all four maps the identity
+    x <- sum_i softmax(beta p . x)_i p_i                             one head, all four maps the identity on x
 
 For patterns of one length the new x is what minimises the bound that the weights at the old one give, so that E never
 rises. With a large beta the nearest pattern comes back in one turn; with a small one all of them, at their mean.
@@ -16,14 +16,17 @@ from __future__ import annotations
 import random
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.explaining.constructions.construction import Claim, Construction, Setting, Settings
 from layersmith.explaining.constructions.shared.regression import draw
-from layersmith.explaining.constructions.shared.wiring import finished, wire
+from layersmith.explaining.constructions.shared.wiring import Stream, finished, wire
 from layersmith.mixer.softmax import SoftmaxAttention
 
 TURNS = 10
+#: Taken off the score of a token that is none to look at.
+BARRED = 1e6
 #: Share of a pattern's signs that are turned before it is looked for.
 WRONG = 0.1
 
@@ -35,14 +38,16 @@ class Memory(nn.Module):
         super().__init__()
         self.patterns = nn.Parameter(patterns)
         d = patterns.shape[1]
-        self.head = SoftmaxAttention(d, 1, head_dim=d, causal=False, scale=beta)
-        for part in (self.head.q, self.head.k, self.head.v, self.head.o):
-            wire(part, (slice(0, d), slice(0, d), 1.0))
+        at, x, bar = Stream(x=d, ask=1), slice(0, d), slice(d, d + 1)
+        self.head = SoftmaxAttention(at.width, 1, head_dim=at.width, causal=False, scale=beta)
+        wire(self.head.q, (x, at.x, 1.0), (bar, at.ask, 1.0))
+        wire(self.head.k, (x, at.x, 1.0), (bar, at.ask, -BARRED))  # what asks is no pattern
+        wire(self.head.v, (x, at.x, 1.0))
+        wire(self.head.o, (at.x, x, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = torch.cat((self.patterns, x))[None]
-        stored = torch.arange(tokens.shape[1]) < len(self.patterns)
-        return self.head(tokens, mask=stored[None])[0][0, len(self.patterns) :]
+        tokens = torch.cat((F.pad(self.patterns, (0, 1)), F.pad(x, (0, 1), value=1.0)))[None]
+        return self.head(tokens)[0][0, len(self.patterns) :, :-1]
 
 
 class AssociativeMemory(Construction):

@@ -16,15 +16,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from layersmith.explaining.constructions.construction import Claim, Construction, Setting, Settings
 from layersmith.explaining.constructions.shared.regression import draw
-from layersmith.explaining.constructions.shared.wiring import finished, wire
+from layersmith.explaining.constructions.shared.wiring import Stream, finished, wire
 from layersmith.mixer.softmax import SoftmaxAttention
 
 RATE, LARGE = 0.1, 100.0
+#: Taken off the score of a token that is none to look at.
+BARRED = 1e6
 
 
 class Selector(nn.Module):
@@ -33,15 +36,21 @@ class Selector(nn.Module):
     def __init__(self, w: Tensor):
         super().__init__()
         d = len(w)
-        self.head, every = SoftmaxAttention(d, 1, head_dim=d, causal=False, scale=1.0), slice(0, d)
-        wire(self.head.q, (every, every, w))
-        for part in (self.head.k, self.head.v, self.head.o):
-            wire(part, (every, every, 1.0))
+        self.at = at = Stream(x=d, ask=1)
+        x, bar = slice(0, d), slice(d, d + 1)
+        self.head = SoftmaxAttention(at.width, 1, head_dim=at.width, causal=False, scale=1.0)
+        wire(self.head.q, (x, at.x, w), (bar, at.ask, 1.0))
+        wire(self.head.k, (x, at.x, 1.0), (bar, at.ask, -BARRED))  # z is no token to choose
+        wire(self.head.v, (x, at.x, 1.0))
+        wire(self.head.o, (at.x, x, 1.0))
+
+    @property
+    def w(self) -> Tensor:
+        return self.head.q.weight[self.at.x, self.at.x]
 
     def forward(self, tokens: Tensor, z: Tensor) -> Tensor:
-        seen = torch.arange(tokens.shape[1] + 1) < tokens.shape[1]
-        both = torch.cat((tokens, z[:, None]), 1)
-        return self.head(both, mask=seen.expand(len(z), -1))[0][:, -1]
+        both = torch.cat((F.pad(tokens, (0, 1)), F.pad(z[:, None], (0, 1), value=1.0)), 1)
+        return self.head(both)[0][:, -1, self.at.x]
 
 
 class AttentionSVM(Construction):
@@ -65,19 +74,19 @@ class AttentionSVM(Construction):
             Claim(
                 "the best token leads everywhere by 1",
                 "least lead of its score, from the query map",
-                lambda m: float(_leads(m.head.q.weight, x, z).min()),
+                lambda m: float(_leads(m.w, x, z).min()),
                 least=1 - 1e-6,
             ),
             Claim(
                 "no smaller map leads as far: it is made of its constraints with weights of 0 or more",
                 "gap between its squared norm and the sum of these weights, as a share",
-                lambda m: _gap(m.head.q.weight, x, z),
+                lambda m: _gap(m.w, x, z),
                 most=1e-6,
             ),
             Claim(
                 f"gradient descent from 0 turns towards it in {settings['steps']} steps",
                 "cosine between the two maps",
-                lambda m: _cosine(m.head.q.weight, descended(x, z, settings["steps"])),
+                lambda m: _cosine(m.w, descended(x, z, settings["steps"])),
                 least=0.99,
             ),
             Claim(
@@ -96,7 +105,7 @@ class AttentionSVM(Construction):
             Claim(
                 "the first step of gradient descent does not point there yet",
                 "cosine between the two maps",
-                lambda m: _cosine(m.head.q.weight, descended(x, z, 1)),
+                lambda m: _cosine(m.w, descended(x, z, 1)),
                 most=0.98,
                 limit=True,
             ),
@@ -155,4 +164,4 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 
 
 def _scaled(module: Any) -> nn.Module:
-    return finished(Selector(LARGE * module.head.q.weight))
+    return finished(Selector(LARGE * module.w))

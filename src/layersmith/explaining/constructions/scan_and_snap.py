@@ -32,6 +32,8 @@ from layersmith.mixer.softmax import SoftmaxAttention
 #: Tokens of a class's own, the second one half as frequent as the first, and common ones; the share of the latter.
 DISTINCT, COMMON, SHARE = 2, 4, 0.5
 TOKENS, TEXTS = 200, 50
+#: Taken off the score of a token that is none to look at.
+BARRED = 1e6
 
 
 class Scanner(nn.Module):
@@ -47,7 +49,7 @@ class Scanner(nn.Module):
         self.head = SoftmaxAttention(at.width, 1, head_dim=kinds, causal=False, scale=1.0)
         one, every = slice(0, 1), slice(0, kinds)
         wire(self.head.q, (one, at.ask, 1.0))
-        wire(self.head.k, (one, at.token, scores[None]))
+        wire(self.head.k, (one, at.token, scores[None]), (one, at.ask, -BARRED))  # the last token is none of the text
         wire(self.head.v, (every, at.token, 1.0))
         wire(self.head.o, (at.seen, every, 1.0))
 
@@ -56,8 +58,7 @@ class Scanner(nn.Module):
         x = torch.zeros(len(ids), ids.shape[1] + 1, self.at.width, dtype=self.head.q.weight.dtype)
         x[:, :-1, self.at.token] = F.one_hot(ids, kinds).to(x.dtype)
         x[:, -1, self.at.ask] = 1.0
-        real = torch.arange(x.shape[1]) < ids.shape[1]
-        return self.head(x, mask=real.expand(len(ids), -1))[0][:, -1, self.at.seen]
+        return self.head(x)[0][:, -1, self.at.seen]
 
 
 class ScanAndSnap(Construction):

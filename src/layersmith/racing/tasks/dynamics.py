@@ -14,8 +14,8 @@ with the products' upper third of modes kept at zero.
 
 Paper: "Deconstructing Recurrence, Attention, and Gating: Investigating the transferability of Transformers and Gated
 Recurrent Neural Networks in forecasting of dynamical systems" (the systems; sizes from memory).
-Differs from the paper: its gates of residual branches are not here; the forecast is one sample, `ahead` of the last one,
-made at once, instead of a long one made step by step: scored is its error, not the time until that is too large.
+Differs from the paper: its gates of residual branches are not here; the forecast is one sample, `ahead` of the last
+one, made at once, instead of a long one made step by step: scored is its error, not the time until it is too large.
 """
 
 from __future__ import annotations
