@@ -38,6 +38,7 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
     "associative_memory": ({"patterns": 20, "d": 64}, "head.v.weight"),
     "attention_svm": ({"examples": 3, "tokens": 4, "steps": 1000}, "head.q.weight"),
     "memorization": ({"n": 25}, "maps.2.weight"),
+    "prompted_machine": ({"bits": 4, "inputs": 5}, "read.v.weight"),
     "scan_and_snap": ({"classes": 3, "steps": 1000}, "head.k.weight"),
     "relu_symmetries": ({"inputs": 2, "width": 3, "layers": 2}, "one.0.weight"),
 }

@@ -16,6 +16,7 @@ from layersmith.explaining.constructions import get
 from layersmith.explaining.constructions.attention_svm import _examples, descended, largest_margin
 from layersmith.explaining.constructions.memorization import LABEL, Memorized, _groups, _length
 from layersmith.explaining.constructions.order import ASK, OTHER, A, B, Order
+from layersmith.explaining.constructions.prompted_machine import FLIP, INCREMENT, PARITY, interpreted
 from layersmith.explaining.constructions.relu_symmetries import rank
 from layersmith.explaining.constructions.scan_and_snap import frequencies, trained
 
@@ -128,3 +129,18 @@ def test_scores_after_two_steps_are_those_of_the_formulas() -> None:
         z = z - 0.5 * (c * (back - (c * back).sum(1, keepdims=True))).sum(0)
     np.testing.assert_allclose(trained(3, 5.0, 0.5, 2).numpy(), z, atol=1e-12)
     assert np.abs(z).max() > 1e-3
+
+
+def test_machines_do_what_their_programs_say() -> None:
+    """The interpreter that the decoder is compared with, against arithmetic; and the decoder with it on every input."""
+    module = get("prompted_machine").build({})
+    for bits in itertools.chain.from_iterable(itertools.product((0, 1), repeat=n) for n in (1, 2, 3)):
+        assert interpreted(PARITY, list(bits), 99)[-1][0] == sum(bits) % 2
+        for table in (PARITY, INCREMENT, FLIP):
+            assert module(table, list(bits), 99) == interpreted(table, list(bits), 99)
+        tape, place = {n: bit for n, bit in enumerate(bits)}, 0
+        for symbol, move, _ in interpreted(INCREMENT, list(bits), 99):
+            tape[place] = symbol
+            place += move
+        value = sum(tape[n] << (len(bits) - 1 - n) for n in range(-1, len(bits)) if n in tape)
+        assert value == int("".join(map(str, bits)), 2) + 1

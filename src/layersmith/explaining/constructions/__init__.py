@@ -41,6 +41,7 @@ CONSTRUCTIONS: dict[str, str] = {
     "attention_svm": f"{_ROOM}.attention_svm:AttentionSVM",
     "memorization": f"{_ROOM}.memorization:Memorization",
     "relu_symmetries": f"{_ROOM}.relu_symmetries:ReLUSymmetries",
+    "prompted_machine": f"{_ROOM}.prompted_machine:PromptedMachine",
     "scan_and_snap": f"{_ROOM}.scan_and_snap:ScanAndSnap",
 }
 
