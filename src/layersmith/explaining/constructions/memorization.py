@@ -111,15 +111,13 @@ class Memorization(Construction):
     summary = "a ReLU network keeps N facts in about the square root of N weights, as bits of large numbers"
     papers = ("optimal-memorization-power-relu-neural",)
     settings = {  # noqa: RUF012
-        "n": Setting(49, 16, 63, "the number N of points"),
-        "bits": Setting(7, 6, 12, "the bits of a point"),
+        "n": Setting(49, 16, 49, "the number N of points"),
+        "bits": Setting(7, 7, 12, "the bits of a point"),
         "seed": Setting(0, 0, 2**31, "the seed of points and labels"),
     }
 
     def check(self, settings: Settings) -> None:
         n, bits = settings["n"], settings["bits"]
-        if n > 2**bits - 1:
-            raise UserError(f"There are no n={n} different points of bits={bits} bits: choose fewer, or longer ones.")
         if _length(n) * bits > 52:
             raise UserError(
                 f"Groups of {_length(n)} points of bits={bits} bits are more than the 52 that float64 keeps: choose "
