@@ -30,11 +30,11 @@ def test_two_pieces_by_hand() -> None:
     ids = torch.randint(5, 100, (11,), generator=torch.Generator().manual_seed(0))
     found = _of_passage(Seen(model), ids, 2, settings(answer=3))
     told = []
-    for first, second in (((0, 4), (4, 8)), ((4, 8), (0, 4))):
-        row = torch.cat((ids[slice(*first)], ids[slice(*second)], ids[8:]))
+    for first, second in (((1, 4), (4, 7)), ((4, 7), (1, 4))):
+        row = torch.cat((ids[slice(*first)], ids[slice(*second)], ids[7:]))
         with torch.no_grad():
             logits = model(input_ids=row[None]).logits[0].double()
-        told.append(sum(float(logits[t - 1].log_softmax(-1)[row[t]]) for t in (8, 9, 10)))
+        told.append(sum(float(logits[t - 1].log_softmax(-1)[row[t]]) for t in (7, 8, 9)))
     assert found["mean"] == pytest.approx(-sum(told) / 2 / 3, abs=1e-5)
     assert found["mixture"] == pytest.approx(-math.log((math.exp(told[0]) + math.exp(told[1])) / 2) / 3, abs=1e-5)
     assert found["dispersion"] == pytest.approx(abs(told[0] - told[1]) / 2 / 3, abs=1e-5)

@@ -1,7 +1,7 @@
 """How much an answer depends on the order of its evidence, where the order should say nothing.
 
-The end of a passage is the answer, all before it the evidence, cut into n pieces of one length. For orders pi of the
-pieces:
+The end of a passage is the answer, and the token before it stays where it is, for it asks. All before that is the
+evidence, cut into n pieces of one length. For orders pi of the pieces:
 
     mean       - E_pi log p(answer | evidence in the order pi), in nats a token
     mixture    - log E_pi p(answer | ...), for one token of it: never more than the mean, by Jensen's inequality
@@ -71,7 +71,7 @@ def _passages(subject: Subject, settings: Settings) -> list[Tensor]:
             break
         whole = torch.ones(len(ids), dtype=torch.bool, device=ids.device) if mask is None else mask.bool().all(1)
         rows += list(ids[whole])
-    rows = [ids for ids in rows if len(ids) >= settings["answer"] + settings["pieces"]]
+    rows = [ids for ids in rows if len(ids) > settings["answer"] + settings["pieces"]]
     if not rows:
         raise UserError(
             "Orders of evidence are those of a language model's text, and there is no passage here without padding "
@@ -99,10 +99,10 @@ def _logits(subject: Subject, ids: Tensor) -> Tensor:
 
 
 def _of_passage(subject: Subject, ids: Tensor, count: int, settings: Settings) -> dict[str, float]:
-    answer = settings["answer"]
-    length = (len(ids) - answer) // count
-    pieces = ids[len(ids) - answer - count * length : len(ids) - answer].view(count, length)
-    rows = [torch.cat((pieces[torch.tensor(order)].flatten(), ids[-answer:])) for order in _orders(count, settings)]
+    answer, end = settings["answer"], len(ids) - settings["answer"] - 1
+    length = end // count
+    pieces = ids[end - count * length : end].view(count, length)
+    rows = [torch.cat((pieces[torch.tensor(order)].flatten(), ids[end:])) for order in _orders(count, settings)]
     logits = torch.cat([_logits(subject, row[None]) for row in rows])
     chances = logits[:, -answer - 1 : -1].double().log_softmax(-1)
     told = chances.gather(2, ids[-answer:].expand(len(rows), -1)[..., None]).sum((1, 2))

@@ -83,7 +83,6 @@ def test_discs_are_one_or_two_and_in_their_bounds() -> None:
     area = found.mean((1, 2)) * (24 / 25) ** 2
     assert 0.05 < float(area.min()) < float(area.max()) < 2 * np.pi * 0.25**2 + 0.02
     assert float(area.mean()) > 1.2 * np.pi * 0.2**2, "half of them have two"
-    assert not found[:, 0].any()
 
 
 def test_an_example_is_a_body_and_what_its_edge_tells() -> None:

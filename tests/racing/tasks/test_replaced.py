@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from layersmith.racing.tasks.language_modelling import running_text
-from layersmith.racing.tasks.replaced import Replaced
+from layersmith.racing.tasks.replaced import Replaced, frequencies
 from layersmith.racing.tasks.shared.drawing import judged
 
 from .small import draw
@@ -45,7 +45,7 @@ def test_exchanged_bytes_are_told_and_never_the_same(text: str) -> None:
 
 def test_they_are_drawn_by_the_frequencies_of_all_others(text: str) -> None:
     task = Replaced(text)
-    frequency = task._frequencies()
+    frequency = frequencies(text)
     for true in (97, 100, 104, 0, 255):
         found = task._others(torch.full((1, 60_000), true), torch.Generator().manual_seed(0))
         counts = torch.bincount(found[0], minlength=256).double() / 60_000

@@ -134,14 +134,14 @@ def _read(at: Stream, late: float) -> SoftmaxAttention:
     wire(head.q, (hashed, at.hash_here, SHARP), (recent, at.one, late), (bar, at.one, 1.0))
     # BOS is at no place, and scores as much less than a match (4 SHARP) as the margin says.
     nowhere = torch.tensor([[0.0], [1.0], [0.0], [-1.0]], dtype=torch.float64) * -(2.0**0.5)
+    # Of every token, of BOS, of rules, of tokens that wrote.
+    barred = torch.tensor([[-BARRED, BARRED + 4 * SHARP - MARGIN, 0.0, BARRED]], dtype=torch.float64)
     wire(
         head.k,
         (hashed, at.hash_there, 1.0),
         (hashed, at.bos, nowhere),
         (recent, at.unit, -1.0),
-        (bar, at.one, -BARRED),
-        (bar, at.wrote, BARRED),
-        (bar, at.bos, BARRED + 4 * SHARP - MARGIN),
+        (bar, slice(at.one.start, at.wrote.stop), barred),
     )
     blank = torch.zeros(SYMBOLS, 1, dtype=torch.float64)
     blank[BLANK] = 1.0

@@ -18,6 +18,7 @@ Differs from the paper: normal prototypes instead of Omniglot's pictures; a clas
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,8 +60,8 @@ class Bursty(Task):
         self.n_classes, self.n_dims = whole("n_classes", n_classes, ITEMS + 1), whole("n_dims", n_dims, 1)
         self.noise = number("noise", noise, 0, 10)
         self.frequency = torch.arange(1, n_classes + 1, device="cpu").double() ** -number("tail", tail, 0, 10)
-        generator = torch.Generator().manual_seed(whole("seed", seed, 0))
-        self.prototypes = torch.randn(n_classes, n_dims, generator=generator, device="cpu")
+        random = np.random.default_rng(whole("seed", seed, 0))  # no stream that examples are drawn from
+        self.prototypes = torch.from_numpy(random.standard_normal((n_classes, n_dims), dtype=np.float32))
         self.n_inputs, self.n_outputs, self.tokens = n_dims + n_classes, n_classes, 2 * ITEMS + 1
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:

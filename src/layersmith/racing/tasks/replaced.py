@@ -13,6 +13,8 @@ clusters of similar tokens are not here).
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -59,7 +61,7 @@ class Replaced(Task):
         pairs = self._pairs()
         following = (pairs / pairs.sum(1, keepdim=True)).log()
         followed = (pairs / pairs.sum(0, keepdim=True)).log()
-        alone = self._frequencies().log()
+        alone = frequencies(self.data).log()
         bytes_ = batch.inputs
         # Evidence for the byte being true, against having been drawn; neighbours are taken for true.
         evidence = torch.zeros(bytes_.shape, dtype=torch.float64)
@@ -75,20 +77,22 @@ class Replaced(Task):
 
     def _others(self, true: Tensor, generator: torch.Generator) -> Tensor:
         """A byte for each, by the frequencies of those that it is not: from all, with its own stretch cut out."""
-        ends = self._frequencies().cumsum(0)
-        size = self._frequencies()[true]
+        ends = frequencies(self.data).cumsum(0)
+        size = frequencies(self.data)[true]
         drawn = torch.rand(true.shape, generator=generator, device="cpu", dtype=torch.float64) * (1 - size)
         drawn = torch.where(drawn >= ends[true] - size, drawn + size, drawn)
         found = torch.searchsorted(ends, drawn, right=True).clamp_max(BYTES - 1)
         return torch.where(found == true, (true + 1) % BYTES, found)  # where rounding put it on the border
-
-    def _frequencies(self) -> Tensor:
-        """Of bytes in "train", float64; one more of each than there are."""
-        counts = torch.bincount(running_text(self.data, "train").long(), minlength=BYTES).double() + 1
-        return counts / counts.sum()
 
     def _pairs(self) -> Tensor:
         """How often each byte follows each in "train": (256, 256) float64; somewhat more than there are."""
         source = running_text(self.data, "train").long()
         counts = torch.bincount(BYTES * source[:-1] + source[1:], minlength=BYTES**2).reshape(BYTES, BYTES)
         return counts.double() + 1 / BYTES
+
+
+@cache
+def frequencies(data: str) -> Tensor:
+    """Of bytes in "train", float64; one more of each than there are."""
+    counts = torch.bincount(running_text(data, "train").long(), minlength=BYTES).double() + 1
+    return counts / counts.sum()
