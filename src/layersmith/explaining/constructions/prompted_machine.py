@@ -67,7 +67,8 @@ class Machine(nn.Module):
         self.read, self.obey = _read(self.at, late), _obey(self.at)
 
     def forward(self, table: Table, bits: list[int], most: int) -> list[Step]:
-        x, steps = self._prompt(table, bits), []
+        x = self._prompt(table, bits)
+        steps: list[Step] = []
         while len(steps) < most and (not steps or steps[-1][2] != HALT):
             y = self._last(x)
             at = self.at
@@ -102,8 +103,8 @@ class Machine(nn.Module):
         moves = [1] * len(bits) + [-1] * len(bits)
         for n, move in enumerate(moves):
             before = moves[n - 1] if n else 0
-            symbol = bits[n] if n < len(bits) else None
-            tokens.append(self._token(before=before, symbol=symbol, move=move, state=0))
+            bit = bits[n] if n < len(bits) else None
+            tokens.append(self._token(before=before, symbol=bit, move=move, state=0))
         return torch.cat(tokens, 1)
 
     def _token(self, before: int = 0, move: int = 0, symbol: int | None = None, **ones: int) -> Tensor:
@@ -204,7 +205,8 @@ class PromptedMachine(Construction):
 
 def interpreted(table: Table, bits: list[int], most: int) -> list[Step]:
     """The steps of the machine, on a tape that is a dictionary."""
-    tape, place, state, steps = dict(enumerate(bits)), 0, 0, []
+    tape, place, state = dict(enumerate(bits)), 0, 0
+    steps: list[Step] = []
     while len(steps) < most and state != HALT:
         symbol, move, state = table[state, tape.get(place, BLANK)]
         tape[place] = symbol
