@@ -34,6 +34,13 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
     "automaton": ({"n": 30, "things": 4}, "look_up.down.weight"),
     "next_step": ({}, "mixer.k.weight"),
     "permutations": ({"tokens": 1500}, "keys"),
+    "order": ({"n": 20, "strings": 30}, "layers.parts.0.o.weight"),
+    "associative_memory": ({"patterns": 20, "d": 64}, "head.v.weight"),
+    "attention_svm": ({"examples": 3, "tokens": 4, "steps": 1000}, "head.q.weight"),
+    "memorization": ({"n": 25}, "maps.2.weight"),
+    "prompted_machine": ({"bits": 4, "inputs": 5}, "read.v.weight"),
+    "scan_and_snap": ({"classes": 3, "steps": 1000}, "head.k.weight"),
+    "relu_symmetries": ({"inputs": 2, "width": 3, "layers": 2}, "one.0.weight"),
 }
 
 

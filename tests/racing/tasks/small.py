@@ -16,9 +16,14 @@ from layersmith.racing.tasks import TASKS, build_task
 #: Settings; where a task is not named, its defaults.
 SETTINGS: dict[str, dict[str, Any]] = {
     "addition": {"longest": 2},
+    "bursty": {"n_classes": 24, "n_dims": 6},
     "burgers": {"tokens": 32, "viscosity": 0.1, "n_train": 24},
+    "cavity": {"side": 5, "n_train": 4},
     "darcy": {"side": 5, "n_train": 24},
+    "dynamics": {"system": "lorenz96", "tokens": 8, "ahead": 1, "n_train": 16},
     "facts": {"n_subjects": 16, "n_relations": 3},
+    "impedance": {"side": 6, "n_patterns": 1, "n_train": 24},
+    "linear_algebra": {"size": 2, "encoding": "p10"},
     "multiplication": {"longest": 2},
     "modular_addition": {"modulus": 11},
     "sorting": {"longest": 3, "n_values": 5},
@@ -26,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 #: The ids that a guess is drawn from, for tasks that write tokens but not all of them.
 ANSWERS = {
     "addition": 10,
+    "bursty": 2,
     "facts": 16,
     "first": 2,
     "induction": 15,
@@ -43,7 +49,7 @@ def small(name: str, folder: Path) -> Task:
     settings = dict(SETTINGS.get(name, {}))
     if name == "digits":
         settings["data"] = str(write_idx(folder))
-    if name == "language_modelling":
+    if name in ("language_modelling", "replaced"):
         settings |= {"data": str(write_texts(folder)), "tokens": 16}
     return build_task(name, settings)
 
@@ -85,11 +91,11 @@ def draw(task: Task, size: int, split: Any = "train", seed: int = 0) -> Batch:
 
 
 def guesses(task: Task, batch: Batch) -> Tensor:
-    """What "random" is: nothing but 0 for numbers; for bytes every one alike; else an answer drawn from all."""
+    """What "random" is: nothing but 0 for numbers; for entropies every token alike; else an answer drawn from all."""
     if task.writes == "real":
         return torch.zeros(*batch.targets.shape)
     shape = (*batch.targets.shape, task.n_outputs)
-    if task.name == "language_modelling":
+    if not task.higher_is_better:
         return torch.zeros(shape)
     logits = torch.rand(shape, generator=torch.Generator().manual_seed(9))
     logits[..., ANSWERS.get(task.name, task.n_outputs) :] = -1

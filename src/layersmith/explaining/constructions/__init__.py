@@ -36,6 +36,13 @@ CONSTRUCTIONS: dict[str, str] = {
     "automaton": f"{_ROOM}.automaton:Automaton",
     "next_step": f"{_ROOM}.next_step:NextStep",
     "permutations": f"{_ROOM}.permutations:Permutations",
+    "order": f"{_ROOM}.order:WhichFirst",
+    "associative_memory": f"{_ROOM}.associative_memory:AssociativeMemory",
+    "attention_svm": f"{_ROOM}.attention_svm:AttentionSVM",
+    "memorization": f"{_ROOM}.memorization:Memorization",
+    "relu_symmetries": f"{_ROOM}.relu_symmetries:ReLUSymmetries",
+    "prompted_machine": f"{_ROOM}.prompted_machine:PromptedMachine",
+    "scan_and_snap": f"{_ROOM}.scan_and_snap:ScanAndSnap",
 }
 
 

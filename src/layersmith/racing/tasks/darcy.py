@@ -114,6 +114,13 @@ def permeability(generator: torch.Generator, count: int, side: int) -> Tensor:
 def solve(a: Tensor) -> Tensor:
     """u (B, side, side) float64 for a (B, side, side)."""
     side, n = a.shape[-1], a.shape[-1] ** 2
+    right = torch.full((len(a), n), FORCE / (side + 1) ** 2, dtype=a.dtype)
+    return torch.linalg.solve(system(a), right).reshape(a.shape)
+
+
+def system(a: Tensor) -> Tensor:
+    """What flows out of each point for given values at all points, 0 at the edge: (B, n, n) for a (B, side, side)."""
+    side, n = a.shape[-1], a.shape[-1] ** 2
     # Between a point and the next in each direction; the edge of the square has the permeability of the point inside.
     down, across = _between(a.mT).mT, _between(a)
     diagonal = (down[:, :-1] + down[:, 1:] + across[..., :-1] + across[..., 1:]).flatten(1)
@@ -123,8 +130,7 @@ def solve(a: Tensor) -> Tensor:
     for offset, values in ((side, inner_down), (1, inner_across)):
         index = torch.arange(n - offset)
         matrix[:, index, index + offset] = matrix[:, index + offset, index] = -values
-    right = torch.full((len(a), n), FORCE / (side + 1) ** 2, dtype=a.dtype)
-    return torch.linalg.solve(matrix, right).reshape(a.shape)
+    return matrix
 
 
 def _between(a: Tensor) -> Tensor:
