@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from layersmith import catalogue
+from layersmith.contract import aux_losses
 from layersmith.ffn.glu import GLU
 from layersmith.ffn.mlp import MLP
 from layersmith.ffn.structured import StructuredFFN
@@ -113,6 +114,20 @@ def test_guided_training_fits_a_teacher_and_ends_without_guides():
         optimizer.step()
     m.drop_guide()
     assert (m(x) - target).square().mean() < 0.5 * target.square().mean()
+
+
+def test_noisy_maps_are_plain_in_use_and_tell_their_divergence_in_training():
+    torch.manual_seed(0)
+    m = StructuredFFN(D, HIDDEN, "variational", act="silu", bias=True).double().eval()
+    dense = MLP(D, HIDDEN, act="silu").double()
+    for name, noisy in m.maps.items():
+        linear = getattr(dense, name)
+        linear.load_state_dict({"weight": noisy.dense_weight(), "bias": noisy.bias})
+    x = torch.randn(3, D).double()
+    torch.testing.assert_close(m(x), dense(x))
+    assert not aux_losses(m)
+    m.train()(x)
+    assert aux_losses(m).keys() == {"maps.up.kl", "maps.down.kl"}
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ def cases():
 
 
 def statistics(name):
-    return {"taylor": torch.linspace(-1, 1, 64)} if name == "width_taylor" else {}
+    given = {"taylor": torch.linspace(-1, 1, 64), "taylor_size": torch.linspace(0, 1, 64)}
+    return given if "taylor" in methods.get(name).statistics else {}
 
 
 @pytest.mark.parametrize(("name", "kind"), cases())

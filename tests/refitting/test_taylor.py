@@ -65,3 +65,6 @@ def test_scores_are_the_slope_of_the_entropy(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         slope = (entropy(1e-2) - entropy(-1e-2)) / 2e-2
     assert float(scores[site]["taylor"][channel]) == pytest.approx(float(slope), rel=2e-2, abs=1e-6)
+    signed, size = scores[site]["taylor"], scores[site]["taylor_size"]
+    assert (size >= signed.abs()).all()
+    assert (size > 1.5 * signed.abs()).any(), "what a channel does at different tokens cancels in one of them alone"

@@ -1,8 +1,8 @@
-"""Structured feed-forward: the MLP or GLU whose linear maps are low-rank, Monarch, block-dense or butterfly.
+"""Structured feed-forward: the MLP or GLU whose linear maps are low-rank, Monarch, block-dense, butterfly or noisy.
 
     y = L_down act(L_up x)      or, gated,      y = L_down( act(L_gate x) * L_up x )
 
-Each L is one of the parts `low_rank`, `block_shuffle` (Monarch), `block_dense`, `butterfly`.
+Each L is one of the parts `low_rank`, `block_shuffle` (Monarch), `block_dense`, `butterfly`, `variational`.
 Shapes: x (..., D) -> hidden (..., d_hidden) -> y (..., D).
 
 Self-guided training: such maps are hard to train from scratch, so each L may be helped by a dense matrix G that
@@ -30,6 +30,7 @@ from layersmith.linear.block_dense import BlockDense
 from layersmith.linear.block_shuffle import BlockShuffle
 from layersmith.linear.butterfly import Butterfly
 from layersmith.linear.low_rank import LowRank
+from layersmith.linear.variational import VariationalLinear
 
 #: structure -> (the linear part, the sizes it needs)
 STRUCTURES = {
@@ -37,6 +38,7 @@ STRUCTURES = {
     "block_shuffle": (BlockShuffle, ("blocks",)),
     "block_dense": (BlockDense, ("rank", "blocks")),
     "butterfly": (Butterfly, ()),
+    "variational": (VariationalLinear, ()),
 }
 
 NO_GUIDE = "StructuredFFN: there is no guide. Build with self_guided=True, and use it before drop_guide()."
@@ -46,7 +48,7 @@ class StructuredFFN(FeedForward):
     """Feed-forward with structured linear maps.
 
     d_model, d_hidden   widths of the residual stream and of the hidden layer
-    structure           "low_rank", "block_shuffle", "block_dense" or "butterfly"
+    structure           "low_rank", "block_shuffle", "block_dense", "butterfly" or "variational"
     rank                inner width of low_rank and block_dense
     blocks              number of blocks of block_shuffle and block_dense
     act, gated, bias    as for `mlp`, or for `glu` when gated
@@ -118,7 +120,7 @@ class StructuredFFN(FeedForward):
 
 def _structured(
     structure: str, d_in: int, d_out: int, rank: int | None, blocks: int | None, bias: bool
-) -> LowRank | BlockShuffle | BlockDense | Butterfly:
+) -> LowRank | BlockShuffle | BlockDense | Butterfly | VariationalLinear:
     if structure not in STRUCTURES:
         raise ValueError(f"StructuredFFN: structure must be one of {', '.join(STRUCTURES)}, not {structure!r}.")
     part, needed = STRUCTURES[structure]

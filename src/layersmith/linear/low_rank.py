@@ -6,7 +6,10 @@ Shapes: x (..., d_in) -> (..., rank) -> y (..., d_out); V (rank, d_in), U (d_out
 It has fewer parameters than the dense matrix when rank < d_in * d_out / (d_in + d_out).
 
 Paper: Wei et al. 2024, "Building on Efficient Foundations: Effectively Training LLMs with Structured
-Feedforward Layers", arXiv 2406.16450 (the LowRank structure).
+Feedforward Layers", arXiv 2406.16450 (the LowRank structure); by the same authors and in the same code,
+"Investigating Low-Rank Training in Transformer Language Models", where wider low-rank feed-forwards are trained with
+the FLOPs of dense ones (`ffn/structured.py`); Cahyawijaya 2021, "Greenformers", arXiv 2108.10808 (the same for every
+map of a model, from scratch or from the truncated SVD of trained weights, `from_weight`).
 Differs from the paper: initialised so that U V has the element variance that `nn.Linear` gives a dense matrix of
 the same shape (the authors' code draws every factor with variance 1 / fan_in, or takes the SVD of a random matrix).
 """

@@ -21,6 +21,13 @@ ENTRIES: dict[str, Entry] = {
         {"d_in": 32, "d_out": 48, "blocks": 4},
     ),
     "butterfly": Entry("layersmith.linear.butterfly:Butterfly", "linear", ("1903.05895",), {"d_in": 32, "d_out": 48}),
+    "dense_sparse": Entry(
+        "layersmith.linear.dense_sparse:DenseSparse",
+        "linear",
+        ("dsformer-effective-compression-text-transformers",),
+        {"d_in": 32, "d_out": 48, "basis": 12, "k": 3, "blocks": 2, "bias": True},
+        missing="the straight-through factorizer, which learns places and factors for the task",
+    ),
     "int8_dynamic": Entry(
         "layersmith.linear.int8_dynamic:Int8Dynamic",
         "linear",
@@ -30,7 +37,10 @@ ENTRIES: dict[str, Entry] = {
     ),
     "linear": Entry("layersmith.linear.dense:Dense", "linear", (), {"d_in": 32, "d_out": 48}),
     "low_rank": Entry(
-        "layersmith.linear.low_rank:LowRank", "linear", ("2406.16450",), {"d_in": 32, "d_out": 48, "rank": 8}
+        "layersmith.linear.low_rank:LowRank",
+        "linear",
+        ("2406.16450", "2108.10808", "investigating-low-rank-training-transformer"),
+        {"d_in": 32, "d_out": 48, "rank": 8},
     ),
     "memory_linear": Entry(
         "layersmith.linear.memory_linear:MemoryLinear", "linear", ("2411.12992",), {"d_in": 32, "d_out": 48, "bits": 4}
@@ -41,5 +51,18 @@ ENTRIES: dict[str, Entry] = {
         "linear",
         ("2210.17323",),
         {"d_in": 32, "d_out": 48, "bits": 3, "group_size": 16, "bias": True},
+    ),
+    "sparse": Entry(
+        "layersmith.linear.sparse:SparseLinear",
+        "linear",
+        ("can-pruning-make-large-language", "accelerating-transformer-pre-training-2"),
+        {"d_in": 32, "d_out": 48, "kept": 500, "bias": True},
+    ),
+    "variational": Entry(
+        "layersmith.linear.variational:VariationalLinear",
+        "linear",
+        ("variational-dropout-sparsification-particle-identification",),
+        {"d_in": 32, "d_out": 48, "bias": True},
+        missing="the removal of units that have lost all weights, which is what makes its networks faster",
     ),
 }

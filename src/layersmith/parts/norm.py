@@ -13,6 +13,13 @@ ENTRIES: dict[str, Entry] = {
         missing="the conversion of a whole model to a stream that is one channel narrower",
     ),
     "dyt": Entry("layersmith.norm.dyt:DyT", "norm", ("2503.10622",), {"d_model": 32}),
+    "fixed_norm": Entry(
+        "layersmith.norm.fixed_norm:FixedNorm",
+        "norm",
+        ("2409.13710",),
+        {"d_model": 32, "sinks": True, "steps": 2},
+        missing="queries and keys that lose the norm before values do",
+    ),
     "layer_norm": Entry("layersmith.norm.layer_norm:LayerNorm", "norm", (), {"d_model": 32}),
     "prep_bn": Entry(
         "layersmith.norm.prep_bn:PRepBN",

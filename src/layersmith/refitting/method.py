@@ -7,14 +7,17 @@ builds a replacement from the original's weights and its calibration activations
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from layersmith.anatomy.edit import Edit, Replacement
 from layersmith.contract import Operator
 from layersmith.refitting.view import SublayerView
+
+if TYPE_CHECKING:
+    from layersmith.refitting.candidate import Candidate
 
 Settings = dict[str, Any]
 
@@ -51,6 +54,8 @@ class Method(ABC):
     statistics: ClassVar[tuple[str, ...]] = ()
     #: Whether the baseline that a search has to beat puts it at sites of all kinds at once, as a number format.
     everywhere: ClassVar[bool] = False
+    #: Whether its baseline follows a rule of its own, `rungs`: for each "kind" of site, or for the whole "model".
+    ruled: ClassVar[str] = ""
     #: Whether a number format may follow it in a chain: what it puts in calls its weight matrices and never reads them.
     chains: ClassVar[bool] = False
     #: Whether it loses what lies far back, so that texts have to be as long as the shape for the loss to show.
@@ -77,6 +82,15 @@ class Method(ABC):
     @abstractmethod
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         """The replacement for these settings in float32, fitted in closed form. Must not change the model."""
+
+    def rungs(
+        self, candidates: Sequence[Candidate], harm: Callable[[Sequence[Candidate]], float]
+    ) -> Iterator[tuple[Settings, list[Candidate]]]:
+        """Mixes of its candidates by its own rule, mildest first, each with the setting it has (`ruled`).
+
+        harm  how far the model with these candidates in place is from the original
+        """
+        return iter(())
 
 
 def weight_and_bias(module: Any) -> tuple[Tensor, Tensor | None]:

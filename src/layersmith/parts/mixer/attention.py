@@ -69,6 +69,13 @@ ENTRIES: dict[str, Entry] = {
         ("2305.19129",),
         {"d_model": 16, "n_heads": 2, "d_position": 4},
     ),
+    "lama": Entry(
+        "layersmith.mixer.lama:LAMA",
+        "mixer",
+        ("low-rank-factorization-compact-multi",),
+        {"d_model": 16, "n_heads": 3},
+        missing="the recurrent network whose states it pools, and the classifier behind it",
+    ),
     "linformer": Entry(
         "layersmith.mixer.linformer:Linformer",
         "mixer",

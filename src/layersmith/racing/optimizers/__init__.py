@@ -15,10 +15,12 @@ OPTIMIZERS: dict[str, str] = {
     "blockwise_adamw": "layersmith.racing.optimizers.blockwise_adamw:BlockwiseAdamW",
     "cautious_adamw": "layersmith.racing.optimizers.cautious_adamw:CautiousAdamW",
     "gradient_noise": "layersmith.racing.optimizers.gradient_noise:GradientNoise",
+    "lottery_ticket": "layersmith.racing.optimizers.lottery_ticket:LotteryTicket",
     "max_norm": "layersmith.racing.optimizers.max_norm:MaxNorm",
     "mkor": "layersmith.racing.optimizers.mkor:Mkor",
     "muon": "layersmith.racing.optimizers.muon:Muon",
     "sam": "layersmith.racing.optimizers.sam:Sam",
+    "two_four": "layersmith.racing.optimizers.two_four:TwoFour",
     "whitened_adamw": "layersmith.racing.optimizers.whitened_adamw:WhitenedAdamW",
 }
 #: Who trains when nobody is named.

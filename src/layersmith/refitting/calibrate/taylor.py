@@ -2,7 +2,9 @@
 
     score_c = mean over tokens of  h_c * d/dh_c  sum_t H(softmax(logits_t)),   H(p) = -sum_v p_v log p_v
 
-It is what the output entropy would change, to first order, if channel c were set to zero. Paper: arXiv 2603.08100.
+It is what the output entropy would change, to first order, if channel c were set to zero; `taylor_size` is the mean of
+the magnitudes of the same products, in which what a channel does at one token does not cancel what it does at another.
+Paper: arXiv 2603.08100; both are in the authors' code (visresearch/AMP), which prunes by the second.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ from layersmith.anatomy.running import plainly
 from layersmith.refitting.calibrate.batches import Batch
 from layersmith.runs.workspace import Workspace
 
-NAME = "statistics/taylor"
+NAME = "statistics/taylor_scores"
 
 
 def taylor_scores(
     model: nn.Module, anatomy: Anatomy, batches: list[Batch], workspace: Workspace
 ) -> dict[str, dict[str, Tensor]]:
-    """{site: {"taylor": (d_hidden,)}} in float32 for every recognised feed-forward; empty where there is none, and for
-    a model without logits.
+    """{site: {"taylor": (d_hidden,), "taylor_size": (d_hidden,)}} in float32 for every recognised feed-forward.
+
+    Empty where there is none, and for a model without logits.
 
     Memory: the activations of one batch through the whole model, as in training.
     """
@@ -39,7 +42,7 @@ def taylor_scores(
 def stored_scores(workspace: Workspace) -> dict[str, dict[str, Tensor]]:
     """What `taylor_scores` stored; empty when no method asked for it."""
     saved = workspace.load_tensors(NAME) or {}
-    return {name: {"taylor": scores} for name, scores in saved.items() if name != "none"}
+    return {name: {"taylor": both[0], "taylor_size": both[1]} for name, both in saved.items() if name != "none"}
 
 
 def _compute(model: nn.Module, anatomy: Anatomy, batches: list[Batch]) -> dict[str, Tensor]:
@@ -78,7 +81,8 @@ def _compute(model: nn.Module, anatomy: Anatomy, batches: list[Batch]) -> dict[s
                 for hidden in hiddens:
                     if hidden.grad is None:  # what the output does not depend on scores nothing
                         continue
-                    score = (hidden.detach().float() * hidden.grad.float()).flatten(0, -2).sum(0)
+                    products = (hidden.detach().float() * hidden.grad.float()).flatten(0, -2)
+                    score = torch.stack((products.sum(0), products.abs().sum(0)))
                     sums[name] = sums.get(name, torch.zeros_like(score)) + score
             tokens += logits.shape[0] * logits.shape[1]
     finally:

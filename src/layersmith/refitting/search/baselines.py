@@ -22,6 +22,7 @@ from layersmith.refitting.search.choice import KEEP
 from layersmith.refitting.search.climb import DOUBT, Climb, Look, climb_together, climbing
 from layersmith.refitting.search.clock import clock_together, gain, rounds_for
 from layersmith.refitting.search.found import Found
+from layersmith.refitting.search.ruled import ruled
 from layersmith.refitting.search.uniform import Ladder, Rung, ladders
 from layersmith.refitting.search.variants import Measured, joint_divergence, measure_variant, outputs
 from layersmith.runs.identity import digest_of
@@ -35,7 +36,7 @@ HOPELESS, MILD = 4.0, 0.01
 def measure_baselines(ctx: RunContext, found: Found) -> dict[str, Any]:
     """The unhealed mix, the front and the uniform baselines, one after the other against the original."""
     baselines = _Baselines(ctx, found, rounds_for(found.costs.total.of("latency"), CLOCK_SECONDS, *CLOCK_ROUNDS))
-    climbs = baselines.climbs(ladders(found.built, ctx.anatomy))
+    climbs = baselines.climbs([*ladders(found.built, ctx.anatomy), *ruled(ctx, found)])
     jobs: dict[str, list[str]] = {"chosen": found.selection.chosen}
     jobs |= {f"front {share}": ids for share, ids in found.selection.front.items()}
     uniform = {f"uniform {label}": climbed.rung.ids for label, (_, climbed) in climbs.items() if climbed.reach is None}

@@ -45,6 +45,8 @@ def ladders(library: Library, anatomy: Anatomy) -> list[Ladder]:
     """One ladder per method and kind of site; one alone for a method that a user would apply everywhere."""
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in library.usable():
+        if methods.get(candidate.method).ruled:
+            continue  # `ruled.py` has their ladders, which take measurements
         kind = "everywhere" if methods.get(candidate.method).everywhere else anatomy.site(candidate.site).kind
         groups.setdefault((candidate.method, kind), []).append(candidate)
     made = [Ladder(f"{method} {kind}", method, _rungs(found)) for (method, kind), found in sorted(groups.items())]

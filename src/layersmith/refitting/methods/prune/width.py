@@ -68,26 +68,37 @@ def hidden_gram(view: SublayerView) -> Tensor:
     return view.once("hidden gram", make)
 
 
+def strongest(score: Tensor, keep: float) -> Tensor:
+    """The indices, ascending, of the share `keep` of the hidden channels that has the highest scores (d_hidden,)."""
+    # Multiples of 8 keep matrix kernels on their fast path.
+    width = min(len(score), max(8, round(keep * len(score) / 8) * 8))
+    return score.topk(width).indices.sort().values
+
+
+@torch.no_grad()
+def sliced(dense: Any, kept: Tensor) -> Operator:
+    """The `GLU` or `MLP` with these hidden channels alone, their weights as they were."""
+    small = catalogue.build({**dense.spec(), "d_hidden": len(kept)}).to(kept.device)
+    for name in ("gate", "up") if dense.name == "glu" else ("up",):
+        large, linear = getattr(dense, name), getattr(small, name)
+        linear.weight.copy_(large.weight[kept])
+        if linear.bias is not None:
+            linear.bias.copy_(large.bias[kept])
+    small.down.weight.copy_(dense.down.weight[:, kept])
+    if small.down.bias is not None:
+        small.down.bias.copy_(dense.down.bias)
+    return small
+
+
 def narrow(dense: Any, gram: Tensor, score: Tensor, keep: float) -> Operator:
     """The `GLU` or `MLP` with the best-scored share `keep` of the hidden channels, its down projection refitted.
 
     gram   of the hidden activations, as `hidden_gram` gives it
     score  (d_hidden,): the higher, the more a channel matters
     """
-    d_hidden = len(gram)
-    # Multiples of 8 keep matrix kernels on their fast path.
-    width = min(d_hidden, max(8, round(keep * d_hidden / 8) * 8))
-    kept = score.topk(width).indices.sort().values
-    small = catalogue.build({**dense.spec(), "d_hidden": width}).to(gram.device)
+    kept = strongest(score, keep)
+    small: Any = sliced(dense, kept)
     target = gram @ dense.down.weight.double().T
-    down = ridge_from_moments(gram[kept][:, kept], target[kept], strength=1e-4)
     with torch.no_grad():
-        for name in ("gate", "up") if dense.name == "glu" else ("up",):
-            large, linear = getattr(dense, name), getattr(small, name)
-            linear.weight.copy_(large.weight[kept])
-            if linear.bias is not None:
-                linear.bias.copy_(large.bias[kept])
-        small.down.weight.copy_(down)
-        if small.down.bias is not None:
-            small.down.bias.copy_(dense.down.bias)
+        small.down.weight.copy_(ridge_from_moments(gram[kept][:, kept], target[kept], strength=1e-4))
     return small

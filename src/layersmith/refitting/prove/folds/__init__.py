@@ -52,6 +52,11 @@ FOLDS: dict[str, Rewrite] = {
         "Always, for a model whose norms are `prep_bn` at the end of their schedule: no norm is left to compute.",
         ("2405.11582",),
     ),
+    "fixed_norm": Rewrite(
+        f"{_ROOM}.fixed_norm:fold",
+        "Always, for a model whose norms are `fixed_norm` with one size for all tokens: no norm is left to compute.",
+        ("2409.13710",),
+    ),
     "linear_merge": Rewrite(
         f"{_ROOM}.linear_merge:merge",
         "Always, after a search has put linear maps behind each other, since only the cheaper form is taken.",

@@ -13,8 +13,6 @@ Differs from the paper: the fold is proved on the model at hand; norms that feed
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -24,9 +22,9 @@ from layersmith.anatomy.probe import example_inputs
 from layersmith.anatomy.trace import Trace, record
 from layersmith.errors import UserError
 from layersmith.ffn.identity import Identity
-from layersmith.linear.dense import Dense
 from layersmith.norm.prep_bn import PRepBN
-from layersmith.refitting.prove.folds.fold import Fold, proved, rounded
+from layersmith.refitting.prove.folds.affine import into_readers
+from layersmith.refitting.prove.folds.fold import Fold, proved
 from layersmith.refitting.prove.folds.gain import PROOF, Left, readers_of
 
 
@@ -51,7 +49,8 @@ def _fold(model: nn.Module, anatomy: Anatomy, trace: Trace) -> Fold:
                 raise Left("it stands where no norm was found")
             if not norm.finished:
                 raise Left(f"its schedule is at step {int(norm.step)} of {norm.steps}, so it is a LayerNorm in part")
-            new_weights, new_edits = _folded(model, norm, readers_of(model, trace, path))
+            factor, constant = norm.as_affine()
+            new_weights, new_edits = into_readers(model, readers_of(model, trace, path), factor, constant)
         except Left as reason:
             notes.append(f"{path} stays: {reason}.")
             continue
@@ -64,22 +63,3 @@ def _fold(model: nn.Module, anatomy: Anatomy, trace: Trace) -> Fold:
             f"'prep_bn' parts, put there by training or by the method 'prep_bn'."
         )
     return Fold(weights, edits, notes=tuple(notes))
-
-
-def _folded(model: nn.Module, norm: PRepBN, readers: list[str]) -> tuple[dict[str, Tensor], Replacement]:
-    """New values for readers with a bias, and new modules for those that need one."""
-    factor, constant = norm.as_affine()
-    weights: dict[str, Tensor] = {}
-    edits: Replacement = []
-    for path in readers:
-        linear: Any = model.get_submodule(path)
-        transposed = not isinstance(linear, nn.Linear)  # Conv1D keeps (in, out)
-        matrix = linear.weight.double().T if transposed else linear.weight.double()
-        weight, bias = rounded(matrix * factor, linear.weight), matrix @ constant
-        if linear.bias is None:
-            part = Dense.from_weight(weight, rounded(bias, linear.weight)).train(linear.training)
-            edits.append((Edit(path, part.spec(), {}), part))
-        else:
-            weights[f"{path}.weight"] = weight.T.contiguous() if transposed else weight
-            weights[f"{path}.bias"] = rounded(linear.bias.double() + bias, linear.bias)
-    return weights, edits
