@@ -40,6 +40,13 @@ ENTRIES: dict[str, Entry] = {
         ("etsformer-exponential-smoothing-transformers-time",),
         {"d_model": 32, "n_heads": 4},
     ),
+    "flow_rnn": Entry(
+        "layersmith.mixer.flow_rnn:FlowRNN",
+        "mixer",
+        ("flow-equivariant-recurrent-neural-networks",),
+        {"d_model": 16, "d_hidden": 3, "channels": 2, "velocities": 2},
+        missing="flows in two dimensions, rotations among them",
+    ),
     "galerkin": Entry(
         "layersmith.mixer.galerkin:GalerkinAttention",
         "mixer",
@@ -111,8 +118,28 @@ ENTRIES: dict[str, Entry] = {
         ("uncovering-mesa-optimization-algorithms-transformers",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "learn_lam": True},
     ),
+    "quixer": Entry(
+        "layersmith.mixer.quixer:Quixer",
+        "mixer",
+        ("quixer-quantum-transformer-model",),
+        {"d_model": 16, "qubits": 3, "window": 4, "degree": 2},
+    ),
+    "recurrent_logic": Entry(
+        "layersmith.mixer.recurrent_logic:RecurrentLogic",
+        "mixer",
+        ("recurrent-deep-differentiable-logic-gate",),
+        {"d_model": 8, "d_hidden": 24, "layers": 2},
+        missing="its paper's encoder and decoder, each with layers of gates before and behind the recurrent ones",
+    ),
     "retnet": Entry("layersmith.mixer.retnet:RetNet", "mixer", ("2307.08621",), {"d_model": 32, "n_heads": 4}),
     "s4d": Entry("layersmith.mixer.s4d:S4D", "mixer", ("2206.11893",), {"d_model": 16, "d_state": 8}),
+    "shift_compare": Entry(
+        "layersmith.mixer.shift_compare:ShiftCompare",
+        "mixer",
+        ("breaking-attention-bottleneck",),
+        {"d_model": 32, "d_inner": 24},
+        missing="the function that its paper compares by, which its abstract does not give",
+    ),
     "sla": Entry(
         "layersmith.mixer.sla:SimplifiedLinearAttention",
         "mixer",
