@@ -1,9 +1,10 @@
 """Peak memory and time of a training step: layers computed a stretch of tokens at a time, beside the same layers whole.
 
 Paper: Liu & Abbeel 2023, "Blockwise Parallel Transformer for Long Context Large Models": sequences 2 to 4 times longer
-than with memory-efficient attention alone, in the same memory. What is compared has the same weights and, as tests show,
-the same gradients: `series`, `series` with every layer computed again in the backward pass, and `blockwise`. The peak is
-that of all tensors alive at once, as torch's profiler sees them being allocated and freed, less what was there before.
+than with memory-efficient attention alone, in the same memory. What is compared has the same weights and, as tests
+show, the same gradients: `series`, `series` with every layer computed again in the backward pass, and `blockwise`. The
+peak is that of all tensors alive at once, as torch's profiler sees them being allocated and freed, less what was there
+before.
 
     python benchmarks/claims/blockwise.py
 """
@@ -125,12 +126,13 @@ def main() -> None:
         "blockwise-parallel-transformer-long-context",
         "Texts 2 to 4 times longer than with memory-efficient attention alone, in the same memory",
         "held" if longer >= 2 else "did not hold",
-        f"{LAYERS} layers, D {D}, float32, one text. In the memory of a plain step at {CAP_AT} tokens and an inner width "
-        f"of 2048 ({cap:.0f} MiB) blockwise trains on {longest['blockwise']} tokens, plain layers computed again in the "
-        f"backward pass on {longest['series, computed again']}. From an inner width of 512 to 2048 its peak at 4096 "
-        f"tokens grows {grown:.2f} times, the plain one's "
-        f"{at['series', 2048, 4096]['peak_mib'] / at['series', 512, 4096]['peak_mib']:.2f} times. A step at 2048 tokens "
-        f"takes {ratio[512]:.2f} and {ratio[2048]:.2f} of the plain one's time at the two widths (layers computed again: "
+        f"{LAYERS} layers, D {D}, float32, one text. In the memory of a plain step at {CAP_AT} tokens and an inner "
+        f"width of 2048 ({cap:.0f} MiB) blockwise trains on {longest['blockwise']} tokens, plain layers computed again "
+        f"in the backward pass on {longest['series, computed again']}. From an inner width of 512 to 2048 its peak at "
+        f"4096 tokens grows {grown:.2f} times, the plain one's "
+        f"{at['series', 2048, 4096]['peak_mib'] / at['series', 512, 4096]['peak_mib']:.2f} times. A step at 2048 "
+        f"tokens takes {ratio[512]:.2f} and {ratio[2048]:.2f} of the plain one's time at the two widths (layers "
+        "computed again: "
         + " and ".join(
             f"{at['series, computed again', d, 2048]['seconds'] / at['series', d, 2048]['seconds']:.2f}"
             for d in (512, 2048)

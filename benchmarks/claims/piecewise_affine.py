@@ -1,8 +1,9 @@
 """Products by adding bits: what they do to pocket as it is, and to a small model that is trained with them.
 
-Paper: Kosson & Jaggi 2023, "Multiplication-Free Transformer Training via Piecewise Affine Operations", arXiv 2305.17190:
-networks train with them, hyperparameters unchanged, with little or no loss of quality. Here the products of all weight
-matrices are replaced, the head's included; attention scores, norms, softmax and the optimizer keep theirs.
+Paper: Kosson & Jaggi 2023, "Multiplication-Free Transformer Training via Piecewise Affine Operations", arXiv
+2305.17190: networks train with them, hyperparameters unchanged, with little or no loss of quality. Here the products
+of all weight matrices are replaced, the head's included; attention scores, norms, softmax and the optimizer keep
+theirs.
 
     python benchmarks/claims/piecewise_affine.py
 """
@@ -114,7 +115,7 @@ def main() -> None:
         "piecewise_affine",
         "piecewise_affine",
         "multiplication-free-transformer-training-piecewise",
-        "Transformers train with piecewise affine products, hyperparameters unchanged, with little or no loss of quality",
+        "Transformers train with piecewise affine products, hyperparameters unchanged, with little or no loss",
         "held" if small else "not seen at this size" if abs(mean) < spread else "did not hold",
         f"Two layers of width {D}, {STEPS} steps of {BATCH} x {TOKENS} bytes: held-out loss "
         f"{statistics.mean(losses['multiplied']):.4f} nats per byte multiplied and "

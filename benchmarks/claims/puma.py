@@ -1,8 +1,8 @@
 """Attention and GELU in forms that secret shares allow, put into trained models without any training.
 
 Paper: Dong et al. 2023, "PUMA: Secure Inference of LLaMA-7B in Five Minutes": accuracy stays that of the plain model.
-Pocket has SiLU and no GELU, so its attentions alone are replaced; the error of GELU in pieces is measured by itself. What
-the cryptography costs is not measured here.
+Pocket has SiLU and no GELU, so its attentions alone are replaced; the error of GELU in pieces is measured by itself.
+What the cryptography costs is not measured here.
 
     python benchmarks/claims/puma.py
 """
@@ -73,8 +73,8 @@ def main() -> None:
         "Accuracy stays that of the plain model, without training",
         "held" if abs(change) < 0.01 else "did not hold",
         f"Perplexity of pocket {base:.3f}, and {at_five['perplexity']:.3f} ({change:+.3%}) with 5 squarings in all "
-        f"{len(attention)} attentions; KL {at_five['kl']:.1e} nats per token ({others}), on {TEXTS} held-out windows of "
-        f"{LENGTH} tokens. GELU in pieces is at most {rows[-1]['gelu_error']:.4f} from GELU between -20 and 20.",
+        f"{len(attention)} attentions; KL {at_five['kl']:.1e} nats per token ({others}), on {TEXTS} held-out windows "
+        f"of {LENGTH} tokens. GELU in pieces is at most {rows[-1]['gelu_error']:.4f} from GELU between -20 and 20.",
         rows,
     )
 

@@ -63,4 +63,11 @@ ENTRIES: dict[str, Entry] = {
         ("2210.17323",),
         {"d_in": 32, "d_out": 48, "bits": 3, "group_size": 16, "bias": True},
     ),
+    "residual_head": Entry(
+        "layersmith.linear.residual_head:ResidualHead",
+        "linear",
+        ("simple-projection-variants-improve-colbert",),
+        {"d_in": 32, "d_out": 48, "d_hidden": 40},
+        missing="its paper's deeper variants, and the retrieval that they are trained for",
+    ),
 }

@@ -118,6 +118,13 @@ ENTRIES: dict[str, Entry] = {
         ("uncovering-mesa-optimization-algorithms-transformers",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "learn_lam": True},
     ),
+    "qkan_lstm": Entry(
+        "layersmith.mixer.qkan_lstm:QKANLSTM",
+        "mixer",
+        ("qkan-lstm",),
+        {"d_model": 16, "d_hidden": 12},
+        missing="the variant whose gates are narrow networks of circuits",
+    ),
     "quixer": Entry(
         "layersmith.mixer.quixer:Quixer",
         "mixer",
