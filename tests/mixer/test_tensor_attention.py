@@ -106,6 +106,27 @@ def test_padding_anywhere_is_as_if_it_were_not_there(how):
     assert torch.isfinite(y).all()
 
 
+@torch.no_grad()
+def test_one_head_finds_three_numbers_that_sum_to_zero():
+    """Match3: is there a pair (i, j) with x_t + x_i + x_j = 0 modulo p? The cosine of a sum is a product of three."""
+    torch.manual_seed(0)
+    m, p = TensorAttention(2, 1, head_dim=4, causal=False, scale=1e4).double(), 23
+    cosine, sine = [1.0, 0.0], [0.0, 1.0]
+    m.q.weight.copy_(torch.tensor([cosine, cosine, sine, sine]) * torch.tensor([[1.0], [-1.0], [-1.0], [-1.0]]))
+    pairs = torch.tensor([cosine, sine, cosine, sine, cosine, sine, sine, cosine])
+    m.k.weight.copy_(pairs)
+    m.v.weight.copy_(pairs)
+    m.o = torch.nn.Identity()
+    numbers = torch.randint(p, (20, 8))
+    angle = numbers.double() * 2 * math.pi / p
+    x = torch.stack((angle.cos(), angle.sin()), -1)
+    found = (m(x)[0] * m.q(x)).sum(-1) > (1 + math.cos(2 * math.pi / p)) / 2
+    sums = numbers[:, :, None, None] + numbers[:, None, :, None] + numbers[:, None, None, :]
+    want = (sums % p == 0).flatten(2).any(-1)
+    assert torch.equal(found, want)
+    assert 0.2 < want.double().mean() < 0.95
+
+
 def test_memory_of_the_series_does_not_grow_with_the_text():
     m = TensorAttention(8, 2, degree=2)
     monomials = 1 + 4 + 10

@@ -72,7 +72,7 @@ class QKANLSTM(SteppedMixer):
 def measured(p: Tensor, angles: Tensor, weights: Tensor) -> Tensor:
     """<Z> of one circuit for each channel of p (..., C); angles (C, reps + 1, 2), weights (C, reps).
 
-    A qubit is a point (a, b, c) on a sphere, H|0> is (1, 0, 0); loading turns it about the axis of c, which is measured.
+    A qubit is a point (a, b, c) on a sphere, H|0> is (1, 0, 0). Loading turns it about the axis of c; c is measured.
     """
     about_c, about_b = angles.unbind(-1)
     a, b, c = about_c[:, 0].cos(), about_c[:, 0].sin(), torch.zeros_like(about_c[:, 0])
