@@ -71,7 +71,7 @@ def main() -> None:
         "Outputs of deep stacks of 1-Lipschitz layers decay to zero at the start, whatever the variance of the weights",
         "held" if gone and apart < 1e-6 else "partly" if gone else "did not hold",
         f"Width {WIDTH}, inputs of variance 1, geometric mean of {SEEDS} seeds: behind 20 almost-orthogonal layers "
-        f"with ReLU the variance is {at[names[0], 1.0, 20]:.0e}, behind 50 residual layers {at[names[1], 1.0, 50]:.0e}; "
+        f"with ReLU the variance is {at[names[0], 1.0, 20]:.0e}, behind 50 residual ones {at[names[1], 1.0, 50]:.0e}; "
         f"weights started 10 times smaller or larger change this by a share of at most {apart:.0e}.",
         rows,
     )

@@ -74,7 +74,8 @@ class Blockwise(Composed):
         self.check_inputs(x, state, mask)
         seen = None if state is None else state.get("position")
         q, k, v = self.mixer.project(self.norm(x), mask, seen)
-        new, real = None, mask
+        new: State | None = None
+        real = mask
         if self.mixer.causal:
             k, v, real = append(state, k, v, mask)
             new = remember(k, v, real, self.mixer.window)

@@ -54,7 +54,7 @@ class MLPMemory(Linear):
     def remembered(self, x: Tensor) -> Tensor:
         """Logits of the memory alone, (..., d_out)."""
         for norm, up, down in zip(self.norms, self.ups, self.downs, strict=True):
-            x = x + down(F.gelu(up(norm(x.to(norm.weight.dtype)))))
+            x = x + down(F.gelu(up(norm(x.to(self.weight.dtype)))))
         return F.linear(x, self.weight.to(x.dtype))
 
     def forward(self, x: Tensor) -> Tensor:

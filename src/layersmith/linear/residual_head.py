@@ -15,13 +15,25 @@ Differs from the paper: neither its deepest variants nor its training are here; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.contract import Linear, require_positive
 from layersmith.errors import suggest
 
-ACTIVATIONS = {"identity": lambda x: x, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": _identity,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
 
 
 class ResidualHead(Linear):
