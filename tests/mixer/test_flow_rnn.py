@@ -47,7 +47,7 @@ def flow_rnn_by_loops(m: FlowRNN, x: torch.Tensor, velocities: list[int]) -> tor
 
 def part(**config) -> FlowRNN:
     torch.manual_seed(0)
-    m = FlowRNN(**{"d_model": 8, "d_hidden": 3, **config}).double()
+    m = FlowRNN(**{"d_model": 8, "d_hidden": 3, "velocities": None, **config}).double()
     with torch.no_grad():
         m.recur.weight.mul_(2)
     return m

@@ -39,7 +39,7 @@ def recurrent_logic_by_loops(m: RecurrentLogic, x: torch.Tensor) -> torch.Tensor
 @torch.no_grad()
 def test_equals_loops():
     torch.manual_seed(0)
-    m = RecurrentLogic(3, 12, layers=2, thresholds=2, tau=1.5).double()
+    m = RecurrentLogic(3, 4, layers=2, thresholds=2, tau=1.5).double()
     for parameter in m.parameters():
         parameter.add_(0.3 * torch.randn_like(parameter))
     x = torch.randn(2, 7, 3, dtype=torch.float64)
@@ -72,7 +72,7 @@ def test_one_running_xor_tells_the_parity_of_a_thousand_bits():
 @torch.no_grad()
 def test_hard_equals_soft_where_choices_and_bits_are_sure():
     torch.manual_seed(0)
-    m = RecurrentLogic(4, 8, layers=2, thresholds=2).double()
+    m = RecurrentLogic(4, 2, layers=2, thresholds=2).double()
     for weight in m.gates:
         weight.mul_(1e4)
     m.slope.fill_(1e6)
@@ -83,7 +83,7 @@ def test_hard_equals_soft_where_choices_and_bits_are_sure():
 @torch.no_grad()
 def test_padding_is_no_step():
     torch.manual_seed(0)
-    m = RecurrentLogic(4, 8).double()
+    m = RecurrentLogic(4, 2).double()
     x, mask = torch.randn(2, 9, 4, dtype=torch.float64), torch.ones(2, 9, dtype=torch.bool)
     mask[0, [0, 3, 4, 8]] = False
     mask[1] = False
@@ -95,6 +95,6 @@ def test_padding_is_no_step():
 
 
 def test_bad_configs_are_refused():
-    for wrong, message in (({"d_hidden": 9}, "multiple"), ({"thresholds": 3}, "thresholds"), ({"tau": 0.0}, "tau")):
+    for wrong, message in (({"neurons": 0}, "neurons"), ({"thresholds": 3}, "thresholds"), ({"tau": 0.0}, "tau")):
         with pytest.raises(ValueError, match=message):
-            RecurrentLogic(**{"d_model": 4, "d_hidden": 8, **wrong})
+            RecurrentLogic(**{"d_model": 4, "neurons": 2, **wrong})

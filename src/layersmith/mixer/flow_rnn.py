@@ -42,7 +42,7 @@ class FlowRNN(SteppedMixer):
 
     moved: Tensor
 
-    def __init__(self, d_model: int, d_hidden: int, channels: int = 1, velocities: int | None = None, kernel: int = 3):
+    def __init__(self, d_model: int, d_hidden: int, channels: int = 1, velocities: int | None = 1, kernel: int = 3):
         super().__init__()
         require_positive(FlowRNN, d_model=d_model, d_hidden=d_hidden, channels=channels, kernel=kernel)
         if d_model % channels:

@@ -11,7 +11,7 @@ their thresholds: a finite automaton of boolean circuits. One XOR of a bit and i
 of any length.
 
 Shapes: x (B, T, D) -> b (B, T, D * thresholds) -> h (B, T, d_hidden) -> y (B, T, D).
-State: h (B, d_hidden) in at least float32. The steps are taken one after the other (`shared/stepwise.py`). There are no
+State: h (B, d_hidden = D * neurons) in at least float32. The steps are taken one after the other (`shared/stepwise.py`). There are no
 matrix products, so the reported FLOPs are zero.
 
 Paper: "Recurrent Deep Differentiable Logic Gate Networks". Not confirmed, from memory: that layers of gates read the
@@ -34,7 +34,7 @@ class RecurrentLogic(SteppedMixer):
     """A recurrent network of logic gates.
 
     d_model      width of the residual stream
-    d_hidden     bits of the state, and neurons of each layer: a multiple of d_model, at least d_model * thresholds
+    neurons      bits of the state, and neurons of every layer, for each channel; at least thresholds
     layers       layers of gates that a step goes through
     thresholds   bits made of each input channel
     tau          temperature of the group sums
@@ -48,24 +48,20 @@ class RecurrentLogic(SteppedMixer):
     def __init__(
         self,
         d_model: int,
-        d_hidden: int,
+        neurons: int = 4,
         layers: int = 1,
         thresholds: int = 2,
         tau: float = 1.0,
         hard: bool = False,
     ):
         super().__init__()
-        require_positive(RecurrentLogic, d_model=d_model, d_hidden=d_hidden, layers=layers, thresholds=thresholds)
-        bits = d_model * thresholds
-        if d_hidden % d_model:
+        require_positive(RecurrentLogic, d_model=d_model, neurons=neurons, layers=layers, thresholds=thresholds)
+        if neurons < thresholds:
             raise ValueError(
-                f"RecurrentLogic: d_hidden={d_hidden} must be a multiple of d_model={d_model}, one group each."
+                f"RecurrentLogic: neurons={neurons} with two inputs each cannot read the state and thresholds="
+                f"{thresholds} bits of every channel. Use more neurons or fewer thresholds."
             )
-        if d_hidden < bits:
-            raise ValueError(
-                f"RecurrentLogic: d_hidden={d_hidden} neurons with two inputs each cannot read the state and all of "
-                f"the d_model * thresholds = {bits} bits. Use more neurons or fewer thresholds."
-            )
+        bits, d_hidden = d_model * thresholds, d_model * neurons
         if not tau > 0:
             raise ValueError(f"RecurrentLogic: tau must be positive, not {tau!r}.")
         self.tau, self.hard = tau, hard
@@ -76,7 +72,7 @@ class RecurrentLogic(SteppedMixer):
         # The first layer reads the bits, and behind them the state.
         wires = [_random_wires(bits + d_hidden if layer == 0 else d_hidden, d_hidden) for layer in range(layers)]
         self.register_buffer("wires", torch.stack(wires))
-        self.scale = nn.Parameter(torch.full((d_model,), d_model / d_hidden))
+        self.scale = nn.Parameter(torch.full((d_model,), 1 / neurons))
         self.shift = nn.Parameter(torch.zeros(d_model))
 
     def read(self, x: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.mixer.recurrent_logic:RecurrentLogic",
         "mixer",
         ("recurrent-deep-differentiable-logic-gate",),
-        {"d_model": 8, "d_hidden": 24, "layers": 2},
+        {"d_model": 8, "neurons": 3, "layers": 2},
         missing="its paper's encoder and decoder, each with layers of gates before and behind the recurrent ones",
     ),
     "retnet": Entry("layersmith.mixer.retnet:RetNet", "mixer", ("2307.08621",), {"d_model": 32, "n_heads": 4}),
