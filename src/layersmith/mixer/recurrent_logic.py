@@ -11,8 +11,8 @@ their thresholds: a finite automaton of boolean circuits. One XOR of a bit and i
 of any length.
 
 Shapes: x (B, T, D) -> b (B, T, D * thresholds) -> h (B, T, d_hidden) -> y (B, T, D).
-State: h (B, d_hidden = D * neurons) in at least float32. The steps are taken one after the other (`shared/stepwise.py`). There are no
-matrix products, so the reported FLOPs are zero.
+State: h (B, d_hidden = D * neurons) in at least float32. The steps are taken one after the other
+(`shared/stepwise.py`). There are no matrix products, so the reported FLOPs are zero.
 
 Paper: "Recurrent Deep Differentiable Logic Gate Networks". Not confirmed, from memory: that layers of gates read the
 token's bits and the last state, and start from zeros. Gates, mixtures, wiring and group sums are those of Petersen et
