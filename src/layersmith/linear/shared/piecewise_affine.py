@@ -22,9 +22,12 @@ from torch import Tensor
 
 
 def parts(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(s 2^e, m) of each number: its sign and power of two, which have no slope, and its mantissa, 0 <= m < 1."""
-    exponent = torch.frexp(x.detach())[1] - 1  # frexp's mantissa is half of ours
-    power = torch.ldexp(x.detach().sign(), exponent)
+    """(s 2^e, m) of each number: its sign and power of two, which have no slope, and its mantissa, 0 <= m < 1.
+
+    x is float32 or float64; its sign and exponent are what is left of its bits without those of the mantissa.
+    """
+    integers, mantissa = (torch.int64, 52) if x.dtype == torch.float64 else (torch.int32, 23)
+    power = (x.detach().view(integers) & -(1 << mantissa)).view(x.dtype)
     back = torch.where(power == 0, torch.ones_like(power), power)
     return power, torch.where(power == 0, torch.zeros_like(x), x / back - 1)
 
