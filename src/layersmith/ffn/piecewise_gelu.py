@@ -34,12 +34,12 @@ class PiecewiseGELU(FeedForward):
     d_model, d_hidden   widths of the residual stream and of the hidden layer
     bias                add biases to both linear maps
 
-    Worked example. The outermost pieces are those of ReLU; at 0 the middle one leaves its constant:
+    Worked example. The outermost pieces are those of ReLU; at 1 the middle one is 0.833, where GELU is 0.841:
 
     >>> import torch
     >>> part = PiecewiseGELU(2, 2)
-    >>> part.activation(torch.tensor([-5.0, 0.0, 4.0])).round(decimals=4).tolist()
-    [0.0, 0.008500000461935997, 4.0]
+    >>> [round(y, 3) for y in part.activation(torch.tensor([-5.0, 1.0, 4.0])).tolist()]
+    [0.0, 0.833, 4.0]
     """
 
     name = "piecewise_gelu"
