@@ -26,7 +26,7 @@ from layersmith.mixer.shared.scores import ScoreMixer, Sight
 class LimitSoftmaxAttention(ScoreMixer):
     """Attention with weights (1 + z / 2^t)^(2^t), normalised.
 
-    squarings   t: the larger, the closer to the exponential
+    squarings   t: the larger, the closer to the exponential; in float32 rounding grows with 2^t, and 8 to 10 are best
     cutoff      how far below the largest a score may lie before its weight is 0; between -2^t and 0
     d_model, n_heads, n_kv_heads, head_dim, causal, rope_*, qk_norm, qk_norm_eps, bias, out_bias, scale
                 as in `SoftmaxAttention`

