@@ -10,7 +10,8 @@ def by_loops(p: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     rows, columns = p.shape
     r = [sum(abs(sum(float(p[o, i] * p[o, j]) for o in range(rows))) for j in range(columns)) for i in range(columns)]
     w = [[float(p[o, i]) * r[i] ** -0.5 for i in range(columns)] for o in range(rows)]
-    return torch.tensor([[sum(a * float(b) for a, b in zip(row, t, strict=True)) for row in w] for t in x]).to(x)
+    y = [[sum(a * float(b) for a, b in zip(row, token, strict=True)) for row in w] for token in x]
+    return torch.tensor(y, dtype=x.dtype)
 
 
 @pytest.mark.oracle("almost_orthogonal")

@@ -73,7 +73,7 @@ def test_circuits_are_those_of_the_feed_forward():
 @torch.no_grad()
 def test_with_small_frequencies_it_is_an_lstm():
     m, x, small = part(1), torch.randn(2, 9, 5, dtype=torch.float64), 1e-4
-    m.angles.copy_(torch.tensor([[0.0, 0.0], [-math.pi / 2, -math.pi / 2]]))  # phi(p) = sin(w p)
+    m.angles.copy_(torch.tensor([[0.0, 0.0], [-math.pi / 2, -math.pi / 2]], dtype=x.dtype))  # phi(p) = sin(w p)
     m.weights.fill_(small)
     m.scale.fill_(1 / small)
     plain = torch.nn.LSTM(5, 3, batch_first=True).double()

@@ -24,7 +24,7 @@ def together(gates):
 
 
 def about(axis, angle):
-    return torch.linalg.matrix_exp(-0.5j * angle * axis)
+    return math.cos(angle / 2) * I - 1j * math.sin(angle / 2) * axis  # the exponential of -i angle / 2 times the axis
 
 
 def dense_circuit(angles: list[float], q: int):

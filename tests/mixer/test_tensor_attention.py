@@ -32,7 +32,7 @@ def tensor_attention_by_loops(m: TensorAttention, x: torch.Tensor) -> torch.Tens
                     size += weight
                     for c in range(d):
                         total[c] += weight * v[i][one + c] * v[j][two + c]
-            out[t, h * d : (h + 1) * d] = torch.tensor([e / size for e in total])
+            out[t, h * d : (h + 1) * d] = torch.tensor([e / size for e in total], dtype=x.dtype)
     return m.o(out)
 
 

@@ -25,6 +25,8 @@ three does not depend on distances alone.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -83,12 +85,13 @@ class TensorAttention(HeadMixer):
         require_positive(TensorAttention, degree=degree)
         if degree % 2:
             raise ValueError(f"TensorAttention: degree={degree} must be even, or weights might be negative.")
-        variables, coefficients = monomial_table(self.head_dim, degree, self.scale)
-        if len(variables) > MOST_MONOMIALS:
+        count = math.comb(self.head_dim + degree, degree)
+        if count > MOST_MONOMIALS:
             raise ValueError(
-                f"TensorAttention: degree={degree} at head_dim={self.head_dim} makes {len(variables)} monomials. Use "
-                f"a smaller degree or more heads."
+                f"TensorAttention: degree={degree} at head_dim={self.head_dim} makes {count} monomials. Use a smaller "
+                f"degree or more heads."
             )
+        variables, coefficients = monomial_table(self.head_dim, degree, self.scale)
         self.register_buffer("variables", variables)
         self.register_buffer("coefficients", coefficients.to(torch.get_default_dtype()))
 
