@@ -59,5 +59,6 @@ class PiecewiseAffine(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
-        y = matmul(x.reshape(-1, x.shape[-1]).to(wide), self.weight.to(wide)).reshape(*x.shape[:-1], -1)
+        y = matmul(x.reshape(-1, x.shape[-1]).to(wide), self.weight.to(wide))
+        y = y.reshape(*x.shape[:-1], self.weight.shape[0])
         return (y if self.bias is None else y + self.bias.to(wide)).to(x.dtype)

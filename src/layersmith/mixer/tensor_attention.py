@@ -54,7 +54,6 @@ class TensorAttention(HeadMixer):
     name = "tensor_attention"
 
     variables: Tensor
-    coefficients: Tensor
 
     def __init__(
         self,
@@ -91,9 +90,8 @@ class TensorAttention(HeadMixer):
                 f"TensorAttention: degree={degree} at head_dim={self.head_dim} makes {count} monomials. Use a smaller "
                 f"degree or more heads."
             )
-        variables, coefficients = monomial_table(self.head_dim, degree, self.scale)
+        variables, self.coefficients = monomial_table(self.head_dim, degree, self.scale)
         self.register_buffer("variables", variables)
-        self.register_buffer("coefficients", coefficients.to(torch.get_default_dtype()))
 
     def mix(
         self, q: Tensor, k: Tensor, v: Tensor, state: State | None, mask: Tensor | None
@@ -140,7 +138,7 @@ class TensorAttention(HeadMixer):
     def _by_sums(
         self, q: Tensor, k: Tensor, v: Tensor, state: State | None, mask: Tensor | None
     ) -> tuple[Tensor, State | None]:
-        q = monomials(q, self.variables) * self.coefficients.to(q.dtype)
+        q = monomials(q, self.variables) * q.new_tensor(self.coefficients)
         q = q.unflatten(1, (self.n_kv_heads, -1))  # (B, H_kv, G, T, M)
         k = monomials(k, self.variables)
         if mask is not None:

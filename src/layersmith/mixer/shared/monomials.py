@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 
-def monomial_table(d: int, degree: int, scale: float) -> tuple[Tensor, Tensor]:
+def monomial_table(d: int, degree: int, scale: float) -> tuple[Tensor, list[float]]:
     """(M, degree) int64 the variables of each monomial, d standing for a factor of 1; and (M,) their weights w."""
     chosen = [c for k in range(degree + 1) for c in combinations_with_replacement(range(d), k)]
     variables = [[*c, *[d] * (degree - len(c))] for c in chosen]
     weights = [scale ** len(c) / prod(factorial(n) for n in Counter(c).values()) for c in chosen]
-    return torch.tensor(variables), torch.tensor(weights, dtype=torch.float64)
+    return torch.tensor(variables), weights
 
 
 def monomials(x: Tensor, variables: Tensor) -> Tensor:
