@@ -59,6 +59,9 @@ OTHER_SETTINGS = [
     ("galerkin", {"d_model": 16, "n_heads": 2, "causal": True, "kind": "fourier"}),
     ("gmlp", {"d_model": 8, "d_hidden": 8, "length": 1000, "toeplitz": True}),
     ("mlp_mixer", {"d_model": 8, "token_hidden": 64, "length": 1000, "causal": False}),
+    ("tensor_attention", {"d_model": 8, "n_heads": 2, "window": 5, "chunk": 8}),
+    ("tensor_attention", {"d_model": 8, "n_heads": 2, "degree": 2, "causal": False}),
+    ("shift_compare", {"d_model": 8, "context": False}),
     ("multigrid", {"d_model": 8, "grid": [32, 32], "smooth": 2, "periodic": True}),
 ]
 

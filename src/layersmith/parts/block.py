@@ -19,6 +19,13 @@ ENTRIES: dict[str, Entry] = {
         ("activator-glu-activations-core-functions",),
         {"d_model": 16, "d_hidden": 24, "ffn": FFN, "norm": NORM},
     ),
+    "blockwise": Entry(
+        "layersmith.block.blockwise:Blockwise",
+        "block",
+        ("blockwise-parallel-transformer-long-context",),
+        {"d_model": 16, **SOFTMAX, "chunk": 24},
+        missing="a loss that is computed blockwise too",
+    ),
     "bottleneck": Entry(
         "layersmith.block.bottleneck:Bottleneck",
         "block",
@@ -50,6 +57,13 @@ ENTRIES: dict[str, Entry] = {
         "block",
         ("smallthinker-family-efficient-large-language",),
         {"d_model": 16, "mixer": MIXER, "norm": NORM, "d_expert": 8, "n_experts": 4, "k": 2},
+    ),
+    "feedback": Entry(
+        "layersmith.block.feedback:Feedback",
+        "block",
+        ("recurrent-feedback-improves-recognition-partially",),
+        {"d_model": 16, "layers": [SOFTMAX, LINEAR]},
+        missing="its convolutions, and a read-out at every time",
     ),
     "halting": Entry(
         "layersmith.block.halting:Halting",
@@ -112,6 +126,13 @@ ENTRIES: dict[str, Entry] = {
         ("efficientasr-speech-recognition-network-compression",),
         {"d_model": 16, "n_heads": 4, "n_kv_heads": 2, "ffn": FFN, "norm": NORM, "rope_theta": 10000.0},
         missing="feed-forwards on chunks of the channels",
+    ),
+    "side_by_side": Entry(
+        "layersmith.block.side_by_side:SideBySide",
+        "block",
+        ("heterogeneous-encoders-scaling-transformer-neural",),
+        {"d_model": 16, "layers": [SOFTMAX, LINEAR], "mean": True},
+        missing="the rule by which its paper chooses encoders",
     ),
     "skip_middle": Entry(
         "layersmith.block.skip_middle:SkipMiddle",

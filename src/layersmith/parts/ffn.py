@@ -85,6 +85,13 @@ ENTRIES: dict[str, Entry] = {
         ("2407.04153",),
         {"d_model": 32, "n_keys": 8, "heads": 2, "k": 4, "d_key": 16},
     ),
+    "piecewise_gelu": Entry(
+        "layersmith.ffn.piecewise_gelu:PiecewiseGELU",
+        "ffn",
+        ("puma-secure-inference-llama-7b",),
+        {"d_model": 32, "d_hidden": 64},
+        missing="its paper's protocols on secret shares",
+    ),
     "pkm": Entry(
         "layersmith.ffn.pkm:PKM",
         "ffn",
@@ -136,6 +143,13 @@ ENTRIES: dict[str, Entry] = {
         "ffn",
         ("2406.16450",),
         {"d_model": 32, "d_hidden": 64, "structure": "block_dense", "rank": 16, "blocks": 4},
+    ),
+    "swap_test": Entry(
+        "layersmith.ffn.swap_test:SwapTest",
+        "ffn",
+        ("scalable-quantum-neural-networks-few",),
+        {"d_model": 32, "d_hidden": 64},
+        missing="the noise of a finite number of measurements",
     ),
     "switch_moe": Entry(
         "layersmith.ffn.switch_moe:SwitchMoE", "ffn", ("2101.03961",), {"d_model": 32, "d_expert": 16, "n_experts": 4}

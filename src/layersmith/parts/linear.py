@@ -5,6 +5,13 @@ from __future__ import annotations
 from layersmith.parts.entry import Entry
 
 ENTRIES: dict[str, Entry] = {
+    "almost_orthogonal": Entry(
+        "layersmith.linear.almost_orthogonal:AlmostOrthogonal",
+        "linear",
+        ("1-lipschitz-network-initialization-certifiably",),
+        {"d_in": 32, "d_out": 48, "bias": True},
+        missing="the residual layers of the same bound",
+    ),
     "bf16": Entry(
         "layersmith.linear.half_precision:HalfPrecision", "linear", (), {"d_in": 32, "d_out": 48, "bias": True}
     ),
@@ -45,12 +52,33 @@ ENTRIES: dict[str, Entry] = {
     "memory_linear": Entry(
         "layersmith.linear.memory_linear:MemoryLinear", "linear", ("2411.12992",), {"d_in": 32, "d_out": 48, "bits": 4}
     ),
+    "mlp_memory": Entry(
+        "layersmith.linear.mlp_memory:MLPMemory",
+        "linear",
+        ("mlp-memory",),
+        {"d_in": 32, "d_out": 48, "d_hidden": 24},
+        missing="a memory that reads a state from inside the model",
+    ),
     "one_row": Entry("layersmith.linear.one_row:OneRow", "linear", (), {"d_in": 32, "d_out": 48, "bias": True}),
+    "piecewise_affine": Entry(
+        "layersmith.linear.piecewise_affine:PiecewiseAffine",
+        "linear",
+        ("multiplication-free-transformer-training-piecewise",),
+        {"d_in": 32, "d_out": 48, "bias": True},
+        missing="softmax, norms, loss and optimizer without multiplications",
+    ),
     "quantized": Entry(
         "layersmith.linear.quantized:QuantizedLinear",
         "linear",
         ("2210.17323",),
         {"d_in": 32, "d_out": 48, "bits": 3, "group_size": 16, "bias": True},
+    ),
+    "residual_head": Entry(
+        "layersmith.linear.residual_head:ResidualHead",
+        "linear",
+        ("simple-projection-variants-improve-colbert",),
+        {"d_in": 32, "d_out": 48, "d_hidden": 40},
+        missing="its paper's deeper variants, and the retrieval that they are trained for",
     ),
     "sparse": Entry(
         "layersmith.linear.sparse:SparseLinear",

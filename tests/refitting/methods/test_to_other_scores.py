@@ -20,7 +20,7 @@ def test_the_error_falls_as_more_keys_are_kept(view):
     assert errors[0] > 0.01
 
 
-@pytest.mark.parametrize("name", ["power_softmax", "relu_attention"])
+@pytest.mark.parametrize("name", ["power_softmax", "limit_softmax", "relu_attention"])
 def test_trained_heads_are_carried_over(name, view):
     at = view("layers.1.attn")
     ((_, part),) = methods.get(name).build(at, methods.get(name).options(at)[0])
@@ -30,7 +30,7 @@ def test_trained_heads_are_carried_over(name, view):
     assert at.local_error([*methods.get(name).build(at, {})]) < 5
 
 
-@pytest.mark.parametrize("name", ["power_softmax", "relu_attention", "spark_attention", "urpe"])
+@pytest.mark.parametrize("name", ["power_softmax", "limit_softmax", "relu_attention", "spark_attention", "urpe"])
 def test_a_window_is_refused(name, view):
     at = view("layers.1.attn")
     assert methods.get(name).unsupported_reason(at) is None

@@ -76,6 +76,13 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "n_heads": 3},
         missing="the recurrent network whose states it pools, and the classifier behind it",
     ),
+    "limit_softmax": Entry(
+        "layersmith.mixer.limit_softmax:LimitSoftmaxAttention",
+        "mixer",
+        ("puma-secure-inference-llama-7b",),
+        {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "rope_theta": 100.0},
+        missing="its paper's protocols on secret shares",
+    ),
     "linformer": Entry(
         "layersmith.mixer.linformer:Linformer",
         "mixer",
@@ -178,6 +185,13 @@ ENTRIES: dict[str, Entry] = {
         ("swin-transformer",),
         {"d_model": 32, "n_heads": 4, "width": 8, "window": 4, "shifted": True},
         missing="the merging of patches between stages",
+    ),
+    "tensor_attention": Entry(
+        "layersmith.mixer.tensor_attention:TensorAttention",
+        "mixer",
+        ("capture-higher-order-correlations-generalizing",),
+        {"d_model": 16, "n_heads": 4, "n_kv_heads": 2, "degree": 2},
+        missing="the bounds on entries under which its paper proves the error of the series",
     ),
     "topk_attention": Entry(
         "layersmith.mixer.topk_attention:TopKAttention",
