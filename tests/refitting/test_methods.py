@@ -42,7 +42,7 @@ def cases():
 
 
 def statistics(name):
-    return {"taylor": torch.linspace(-1, 1, 64)} if name == "width_taylor" else {}
+    return {"taylor": torch.linspace(-1, 1, 64)} if "taylor" in methods.get(name).statistics else {}
 
 
 @pytest.mark.parametrize(("name", "kind"), cases())

@@ -131,6 +131,18 @@ ENTRIES: dict[str, Entry] = {
     "sparse_vq": Entry(
         "layersmith.ffn.sparse_vq:SparseVQ", "ffn", ("2402.05830",), {"d_model": 32, "codes": 12, "heads": 2}
     ),
+    "split_ffn": Entry(
+        "layersmith.ffn.split_ffn:SplitFFN",
+        "ffn",
+        (
+            "2110.01786",
+            "emergent-mixture-experts",
+            "factorllm-factorizing-knowledge-mixture-experts",
+            "llama-moe",
+            "dense2moe-restructuring-diffusion-transformer-moe",
+        ),
+        {"d_model": 32, "d_expert": 8, "n_experts": 6, "k": 2, "n_shared": 1},
+    ),
     "structured": Entry(
         "layersmith.ffn.structured:StructuredFFN",
         "ffn",
