@@ -28,6 +28,7 @@ TOOLS: dict[str, str] = {
     "circuit": "layersmith.explaining.circuit:Circuit",
     "decompose": "layersmith.explaining.decompose:Decompose",
     "bounds": "layersmith.explaining.bounds:Bounds",
+    "steering": "layersmith.explaining.steering:Steering",
 }
 
 
