@@ -33,7 +33,7 @@ def routers(model: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def counting(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Inside, every forward adds to what is yielded: router -> (E + 1,) float64, tokens that chose each expert, and all.
+    """Inside, every forward adds to what is yielded: router -> (E + 1,), tokens that chose each expert, and all.
 
     For text without padding: every token counts.
     """

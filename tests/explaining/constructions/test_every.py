@@ -34,6 +34,7 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
     "automaton": ({"n": 30, "things": 4}, "look_up.down.weight"),
     "next_step": ({}, "mixer.k.weight"),
     "permutations": ({"tokens": 1500}, "keys"),
+    "task_vectors": ({}, "tuned.1.up.weight"),
 }
 
 

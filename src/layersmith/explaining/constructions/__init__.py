@@ -36,6 +36,7 @@ CONSTRUCTIONS: dict[str, str] = {
     "automaton": f"{_ROOM}.automaton:Automaton",
     "next_step": f"{_ROOM}.next_step:NextStep",
     "permutations": f"{_ROOM}.permutations:Permutations",
+    "task_vectors": f"{_ROOM}.task_vectors:TaskVectors",
 }
 
 

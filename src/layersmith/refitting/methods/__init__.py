@@ -46,6 +46,7 @@ METHODS: dict[str, str] = {
     "factor_llm": "layersmith.refitting.methods.experts.factor_llm:FactorLLM",
     "llama_moe": "layersmith.refitting.methods.experts.llama_moe:LLaMAMoE",
     "dense2moe": "layersmith.refitting.methods.experts.dense2moe:Dense2MoE",
+    "averaged_experts": "layersmith.refitting.methods.experts.averaged_experts:ExpertsAveraging",
     "gr_kan": "layersmith.refitting.methods.replace.to_gr_kan:ToGRKAN",
     "poly_relu": "layersmith.refitting.methods.replace.to_poly_relu:ToPolyReLU",
     "bilinear": "layersmith.refitting.methods.replace.to_bilinear:ToBilinear",
