@@ -7,8 +7,8 @@ from layersmith.parts.entry import Entry
 ENTRIES: dict[str, Entry] = {
     "af_kan": Entry("layersmith.ffn.af_kan:AFKAN", "ffn", ("2503.06112",), {"d_model": 32, "d_hidden": 64}),
     "affine": Entry("layersmith.ffn.affine:Affine", "ffn", (), {"d_model": 32}),
-    "averaged_experts": Entry(
-        "layersmith.ffn.averaged_experts:AveragedExperts",
+    "averaged_copies": Entry(
+        "layersmith.ffn.averaged_copies:AveragedCopies",
         "ffn",
         ("experts-weights-averaging",),
         {"d_model": 32, "d_hidden": 64},

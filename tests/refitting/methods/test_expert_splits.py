@@ -37,7 +37,7 @@ SPLITS = {
     "emoe": [{"k": 8}],
     "factor_llm": [{"k": 4}],
     "llama_moe": [{"split": "random", "k": 8}, {"split": "keys", "k": 8}],
-    "dense2moe": [{"shared": 2, "k": 6}],
+    "taylor_moe": [{"shared": 2, "k": 6}],
 }
 
 
@@ -251,13 +251,13 @@ def test_fewer_experts_are_worse_and_better_than_nothing(name, view):
     assert errors[1] > 0.01
 
 
-def test_dense2moe_shares_the_neurons_of_the_largest_gradient_whatever_its_sign():
+def test_taylor_moe_shares_the_neurons_of_the_largest_gradient_whatever_its_sign():
     at = ffn_view(GLU, d_hidden=32, act="silu", tokens=80)
     scores = torch.randn(32, generator=torch.Generator().manual_seed(1))
     at.statistics = {"taylor": scores}
     shared = best([abs(s) for s in numbers(scores)], 8)
     distinct(shared, signed=best(numbers(scores), 8), least=best([-abs(s) for s in numbers(scores)], 8))
-    part = built("dense2moe", at, {"shared": 2, "k": 1})
+    part = built("taylor_moe", at, {"shared": 2, "k": 1})
     assert torch.equal(part.up[:2].flatten(0, 1), at.ffn.operator.up.weight[shared])
 
 
@@ -291,6 +291,6 @@ def test_what_is_no_feed_forward_or_does_not_divide_is_refused(name):
     assert reason(MLP(8, 16)) is None
 
 
-def test_dense2moe_needs_gradients():
+def test_taylor_moe_needs_gradients():
     at = SimpleNamespace(ffn=SimpleNamespace(operator=GLU(8, 16)), statistics={})
-    assert methods.get("dense2moe").unsupported_reason(at).startswith("no gradient statistics")
+    assert methods.get("taylor_moe").unsupported_reason(at).startswith("no gradient statistics")

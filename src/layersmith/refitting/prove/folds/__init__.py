@@ -52,9 +52,9 @@ FOLDS: dict[str, Rewrite] = {
         "Always, for a model whose norms are `prep_bn` at the end of their schedule: no norm is left to compute.",
         ("2405.11582",),
     ),
-    "mean_of_experts": Rewrite(
-        f"{_ROOM}.mean_of_experts:fold",
-        "Always, for a model with `averaged_experts`: of several copies one layer is left.",
+    "mean_of_copies": Rewrite(
+        f"{_ROOM}.mean_of_copies:fold",
+        "Always, for a model with `averaged_copies`: of several copies one layer is left.",
         ("experts-weights-averaging",),
     ),
     "linear_merge": Rewrite(

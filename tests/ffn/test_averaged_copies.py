@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from layersmith.ffn.averaged_experts import AveragedExperts
+from layersmith.ffn.averaged_copies import AveragedCopies
 from layersmith.ffn.glu import GLU
 from layersmith.ffn.mlp import MLP
 
@@ -23,9 +23,9 @@ def dense(kind=MLP, bias=True):
     return kind(D, HIDDEN, act="silu", bias=bias).double()
 
 
-def spread(kind=MLP, bias=True, n_experts=3, share=0.25) -> AveragedExperts:
+def spread(kind=MLP, bias=True, n_experts=3, share=0.25) -> AveragedCopies:
     """Copies that have been trained apart."""
-    part = AveragedExperts.from_dense(dense(kind, bias), n_experts, share)
+    part = AveragedCopies.from_dense(dense(kind, bias), n_experts, share)
     with torch.no_grad():
         for parameter in part.parameters():
             parameter.add_(torch.randn_like(parameter))
@@ -47,7 +47,7 @@ def by_loops(weights: dict[str, torch.Tensor], token: list[float]) -> list[float
     return times("down", hidden)
 
 
-@pytest.mark.oracle("averaged_experts")
+@pytest.mark.oracle("averaged_copies")
 @pytest.mark.parametrize(("kind", "bias"), FORMS)
 def test_inference_is_one_layer_with_the_mean_of_all_weights(x, kind, bias):
     part = spread(kind, bias).eval()
@@ -59,7 +59,7 @@ def test_inference_is_one_layer_with_the_mean_of_all_weights(x, kind, bias):
     assert type(part.collapsed()) is kind
 
 
-@pytest.mark.oracle("averaged_experts")
+@pytest.mark.oracle("averaged_copies")
 @pytest.mark.parametrize(("kind", "bias"), FORMS)
 def test_in_training_every_token_is_given_to_one_expert_in_equal_shares(x, kind, bias):
     part = spread(kind, bias).train()
@@ -78,7 +78,7 @@ def test_in_training_every_token_is_given_to_one_expert_in_equal_shares(x, kind,
     assert drawn[0] != sorted(drawn[0])
 
 
-@pytest.mark.oracle("averaged_experts")
+@pytest.mark.oracle("averaged_copies")
 def test_copies_are_drawn_together_once_a_step_and_never_without_one(x):
     part = spread(share=0.25).train()
     part(x)
@@ -102,11 +102,11 @@ def test_copies_are_drawn_together_once_a_step_and_never_without_one(x):
         torch.testing.assert_close(p.mean(0), stepped[name].mean(0))
 
 
-@pytest.mark.oracle("averaged_experts")
+@pytest.mark.oracle("averaged_copies")
 def test_copies_that_always_meet_are_the_dense_layer_at_a_smaller_rate(x):
     """b = (N - 1) / N with plain SGD is dense SGD at the learning rate / N, step for step."""
     n, rate = 4, 0.2
-    part = AveragedExperts.from_dense(dense(), n, share=(n - 1) / n).train()
+    part = AveragedCopies.from_dense(dense(), n, share=(n - 1) / n).train()
     plain = dense()
     ours, theirs = torch.optim.SGD(part.parameters(), lr=rate), torch.optim.SGD(plain.parameters(), lr=rate / n)
     target = torch.randn_like(x)
@@ -121,11 +121,11 @@ def test_copies_that_always_meet_are_the_dense_layer_at_a_smaller_rate(x):
 
 
 def test_copies_start_equal_and_are_the_layer_they_come_from(x):
-    fresh = AveragedExperts(D, HIDDEN)
+    fresh = AveragedCopies(D, HIDDEN)
     assert all(torch.equal(p[0], p[i]) for p in fresh.parameters() for i in range(4))
     assert fresh.up[0].std() > 0
     layer = dense(GLU, False)
-    part = AveragedExperts.from_dense(layer, 2)
+    part = AveragedCopies.from_dense(layer, 2)
     torch.testing.assert_close(part.eval()(x), layer(x))
     torch.testing.assert_close(part.train()(x), layer(x))
 
@@ -140,4 +140,4 @@ def test_fewer_tokens_than_experts_are_possible(x):
 )
 def test_bad_configuration_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        AveragedExperts(**{"d_model": D, "d_hidden": HIDDEN, **config})
+        AveragedCopies(**{"d_model": D, "d_hidden": HIDDEN, **config})

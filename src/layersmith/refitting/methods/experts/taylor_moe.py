@@ -1,4 +1,4 @@
-"""Dense2MoE: the neurons that the model's output depends on most are shared, the others become routed experts.
+"""Neurons that the answer depends on most are shared by all tokens, the others stand in groups under a router.
 
 Paper: "Dense2MoE". A neuron's importance is first-order Taylor: |mean of activation x gradient|. The most important
 neurons run for every token; the others are dealt out to equal experts under a router, which distillation trains on with
@@ -21,8 +21,8 @@ GROUPS = 8
 BALANCE = 0.01
 
 
-class Dense2MoE(Method):
-    name = "dense2moe"
+class TaylorMoE(Method):
+    name = "taylor_moe"
     kinds = ("ffn",)
     papers = ("dense2moe-restructuring-diffusion-transformer-moe",)
     missing = "mixtures of whole blocks, and its losses on features of groups of blocks"

@@ -1,22 +1,22 @@
-"""Experts weights averaging: copies of a feed-forward that healing trains on random shares of the tokens.
+"""Averaged copies of a feed-forward, which healing trains on random shares of the tokens.
 
 Paper: arXiv 2308.06093. The copies start equal, so that nothing changes by itself; after healing the fold
-`mean_of_experts` leaves one layer with the mean of their weights.
+`mean_of_copies` leaves one layer with the mean of their weights.
 """
 
 from __future__ import annotations
 
 from layersmith.anatomy.edit import Replacement
-from layersmith.ffn.averaged_experts import AveragedExperts
+from layersmith.ffn.averaged_copies import AveragedCopies
 from layersmith.refitting.method import Method, Settings
 from layersmith.refitting.view import SublayerView
 
 
 class ExpertsAveraging(Method):
-    name = "averaged_experts"
+    name = "averaged_copies"
     kinds = ("ffn",)
     papers = ("experts-weights-averaging",)
-    builds = ("averaged_experts",)
+    builds = ("averaged_copies",)
     default = False
     saves = ()
     requires = "a plain or gated feed-forward"
@@ -31,5 +31,5 @@ class ExpertsAveraging(Method):
         return [{"n_experts": 2}, {"n_experts": 4}]
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
-        part = AveragedExperts.from_dense(view.ffn.operator, settings["n_experts"])
+        part = AveragedCopies.from_dense(view.ffn.operator, settings["n_experts"])
         return view.as_replacement(part.eval())

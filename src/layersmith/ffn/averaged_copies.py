@@ -1,4 +1,4 @@
-"""Averaged experts: copies of a feed-forward trained on random shares of the tokens, drawn together, used as one.
+"""Averaged copies of a feed-forward: trained on random shares of the tokens, drawn together, used as one.
 
     training    tokens are dealt out at random to N experts in equal shares; before the first forward after an optimizer
                 step every weight goes W_i <- (1 - b) W_i + b mean over j != i of W_j
@@ -8,7 +8,7 @@ There is no router, and a token costs what it costs in a dense layer. b = (N - 1
 plain SGD that is the dense layer trained at the learning rate / N.
 
 Shapes: x (..., D) -> y (..., D); W_up, W_gate (N, d_hidden, D), W_down (N, D, d_hidden). `collapsed` gives the dense
-layer, which the fold `mean_of_experts` puts in place; before that the mean is formed at every forward.
+layer, which the fold `mean_of_copies` puts in place; before that the mean is formed at every forward.
 
 Paper: Huang et al. 2023, "Experts Weights Averaging: A New General Training Scheme for Vision Transformers", arXiv
 2308.06093: random uniform partition, averaging after every step, the mean in the end (its abstract); the formula of the
@@ -28,7 +28,7 @@ from layersmith.ffn.mlp import MLP
 from layersmith.ffn.shared.activations import activation
 
 
-class AveragedExperts(FeedForward):
+class AveragedCopies(FeedForward):
     """N copies of one feed-forward in training, their mean in inference.
 
     d_model, d_hidden   widths of the residual stream and of one copy's hidden layer
@@ -37,7 +37,7 @@ class AveragedExperts(FeedForward):
     act, gated, bias    form of the feed-forward: that of `glu`, without `gated` that of `mlp`
     """
 
-    name = "averaged_experts"
+    name = "averaged_copies"
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class AveragedExperts(FeedForward):
         bias: bool = True,
     ):
         super().__init__()
-        require_positive(AveragedExperts, d_model=d_model, d_hidden=d_hidden, n_experts=n_experts)
+        require_positive(AveragedCopies, d_model=d_model, d_hidden=d_hidden, n_experts=n_experts)
         if n_experts < 2:
-            raise ValueError("AveragedExperts: n_experts must be at least 2; one copy is the dense layer.")
+            raise ValueError("AveragedCopies: n_experts must be at least 2; one copy is the dense layer.")
         if not 0 <= share <= 1:
-            raise ValueError(f"AveragedExperts: share must lie in [0, 1], not {share!r}.")
+            raise ValueError(f"AveragedCopies: share must lie in [0, 1], not {share!r}.")
         self.n_experts, self.share = n_experts, share
         self.act = activation(act)
         self.up = nn.Parameter(torch.empty(n_experts, d_hidden, d_model))
@@ -74,7 +74,7 @@ class AveragedExperts(FeedForward):
                 parameter.copy_(torch.empty_like(parameter[0]).uniform_(-bound, bound).expand_as(parameter))
 
     @classmethod
-    def from_dense(cls, dense: GLU | MLP, n_experts: int, share: float = 0.1) -> AveragedExperts:
+    def from_dense(cls, dense: GLU | MLP, n_experts: int, share: float = 0.1) -> AveragedCopies:
         """Equal copies of a trained layer."""
         config = dense.spec()
         part = cls(
