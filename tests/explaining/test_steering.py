@@ -133,9 +133,9 @@ def test_the_largest_differences_are_forced_and_no_layer_is_forced_beyond_what_i
     few = chosen_rules(differences, {"a": 2, "b": 3}, activate=0, deactivate=9)
     assert few["b"].tolist() == [0, -1, 0, 0]  # three of four have to be left
     drawn = random_rules(rules, seed=0)
-    assert {path: sorted(rule.tolist()) for path, rule in drawn.items()} == {
-        path: sorted(rule.tolist()) for path, rule in rules.items()
-    }
+    assert drawn["a"].tolist() == [0, 0, 1, 1]  # the only others
+    assert sorted(drawn["b"].tolist()) == [-1, -1, 0, 1]
+    assert drawn["b"][2] != 0
 
 
 def test_a_planted_expert_is_found_first_and_forcing_it_moves_the_model_towards_its_text(tokenizer, tmp_path) -> None:
@@ -145,11 +145,13 @@ def test_a_planted_expert_is_found_first_and_forcing_it_moves_the_model_towards_
     path, u, v = list(routers(model))[1], torch.eye(32)[3], torch.eye(32)[7]
     with torch.no_grad():
         model.model.embed_tokens.weight[ids] += 4 * u
+        for module in routers(model).values():
+            module.weight[:, 3] = 0
         routers(model)[path].weight[2] = 3 * u
         experts = model.model.layers[1].mlp.experts
         experts.gate_up_proj[2] = torch.randn(16, 32).repeat(2, 1)  # z sigmoid(z) z is never negative
         experts.down_proj[2] = 0.5 * v[:, None].expand(32, 16)
-        model.lm_head.weight[ids] += 0.5 * v
+        model.lm_head.weight[ids] += 1.5 * v
     asked = {"towards": texts["towards"], "away": texts["away"], "activate": 1, "deactivate": 0, "windows": 4}
     result = explain(
         model, tool="steering", tokenizer=tokenizer, out=tmp_path / "out", tokens=512, settings=asked, progress=False
@@ -175,7 +177,7 @@ def _two_styles(tokenizer, folder) -> tuple[dict[str, str], list[int]]:
     }
     rng, texts, ids = random.Random(0), {}, {}
     for side, each in words.items():
-        text = "\n\n".join(" ".join(rng.choice(each) for _ in range(60)) + f" {rng.random()}" for _ in range(120))
+        text = "\n\n".join(" ".join(rng.choice(each) for _ in range(60)) for _ in range(120))
         path = folder / f"{side}.txt"
         path.write_text(text)
         texts[side], ids[side] = str(path), set(tokenizer(" ".join(f" {w}" for w in each))["input_ids"])

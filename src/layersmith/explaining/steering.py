@@ -104,9 +104,14 @@ def chosen_rules(
 
 
 def random_rules(rules: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """As many experts forced on and off in each layer, drawn at random among all of them."""
+    """As many experts forced on and off in each layer, drawn at random; those of the rules only where no others are."""
     draw: Any = {"generator": torch.Generator().manual_seed(seed), "device": "cpu"}
-    return {path: rule[torch.randperm(len(rule), **draw)] for path, rule in rules.items()}
+    drawn = {}
+    for path, rule in rules.items():
+        forced, others = rule.nonzero()[:, 0], (rule == 0).nonzero()[:, 0]
+        order = torch.cat([others[torch.randperm(len(others), **draw)], forced])
+        drawn[path] = torch.zeros_like(rule).scatter(0, order[: len(forced)], rule[forced])
+    return drawn
 
 
 def _shares(subject: Subject, settings: Settings, side: str) -> dict[str, Tensor]:

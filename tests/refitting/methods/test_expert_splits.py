@@ -68,14 +68,14 @@ def test_keys_are_clustered_by_direction_whatever_their_length():
 
 def test_equal_clusters_are_those_of_least_total_cost():
     cost = torch.rand(6, 2, generator=torch.Generator().manual_seed(1))
-    cost[:, 1] += 0.3  # most points are nearer to the first cluster, which has room for half of them
+    cost[:, 1] += 1.0  # all points are nearer to the first cluster, which has room for half of them
     totals = {
         first: sum(float(cost[i, 0 if i in first else 1]) for i in range(6))
         for first in itertools.combinations(range(6), 3)
     }
     found = partitions.equal_clusters(cost)
     assert tuple((found == 0).nonzero()[:, 0].tolist()) == min(totals, key=totals.get)
-    assert int((cost[:, 0] < cost[:, 1]).sum()) > 3
+    assert (cost[:, 0] < cost[:, 1]).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -195,8 +195,8 @@ def planted(tokens=400):
         mlp.up.weight[::2, 8:] = 0
         mlp.up.weight[1::2, :8] = 0
     x = 0.1 * torch.randn(tokens, 16)
-    x[: tokens // 2, :8] += torch.randn(tokens // 2, 8)
-    x[tokens // 2 :, 8:] += torch.randn(tokens // 2, 8)
+    x[: tokens // 2, :8] += torch.randn(tokens // 2, 8).abs()
+    x[tokens // 2 :, 8:] += torch.randn(tokens // 2, 8).abs()  # the gate is odd: signs would cancel
     return mlp, x
 
 

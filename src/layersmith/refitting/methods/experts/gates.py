@@ -68,7 +68,7 @@ def fit_mlp(part: SplitFFN, x: Tensor, needed: Tensor) -> None:
     with torch.no_grad():
         keys = F.normalize(part.keys()[0][part.n_shared :], dim=-1)
         part.choice.weight.copy_(keys.mean(1))
-        nn.init.eye_(part.choice.mix)
+        part.choice.mix.zero_().fill_diagonal_(1.0)
     _train(part.choice, len(x), lambda rows: F.binary_cross_entropy_with_logits(part.scores(x[rows]), share[rows]))
 
 

@@ -61,7 +61,7 @@ def by_together(together: Tensor, n_experts: int) -> Tensor:
     edges = edges - torch.diag(edges.diagonal())
     label = labels(by_keys(edges, n_experts))
     for _ in range(EXCHANGES):
-        inside = torch.nn.functional.one_hot(label, n_experts).to(edges)
+        inside = (label[:, None] == torch.arange(n_experts, device=label.device)).to(edges)
         pull = edges @ inside
         own = pull.gather(1, label[:, None])
         moved = pull[:, label] - own  # [i, j]: what i gains by standing in j's group, j still in it
