@@ -72,7 +72,8 @@ class KeysGate(nn.Module):
         """(E, D), (E,). To read all keys takes a third of the layer's time, so in inference their means are kept until
         the weights change (writing to a parameter's `.data` goes unseen)."""
         keys, bias = layer.keys()
-        watched = not (torch.compiler.is_compiling() or keys.is_inference() or keys.is_meta or layer.training)
+        plain = type(keys) is nn.Parameter and not (keys.is_inference() or keys.is_meta)
+        watched = plain and not (layer.training or torch.compiler.is_compiling())
         stamp = (keys._version, keys.data_ptr(), keys.dtype) if watched else None
         if stamp is not None and self._kept is not None and self._kept[0] == stamp:
             return self._kept[1], self._kept[2]
