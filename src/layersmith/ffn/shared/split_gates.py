@@ -74,7 +74,10 @@ class KeysGate(nn.Module):
         keys, bias = layer.keys()
         plain = type(keys) is nn.Parameter and not (keys.is_inference() or keys.is_meta)
         watched = plain and not (layer.training or torch.compiler.is_compiling())
-        stamp = (keys._version, keys.data_ptr(), keys.dtype) if watched else None
+        stamp = None
+        if watched:  # a tensor made in inference mode is of no use outside
+            versions = (keys._version, 0 if bias is None else bias._version)
+            stamp = (*versions, keys.data_ptr(), keys.dtype, torch.is_inference_mode_enabled())
         if stamp is not None and self._kept is not None and self._kept[0] == stamp:
             return self._kept[1], self._kept[2]
         routed = slice(layer.n_shared, None)
