@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="pocket")
     parser.add_argument("--rounds", type=int, default=10, help="turns of each timing")
     parser.add_argument("--heal-steps", type=int, default=400, help="of pocket-relu")
+    parser.add_argument("--only", choices=list(PARTITIONS), help="this partition alone, and nothing is written")
     arguments = parser.parse_args()
     name, conditions = Path(arguments.model).name, environment()
     model, tokenizer = layersmith.load("pocket" if name == "pocket-relu" else arguments.model)
@@ -106,13 +107,15 @@ def main() -> None:
     workspace = Workspace(
         Path("out/benchmarks") / f"expert_splits-{name}", {"model": name, "steps": arguments.heal_steps}
     )
-    told = {"model": name, "groups": GROUPS, "rounds": arguments.rounds}
+    told: dict[str, Any] = {"model": name, "groups": GROUPS, "rounds": arguments.rounds}
     if with_relu:
         model, told["healed_kl"] = relufied(model, text, arguments.heal_steps, workspace)
     rows: list[dict[str, Any]] = []
-    for partition, found in measured(model, text, workspace, arguments.rounds):
+    wanted = [arguments.only] if arguments.only else ["baselines", *PARTITIONS]
+    for found in measured(model, text, workspace, arguments.rounds, wanted):
         rows += [told | row for row in found]
-        print(save_csv(f"expert_splits-{name}", rows, conditions), partition, flush=True)
+        if not arguments.only:
+            print(save_csv(f"expert_splits-{name}", rows, conditions), flush=True)
     workspace.close()
 
 
@@ -129,9 +132,9 @@ def relufied(model: Any, text: Batches, steps: int, workspace: Workspace) -> tup
 
 
 def measured(
-    model: Any, text: Batches, workspace: Workspace, rounds: int
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """(partition, its rows); "baselines" first."""
+    model: Any, text: Batches, workspace: Workspace, rounds: int, wanted: list[str]
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each partition wanted, and of the "baselines"."""
     anatomy = with_head(model, find_sites(model))
     activations = Activations(Replay(model, anatomy), anatomy, text, workspace)
     activations.calibrate()
@@ -148,9 +151,10 @@ def measured(
         print(" ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in found.items()), flush=True)
         return found
 
-    yield "baselines", list(baselines(activations, sites, importance, row))
+    if "baselines" in wanted:
+        yield list(baselines(activations, sites, importance, row))
     dense = [prepared(activations, site, importance[site.name]["taylor"]) for site in sites]
-    for partition, cut in PARTITIONS.items():
+    for partition, cut in [(name, cut) for name, cut in PARTITIONS.items() if name in wanted]:
         found = []
         for n_shared, ks in ACTIVE.items():
             splits = [split(each, cut, n_shared) for each in dense]
@@ -161,7 +165,7 @@ def measured(
                     active = (n_shared + k) / GROUPS
                     facts = {"partition": partition, "gate": gate, "shared": n_shared, "k": k, "active": active}
                     found.append(row(replacement, **facts))
-        yield partition, found
+        yield found
 
 
 def baselines(
