@@ -193,7 +193,7 @@ class SplitFFN(FeedForward):
         if self.training and self.choice.router:
             p = score.softmax(-1).gather(-1, chosen)
             return self.scale * (1 + p - p.detach())
-        return torch.full_like(chosen, 1, dtype=score.dtype) * self.scale
+        return torch.full_like(chosen, self.scale, dtype=score.dtype)
 
     def _shared(self, tokens: Tensor, group: int) -> Tensor:
         up = F.linear(tokens, self.up[group], None if self.up_bias is None else self.up_bias[group])

@@ -37,5 +37,5 @@ class EMoE(Method):
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         dense = view.ffn.operator
-        groups = by_keys(keys_of(dense), EXPERTS)
+        groups = view.once("groups by keys", lambda: by_keys(keys_of(dense), EXPERTS))
         return view.as_replacement(SplitFFN.from_dense(dense, groups, settings["k"], "keys").eval())

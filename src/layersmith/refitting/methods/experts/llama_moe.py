@@ -46,7 +46,7 @@ class LLaMAMoE(Method):
         if settings["split"] == "random":
             groups = random(dense.down.in_features, EXPERTS, view.seed, view.device)
         else:
-            groups = by_keys(dense.up.weight.detach(), EXPERTS)
+            groups = view.once("groups by up", lambda: by_keys(dense.up.weight.detach(), EXPERTS))
         part = SplitFFN.from_dense(dense, groups, k, "linear", weigh=True, scale=EXPERTS / k, balance_weight=BALANCE)
         fit_linear(part, x, needed_by_activation(hidden_activations(dense, x), groups))
         return view.as_replacement(part.eval())

@@ -55,9 +55,10 @@ class MoEfication(Method):
         dense, x = view.ffn.operator, view.inputs
         hidden = hidden_activations(dense, x)
         if settings["split"] == "keys":
-            groups = by_keys(keys_of(dense), EXPERTS)
+            groups = view.once("groups by keys", lambda: by_keys(keys_of(dense), EXPERTS))
         else:
-            groups = by_together(active_together(hidden, dense.spec()["act"]), EXPERTS)
+            edges = active_together(hidden, dense.spec()["act"])
+            groups = view.once("groups of the graph", lambda: by_together(edges, EXPERTS))
         part = SplitFFN.from_dense(dense, groups, settings["k"], "mlp")
         fit_mlp(part, x, needed_by_activation(hidden, groups))
         return view.as_replacement(part.eval())

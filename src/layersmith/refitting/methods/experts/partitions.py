@@ -25,7 +25,7 @@ from layersmith.ffn.glu import GLU
 from layersmith.ffn.mlp import MLP
 
 #: Rounds of k-means, and exchanges of two neurons in a partition of the graph.
-ROUNDS, EXCHANGES = 6, 400
+ROUNDS, EXCHANGES = 4, 200
 
 
 def random(neurons: int, n_experts: int, seed: int, device: torch.device | None = None) -> Tensor:
