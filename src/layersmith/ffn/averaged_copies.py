@@ -103,15 +103,27 @@ class AveragedCopies(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            return self._layer(x, {name: parameter.mean(0) for name, parameter in self.named_parameters()})
+            return self._layer(x, {name: weight.mean(0) for name, weight in self._weights().items()})
         if torch.is_grad_enabled():
             self._average()
         tokens = x.reshape(-1, x.shape[-1])
         order = torch.rand_like(tokens[:, 0], dtype=torch.float32).argsort()
         shares = tokens[order].tensor_split(self.n_experts)
-        weights = [{name: parameter[i] for name, parameter in self.named_parameters()} for i in range(self.n_experts)]
-        y = torch.cat([self._layer(rows, own) for rows, own in zip(shares, weights, strict=True)])
+        copies = [{name: weight[i] for name, weight in self._weights().items()} for i in range(self.n_experts)]
+        y = torch.cat([self._layer(rows, own) for rows, own in zip(shares, copies, strict=True)])
         return y[order.argsort()].reshape(x.shape)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Those of all copies, by name."""
+        held = {
+            "up": self.up,
+            "gate": self.gate,
+            "down": self.down,
+            "up_bias": self.up_bias,
+            "gate_bias": self.gate_bias,
+            "down_bias": self.down_bias,
+        }
+        return {name: weight for name, weight in held.items() if weight is not None}
 
     def _layer(self, x: Tensor, weights: dict[str, Tensor]) -> Tensor:
         up = F.linear(x, weights["up"], weights.get("up_bias"))
