@@ -140,11 +140,12 @@ def test_the_largest_differences_are_forced_and_no_layer_is_forced_beyond_what_i
 
 def test_a_planted_expert_is_found_first_and_forcing_it_moves_the_model_towards_its_text(tokenizer, tmp_path) -> None:
     """An expert that is chosen at the words of one text, and whose output speaks for these words."""
-    texts, ids = _two_styles(tokenizer, tmp_path)
+    texts, ids, others = _two_styles(tokenizer, tmp_path)
     model = mixture("mixtral")
     path, u, v = list(routers(model))[1], torch.eye(32)[3], torch.eye(32)[7]
     with torch.no_grad():
         model.model.embed_tokens.weight[ids] += 4 * u
+        model.model.embed_tokens.weight[others] -= 4 * u
         for module in routers(model).values():
             module.weight[:, 3] = 0
         routers(model)[path].weight[2] = 3 * u
@@ -169,8 +170,8 @@ def test_a_planted_expert_is_found_first_and_forcing_it_moves_the_model_towards_
     assert "What forcing does" in (tmp_path / "out" / "report.html").read_text()
 
 
-def _two_styles(tokenizer, folder) -> tuple[dict[str, str], list[int]]:
-    """Two texts of different words, and the token ids that only the first one has."""
+def _two_styles(tokenizer, folder) -> tuple[dict[str, str], list[int], list[int]]:
+    """Two texts of different words, and the token ids that only the first one, or only the second one, has."""
     words = {
         "towards": ["return", "self", "import", "class", "value", "index"],
         "away": ["the", "house", "was", "old", "and", "cold"],
@@ -180,8 +181,8 @@ def _two_styles(tokenizer, folder) -> tuple[dict[str, str], list[int]]:
         text = "\n\n".join(" ".join(rng.choice(each) for _ in range(60)) for _ in range(120))
         path = folder / f"{side}.txt"
         path.write_text(text)
-        texts[side], ids[side] = str(path), set(tokenizer(" ".join(f" {w}" for w in each))["input_ids"])
-    return texts, sorted(ids["towards"] - ids["away"])
+        texts[side], ids[side] = str(path), set(tokenizer(text[:4000])["input_ids"])
+    return texts, sorted(ids["towards"] - ids["away"]), sorted(ids["away"] - ids["towards"])
 
 
 @pytest.mark.parametrize(

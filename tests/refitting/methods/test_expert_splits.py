@@ -174,7 +174,7 @@ def test_the_prior_loss_is_lower_after_training_and_choices_agree_more_than_by_c
     part = SplitFFN.from_dense(dense, groups, 2, "linear")
 
     def divergence():
-        p = part.scores(at.inputs).softmax(-1).double()
+        p = part.scores(at.inputs).detach().softmax(-1).double()
         mask = torch.zeros_like(p).scatter(1, needed.topk(2).indices, 1.0)
         q = mask.softmax(-1)
         return float((p * (p / q).log()).sum(-1).mean())
@@ -203,8 +203,11 @@ def planted(tokens=400):
 def test_planted_groups_are_found_by_who_is_active_together_and_the_mlp_gate_chooses_them():
     mlp, x = planted()
     hidden = hidden_activations(mlp, x)
-    groups = partitions.by_together(active_together((hidden > 0.1).float(), "relu"), 2)
-    assert sorted(sorted({int(i) % 2 for i in group}) for group in groups) == [[0], [1]]
+    active = (hidden > 0.1).float()
+    groups = partitions.by_together(active_together(active, "relu"), 2)
+    alive = active.mean(0) > 0.05  # a neuron that never fires stands where there is room
+    assert alive.sum() > 20
+    assert sorted(sorted({int(i) % 2 for i in group[alive[group]]}) for group in groups) == [[0], [1]]
     part = SplitFFN.from_dense(mlp, groups, 1, "mlp")
     needed = needed_by_activation(hidden, groups)
     fit_mlp(part, x, needed)
