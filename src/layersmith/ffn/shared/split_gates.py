@@ -72,10 +72,9 @@ class KeysGate(nn.Module):
         """(E, D), (E,). To read all keys takes a third of the layer's time, so in inference their means are kept until
         the weights change (writing to a parameter's `.data` goes unseen)."""
         keys, bias = layer.keys()
-        plain = type(keys) is nn.Parameter and not (keys.is_inference() or keys.is_meta)
-        watched = plain and not (layer.training or torch.compiler.is_compiling())
+        watched = not (torch.compiler.is_compiling() or layer.training or keys.is_meta) and type(keys) is nn.Parameter
         stamp = None
-        if watched:  # a tensor made in inference mode is of no use outside
+        if watched and not keys.is_inference():  # what is made in inference mode is of no use outside
             versions = (keys._version, 0 if bias is None else bias._version)
             stamp = (*versions, keys.data_ptr(), keys.dtype, torch.is_inference_mode_enabled())
         if stamp is not None and self._kept is not None and self._kept[0] == stamp:
