@@ -103,7 +103,7 @@ class TaskVectors(Construction):
         ]
 
 
-def tasks(settings: Settings, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+def tasks(settings: Settings, module: Tuned) -> list[tuple[Tensor, Tensor]]:
     """(x, y) of each task, y a teacher's outputs."""
     found = []
     for index in range(settings["tasks"]):
@@ -114,7 +114,7 @@ def tasks(settings: Settings, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def gradient(module: nn.Module, weights: Weights, task: tuple[Tensor, Tensor]) -> Weights:
+def gradient(module: Tuned, weights: Weights, task: tuple[Tensor, Tensor]) -> Weights:
     """Of the mean squared error of a network with these weights, over the whole task."""
     x, y = task
     leaves = {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
@@ -124,7 +124,7 @@ def gradient(module: nn.Module, weights: Weights, task: tuple[Tensor, Tensor]) -
     return dict(zip(leaves, found, strict=True))
 
 
-def descend(module: nn.Module, weights: Weights, task: tuple[Tensor, Tensor], rate: float, epochs: int) -> Weights:
+def descend(module: Tuned, weights: Weights, task: tuple[Tensor, Tensor], rate: float, epochs: int) -> Weights:
     """Full-batch gradient descent."""
     for _ in range(epochs):
         slope = gradient(module, weights, task)
@@ -144,21 +144,21 @@ def _weights(network: nn.Module) -> Weights:
     return {name: parameter.detach() for name, parameter in network.named_parameters()}
 
 
-def _residual(module: nn.Module, tuned: Weights, task: tuple[Tensor, Tensor], rate: float, epochs: int) -> Weights:
+def _residual(module: Tuned, tuned: Weights, task: tuple[Tensor, Tensor], rate: float, epochs: int) -> Weights:
     """tau + eta T grad L(theta_0), weight by weight."""
     start = _weights(module.get_submodule("start"))
     slope = gradient(module, start, task)
     return {name: tuned[name] - w + rate * epochs * slope[name] for name, w in start.items()}
 
 
-def _from_step(module: nn.Module, settings: Settings, rate: float) -> Weights:
+def _from_step(module: Tuned, settings: Settings, rate: float) -> Weights:
     """How far the merge is from one step on the sum of all losses."""
     start, merged = _weights(module.get_submodule("start")), _weights(module.get_submodule("merged"))
     slopes = [gradient(module, start, task) for task in tasks(settings, module)]
     return {name: merged[name] - w + rate * sum(slope[name] for slope in slopes) for name, w in start.items()}
 
 
-def _slope(module: nn.Module, settings: Settings) -> float:
+def _slope(module: Tuned, settings: Settings) -> float:
     start, task, epochs = _weights(module.get_submodule("start")), tasks(settings, module)[0], settings["epochs"]
     sizes = []
     for rate in (settings["rate"] / 10, settings["rate"] / 100):
@@ -167,7 +167,7 @@ def _slope(module: nn.Module, settings: Settings) -> float:
     return math.log(sizes[0] / sizes[1]) / math.log(10)
 
 
-def _cosine(module: nn.Module, task: tuple[Tensor, Tensor]) -> float:
+def _cosine(module: Tuned, task: tuple[Tensor, Tensor]) -> float:
     start = _weights(module.get_submodule("start"))
     tuned, slope = descend(module, start, task, FAST, MANY), gradient(module, start, task)
     tau = {name: tuned[name] - w for name, w in start.items()}
