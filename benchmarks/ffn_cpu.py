@@ -186,12 +186,26 @@ def sigma_moe() -> Iterator[Case]:
         yield Case("sigma-MoE vs dense of as many parameters", setting, ours, other, goal, faster=True)
 
 
+def split_ffn() -> Iterator[Case]:
+    d, d_expert, experts, k = 576, 192, 8, 2
+    for gate in ("keys", "linear", "mlp"):
+        spec = {"name": "split_ffn", "d_model": d, "d_expert": d_expert, "n_experts": experts, "k": k, "gate": gate}
+        active = {"name": "glu", "d_model": d, "d_hidden": k * d_expert}
+        for tokens in (1, 16, 512):
+            flops = 2 * d * (experts + 3 * k * d_expert)
+            ours = module(spec, tokens, FLOAT * d * (experts + 3 * d_expert * min(experts, tokens * k)), flops)
+            other = module(active, tokens, FLOAT * 3 * d * k * d_expert, 6 * d * k * d_expert)
+            setting = f"{gate}, {k} of {experts} groups of {d_expert}, d {d}, batch {tokens}"
+            yield Case("split FFN vs dense of the active size", setting, ours, other, 1.25, faster=False)
+
+
 GROUPS: dict[str, Callable[[], Iterator[Case]]] = {
     "activations": activations,
     "fff": fff,
     "peer": peer,
     "topk_glu": topk_glu,
     "sigma_moe": sigma_moe,
+    "split_ffn": split_ffn,
 }
 
 

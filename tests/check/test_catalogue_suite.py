@@ -29,6 +29,11 @@ def test_contract(name: str, check_name: str) -> None:
 OTHER_SETTINGS = [
     ("glu", {"d_model": 16, "d_hidden": 24, "act": "gelu_tanh", "bias": True}),
     ("topk_glu", {"d_model": 16, "d_hidden": 24, "k": 4, "gather_tokens": 0}),
+    ("split_ffn", {"d_model": 16, "d_expert": 4, "n_experts": 4, "k": 2, "gate": "keys", "bias": True}),
+    ("split_ffn", {"d_model": 16, "d_expert": 4, "n_experts": 4, "k": 2, "gate": "mlp", "gated": False, "act": "relu"}),
+    ("split_ffn", {"d_model": 16, "d_expert": 4, "n_experts": 4, "k": 2, "n_shared": 1, "gate": "oracle"}),
+    ("split_ffn", {"d_model": 16, "d_expert": 4, "n_experts": 4, "k": 2, "weigh": True, "balance_weight": 0.1}),
+    ("averaged_copies", {"d_model": 16, "d_hidden": 24, "n_experts": 2, "gated": True, "act": "silu"}),
     ("structured", {"d_model": 16, "d_hidden": 32, "structure": "low_rank", "rank": 4, "gated": True}),
     ("structured", {"d_model": 16, "d_hidden": 32, "structure": "block_shuffle", "blocks": 4}),
     # "gated" is not among these: its gate learns from a loss of its own (tests/explaining/test_dictionary_losses.py).

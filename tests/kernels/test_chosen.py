@@ -106,6 +106,25 @@ def test_grouped_linear_with_few_and_many_rows_of_an_expert(counts, d_in):
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("width", [(5, 3), (37, 6), (64, 8), (8, 1)])
+def test_grouped_linear_on_either_side_of_what_is_left_to_a_library(width):
+    torch.manual_seed(0)
+    counts = torch.tensor([33, 32, 1, 0, 7])
+    rows, weight = torch.randn(73, width[0]), torch.randn(5, width[1], width[0])
+    owner = torch.arange(5).repeat_interleave(counts)
+    expected = torch.einsum("nd,nod->no", rows.double(), weight.double()[owner])
+    torch.testing.assert_close(grouped_linear(rows, weight, counts).double(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_row_is_multiplied_alike_alone_and_beside_others_of_its_expert():
+    torch.manual_seed(0)
+    rows, weight = torch.randn(7, 37), torch.randn(2, 6, 37)
+    together = grouped_linear(rows, weight, torch.tensor([3, 4]))
+    for row in range(7):
+        alone = grouped_linear(rows[row : row + 1], weight, torch.tensor([1, 0] if row < 3 else [0, 1]))
+        torch.testing.assert_close(alone[0], together[row], rtol=1e-6, atol=1e-5)
+
+
 def test_grouped_linear_refuses_counts_that_do_not_add_up():
     with pytest.raises(RuntimeError, match="the counts do not add up"):
         grouped_linear(torch.randn(3, 4), torch.randn(2, 5, 4), torch.tensor([1, 1]))

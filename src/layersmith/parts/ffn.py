@@ -7,6 +7,12 @@ from layersmith.parts.entry import Entry
 ENTRIES: dict[str, Entry] = {
     "af_kan": Entry("layersmith.ffn.af_kan:AFKAN", "ffn", ("2503.06112",), {"d_model": 32, "d_hidden": 64}),
     "affine": Entry("layersmith.ffn.affine:Affine", "ffn", (), {"d_model": 32}),
+    "averaged_copies": Entry(
+        "layersmith.ffn.averaged_copies:AveragedCopies",
+        "ffn",
+        ("experts-weights-averaging",),
+        {"d_model": 32, "d_hidden": 64},
+    ),
     "bilinear": Entry("layersmith.ffn.bilinear:Bilinear", "ffn", ("2305.03452",), {"d_model": 32, "d_hidden": 64}),
     "carved_moe": Entry(
         "layersmith.ffn.carved_moe:CarvedMoE",
@@ -137,6 +143,18 @@ ENTRIES: dict[str, Entry] = {
     ),
     "sparse_vq": Entry(
         "layersmith.ffn.sparse_vq:SparseVQ", "ffn", ("2402.05830",), {"d_model": 32, "codes": 12, "heads": 2}
+    ),
+    "split_ffn": Entry(
+        "layersmith.ffn.split_ffn:SplitFFN",
+        "ffn",
+        (
+            "2110.01786",
+            "emergent-mixture-experts",
+            "factorllm-factorizing-knowledge-mixture-experts",
+            "llama-moe",
+            "dense2moe-restructuring-diffusion-transformer-moe",
+        ),
+        {"d_model": 32, "d_expert": 8, "n_experts": 6, "k": 2, "n_shared": 1},
     ),
     "structured": Entry(
         "layersmith.ffn.structured:StructuredFFN",

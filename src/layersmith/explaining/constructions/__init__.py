@@ -43,6 +43,7 @@ CONSTRUCTIONS: dict[str, str] = {
     "relu_symmetries": f"{_ROOM}.relu_symmetries:ReLUSymmetries",
     "prompted_machine": f"{_ROOM}.prompted_machine:PromptedMachine",
     "scan_and_snap": f"{_ROOM}.scan_and_snap:ScanAndSnap",
+    "task_vectors": f"{_ROOM}.task_vectors:TaskVectors",
 }
 
 

@@ -1,7 +1,7 @@
 // Few tokens, few of the weights' rows each: what is not chosen is not read.
 //
 //   chosen_rows     y[n] = sum_k h[n, k] (U[i] . x[n]) V[i],  i = chosen[n, k]; without U the bracket is 1
-//   grouped_linear  one matrix per expert over rows sorted by expert, for experts that have few rows
+//   grouped_linear  one matrix per expert over rows sorted by expert; of an expert with few rows the matrix is read once
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -98,8 +98,39 @@ at::Tensor chosen_rows(
   return y;
 }
 
-// Up to this many rows of an expert are multiplied one by one; a matrix product pays for itself above.
-constexpr int64_t FEW = 2;
+// Up to this many rows of an expert are multiplied here; a library's matrix product pays for itself above.
+constexpr int64_t MANY = 32;
+// Weight rows that are read side by side, and rows of the input that share them: as many sums as fit the registers.
+constexpr int OUT = 4, IN = 2;
+
+// out[t, r] = x[t] . w[r] for T rows of the input and R rows of the weight, each sum in one fixed order.
+template <int T, int R>
+void dots_of(const float* x, const float* w, int64_t d_in, float* out, int64_t d_out) {
+  Lanes sums[T][R] = {};
+  by_lanes(d_in, [&](int64_t i, int64_t n) {
+    Lanes v[T];
+    for (int t = 0; t < T; ++t) v[t] = n == LANES ? load(x + t * d_in + i) : load(x + t * d_in + i, n);
+    for (int r = 0; r < R; ++r) {
+      const Lanes u = n == LANES ? load(w + r * d_in + i) : load(w + r * d_in + i, n);
+      for (int t = 0; t < T; ++t) sums[t][r] += v[t] * u;
+    }
+  });
+  for (int t = 0; t < T; ++t) {
+    for (int r = 0; r < R; ++r) out[t * d_out + r] = sum(sums[t][r]);
+  }
+}
+
+// R rows of one expert's weight on all its rows of the input: the weight comes from memory once.
+template <int R>
+void tile(const float* x, const float* w, int64_t rows, int64_t d_in, float* out, int64_t d_out) {
+  int64_t t = 0;
+  for (; t + IN <= rows; t += IN) dots_of<IN, R>(x + t * d_in, w, d_in, out + t * d_out, d_out);
+  for (; t < rows; ++t) dots_of<1, R>(x + t * d_in, w, d_in, out + t * d_out, d_out);
+}
+
+struct Piece {
+  int64_t expert, start, rows, first;  // of the input: start and rows; of the weight: from `first` on
+};
 
 at::Tensor grouped_linear(const at::Tensor& rows_, const at::Tensor& weight, const at::Tensor& counts_) {
   const at::Tensor rows = rows_.contiguous(), counts = counts_.contiguous();
@@ -111,21 +142,27 @@ at::Tensor grouped_linear(const at::Tensor& rows_, const at::Tensor& weight, con
   at::Tensor out = at::empty({rows.size(0), d_out}, rows.options());
   const float *pr = rows.const_data_ptr<float>(), *pw = weight.const_data_ptr<float>();
   float* po = out.mutable_data_ptr<float>();
-  std::vector<std::pair<int64_t, int64_t>> single;  // (row, expert)
+  std::vector<Piece> pieces;
   int64_t start = 0;
   for (int64_t e = 0; e < experts; start += pc[e++]) {
-    if (pc[e] > FEW) {
+    if (pc[e] > MANY) {
       at::Tensor to = out.narrow(0, start, pc[e]);
       at::mm_out(to, rows.narrow(0, start, pc[e]), weight.select(0, e).t());
-    } else {
-      for (int64_t r = start; r < start + pc[e]; ++r) single.emplace_back(r, e);
+    } else if (pc[e] > 0) {
+      for (int64_t first = 0; first < d_out; first += OUT) pieces.push_back({e, start, pc[e], first});
     }
   }
-  const int64_t grain = std::max<int64_t>(1, BLOCK / std::max<int64_t>(1, d_in));
-  at::parallel_for(0, static_cast<int64_t>(single.size()) * d_out, grain, [&](int64_t first, int64_t last) {
+  const int64_t grain = std::max<int64_t>(1, BLOCK / std::max<int64_t>(1, OUT * d_in));
+  at::parallel_for(0, static_cast<int64_t>(pieces.size()), grain, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      const auto [row, expert] = single[i / d_out];
-      po[row * d_out + i % d_out] = dot(pw + (expert * d_out + i % d_out) * d_in, pr + row * d_in, d_in);
+      const Piece& p = pieces[i];
+      const float *x = pr + p.start * d_in, *w = pw + (p.expert * d_out + p.first) * d_in;
+      float* to = po + p.start * d_out + p.first;
+      if (p.first + OUT <= d_out) {
+        tile<OUT>(x, w, p.rows, d_in, to, d_out);
+      } else {
+        for (int64_t r = 0; p.first + r < d_out; ++r) tile<1>(x, w + r * d_in, p.rows, d_in, to + r, d_out);
+      }
     }
   });
   return out;

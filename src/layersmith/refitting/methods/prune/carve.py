@@ -8,12 +8,12 @@ and each group's neuron nearest its centroid represents it to the router.
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from layersmith.anatomy.edit import Replacement
 from layersmith.ffn.carved_moe import CarvedMoE
 from layersmith.refitting.method import Method, Settings
+from layersmith.refitting.methods.experts.partitions import equal_clusters
 from layersmith.refitting.methods.prune.topk import gated_without_bias
 from layersmith.refitting.view import SublayerView
 
@@ -72,14 +72,10 @@ def balanced_kmeans(points: Tensor, clusters: int, rounds: int = 2) -> tuple[Ten
     Returns member indices (clusters, n / clusters) and, per cluster, the member nearest its centroid. The first
     points seed the centroids (callers order them by importance).
     """
-    size = len(points) // clusters
     centroids = points[:clusters].clone()
     for _ in range(rounds):
         distance = torch.cdist(points, centroids, p=1)
-        # Each centroid offers `size` seats; the optimal assignment of points to seats keeps clusters equal.
-        seats = distance.repeat_interleave(size, dim=1)
-        _, seat = linear_sum_assignment(seats.double().cpu().numpy())
-        cluster = torch.from_numpy(seat).to(points.device) // size
+        cluster = equal_clusters(distance)
         centroids = torch.stack([points[cluster == c].mean(0) for c in range(clusters)])
     members = torch.stack([(cluster == c).nonzero()[:, 0] for c in range(clusters)])
     nearest = torch.cdist(points, centroids, p=1).gather(1, cluster[:, None])[:, 0]

@@ -57,6 +57,11 @@ FOLDS: dict[str, Rewrite] = {
         "Always, for a model whose norms are `fixed_norm` with one size for all tokens: no norm is left to compute.",
         ("2409.13710",),
     ),
+    "mean_of_copies": Rewrite(
+        f"{_ROOM}.mean_of_copies:fold",
+        "Always, for a model with `averaged_copies`: of several copies one layer is left.",
+        ("experts-weights-averaging",),
+    ),
     "linear_merge": Rewrite(
         f"{_ROOM}.linear_merge:merge",
         "Always, after a search has put linear maps behind each other, since only the cheaper form is taken.",
