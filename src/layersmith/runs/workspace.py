@@ -28,7 +28,7 @@ from layersmith.names import holds_run
 from layersmith.runs.identity import differences, digest_of
 
 #: Of the files in a workspace, and of what they are called. Raised when a file that is read changes its form.
-FORMAT = 5
+FORMAT = 6
 
 
 class Workspace:
