@@ -47,9 +47,8 @@ class MLPMemory(Linear):
         self.norms = nn.ModuleList(nn.RMSNorm(d_in, eps=1e-6) for _ in range(layers))
         self.ups = nn.ModuleList(nn.Linear(d_in, d_hidden) for _ in range(layers))
         self.downs = nn.ModuleList(nn.Linear(d_hidden, d_in) for _ in range(layers))
-        for down in self.downs:
-            nn.init.zeros_(down.weight)
-            nn.init.zeros_(down.bias)
+        for parameter in self.downs.parameters():
+            nn.init.zeros_(parameter)
 
     def remembered(self, x: Tensor) -> Tensor:
         """Logits of the memory alone, (..., d_out)."""
