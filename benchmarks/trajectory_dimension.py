@@ -123,13 +123,13 @@ def commuting(model: nn.Module, task: Task, inside: Tensor, seed: int) -> dict[s
     found = []
     for _ in range(PAIRS):
         one, other = task.batch(generator, BATCH), task.batch(generator, BATCH)
-        apart = stepped(model, task, start, (one, other)) - stepped(model, task, start, (other, one))
+        apart = stepped(model, task, start, [one, other]) - stepped(model, task, start, [other, one])
         found.append(float((inside @ apart).square().sum() / apart.square().sum()))
     vector_to_parameters(start, model.parameters())
     return {"commutes_inside": sum(found) / PAIRS, "chance": FIRST / len(start)}
 
 
-def stepped(model: nn.Module, task: Task, start: Tensor, batches: tuple[Batch, Batch]) -> Tensor:
+def stepped(model: nn.Module, task: Task, start: Tensor, batches: list[Batch]) -> Tensor:
     """Where a gradient step on each batch leads from `start`, float64."""
     vector_to_parameters(start, model.parameters())
     for batch in batches:
