@@ -119,19 +119,19 @@ def directions(path: Tensor) -> Tensor:
 
 def commuting(model: nn.Module, task: Task, inside: Tensor, seed: int) -> dict[str, float]:
     """Where the difference of two steps in both orders lies: the mean share of its square that is inside."""
+    model.double()  # what is left of two steps is small
     start, generator = parameters_to_vector(model.parameters()).detach(), torch.Generator().manual_seed(100 + seed)
     found = []
     for _ in range(PAIRS):
         one, other = task.batch(generator, BATCH), task.batch(generator, BATCH)
         apart = stepped(model, task, start, [one, other]) - stepped(model, task, start, [other, one])
         found.append(float((inside @ apart).square().sum() / apart.square().sum()))
-    vector_to_parameters(start, model.parameters())
     return {"commutes_inside": sum(found) / PAIRS, "chance": FIRST / len(start)}
 
 
 def stepped(model: nn.Module, task: Task, start: Tensor, batches: list[Batch]) -> Tensor:
     """Where a gradient step on each batch leads from `start`, float64."""
-    vector_to_parameters(start, model.parameters())
+    vector_to_parameters(start.clone(), model.parameters())  # parameters become views of what they are given
     for batch in batches:
         model.zero_grad(set_to_none=True)
         task.loss(model(batch.inputs), batch).backward()
