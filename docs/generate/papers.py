@@ -27,7 +27,7 @@ def page() -> str:
     out = [
         "# Source papers",
         f"{len(papers())} papers: what each one does in a sentence of ours, and where it stands. Parts, methods, "
-        f"folds, constructions, tools, tasks and optimizers are made from {here} of them.",
+        f"folds, adapters, constructions, tools, tasks and optimizers are made from {here} of them.",
     ]
     for kind in KINDS:
         rows = [
@@ -49,6 +49,7 @@ def _standing(paper: Paper) -> str:
     told = [f"part [{name}](catalogue/{name}.md)" for name in stands.parts]
     told += [f"method [{name}](methods.md#{name})" for name in stands.methods]
     told += [f"fold `{name}`" for name in stands.folds]
+    told += [f"adapter [{name}](refit.md#adapters)" for name in stands.adapters]
     told += [f"construction [{name}](constructions.md#{name})" for name in stands.constructions]
     told += [f"tool [{name}](explain.md#{name})" for name in stands.tools]
     told += [f"task [{name}](tasks.md#{name})" for name in stands.tasks]

@@ -119,6 +119,8 @@ def print_paper(console: Console, key: str) -> None:
         console.print(f"  method     {method}: layersmith refit MODEL --methods {method} …")
     for fold in stands.folds:
         console.print(f"  fold       {fold}: layersmith show {fold}")
+    for adapter in stands.adapters:
+        console.print(f"  adapter    {adapter}: layersmith refit MODEL --heal-adapter {adapter} …")
     for construction in stands.constructions:
         console.print(f"  construction {construction}: layersmith construct {construction}")
     for tool in stands.tools:

@@ -29,6 +29,7 @@ TOOLS: dict[str, str] = {
     "decompose": "layersmith.explaining.decompose:Decompose",
     "bounds": "layersmith.explaining.bounds:Bounds",
     "orderings": "layersmith.explaining.orderings:Orderings",
+    "calibration": "layersmith.explaining.calibration:Calibration",
     "steering": "layersmith.explaining.steering:Steering",
 }
 
