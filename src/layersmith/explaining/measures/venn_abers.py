@@ -80,7 +80,7 @@ def merged(low: float, high: float) -> float:
 
 
 def calibration_error(chances: Sequence[float], answers: Sequence[bool], bins: int = 15) -> float:
-    """Expected calibration error: mean of |mean chance - share that was so| over bins of equal width, by their sizes."""
+    """Expected calibration error: |mean chance - share that was so|, averaged over equal bins by their sizes."""
     found: dict[int, list[tuple[float, bool]]] = {}
     for chance, answer in zip(chances, answers, strict=True):
         found.setdefault(min(int(chance * bins), bins - 1), []).append((chance, answer))
