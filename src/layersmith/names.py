@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import constants
 
@@ -66,8 +65,6 @@ def _gguf_in(name: str, path: Path) -> str | None:
         _read_json(path / "config.json")
         return None
     if (base := adapter_base(path)) is not None:
-        if find_spec("peft") is None:
-            raise MissingExtra("peft", "adapters", f"Reading the adapter in {name!r}")
         model_source(base)
         return None
     if (path / "model" / "config.json").is_file():
@@ -91,13 +88,11 @@ def adapter_base(path: Path) -> str | None:
         return None
     base = _read_json(file).get("base_model_name_or_path")
     if not isinstance(base, str) or not base or Path(base).resolve() == path.resolve():
-        raise UserError(
-            f"{str(path)!r} holds an adapter without its base model: name it as base_model_name_or_path in {file.name}."
-        )
+        raise UserError(f"{str(path)!r} holds an adapter without its base model. Name that in its {file.name}.")
     return base
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, object]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
