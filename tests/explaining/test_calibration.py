@@ -96,7 +96,9 @@ def test_a_whole_survey_and_its_page(tokenizer, tmp_path) -> None:
     found = explain(model, **options, settings={"rows": 4})["survey"]
     assert found["judge_tokens"] >= 50
     assert 0 <= found["right"] <= 1
-    assert found["said"]["error"] > found["venn_abers"]["error"], "a random model is sure of what is never so"
+    assert found["right"] < 0.05, "a random model is hardly ever right"
+    assert found["venn_abers"]["error"] < 0.05
+    assert found["said"]["mean"] > 0
     titles = [section["title"] for section in found["sections"]]
     assert titles == ["How sure it is", "By how sure it says it is"]
     assert len(found["sections"][1]["table"]["rows"]) == 4

@@ -42,6 +42,7 @@ def test_the_edges_of_what_is_allowed_pass_and_nothing_is_written(config: RefitC
         ({"heal_adapter": "lora:"}, "rank of an adapter is a whole number from 1"),
         ({"heal_adapter": "adapter_bias:4"}, "has no rank"),
         ({"heal_adapter": 4}, "heal_adapter must be a text"),
+        ({"heal_adapter": "lora", "heal_tokens": 0}, "leave out heal_adapter, or heal_tokens"),
         ({"effort": float("nan")}, "effort must lie between"),
         ({"seed": -1}, "seed must be"),
         ({"workers": 0}, "at least 1"),

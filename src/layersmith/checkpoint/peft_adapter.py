@@ -30,7 +30,7 @@ def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"trust it, and save it once with save_pretrained()."
         )
     try:
-        wrapped: Any = peft.PeftModel.from_pretrained(model, str(folder))
+        wrapped: Any = peft.PeftModel.from_pretrained(model, str(folder), torch_device="cpu")
         lost = _stored(folder) ^ {*peft.get_peft_model_state_dict(wrapped)}
     except Exception as error:  # ValueError, RuntimeError, KeyError, TypeError: whatever does not fit
         raise UserError(_misfit(model, folder, first_words(error))) from error

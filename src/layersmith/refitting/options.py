@@ -98,6 +98,8 @@ def check(config: RefitConfig) -> None:
         check_device(config.device)
     if config.heal_adapter is not None:
         check_adapter(config.heal_adapter)
+        if config.heal_tokens == 0:
+            raise UserError("An adapter to heal by, and 0 tokens to heal on: leave out heal_adapter, or heal_tokens.")
     if config.reuse is not None:
         check_reusable(config.reuse)
     check_out(config.out)
