@@ -65,7 +65,7 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
         final = _side_by_side(ctx, found, healed, f"final/{finished}")
     compiled = _compiled(ctx, healed, f"compiled/{finished}") if ctx.compiles else None
     with ctx.clock.stage("save"):
-        saved = {"folds": folds, "compiled": compiled, **_save(ctx, found, healed, [*grown, *folded])}
+        saved = {"folds": folds, "compiled": compiled, **_save(ctx, found, healed, [grown, folded])}
     result = assemble(ctx, found, variants, healing, final, saved)
     out = ctx.workspace.out
     (out / "model" / "README.md").write_text(card(result), encoding="utf-8")
@@ -219,10 +219,12 @@ def _samples(ctx: RunContext, healed: Any) -> list[dict[str, str]]:
     ]
 
 
-def _save(ctx: RunContext, chosen: Found, healed: Any, folded: list[Edit]) -> dict[str, Any]:
-    """`out/model`, then a fresh process loads it and must give the logits that were measured."""
+def _save(ctx: RunContext, chosen: Found, healed: Any, later: list[list[Edit]]) -> dict[str, Any]:
+    """`out/model`, with the mix and what was done to it later, one after the other; then a fresh process loads it and must give the logits that were measured."""
     folder = ctx.workspace.out / "model"
-    edits = combined([edit for edit, _ in chosen.replacement(chosen.selection.chosen)], folded)
+    edits = [edit for edit, _ in chosen.replacement(chosen.selection.chosen)]
+    for more in later:
+        edits = combined(edits, more)
     trust = ctx.source.trust_remote_code
     found = rehearsal(ctx.model, ctx.tokenizer, ctx.batches.fit[0], ctx.workspace, trust)
     kind = checkpoint.save_result(healed, ctx.model, edits, folder, ctx.tokenizer, try_stock=not found["stock"])
