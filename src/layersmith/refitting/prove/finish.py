@@ -222,7 +222,10 @@ def _samples(ctx: RunContext, healed: Any) -> list[dict[str, str]]:
 
 
 def _save(ctx: RunContext, chosen: Found, healed: Any, later: list[list[Edit]]) -> dict[str, Any]:
-    """`out/model`, with the mix and what was done to it later, one after the other; then a fresh process loads it and must give the logits that were measured."""
+    """`out/model`, which a fresh process loads: it must give the logits that were measured.
+
+    later  the edits of the adapter, then those of the folds
+    """
     folder = ctx.workspace.out / "model"
     edits = [edit for edit, _ in chosen.replacement(chosen.selection.chosen)]
     for more in later:
