@@ -111,8 +111,9 @@ def _sections(
     shares = [order[len(order) * i // rows : len(order) * (i + 1) // rows] for i in range(rows)]
     by_share = []
     for share in filter(None, shares):
-        columns = ([asked[i] for i in share], [so[i] for i in share], *zip(*(intervals[i] for i in share), strict=True))
-        by_share.append([f"{asked[share[0]]:.3f} – {asked[share[-1]]:.3f}", *(sum(c) / len(share) for c in columns)])
+        figures = [(asked[i], float(so[i]), *intervals[i]) for i in share]
+        means = [sum(column) / len(share) for column in zip(*figures, strict=True)]
+        by_share.append([f"{asked[share[0]]:.3f} – {asked[share[-1]]:.3f}", *means])
     text = (
         f"From the least sure tokens to the surest, in equal shares. p0 and p1 bracket the probability; they are "
         f"{found['width']:.4f} apart on average, and the nearer the more text they were fitted to."

@@ -31,7 +31,7 @@ class AdapterBias(Adapter):
     summary = "A vector for each feed-forward, times a number that depends on the token, merged into its last map."
     papers = ("adapterbias-parameter-efficient-token-dependent",)
     missing = "the training of the norms behind the feed-forwards"
-    rate = 10.0
+    rate = 30.0
 
     def check(self, model: nn.Module, anatomy: Anatomy) -> None:
         last_maps(model)

@@ -22,7 +22,7 @@ class DomainAdaptersBeside(Beside):
     summary = "Two bottlenecks beside the last map of every feed-forward, mixed by a gate; they stay."
     papers = ("mixture-domain-adapters",)
     missing = "its two stages: an adapter a domain, with a loss that keeps what was known, before the gate"
-    rate = 10.0
+    rate = 30.0
     part = DomainAdapters
 
     def __init__(self, rank: int = 8):

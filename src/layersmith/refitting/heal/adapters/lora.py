@@ -28,7 +28,7 @@ from layersmith.refitting.heal.adapters.corrected import can_be_corrected, corre
 class LoRA(Adapter):
     name = "lora"
     summary = "A correction of low rank for every linear map inside the blocks, merged into it."
-    rate = 10.0
+    rate = 30.0
 
     def __init__(self, rank: int = 8):
         self.rank = rank

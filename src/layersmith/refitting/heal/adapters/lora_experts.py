@@ -22,7 +22,7 @@ class LoRAExpertsBeside(Beside):
     summary = "Four low-rank adapters for the maps of every feed-forward, one of them for each token; they stay."
     papers = ("llava-mole",)
     missing = "plain adapters in the attention, and a loss of healing that balances the experts"
-    rate = 10.0
+    rate = 30.0
     part = LoRAExperts
 
     def __init__(self, rank: int = 4):
