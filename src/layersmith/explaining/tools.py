@@ -30,6 +30,9 @@ TOOLS: dict[str, str] = {
     "bounds": "layersmith.explaining.bounds:Bounds",
     "orderings": "layersmith.explaining.orderings:Orderings",
     "steering": "layersmith.explaining.steering:Steering",
+    "overlap": "layersmith.explaining.overlap:Overlap",
+    "bigrams": "layersmith.explaining.bigrams:Bigrams",
+    "unlearning": "layersmith.explaining.unlearning:Unlearning",
 }
 
 
