@@ -51,13 +51,14 @@ def chosen(y: Tensor, z: Tensor, most: int) -> list[int]:
         return []
     z = z.double()[:, moving] / spread[moving]
     taken: list[int] = []
+    free = torch.ones(len(moving), dtype=torch.bool, device=z.device)
     while len(taken) < min(most, len(moving)):
-        found = dependence(y, z, z[:, taken] if taken else None)
-        found[taken] = -torch.inf
+        found = dependence(y, z, z[:, ~free] if taken else None).masked_fill(~free, -torch.inf)
         best = int(found.argmax())
         if taken and float(found[best]) <= 0:
             break
         taken.append(best)
+        free[best] = False
     return [int(moving[index]) for index in taken]
 
 

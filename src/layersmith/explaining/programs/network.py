@@ -65,7 +65,8 @@ class Gumbel:
         self.temperature, self.generator = temperature, generator
 
     def __call__(self, logits: Tensor) -> Tensor:
-        noise = -torch.empty_like(logits).exponential_(generator=self.generator).log()
+        uniform = torch.rand(logits.shape, generator=self.generator, device="cpu", dtype=logits.dtype)
+        noise = -(-uniform.clamp_min(TINY).log()).log()
         return ((logits + noise) / self.temperature).softmax(-1)
 
 
