@@ -31,6 +31,9 @@ TOOLS: dict[str, str] = {
     "orderings": "layersmith.explaining.orderings:Orderings",
     "calibration": "layersmith.explaining.calibration:Calibration",
     "steering": "layersmith.explaining.steering:Steering",
+    "overlap": "layersmith.explaining.overlap:Overlap",
+    "bigrams": "layersmith.explaining.bigrams:Bigrams",
+    "unlearning": "layersmith.explaining.unlearning:Unlearning",
 }
 
 
