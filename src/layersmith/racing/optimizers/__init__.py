@@ -20,6 +20,7 @@ OPTIMIZERS: dict[str, str] = {
     "mkor": "layersmith.racing.optimizers.mkor:Mkor",
     "muon": "layersmith.racing.optimizers.muon:Muon",
     "sam": "layersmith.racing.optimizers.sam:Sam",
+    "sgd": "layersmith.racing.optimizers.sgd:Sgd",
     "two_four": "layersmith.racing.optimizers.two_four:TwoFour",
     "whitened_adamw": "layersmith.racing.optimizers.whitened_adamw:WhitenedAdamW",
 }
