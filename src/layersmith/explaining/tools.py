@@ -28,8 +28,10 @@ TOOLS: dict[str, str] = {
     "circuit": "layersmith.explaining.circuit:Circuit",
     "decompose": "layersmith.explaining.decompose:Decompose",
     "bounds": "layersmith.explaining.bounds:Bounds",
+    "edges": "layersmith.explaining.edges:Edges",
     "orderings": "layersmith.explaining.orderings:Orderings",
     "steering": "layersmith.explaining.steering:Steering",
+    "wires": "layersmith.explaining.wires:Wires",
 }
 
 
