@@ -71,7 +71,7 @@ def test_scores_by_hand_and_an_input_without_edges_counts_nothing() -> None:
                 [float(b[i] * kan.up.act(x[n, i]) + values[n] @ c[i]) for b, c in zip(base, coefficients, strict=True)]
                 for n in range(7)
             ]
-            flat = torch.tensor(edges).double().flatten()
+            flat = torch.tensor(edges, dtype=torch.float64).flatten()
             sums["l1"].append(float(flat.abs().mean()))
             sums["l2"].append(float(flat.square().mean().sqrt()))
             with without(kan, [i]):

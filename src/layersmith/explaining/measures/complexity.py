@@ -30,7 +30,7 @@ def complexity(values: Tensor) -> Tensor:
     steps = torch.arange(values.shape[-1], dtype=values.dtype, device=values.device)
     turns = (steps[:, None].square() + steps.square()).sqrt() / 2
     total = size.sum((-1, -2))
-    small = torch.finfo(values.dtype).eps * values.abs().amax((-1, -2))
+    small = torch.finfo(values.dtype).eps * values.abs().amax((-1, -2)) * values.shape[-1] ** 2  # what rounding leaves
     return torch.where(total > small, (size * turns).sum((-1, -2)) / total.clamp_min(1e-300), 0.0)
 
 
