@@ -43,6 +43,7 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
     "relu_symmetries": ({"inputs": 2, "width": 3, "layers": 2}, "one.0.weight"),
     "task_vectors": ({}, "tuned.1.up.weight"),
     "program": ({"letters": 3}, "layers.1.0.predicate"),
+    "random_networks": ({"networks": 6, "width": 24}, "small.1"),
 }
 
 

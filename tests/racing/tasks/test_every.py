@@ -126,6 +126,7 @@ BAD = [
     ("in_context_series", {"persistence": 1.1}, "persistence=1.1.*from 0 to 1"),
     ("modular_addition", {"train_share": 0.0}, "no pairs to train on"),
     ("modular_addition", {"train_share": 1.0}, "no pairs to judge by"),
+    ("linear_series", {"noise": -1.0}, "noise=-1.0"),
     ("parity", {"longest": 0}, "longest=0"),
     ("first", {"longest": True}, "longest=True"),
     ("first", {"stretch": 1}, "stretch=1.*at least 2"),

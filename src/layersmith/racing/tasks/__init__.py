@@ -37,6 +37,7 @@ TASKS: dict[str, str] = {
     "induction": "layersmith.racing.tasks.induction:Induction",
     "language_modelling": "layersmith.racing.tasks.language_modelling:LanguageModelling",
     "linear_algebra": "layersmith.racing.tasks.linear_algebra:LinearAlgebra",
+    "linear_series": "layersmith.racing.tasks.linear_series:LinearSeries",
     "listops": "layersmith.racing.tasks.listops:ListOps",
     "markov": "layersmith.racing.tasks.markov:Markov",
     "modular_addition": "layersmith.racing.tasks.modular_addition:ModularAddition",
