@@ -22,6 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "darcy": {"side": 5, "n_train": 24},
     "dynamics": {"system": "lorenz96", "tokens": 8, "ahead": 1, "n_train": 16},
     "facts": {"n_subjects": 16, "n_relations": 3},
+    "generation": {"data": "drawn"},
     "impedance": {"side": 6, "n_patterns": 1, "n_train": 24},
     "linear_algebra": {"size": 2, "encoding": "p10"},
     "multiplication": {"longest": 2},
