@@ -30,6 +30,8 @@ TOOLS: dict[str, str] = {
     "bounds": "layersmith.explaining.bounds:Bounds",
     "orderings": "layersmith.explaining.orderings:Orderings",
     "steering": "layersmith.explaining.steering:Steering",
+    "squashing": "layersmith.explaining.squashing:Squashing",
+    "relations": "layersmith.explaining.relations:Relations",
 }
 
 

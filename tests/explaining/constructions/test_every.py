@@ -42,6 +42,13 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
     "scan_and_snap": ({"classes": 3, "steps": 1000}, "head.k.weight"),
     "relu_symmetries": ({"inputs": 2, "width": 3, "layers": 2}, "one.0.weight"),
     "task_vectors": ({}, "tuned.1.up.weight"),
+    "arithmetic": ({"operators": 3, "inputs": 4}, "back1.k.weight"),
+    "boltzmann": ({"words": 5}, "head.v.weight"),
+    "exchangeable": ({"bits": 8}, "head.o.weight"),
+    "softmax_regression": ({}, "head.k.weight"),
+    "primality": ({"n": 100}, "maps.1.weight"),
+    "collapse": ({"longest": 1024}, "layers.parts.0.k.weight"),
+    "deep_descent": ({"steps": 2}, "layers.parts.0.down.weight"),
 }
 
 
