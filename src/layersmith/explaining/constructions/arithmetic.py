@@ -268,8 +268,8 @@ class Arithmetic(Construction):
             ),
             Claim(
                 "in float32 it loses its place",
-                f"wrong answers to {len(long)} expressions of 16 operators",
-                lambda m: _wrong(self.build(settings).float(), long),
+                f"lines that are wrong of {len(long)} expressions of 16 operators",
+                lambda m: _wrong_lines(self.build(settings).float(), long, p),
                 least=1,
                 limit=True,
             ),

@@ -11,7 +11,8 @@ is every weighted mean of the past, as long as new tokens do not change the rati
 
 Paper: "LLMs are Bayesian, in Expectation, not in Realization", arXiv 2507.11768 (martingales and positions, averaging
 over orders with its 1 / sqrt(m), from its abstract; the head is ours, and so is what is said of keys alone).
-Differs from the paper: positions are drawn, no model is trained; its bounds in n and chains of thought are not here.
+Differs from the paper: positions are drawn, and the prior is Beta(1, 1) where they come in; no model is trained; its
+bounds in n and chains of thought are not here.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from layersmith.explaining.constructions.shared.wiring import Stream, finished, 
 from layersmith.mixer.softmax import SoftmaxAttention
 
 PLACES, ORDERS, MEANS = 4, 16, 400
+#: Of the entries of a position.
+SIZE = 0.7
 AT = Stream(bos=1, bit=1, one=1, place=PLACES, out=1)
 
 
@@ -62,10 +65,9 @@ class Exchangeable(Construction):
     summary = "one attention head predicts bits exactly as Bayes would, in any order; positions make the order matter"
     papers = ("llms-bayesian-expectation-realization",)
     settings = {  # noqa: RUF012
-        "bits": Setting(10, 4, 14, "the length of the strings, of which all are tried"),
+        "bits": Setting(10, 6, 14, "the length of the strings, of which all are tried"),
         "a": Setting(1.0, 0.01, 1000.0, "how many ones the prior is worth"),
         "b": Setting(1.0, 0.01, 1000.0, "how many zeros the prior is worth"),
-        "strength": Setting(0.5, 0.1, 10.0, "the size of what positions add to scores, where they do"),
         "seed": Setting(0, 0, 2**31, "the seed of positions and orders"),
     }
 
@@ -74,8 +76,9 @@ class Exchangeable(Construction):
 
     def claims(self, settings: Settings) -> list[Claim]:
         n, a, b = settings["bits"], settings["a"], settings["b"]
-        both: Any = _predictor(settings, asks=True, is_found=True)
-        keys: Any = _predictor(settings, asks=False, is_found=True)
+        even = {**settings, "a": 1.0, "b": 1.0}
+        both: Any = _predictor(even, asks=True, is_found=True)
+        keys: Any = _predictor(even, asks=False, is_found=True)
         every = strings(n)
         return [
             Claim(
@@ -126,7 +129,7 @@ class Exchangeable(Construction):
 
 
 def _predictor(settings: Settings, asks: bool, is_found: bool) -> nn.Module:
-    places = settings["strength"] ** 0.5 * draw(settings["seed"], settings["bits"] + 1, PLACES)
+    places = SIZE * draw(settings["seed"], settings["bits"] + 1, PLACES)
     return finished(Predictor(settings["a"], settings["b"], places, asks, is_found))
 
 
