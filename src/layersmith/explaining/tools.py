@@ -36,6 +36,8 @@ TOOLS: dict[str, str] = {
     "bigrams": "layersmith.explaining.bigrams:Bigrams",
     "unlearning": "layersmith.explaining.unlearning:Unlearning",
     "wires": "layersmith.explaining.wires:Wires",
+    "squashing": "layersmith.explaining.squashing:Squashing",
+    "relations": "layersmith.explaining.relations:Relations",
 }
 
 
