@@ -30,6 +30,8 @@ TOOLS: dict[str, str] = {
     "bounds": "layersmith.explaining.bounds:Bounds",
     "orderings": "layersmith.explaining.orderings:Orderings",
     "steering": "layersmith.explaining.steering:Steering",
+    "painters": "layersmith.explaining.painters:Painters",
+    "fp4": "layersmith.explaining.fp4:FP4Map",
 }
 
 
