@@ -73,7 +73,7 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.mixer.lama:LAMA",
         "mixer",
         ("low-rank-factorization-compact-multi",),
-        {"d_model": 16, "n_heads": 3},
+        {"d_model": 16, "n_heads": 4},
         missing="the recurrent network whose states it pools, and the classifier behind it",
     ),
     "limit_softmax": Entry(

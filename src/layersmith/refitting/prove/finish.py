@@ -11,6 +11,7 @@ from typing import Any
 
 from layersmith import checkpoint, report
 from layersmith.anatomy.edit import Edit, combined
+from layersmith.anatomy.twin import twin
 from layersmith.disk import put_json
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import divergence
@@ -154,7 +155,8 @@ def _side_by_side(ctx: RunContext, found: Found, healed: Any, kept: str) -> dict
     if saved is not None:
         return saved
     device, _ = placement(ctx.model)
-    steps = {"original": model_step(ctx.model, ctx.shape), "refitted": model_step(healed, ctx.shape)}
+    # The result was copied from the original, and so is what it is timed against.
+    steps = {"original": model_step(twin(ctx.model), ctx.shape), "refitted": model_step(healed, ctx.shape)}
     rounds = rounds_for(found.costs.total.of("latency"), CLOCK_SECONDS, *CLOCK_ROUNDS)
     timings = latency(steps, rounds=rounds, warmup=3, device=device)
     counted = token_bytes(ctx.tokenizer) if ctx.tokenizer is not None else None
