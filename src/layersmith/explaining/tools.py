@@ -38,6 +38,8 @@ TOOLS: dict[str, str] = {
     "wires": "layersmith.explaining.wires:Wires",
     "squashing": "layersmith.explaining.squashing:Squashing",
     "relations": "layersmith.explaining.relations:Relations",
+    "painters": "layersmith.explaining.painters:Painters",
+    "fp4": "layersmith.explaining.fp4:FP4Map",
 }
 
 
