@@ -1,9 +1,15 @@
-"""All source papers: what each one does, what runs of it, by which command, with which evidence, or why nothing does."""
+"""All source papers: what each one does, what runs of it by which command, with which evidence, or why nothing does."""
 
 from __future__ import annotations
 
+import json
+from functools import cache
+
+import yaml
+
+from generate import races
 from generate.evidence import rungs, verdict
-from generate.text import inline, table
+from generate.text import chips, inline, table
 from layersmith import evidence, standing
 from layersmith.papers import KINDS, Paper, papers
 from layersmith.standing import Standing
@@ -38,9 +44,9 @@ def page() -> str:
     out = [
         "---\nhide: [toc]\n---",
         "# Source papers",
-        f"{len(papers())} papers: what each one does in a sentence of ours, what runs of it, by which command, and with "
-        f"which evidence, or why nothing does. Parts, methods, folds, constructions, tools, tasks and optimizers are "
-        f"made from {here} of them. Nothing is ticked by its name alone: the last column names the file that tests it, "
+        f"{len(papers())} papers: what each one does in a sentence of ours, what runs of it, by which command, and "
+        f"with which evidence, or why nothing does. Parts, methods, folds, constructions, tools, tasks and optimizers "
+        f"are made from {here} of them. Nothing is ticked by its name alone: the last column names the file that tests it, "
         f"and which wrong mechanism that file would notice, and how. What of a paper is not here stands with the part "
         f"or method, as its state, or in that line.",
     ]
@@ -53,12 +59,11 @@ def page() -> str:
 
 def _row(paper: Paper) -> list[str]:
     stands = standing.standing(paper)
-    told = f"<br>{inline(paper.mechanism)}"
-    first = f'<a id="{paper.id}"></a>{_title(paper)}{f" {paper.arxiv}" if paper.arxiv else ""}{told}'
-    if stands.nowhere:
-        return [first, f"nothing: {inline(standing.reason(paper))}", ""]
-    caught = f"`{paper.test}`<br>{inline(paper.catches)}" if paper.catches else "not told yet"
-    return [first, "<br>".join(_runs(stands)), caught]
+    number = f" {paper.arxiv}" if paper.arxiv else ""
+    first = f'<a id="{paper.id}"></a>{_title(paper)}{number}<br>{inline(paper.mechanism)}'
+    runs = [f"nothing: {inline(standing.reason(paper))}"] if stands.nowhere else _runs(stands)
+    caught = f"`{paper.test}`<br>{inline(paper.catches)}" if paper.catches else "not told yet" * (not stands.nowhere)
+    return [first, "<br>".join([*runs, *_raced().get(paper.id, [])]), caught]
 
 
 def _title(paper: Paper) -> str:
@@ -75,4 +80,20 @@ def _runs(stands: Standing) -> list[str]:
         told.append(f"{kind} {linked}: `{command}`{held}")
     for part, claim in stands.claims:
         told.append(f"{verdict(claim.verdict)} {inline(claim.claim)} ({part}: {inline(claim.measured)})")
+    return told
+
+
+@cache
+def _raced() -> dict[str, list[str]]:
+    """Paper -> a line for each race that compares what it claims, with the outcome of those that were published."""
+    told: dict[str, list[str]] = {}
+    for path in sorted(races.RACES.glob("*.yaml")):
+        race = yaml.safe_load(path.read_text(encoding="utf-8"))
+        record = races.PUBLISHED / f"{path.stem}.json"
+        word = json.loads(record.read_text(encoding="utf-8"))["expected"]["word"] if record.exists() else ""
+        outcome = chips([(races.VERDICTS[word], word)]) if word else chips([("missing", "not run")])
+        where = f"[{path.stem}](races.md#{path.stem})" if word else f"`{path.stem}`"
+        line = f"race {where}: `layersmith race races/{path.name}` {outcome} {inline(race['claim'])}"
+        for key in race["papers"]:
+            told.setdefault(key, []).append(line)
     return told

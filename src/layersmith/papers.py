@@ -2,8 +2,8 @@
 
 The table is `papers.toml`, read once and validated. Its keys name a paper everywhere in the project: the arXiv id, or,
 where we are not sure of one, words of the title. Which parts, methods and folds a paper has is said by these
-themselves; `standing` puts it together. What tests a paper's mechanism, and which wrong one that would notice, stands in
-the table: nothing counts as done by its name alone.
+themselves; `standing` puts it together. What tests a paper's mechanism, and which wrong one that would notice, stands
+in the table: nothing counts as done by its name alone.
 """
 
 from __future__ import annotations
