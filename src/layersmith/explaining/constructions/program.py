@@ -87,8 +87,7 @@ def _learnt(symbols: int, letters: int, steps: int, tries: int, seed: int, layer
     """Trained on every other input. Kept, because a construction is built again whenever it is looked at."""
     ids, targets = inputs(symbols, letters)
     tokens, answers = len(tokens_of(symbols)), len(answers_of(symbols))
-    generator = torch.Generator().manual_seed(seed)
-    network = ProgramNetwork(tokens, ids.shape[1], answers, layers, heads=1, tries=tries, generator=generator)
+    network = ProgramNetwork(tokens, ids.shape[1], answers, layers, heads=1, tries=tries, seed=seed)
     return learn(network, ids[::2], targets[::2], steps, seed).eval().requires_grad_(False)
 
 
