@@ -16,7 +16,7 @@ from layersmith.explaining.programs.learning import IGNORED, discrete
 from layersmith.explaining.programs.network import Gumbel, Head, ProgramNetwork, nearness
 from layersmith.explaining.programs.source import program_of
 
-SMALL = {"letters": 3}
+SMALL = {"letters": 3, "steps": 300}
 
 
 def random_network(seed: int, layers: int = 2, heads: int = 2) -> ProgramNetwork:

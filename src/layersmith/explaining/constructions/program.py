@@ -35,9 +35,9 @@ class Program(Construction):
     summary = "two layers of discrete heads learn induction, and are printed as a Python program that does the same"
     papers = ("learning-transformer-programs",)
     settings = {  # noqa: RUF012
-        "symbols": Setting(3, 3, 5, "how many letters there are, and how many numbers"),
+        "symbols": Setting(3, 3, 4, "how many letters there are, and how many numbers"),
         "letters": Setting(4, 3, 4, "letters in one input"),
-        "steps": Setting(300, 50, 5000, "steps of training"),
+        "steps": Setting(400, 50, 5000, "steps of training"),
         "tries": Setting(16, 1, 64, "programs that are trained side by side, of which the best is kept"),
         "seed": Setting(0, 0, 2**31, "the seed of weights, batches and noise"),
     }
