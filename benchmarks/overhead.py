@@ -3,8 +3,9 @@
     python benchmarks/overhead.py [MODEL] [--rounds 200] [--at prefill=1x512 --at prefill=1x64 --at decode=1x128]
 
 Each takes turns with the original alone, as small models do where they are clocked, so that ratios depend neither on
-the machine's mood nor on what others leave in its caches. Where a process happens to place a model moves a step of 2 ms
-by up to 1 %, so all of it is done for several loadings of the model; the median counts, and both ends are shown.
+the machine's mood nor on what others leave in its caches. What stands for the original is a twin, as it is there. Where
+a process happens to place a model moves a step of 2 ms by up to 1 %, so all of it is done for several loadings of the
+model; the median counts, and both ends are shown.
 
     control    a plain deep copy: how far apart two equal models measure here
     search     equal copies of every attention, feed-forward and norm, put in place as the search clocks a mix
@@ -35,7 +36,7 @@ from torch import nn
 import layersmith
 from layersmith.anatomy.edit import Edit, Replacement
 from layersmith.anatomy.recognise import as_attention, as_ffn
-from layersmith.anatomy.twin import twin
+from layersmith.anatomy.twin import copied, twin
 from layersmith.measuring.inputs import example_inputs, placement
 from layersmith.measuring.latency import latency, model_step, ratio
 from layersmith.measuring.shape import parse_shape
@@ -43,7 +44,7 @@ from layersmith.refitting.search.choice import student
 
 GOAL = 0.01
 #: How often the model is loaded anew, and seconds that the original takes of each comparison.
-LOADINGS, SECONDS = 3, 0.8
+LOADINGS, SECONDS = 5, 0.8
 SHAPES = ["prefill=1x512", "prefill=1x64", "decode=1x128"]
 
 
@@ -82,7 +83,7 @@ def measure(source: str, shapes: list[str], most: int) -> Iterator[tuple[str, st
             once = latency({"original": model_step(original, shape)}, rounds=3, device=device)["original"].median
             rounds = max(20, min(most, round(SECONDS / once)))
             for name, model in models.items():
-                steps = {"original": model_step(original, shape), name: model_step(model, shape)}
+                steps = {"original": model_step(twin(original), shape), name: model_step(model, shape)}
                 timings = latency(steps, rounds=rounds, device=device)
                 yield (
                     str(shape),
@@ -114,8 +115,8 @@ PATHS: dict[str, Callable[[nn.Module, ExitStack], nn.Module]] = {
     "baseline": lambda model, standing: twin(model, as_edits(model)),
     "fold": lambda model, standing: twin(model),
     "final": lambda model, standing: student(model, as_edits(model)),
-    "measure": lambda model, standing: swapped(model, copies_of(model), standing),
-    "operators": lambda model, standing: swapped(model, equal_operators(model), standing),
+    "measure": lambda model, standing: copied(swapped(model, copies_of(model), standing)),
+    "operators": lambda model, standing: copied(swapped(model, equal_operators(model), standing)),
 }
 
 

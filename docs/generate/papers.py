@@ -32,6 +32,7 @@ TITLES = {
 PAGES = {
     "part": "catalogue/{}.md",
     "method": "methods.md#{}",
+    "adapter": "refit.md#adapters",
     "construction": "constructions.md#{}",
     "tool": "explain.md#{}",
     "task": "tasks.md#{}",
@@ -45,10 +46,10 @@ def page() -> str:
         "---\nhide: [toc]\n---",
         "# Source papers",
         f"{len(papers())} papers: what each one does in a sentence of ours, what runs of it, by which command, and "
-        f"with which evidence, or why nothing does. Parts, methods, folds, constructions, tools, tasks and optimizers "
-        f"are made from {here} of them. Nothing is ticked by its name alone: the last column names the file that tests it, "
-        f"and which wrong mechanism that file would notice, and how. What of a paper is not here stands with the part "
-        f"or method, as its state, or in that line.",
+        f"with which evidence, or why nothing does. Parts, methods, folds, adapters, constructions, tools, tasks and "
+        f"optimizers are made from {here} of them. Nothing is ticked by its name alone: the last column names the file "
+        f"that tests it, and which wrong mechanism that file would notice, and how. What of a paper is not here stands "
+        f"with the part or method, as its state, or in that line.",
     ]
     for kind in KINDS:
         rows = [_row(paper) for paper in papers().values() if paper.kind == kind]

@@ -11,6 +11,7 @@ from layersmith.explaining import constructions, tools
 from layersmith.papers import Paper
 from layersmith.racing import optimizers, tasks
 from layersmith.refitting import methods
+from layersmith.refitting.heal.adapters import ADAPTERS
 from layersmith.refitting.prove.folds import FOLDS
 
 #: What runs a thing of each kind; a fold is tried on the result of every run, and is shown by itself.
@@ -18,6 +19,7 @@ COMMANDS = {
     "part": "layersmith check {}",
     "method": "layersmith refit MODEL --methods {}",
     "fold": "layersmith show {}",
+    "adapter": "layersmith refit MODEL --heal-adapter {}",
     "construction": "layersmith construct {}",
     "tool": "layersmith explain MODEL --with {}",
     "task": "layersmith race --task {}",
@@ -32,6 +34,7 @@ class Standing:
     parts: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     folds: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     constructions: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
@@ -41,7 +44,7 @@ class Standing:
     @property
     def names(self) -> tuple[str, ...]:
         """What is made from the paper, whatever its kind."""
-        of_refit = (*self.parts, *self.methods, *self.folds)
+        of_refit = (*self.parts, *self.methods, *self.folds, *self.adapters)
         made = (*of_refit, *self.constructions, *self.tools, *self.tasks, *self.optimizers)
         return tuple(dict.fromkeys(made))
 
@@ -63,6 +66,7 @@ def standing(paper: Paper) -> Standing:
         parts=tuple(name for name, found in catalogue.ENTRIES.items() if paper.id in found.papers),
         methods=_citing(paper, methods.METHODS),
         folds=tuple(name for name, fold in FOLDS.items() if paper.id in fold.papers),
+        adapters=_citing(paper, ADAPTERS),
         constructions=_citing(paper, constructions.CONSTRUCTIONS),
         tools=_citing(paper, tools.TOOLS),
         tasks=_citing(paper, tasks.TASKS),
@@ -93,6 +97,7 @@ def paper_as_json(paper: Paper) -> dict[str, Any]:
         "parts": list(stands.parts),
         "methods": list(stands.methods),
         "folds": list(stands.folds),
+        "adapters": list(stands.adapters),
         "constructions": list(stands.constructions),
         "tools": list(stands.tools),
         "tasks": list(stands.tasks),

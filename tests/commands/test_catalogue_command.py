@@ -57,7 +57,7 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
             assert papers()[paper["id"]].title == paper["title"]
             assert paper["arxiv"] in (paper["id"], None)
     for paper in data["papers"]:
-        kinds = ("parts", "methods", "folds", "constructions", "tools", "tasks", "optimizers")
+        kinds = ("parts", "methods", "folds", "adapters", "constructions", "tools", "tasks", "optimizers")
         assert bool(paper["reason"]) != any(paper[kind] for kind in kinds)
         assert bool(paper["catches"]) == bool(paper["test"])
         assert [one["name"] for one in paper["commands"]] == [name for kind in kinds for name in paper[kind]]

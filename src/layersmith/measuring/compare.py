@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from layersmith.anatomy.limits import longest_input
 from layersmith.anatomy.running import borrowed, check_module
+from layersmith.anatomy.twin import copied
 from layersmith.data.examples import Reader
 from layersmith.errors import UserError
 from layersmith.kinds import check_kinds
@@ -207,10 +208,15 @@ def _facts(model: nn.Module, found: Quality, shapes: list[Shape], writes: bool) 
 def _time(
     models: dict[str, nn.Module], shapes: list[Shape], rounds: int, seed: int, facts: dict[str, dict[str, Any]]
 ) -> dict[str, float] | None:
-    """Fill in every model's latency; returns model / against per shape."""
+    """Fill in every model's latency; returns model / against per shape.
+
+    Of two models copies are timed, that share their tensors: one of them was often copied from the other
+    (`anatomy.twin` says what that does). A model that cannot be copied is timed as it is.
+    """
     ratios = {}
+    timed = {name: _copied(model) for name, model in models.items()} if len(models) > 1 else models
     for shape in shapes:
-        timings = model_latency(models, shape, rounds=rounds, seed=seed)
+        timings = model_latency(timed, shape, rounds=rounds, seed=seed)
         for name, timing in timings.items():
             facts[name]["at"][str(shape)] |= {
                 "latency_ms": timing.median * 1e3,
@@ -219,6 +225,13 @@ def _time(
         if "against" in timings:
             ratios[str(shape)] = ratio(timings, "model", "against")
     return ratios or None
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copied(model)
+    except Exception:  # whatever somebody's class raises about being copied
+        return model
 
 
 def _write(

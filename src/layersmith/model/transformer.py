@@ -68,6 +68,7 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool = False,
         logits_to_keep: int = 0,
+        output_hidden_states: bool | None = None,
         return_dict: bool = True,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits, and with `labels` the mean next-token cross entropy plus the auxiliary losses of all operators.
@@ -79,6 +80,8 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
         past_key_values, use_cache   a cache this model returned; return one
         labels                       (B, T), -100 where no token is to be predicted; shifted here
         logits_to_keep               compute logits of the last n tokens only; 0 = of all
+        output_hidden_states         return the stream before every run of a layer and, last, after the final norm, each
+                                     (B, T, D); as the config says where nothing is said here
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise UserError("Give the model either input_ids or inputs_embeds.")
@@ -90,23 +93,33 @@ class TransformerLM(PreTrainedModel, GenerationMixin):
             cache = Cache(layers=[StateLayer() for _ in range(self._runs)])
         held = self._held(cache)
         mask = None if attention_mask is None else _own_mask(attention_mask, x)
-        x, leaving = self._through(x, held, mask)
+        if output_hidden_states is None:
+            output_hidden_states = bool(self.config.output_hidden_states)
+        seen: list[Tensor] | None = [] if output_hidden_states else None
+        x, leaving = self._through(x, held, mask, seen)
         x = self.final_norm(x)
+        if seen is not None:
+            seen.append(x)
         logits = leaving.answers(self.lm_head(x[:, -logits_to_keep:]))
         loss = None
         if labels is not None:
             loss = leaving.loss(logits, labels)
             if self.training:  # operators report auxiliary losses in training only; older ones would be left over
                 loss = sum(aux_losses(self).values(), loss)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        states = None if seen is None else tuple(seen)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache, hidden_states=states)
         return output if return_dict else output.to_tuple()
 
-    def _through(self, x: Tensor, held: list[StateLayer], mask: Tensor | None) -> tuple[Tensor, Leaving]:
-        """The stream after all layers, and who has left it before."""
+    def _through(
+        self, x: Tensor, held: list[StateLayer], mask: Tensor | None, seen: list[Tensor] | None = None
+    ) -> tuple[Tensor, Leaving]:
+        """The stream after all layers, and who has left it before. What enters each run of a layer is put in `seen`."""
         leaving, embedded = Leaving(self.exits, self.lm_head), x
         for turn in range(self.config.loops):
             x = leaving.kept(x + embedded) if turn else x
             for run, index in enumerate(self.config.steps, turn * len(self.config.steps)):
+                if seen is not None:
+                    seen.append(x)
                 x, state = self._run(index, x, held[run].state if held else None, mask)
                 x = leaving.after(run + 1, x)
                 if held:

@@ -36,6 +36,13 @@ ENTRIES: dict[str, Entry] = {
     ),
     "constant": Entry("layersmith.ffn.constant:Constant", "ffn", (), {"d_model": 32}),
     "deep_mlp": Entry("layersmith.ffn.deep_mlp:DeepMLP", "ffn", ("2505.06633",), {"d_model": 32, "d_hidden": 64}),
+    "domain_adapters": Entry(
+        "layersmith.ffn.domain_adapters:DomainAdapters",
+        "ffn",
+        ("mixture-domain-adapters",),
+        {"d_model": 32, "d_hidden": 64, "d_adapter": 8},
+        missing="its two stages: an adapter a domain, with a loss that keeps what was known, before the gate",
+    ),
     "equations": Entry(
         "layersmith.ffn.equations:Equations",
         "ffn",
@@ -75,6 +82,13 @@ ENTRIES: dict[str, Entry] = {
         "ffn",
         ("2509.25933",),
         {"d_model": 32, "d_hidden": 128, "thresholds": 4},
+    ),
+    "lora_experts": Entry(
+        "layersmith.ffn.lora_experts:LoRAExperts",
+        "ffn",
+        ("llava-mole",),
+        {"d_model": 32, "d_hidden": 64, "n_experts": 3, "rank": 4},
+        missing="plain adapters in the attention, and the pictures and instructions that it is trained on",
     ),
     "low_rank_affine": Entry("layersmith.ffn.low_rank_affine:LowRankAffine", "ffn", (), {"d_model": 32, "rank": 8}),
     "memory_former": Entry(

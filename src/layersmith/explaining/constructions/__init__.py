@@ -44,6 +44,8 @@ CONSTRUCTIONS: dict[str, str] = {
     "prompted_machine": f"{_ROOM}.prompted_machine:PromptedMachine",
     "scan_and_snap": f"{_ROOM}.scan_and_snap:ScanAndSnap",
     "task_vectors": f"{_ROOM}.task_vectors:TaskVectors",
+    "program": f"{_ROOM}.program:Program",
+    "random_networks": f"{_ROOM}.random_networks:RandomNetworks",
 }
 
 

@@ -73,7 +73,7 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.mixer.lama:LAMA",
         "mixer",
         ("low-rank-factorization-compact-multi",),
-        {"d_model": 16, "n_heads": 3},
+        {"d_model": 16, "n_heads": 4},
         missing="the recurrent network whose states it pools, and the classifier behind it",
     ),
     "limit_softmax": Entry(
@@ -165,6 +165,12 @@ ENTRIES: dict[str, Entry] = {
         ("fourier-transformer",),
         {"d_model": 16, "n_heads": 4, "n_kv_heads": 2},
         missing="layers that stay short: the sequence gets its length back behind each mixer",
+    ),
+    "simplified_attention": Entry(
+        "layersmith.mixer.simplified_attention:SimplifiedAttention",
+        "mixer",
+        ("2311.01906", "2306.17759"),
+        {"d_model": 32, "n_heads": 4, "rope_theta": 10000.0},
     ),
     "softmax_attention": Entry(
         "layersmith.mixer.softmax:SoftmaxAttention",

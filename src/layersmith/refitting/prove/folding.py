@@ -60,7 +60,8 @@ def _tried(model: Any, fold: Fold, shape: Shape) -> dict[str, Any]:
     fold.apply(folded)  # puts new parameters in the places of old ones, so the model keeps its own
     before, after = model_cost(model, shape), model_cost(folded, shape)
     device, _ = placement(model)
-    timings = latency({"as it was": model_step(model, shape), "folded": model_step(folded, shape)}, device=device)
+    steps = {"as it was": model_step(twin(model), shape), "folded": model_step(folded, shape)}
+    timings = latency(steps, device=device)
     found = {name: after.share(name, before) for name in COSTS}
     found["latency_ratio"] = ratio(timings, "folded", "as it was")
     grown = [name for name in COSTS if found[name] > 1]

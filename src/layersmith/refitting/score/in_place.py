@@ -73,11 +73,13 @@ def seconds_inside(
 class Gains:
     """How much longer, or less, a step takes for each candidate in place of what stood there.
 
-    model, step  the original and its step after a prompt; the changed models' caches share the tensors of that one
+    model, prompt  the original and its step after a prompt; all caches share the tensors of that one
     """
 
     def __init__(self, model: nn.Module, shape: Shape, prompt: Prompt, library: Library):
-        self.model, self.shape, self.prompt, self.built = model, shape, prompt, library
+        self.model, self.shape, self.built = twin(model), shape, library  # a copy, as the changed ones are
+        self.prompt = read(self.model, shape)
+        share_tensors(self.prompt.step, prompt.step)
 
     def seconds(self, alike: Sequence[Candidate], rounds: int, device: torch.device | str) -> float:
         """Seconds by which one of the candidates, which look alike, changes the time of a step."""

@@ -74,8 +74,11 @@ def outputs(model: nn.Module, batches: list[Batch]) -> list[Expected]:
 
 
 def variant_steps(model: nn.Module, variants: dict[str, Replacement], shape: Shape) -> dict[str, Step]:
-    """What is timed: a step of the original and of each variant. Each makes its inputs, and its cache, itself."""
-    steps = {ORIGINAL: model_step(model, shape)}
+    """What is timed: a step of the original and of each variant. Each makes its inputs, and its cache, itself.
+
+    The original's is a twin's too (`anatomy.twin` says why).
+    """
+    steps = {ORIGINAL: model_step(twin(model), shape)}
     return steps | {name: model_step(twin(model, replacement), shape) for name, replacement in variants.items()}
 
 
