@@ -20,6 +20,8 @@ from tests.elsewhere import ELSEWHERE, elsewhere
         ("lens", {"steps": 2}),
         ("bigrams", {"counted": 1024, "steps": 2}),
         ("unlearning", {"facts": 8, "forget": 2, "answers": 2, "steps": 2}),
+        ("squashing", {"passages": 1, "directions": 1}),
+        ("relations", {"answers": 4}),
     ],
 )
 def test_all_that_is_made_is_made_there(tool, settings, llama, tokenizer, tmp_path):

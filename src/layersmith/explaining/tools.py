@@ -36,6 +36,10 @@ TOOLS: dict[str, str] = {
     "bigrams": "layersmith.explaining.bigrams:Bigrams",
     "unlearning": "layersmith.explaining.unlearning:Unlearning",
     "wires": "layersmith.explaining.wires:Wires",
+    "squashing": "layersmith.explaining.squashing:Squashing",
+    "relations": "layersmith.explaining.relations:Relations",
+    "painters": "layersmith.explaining.painters:Painters",
+    "fp4": "layersmith.explaining.fp4:FP4Map",
 }
 
 

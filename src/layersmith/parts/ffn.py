@@ -130,6 +130,13 @@ ENTRIES: dict[str, Entry] = {
     ),
     "poly_norm": Entry("layersmith.ffn.poly_norm:PolyNorm", "ffn", ("2411.03884",), {"d_model": 32, "d_hidden": 64}),
     "poly_relu": Entry("layersmith.ffn.poly_relu:PolyReLU", "ffn", ("2411.03884",), {"d_model": 32, "d_hidden": 64}),
+    "quantized_moe": Entry(
+        "layersmith.ffn.quantized_moe:QuantizedMoE",
+        "ffn",
+        ("mixture-quantized-experts-moqe",),
+        {"d_model": 32, "d_expert": 16, "n_experts": 6, "k": 2, "bits": 3},
+        missing="training through the rounding at two bits, and kernels that multiply packed experts",
+    ),
     "select_kan": Entry(
         "layersmith.ffn.select_kan:SelectKAN", "ffn", ("2408.08338",), {"d_model": 32, "d_hidden": 64, "size": 4}
     ),

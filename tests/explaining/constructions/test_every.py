@@ -44,6 +44,13 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
     "task_vectors": ({}, "tuned.1.up.weight"),
     "program": ({"letters": 3}, "layers.1.0.predicate"),
     "random_networks": ({"networks": 6, "width": 24}, "small.1"),
+    "arithmetic": ({"operators": 3, "inputs": 4}, "back1.k.weight"),
+    "boltzmann": ({"words": 5}, "head.v.weight"),
+    "exchangeable": ({"bits": 8}, "head.o.weight"),
+    "softmax_regression": ({}, "head.k.weight"),
+    "primality": ({"n": 100}, "maps.1.weight"),
+    "collapse": ({"longest": 1024}, "layers.parts.0.k.weight"),
+    "deep_descent": ({"steps": 2}, "layers.parts.0.down.weight"),
 }
 
 

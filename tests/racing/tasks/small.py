@@ -23,6 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "darcy": {"side": 5, "n_train": 24},
     "dynamics": {"system": "lorenz96", "tokens": 8, "ahead": 1, "n_train": 16},
     "facts": {"n_subjects": 16, "n_relations": 3},
+    "generation": {"data": "drawn"},
     "impedance": {"side": 6, "n_patterns": 1, "n_train": 24},
     "in_context_fourier": {"n_frequencies": 3, "n_points": 8},
     "in_context_modular": {"modulus": 5, "n_trained": 12},

@@ -46,6 +46,13 @@ CONSTRUCTIONS: dict[str, str] = {
     "task_vectors": f"{_ROOM}.task_vectors:TaskVectors",
     "program": f"{_ROOM}.program:Program",
     "random_networks": f"{_ROOM}.random_networks:RandomNetworks",
+    "arithmetic": f"{_ROOM}.arithmetic:Arithmetic",
+    "boltzmann": f"{_ROOM}.boltzmann:Boltzmann",
+    "exchangeable": f"{_ROOM}.exchangeable:Exchangeable",
+    "softmax_regression": f"{_ROOM}.softmax_regression:ClosenessOfShifts",
+    "primality": f"{_ROOM}.primality:Primality",
+    "collapse": f"{_ROOM}.collapse:Collapse",
+    "deep_descent": f"{_ROOM}.deep_descent:DeepOptimizer",
 }
 
 

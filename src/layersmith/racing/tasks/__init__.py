@@ -24,6 +24,7 @@ TASKS: dict[str, str] = {
     "dynamics": "layersmith.racing.tasks.dynamics:Dynamics",
     "facts": "layersmith.racing.tasks.facts:Facts",
     "first": "layersmith.racing.tasks.first:First",
+    "generation": "layersmith.racing.tasks.generation:Generation",
     "impedance": "layersmith.racing.tasks.impedance:Impedance",
     "imputation": "layersmith.racing.tasks.imputation:Imputation",
     "in_context_boolean": "layersmith.racing.tasks.in_context_boolean:InContextBoolean",
