@@ -14,12 +14,12 @@ from layersmith.refitting import methods
 from layersmith.refitting.heal.adapters import ADAPTERS
 from layersmith.refitting.prove.folds import FOLDS
 
-#: What runs a thing of each kind; a fold is tried on the result of every run, and is shown by itself.
+#: What runs a thing of each kind; MODEL and BUDGET are for the user to say. Folds are tried on the result of every run.
 COMMANDS = {
     "part": "layersmith check {}",
-    "method": "layersmith refit MODEL --methods {}",
+    "method": "layersmith refit MODEL --methods {} --budget BUDGET",
     "fold": "layersmith show {}",
-    "adapter": "layersmith refit MODEL --heal-adapter {}",
+    "adapter": "layersmith refit MODEL --heal-adapter {} --budget BUDGET",
     "construction": "layersmith construct {}",
     "tool": "layersmith explain MODEL --with {}",
     "task": "layersmith race --task {}",
