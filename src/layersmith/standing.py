@@ -14,14 +14,14 @@ from layersmith.refitting import methods
 from layersmith.refitting.heal.adapters import ADAPTERS
 from layersmith.refitting.prove.folds import FOLDS
 
-#: What runs a thing of each kind; MODEL and BUDGET are for the user to say. Folds are tried on the result of every run.
+#: What runs a thing of each kind; where "…" stands the user adds a budget, a folder. Folds are tried on every result.
 COMMANDS = {
     "part": "layersmith check {}",
-    "method": "layersmith refit MODEL --methods {} --budget BUDGET",
+    "method": "layersmith refit MODEL --methods {} …",
     "fold": "layersmith show {}",
-    "adapter": "layersmith refit MODEL --heal-adapter {} --budget BUDGET",
+    "adapter": "layersmith refit MODEL --heal-adapter {} …",
     "construction": "layersmith construct {}",
-    "tool": "layersmith explain MODEL --with {}",
+    "tool": "layersmith explain MODEL --with {} …",
     "task": "layersmith race --task {}",
     "optimizer": "layersmith race --optimizer adamw,{}",
 }
