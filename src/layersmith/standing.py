@@ -14,6 +14,18 @@ from layersmith.refitting import methods
 from layersmith.refitting.heal.adapters import ADAPTERS
 from layersmith.refitting.prove.folds import FOLDS
 
+#: What runs a thing of each kind; where "…" stands the user adds a budget, a folder. Folds are tried on every result.
+COMMANDS = {
+    "part": "layersmith check {}",
+    "method": "layersmith refit MODEL --methods {} …",
+    "fold": "layersmith show {}",
+    "adapter": "layersmith refit MODEL --heal-adapter {} …",
+    "construction": "layersmith construct {}",
+    "tool": "layersmith explain MODEL --with {} …",
+    "task": "layersmith race --task {}",
+    "optimizer": "layersmith race --optimizer adamw,{}",
+}
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -35,6 +47,12 @@ class Standing:
         of_refit = (*self.parts, *self.methods, *self.folds, *self.adapters)
         made = (*of_refit, *self.constructions, *self.tools, *self.tasks, *self.optimizers)
         return tuple(dict.fromkeys(made))
+
+    @property
+    def commands(self) -> tuple[tuple[str, str, str], ...]:
+        """(kind, name, the command that runs it) of all that is made from the paper."""
+        made = [(kind, name) for kind in COMMANDS for name in getattr(self, f"{kind}s")]
+        return tuple((kind, name, COMMANDS[kind].format(name)) for kind, name in made)
 
     @property
     def nowhere(self) -> bool:
@@ -84,5 +102,9 @@ def paper_as_json(paper: Paper) -> dict[str, Any]:
         "tools": list(stands.tools),
         "tasks": list(stands.tasks),
         "optimizers": list(stands.optimizers),
+        "commands": [{"kind": kind, "name": name, "command": command} for kind, name, command in stands.commands],
+        "test": paper.test or None,
+        "catches": paper.catches or None,
+        "claims": [{"part": part, **vars(claim)} for part, claim in stands.claims],
         "reason": reason(paper),
     }

@@ -13,7 +13,7 @@ from layersmith import catalogue
 from layersmith.linear.dense import Dense
 from layersmith.linear.quantized import QuantizedLinear, pack, unpack
 
-BITS = (8, 4, 3)
+BITS = (8, 4, 3, 2)
 
 
 @settings(max_examples=60, deadline=None)
@@ -153,7 +153,7 @@ def test_weights_that_no_grid_holds_are_refused(value):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"bits": 5}, r"bits must be one of \[3, 4, 8\], not 5"),
+        ({"bits": 5}, r"bits must be one of \[2, 3, 4, 8\], not 5"),
         (
             {"group_size": 128},
             "group_size=128 does not divide d_in=576. The largest group size below it that does is 96",

@@ -147,7 +147,7 @@ def test_it_reads_what_it_says_and_saves_what_it_says(name, activations, spied):
             saved |= {"kv"} if _cached(model, replacement) < cached else set()
     assert spied == set(method.statistics) - {"stream", "taylor"}
     stated = {budget for budget in method.saves if (name, budget) not in AT_OTHER_LENGTHS} - {"latency"}
-    if name == "span":  # what else it saves is in the blocks it takes out
+    if name in ("span", "fusegpt"):  # what else it saves is in the blocks it takes out
         stated, saved = stated & {"kv"}, saved & {"kv"}
     assert stated == saved, "packed weights count as what they encode"
 

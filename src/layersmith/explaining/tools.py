@@ -28,9 +28,18 @@ TOOLS: dict[str, str] = {
     "circuit": "layersmith.explaining.circuit:Circuit",
     "decompose": "layersmith.explaining.decompose:Decompose",
     "bounds": "layersmith.explaining.bounds:Bounds",
+    "edges": "layersmith.explaining.edges:Edges",
     "orderings": "layersmith.explaining.orderings:Orderings",
     "calibration": "layersmith.explaining.calibration:Calibration",
     "steering": "layersmith.explaining.steering:Steering",
+    "overlap": "layersmith.explaining.overlap:Overlap",
+    "bigrams": "layersmith.explaining.bigrams:Bigrams",
+    "unlearning": "layersmith.explaining.unlearning:Unlearning",
+    "wires": "layersmith.explaining.wires:Wires",
+    "squashing": "layersmith.explaining.squashing:Squashing",
+    "relations": "layersmith.explaining.relations:Relations",
+    "painters": "layersmith.explaining.painters:Painters",
+    "fp4": "layersmith.explaining.fp4:FP4Map",
 }
 
 

@@ -3,7 +3,7 @@
     W[o, i] ~ (code[o, i] - zero[o, g]) * scale[o, g],   g = i // group_size,   y = W x + b
 
 Shapes: x (..., d_in) -> y (..., d_out); codes (d_out, d_in) in 0 .. 2^bits - 1, scale and zero
-(d_out, d_in / group_size). Stored: 1, 2 or 8/3 codes per byte at 8, 4 and 3 bits, plus 4 bytes per group.
+(d_out, d_in / group_size). Stored: 1, 2, 8/3 or 4 codes per byte at 8, 4, 3 and 2 bits, plus 4 bytes per group.
 
 It is smaller, and faster where a token at a time is written: at 8 and 4 bits a compiled kernel (`kernels/packed`) reads
 the packed matrix and nothing else. For several tokens, and wherever the kernel does not serve, the whole matrix is
@@ -25,7 +25,7 @@ from layersmith.contract import Cost, Linear, require_positive, stored_bytes
 from layersmith.kernels import packed as kernel
 
 #: bits -> (codes in a word, bytes of that word)
-WORDS = {8: (1, 1), 4: (2, 1), 3: (8, 3)}
+WORDS = {8: (1, 1), 4: (2, 1), 3: (8, 3), 2: (4, 1)}
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -66,7 +66,7 @@ class QuantizedLinear(Linear):
     """y = dequantised(W) x + b. A new one holds random weights rounded to the grid; only the bias is trainable.
 
     d_in, d_out   widths of input and output
-    bits          8, 4 or 3
+    bits          8, 4, 3 or 2
     group_size    inputs that share a scale and a zero; divides d_in
     bias          add b
     """

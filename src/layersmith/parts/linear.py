@@ -21,6 +21,13 @@ ENTRIES: dict[str, Entry] = {
         ("2406.16450",),
         {"d_in": 32, "d_out": 48, "rank": 16, "blocks": 4},
     ),
+    "block_shift": Entry(
+        "layersmith.linear.block_shift:BlockShift",
+        "linear",
+        ("blockwise-compression-transformer-based-models",),
+        {"d_in": 32, "d_out": 48, "bits": 4, "block": 20, "bias": True},
+        missing="softmax, GELU, norms and embeddings on compressed values",
+    ),
     "block_shuffle": Entry(
         "layersmith.linear.block_shuffle:BlockShuffle",
         "linear",
@@ -35,6 +42,12 @@ ENTRIES: dict[str, Entry] = {
         {"d_in": 32, "d_out": 48, "basis": 12, "k": 3, "blocks": 2, "bias": True},
         missing="the straight-through factorizer, which learns places and factors for the task",
     ),
+    "fp4": Entry(
+        "layersmith.linear.fp4:FP4Linear",
+        "linear",
+        ("diagnosing-fp4-inference",),
+        {"d_in": 32, "d_out": 48, "format": "nvfp4", "bias": True},
+    ),
     "int8_dynamic": Entry(
         "layersmith.linear.int8_dynamic:Int8Dynamic",
         "linear",
@@ -42,12 +55,20 @@ ENTRIES: dict[str, Entry] = {
         {"d_in": 32, "d_out": 48, "bias": True},
         missing="the columns of outliers that stay in half precision",
     ),
+    "int8_static": Entry(
+        "layersmith.linear.int8_static:Int8Static",
+        "linear",
+        ("1910.06188",),
+        {"d_in": 32, "d_out": 48, "bias": True},
+        missing="int8 embeddings, int8 outputs, and thresholds that go on moving while the model is trained",
+    ),
     "linear": Entry("layersmith.linear.dense:Dense", "linear", (), {"d_in": 32, "d_out": 48}),
     "low_rank": Entry(
         "layersmith.linear.low_rank:LowRank",
         "linear",
         ("2406.16450", "2108.10808", "investigating-low-rank-training-transformer"),
         {"d_in": 32, "d_out": 48, "rank": 8},
+        missing="factors that start from the SVD of a random matrix",
     ),
     "memory_linear": Entry(
         "layersmith.linear.memory_linear:MemoryLinear", "linear", ("2411.12992",), {"d_in": 32, "d_out": 48, "bits": 4}

@@ -156,14 +156,14 @@ def _is_replaced(edits: list[Edit], index: int, key: str) -> bool:
 
 
 def decided_sites(anatomy: Anatomy, site: Site, replacement: Replacement) -> list[str]:
-    """The sites a replacement decides: its own, every site whose modules it replaces, and all sublayers of a block."""
+    """The sites a replacement decides: its own, every site that it changes, and all sublayers of a block."""
     names = [] if site.kind == "block" else [site.name]
     edited = {edit.path for edit, _ in replacement}
     for other in anatomy.sites:
         if other.kind == "block" or other.name in names:
             continue
         inside_block = any(_within(m, path) for m in other.modules for path in edited if _is_block(anatomy, path))
-        if inside_block or edited & set(other.modules):
+        if inside_block or any(_within(path, m) for m in other.modules for path in edited):
             names.append(other.name)
     return names or [site.name]  # a block without sublayers is one itself
 

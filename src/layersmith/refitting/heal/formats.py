@@ -21,8 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from layersmith.contract import Linear
+from layersmith.linear.block_shift import BlockShift
+from layersmith.linear.fp4 import FP4Linear
 from layersmith.linear.half_precision import HalfPrecision
 from layersmith.linear.int8_dynamic import Int8Dynamic, rounded
+from layersmith.linear.int8_static import Int8Static
 from layersmith.linear.quantized import QuantizedLinear, nearest_codes, pack
 
 
@@ -36,6 +39,10 @@ def _hold_half(part: HalfPrecision, weight: Tensor) -> None:
     part.weight_bits.copy_(weight.to(torch.bfloat16).view(torch.int16))
 
 
+def _hold(part: FP4Linear | Int8Static | BlockShift, weight: Tensor) -> None:
+    part.hold(weight)
+
+
 def _hold_on_grid(part: QuantizedLinear, weight: Tensor) -> None:
     """On the grid that it has, which may be one that a method chose."""
     part.packed.copy_(pack(nearest_codes(weight, part.scale, part.zero, part.bits), part.bits))
@@ -46,6 +53,9 @@ FORMATS: dict[type[Linear], Callable[[Any, Tensor], None]] = {
     Int8Dynamic: _hold_int8,
     HalfPrecision: _hold_half,
     QuantizedLinear: _hold_on_grid,
+    FP4Linear: _hold,
+    Int8Static: _hold,
+    BlockShift: _hold,
 }
 
 
