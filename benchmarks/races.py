@@ -27,7 +27,7 @@ RACES, PUBLISHED = ROOT / "races", Path(__file__).resolve().parent / "races"
 #: Of an entrant: what is published.
 KEPT = (
     *("name", "verdict", "mean", "difference", "interval", "longer", "params", "flops", "state_bytes", "steps"),
-    *("optimizer", "lr", "weight_decay", "on_edge"),
+    *("optimizer", "task", "lr", "weight_decay", "on_edge"),
 )
 COLUMNS = (
     *("entrant", "verdict", "mean", "behind", "low", "high", "scores", "longer", "diverged"),

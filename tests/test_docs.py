@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from layersmith import catalogue, describe
+from layersmith import catalogue, describe, standing
 from layersmith.explaining.constructions import CONSTRUCTIONS
 from layersmith.papers import papers
 from layersmith.racing.optimizers import OPTIMIZERS
@@ -73,6 +73,24 @@ def test_a_page_holds_everything_known_about_its_part(name: str, pages: dict[str
 def test_every_paper_stands_on_the_page_once_and_every_method_has_its_section(pages: dict[str, str]) -> None:
     assert sorted(re.findall(r'<a id="([^"]+)">', pages["papers.md"])) == sorted(papers())
     assert re.findall(r"^## (\w+)", pages["methods.md"], flags=re.MULTILINE) == list(methods.METHODS)
+
+
+def test_a_row_of_papers_tells_what_runs_and_what_its_test_would_catch_or_why_nothing_runs(
+    pages: dict[str, str], text: ModuleType
+) -> None:
+    rows = dict(re.findall(r'^\| <a id="([^"]+)"></a>(.*)$', pages["papers.md"], flags=re.MULTILINE))
+    for paper in papers().values():
+        row, stands = rows[paper.id], standing.standing(paper)
+        assert (f" | nothing: {text.inline(standing.reason(paper))}" in row) == stands.nowhere, paper.id
+        for kind, _, command in stands.commands:
+            assert f"{kind} " in row
+            assert f"`{command}`" in row
+        for _, claim in stands.claims:
+            assert claim.verdict in row
+        assert f"`{paper.test}`<br>{text.inline(paper.catches)}" in row or not paper.catches
+    for path in (DOCS.parent / "races").glob("*.yaml"):
+        for key in yaml.safe_load(path.read_text()).get("papers", []):
+            assert f"races/{path.name}" in rows[key]
 
 
 def test_every_construction_has_its_section_with_every_claim(pages: dict[str, str]) -> None:

@@ -13,11 +13,13 @@ from layersmith.explaining.constructions import CONSTRUCTIONS
 from layersmith.explaining.tools import TOOLS
 from layersmith.racing.optimizers import OPTIMIZERS
 from layersmith.racing.tasks import TASKS
+from layersmith.refitting.heal.adapters import ADAPTERS
 from layersmith.refitting.methods import METHODS
 
 #: Table -> what is read of its classes.
 READ = {
     "methods": (METHODS, ("name", "papers", "builds", "when_it_pays")),
+    "adapters": (ADAPTERS, ("name", "papers", "summary")),
     "constructions": (CONSTRUCTIONS, ("name", "papers", "summary")),
     "tools": (TOOLS, ("name", "papers", "summary")),
     "tasks": (TASKS, ("name", "papers", "summary")),

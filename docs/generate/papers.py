@@ -1,10 +1,18 @@
-"""All source papers: what each one does, and where it stands."""
+"""All source papers: what each one does, what runs of it by which command, with which evidence, or why nothing does."""
 
 from __future__ import annotations
 
-from generate.text import inline, table
-from layersmith import standing
+import json
+from functools import cache
+
+import yaml
+
+from generate import races
+from generate.evidence import rungs, verdict
+from generate.text import chips, inline, table
+from layersmith import evidence, standing
 from layersmith.papers import KINDS, Paper, papers
+from layersmith.standing import Standing
 
 TITLES = {
     "ffn": "Feed-forwards",
@@ -20,23 +28,43 @@ TITLES = {
     "survey": "Surveys",
     "offtopic": "Off topic",
 }
+#: Where a thing of each kind is told of; a fold has no page.
+PAGES = {
+    "part": "catalogue/{}.md",
+    "method": "methods.md#{}",
+    "adapter": "refit.md#adapters",
+    "construction": "constructions.md#{}",
+    "tool": "explain.md#{}",
+    "task": "tasks.md#{}",
+    "optimizer": "optimizers.md#{}",
+}
 
 
 def page() -> str:
     here = sum(not standing.standing(paper).nowhere for paper in papers().values())
     out = [
+        "---\nhide: [toc]\n---",
         "# Source papers",
-        f"{len(papers())} papers: what each one does in a sentence of ours, and where it stands. Parts, methods, "
-        f"folds, constructions, tools, tasks and optimizers are made from {here} of them.",
+        f"{len(papers())} papers: what each one does in a sentence of ours, what runs of it, by which command, and "
+        f"with which evidence, or why nothing does. Parts, methods, folds, adapters, constructions, tools, tasks and "
+        f"optimizers are made from {here} of them. Nothing is ticked by its name alone: the last column names the file "
+        f"that tests it, and which wrong mechanism that file would notice, and how. What of a paper is not here stands "
+        f"with the part or method, as its state, or in that line.",
     ]
     for kind in KINDS:
-        rows = [
-            [f'<a id="{p.id}"></a>{p.arxiv or ""}', f"{_title(p)}<br>{inline(p.mechanism)}", _standing(p)]
-            for p in papers().values()
-            if p.kind == kind
-        ]
-        out += [f"## {TITLES[kind]}", table(["arXiv", "title, mechanism", "where it stands"], rows)]
+        rows = [_row(paper) for paper in papers().values() if paper.kind == kind]
+        columns = ["paper", "what runs, by which command, with which evidence", "what its test would catch"]
+        out += [f"## {TITLES[kind]}", table(columns, rows)]
     return "\n\n".join(out) + "\n"
+
+
+def _row(paper: Paper) -> list[str]:
+    stands = standing.standing(paper)
+    number = f" {paper.arxiv}" if paper.arxiv else ""
+    first = f'<a id="{paper.id}"></a>{_title(paper)}{number}<br>{inline(paper.mechanism)}'
+    runs = [f"nothing: {inline(standing.reason(paper))}"] if stands.nowhere else _runs(stands)
+    caught = f"`{paper.test}`<br>{inline(paper.catches)}" if paper.catches else "not told yet" * (not stands.nowhere)
+    return [first, "<br>".join([*runs, *_raced().get(paper.id, [])]), caught]
 
 
 def _title(paper: Paper) -> str:
@@ -44,13 +72,29 @@ def _title(paper: Paper) -> str:
     return f"[{title}]({paper.link})" if paper.link else title
 
 
-def _standing(paper: Paper) -> str:
-    stands = standing.standing(paper)
-    told = [f"part [{name}](catalogue/{name}.md)" for name in stands.parts]
-    told += [f"method [{name}](methods.md#{name})" for name in stands.methods]
-    told += [f"fold `{name}`" for name in stands.folds]
-    told += [f"construction [{name}](constructions.md#{name})" for name in stands.constructions]
-    told += [f"tool [{name}](explain.md#{name})" for name in stands.tools]
-    told += [f"task [{name}](tasks.md#{name})" for name in stands.tasks]
-    told += [f"optimizer [{name}](optimizers.md#{name})" for name in stands.optimizers]
-    return "<br>".join(told) or inline(standing.reason(paper))
+def _runs(stands: Standing) -> list[str]:
+    """What runs, each with its command; then what was measured of the paper's claims."""
+    told = []
+    for kind, name, command in stands.commands:
+        linked = f"[{name}]({PAGES[kind].format(name)})" if kind in PAGES else f"`{name}`"
+        held = f" {rungs(evidence.of(name).rungs)}" if kind == "part" else ""
+        told.append(f"{kind} {linked}: `{command}`{held}")
+    for part, claim in stands.claims:
+        told.append(f"{verdict(claim.verdict)} {inline(claim.claim)} ({part}: {inline(claim.measured)})")
+    return told
+
+
+@cache
+def _raced() -> dict[str, list[str]]:
+    """Paper -> a line for each race that compares what it claims, with the outcome of those that were published."""
+    told: dict[str, list[str]] = {}
+    for path in sorted(races.RACES.glob("*.yaml")):
+        race = yaml.safe_load(path.read_text(encoding="utf-8"))
+        record = races.PUBLISHED / f"{path.stem}.json"
+        word = json.loads(record.read_text(encoding="utf-8"))["expected"]["word"] if record.exists() else ""
+        outcome = chips([(races.VERDICTS[word], word)]) if word else chips([("missing", "not run")])
+        where = f"[{path.stem}](races.md#{path.stem})" if word else f"`{path.stem}`"
+        line = f"race {where}: `layersmith race races/{path.name}` {outcome} {inline(race['claim'])}"
+        for key in race.get("papers", []):
+            told.setdefault(key, []).append(line)
+    return told

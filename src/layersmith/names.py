@@ -62,13 +62,11 @@ def model_source(name: str) -> tuple[str, str | None]:
 def _gguf_in(name: str, path: Path) -> str | None:
     """The .gguf file of a folder that holds nothing else to load; None for a folder with a config."""
     if (path / "config.json").is_file():
-        _check_json(path / "config.json")
+        _read_json(path / "config.json")
         return None
-    if (path / "adapter_config.json").is_file():
-        raise UserError(
-            f"{name!r} holds an adapter without its base model. Load both with PEFT, call merge_and_unload(), save the "
-            f"merged model, and give that folder."
-        )
+    if (base := adapter_base(path)) is not None:
+        model_source(base)
+        return None
     if (path / "model" / "config.json").is_file():
         raise UserError(
             f"{name!r} holds the result of a refit. Its model is in {str(Path(name) / 'model')!r}: give that."
@@ -83,13 +81,25 @@ def _gguf_in(name: str, path: Path) -> str | None:
     raise UserError(f"{name!r} is not a model folder: it has neither a config.json nor a .gguf file.")
 
 
-def _check_json(file: Path) -> None:
+def adapter_base(path: Path) -> str | None:
+    """The base model of the adapter in a folder, as PEFT wrote it down; None for a folder that is more, or none."""
+    file = path / "adapter_config.json"
+    if not file.is_file() or (path / "config.json").is_file():
+        return None
+    base = _read_json(file).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base or Path(base).resolve() == path.resolve():
+        raise UserError(f"{str(path)!r} holds an adapter without its base model. Name that in its {file.name}.")
+    return base
+
+
+def _read_json(file: Path) -> dict[str, object]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{str(file)!r} cannot be loaded: it is not JSON ({error}).") from error
     if not isinstance(content, dict):
         raise UserError(f"{str(file)!r} cannot be loaded: it holds a {type(content).__name__}, not a config.")
+    return content
 
 
 def _check_hub_id(name: str) -> None:

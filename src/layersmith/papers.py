@@ -2,7 +2,8 @@
 
 The table is `papers.toml`, read once and validated. Its keys name a paper everywhere in the project: the arXiv id, or,
 where we are not sure of one, words of the title. Which parts, methods and folds a paper has is said by these
-themselves; `standing` puts it together.
+themselves; `standing` puts it together. What tests a paper's mechanism, and which wrong one that would notice, stands
+in the table: nothing counts as done by its name alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class Paper:
     id          arXiv id, or words of the title
     mechanism   one sentence in our words
     reason      why nothing of it can stand here; "" for all others
+    test        the file that tests what is made from it; "" where nothing is
+    catches     "a wrong mechanism: what that file notices of it"; "" where nothing is
     """
 
     id: str
@@ -32,6 +35,8 @@ class Paper:
     kind: str
     mechanism: str
     reason: str = ""
+    test: str = ""
+    catches: str = ""
 
     @property
     def arxiv(self) -> str | None:
@@ -61,10 +66,14 @@ def named(ids: tuple[str, ...]) -> list[dict[str, str | None]]:
 
 
 def _paper(key: str, entry: dict[str, str]) -> Paper:
+    optional = {"reason", "test", "catches"}
     known = {field.name for field in fields(Paper)} - {"id"}
-    missing = known - {"reason"} - entry.keys()
+    missing = known - optional - entry.keys()
     if missing or entry.keys() - known or not all(isinstance(v, str) and v.strip() for v in entry.values()):
-        raise ValueError(f"papers.toml: [{key}] must hold {sorted(known)} as non-empty strings (reason may be absent).")
+        told = f"must hold {sorted(known)} as non-empty strings ({', '.join(sorted(optional))} may be absent)."
+        raise ValueError(f"papers.toml: [{key}] {told}")
     if entry["kind"] not in KINDS:
         raise ValueError(f"papers.toml: [{key}] has the kind {entry['kind']!r}, which is unknown.")
+    if ("test" in entry) != ("catches" in entry) or ("reason" in entry and "test" in entry):
+        raise ValueError(f"papers.toml: [{key}] must hold test and catches together, and neither beside a reason.")
     return Paper(id=key, **entry)

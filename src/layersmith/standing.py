@@ -11,7 +11,20 @@ from layersmith.explaining import constructions, tools
 from layersmith.papers import Paper
 from layersmith.racing import optimizers, tasks
 from layersmith.refitting import methods
+from layersmith.refitting.heal.adapters import ADAPTERS
 from layersmith.refitting.prove.folds import FOLDS
+
+#: What runs a thing of each kind; where "…" stands the user adds a budget, a folder. Folds are tried on every result.
+COMMANDS = {
+    "part": "layersmith check {}",
+    "method": "layersmith refit MODEL --methods {} …",
+    "fold": "layersmith show {}",
+    "adapter": "layersmith refit MODEL --heal-adapter {} …",
+    "construction": "layersmith construct {}",
+    "tool": "layersmith explain MODEL --with {} …",
+    "task": "layersmith race --task {}",
+    "optimizer": "layersmith race --optimizer adamw,{}",
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +34,7 @@ class Standing:
     parts: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     folds: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     constructions: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
@@ -30,9 +44,15 @@ class Standing:
     @property
     def names(self) -> tuple[str, ...]:
         """What is made from the paper, whatever its kind."""
-        of_refit = (*self.parts, *self.methods, *self.folds)
+        of_refit = (*self.parts, *self.methods, *self.folds, *self.adapters)
         made = (*of_refit, *self.constructions, *self.tools, *self.tasks, *self.optimizers)
         return tuple(dict.fromkeys(made))
+
+    @property
+    def commands(self) -> tuple[tuple[str, str, str], ...]:
+        """(kind, name, the command that runs it) of all that is made from the paper."""
+        made = [(kind, name) for kind in COMMANDS for name in getattr(self, f"{kind}s")]
+        return tuple((kind, name, COMMANDS[kind].format(name)) for kind, name in made)
 
     @property
     def nowhere(self) -> bool:
@@ -46,6 +66,7 @@ def standing(paper: Paper) -> Standing:
         parts=tuple(name for name, found in catalogue.ENTRIES.items() if paper.id in found.papers),
         methods=_citing(paper, methods.METHODS),
         folds=tuple(name for name, fold in FOLDS.items() if paper.id in fold.papers),
+        adapters=_citing(paper, ADAPTERS),
         constructions=_citing(paper, constructions.CONSTRUCTIONS),
         tools=_citing(paper, tools.TOOLS),
         tasks=_citing(paper, tasks.TASKS),
@@ -76,9 +97,14 @@ def paper_as_json(paper: Paper) -> dict[str, Any]:
         "parts": list(stands.parts),
         "methods": list(stands.methods),
         "folds": list(stands.folds),
+        "adapters": list(stands.adapters),
         "constructions": list(stands.constructions),
         "tools": list(stands.tools),
         "tasks": list(stands.tasks),
         "optimizers": list(stands.optimizers),
+        "commands": [{"kind": kind, "name": name, "command": command} for kind, name, command in stands.commands],
+        "test": paper.test or None,
+        "catches": paper.catches or None,
+        "claims": [{"part": part, **vars(claim)} for part, claim in stands.claims],
         "reason": reason(paper),
     }

@@ -57,8 +57,10 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
             assert papers()[paper["id"]].title == paper["title"]
             assert paper["arxiv"] in (paper["id"], None)
     for paper in data["papers"]:
-        kinds = ("parts", "methods", "folds", "constructions", "tools", "tasks", "optimizers")
+        kinds = ("parts", "methods", "folds", "adapters", "constructions", "tools", "tasks", "optimizers")
         assert bool(paper["reason"]) != any(paper[kind] for kind in kinds)
+        assert bool(paper["catches"]) == bool(paper["test"])
+        assert [one["name"] for one in paper["commands"]] == [name for kind in kinds for name in paper[kind]]
 
 
 def test_words_need_no_quotes_and_the_answer_fits_on_a_screen() -> None:
@@ -134,9 +136,17 @@ def test_show_tells_which_method_builds_the_part_and_when_that_pays() -> None:
 
 def test_show_of_a_paper_tells_its_mechanism_and_where_it_stands() -> None:
     text = run(show, "2411.03884")
-    for told in ("Polynomial Composition", "learned polynomial", "part       poly_norm", "show poly_relu"):
+    for told in (
+        "Polynomial Composition",
+        "learned polynomial",
+        "part         poly_norm",
+        "layersmith check poly_relu",
+    ):
         assert told in text
     assert "refit MODEL --methods poly_norm" in text
+    for told in ("Tested in  tests/ffn/test_poly.py", "Catches    powers normalised over tokens"):
+        assert told in text
+    assert "Catches" not in run(show, "survey", "of", "techniques", "for", "optimizing")
     assert "nothing: survey" in run(show, "survey", "of", "techniques", "for", "optimizing")
     assert "Simplifying Transformer Blocks" in run(show, "simplified", "transformer", "blocks")
 

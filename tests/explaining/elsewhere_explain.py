@@ -1,4 +1,4 @@
-"""`explain` works where the model is: a tool with its floors and control, a dictionary, and both surveys.
+"""`explain` works where the model is: a tool with its floors and control, a dictionary, and surveys that train.
 
 On a device that is not torch's default, played by CPU memory; what torch places by itself fails there.
 """
@@ -18,6 +18,10 @@ from tests.elsewhere import ELSEWHERE, elsewhere
         ("dictionary", {"expansion": 2, "k": 4, "steps": 3}),
         ("statistics", {}),
         ("lens", {"steps": 2}),
+        ("bigrams", {"counted": 1024, "steps": 2}),
+        ("unlearning", {"facts": 8, "forget": 2, "answers": 2, "steps": 2}),
+        ("squashing", {"passages": 1, "directions": 1}),
+        ("relations", {"answers": 4}),
     ],
 )
 def test_all_that_is_made_is_made_there(tool, settings, llama, tokenizer, tmp_path):
@@ -25,7 +29,7 @@ def test_all_that_is_made_is_made_there(tool, settings, llama, tokenizer, tmp_pa
 
     with elsewhere():
         model = copy.deepcopy(llama).to(ELSEWHERE)
-        site = None if tool in ("statistics", "lens") else "layers.1.ffn"
+        site = "layers.1.ffn" if tool in ("tests.explaining.tools:Matrix", "dictionary") else None
         asked = {"tool": tool, "settings": settings, "sites": site, "tokens": 512, "progress": False}
         found = explain(model, tokenizer=tokenizer, out=tmp_path / "out", **asked)
         assert found["environment"]["device"] == ELSEWHERE.type

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from layersmith.explaining.floors import ridge
+from layersmith.explaining.measures.complexity import complexity, waves
 from layersmith.explaining.measures.linear import linearity, procrustes
 from layersmith.explaining.measures.massive import massive
 from layersmith.explaining.measures.positions import shares, split
@@ -158,3 +159,22 @@ def test_a_massive_input_does_not_weigh_on_the_rest_of_a_ridge_fit() -> None:
     x[:, 0] *= 1e4
     weight, bias = ridge(x, y)
     assert float((x @ weight.T + bias - y).square().mean()) < 1e-4
+
+
+def test_complexity_is_the_mean_frequency_of_the_waves_of_a_function() -> None:
+    n = 16
+    u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    both = 3.0 * torch.cos(math.pi * 2 * u)[:, None] + torch.cos(math.pi * 3 * u)[:, None] * torch.cos(math.pi * 4 * u)
+    expected = (3.0 * 1.0 + 1.0 * 2.5) / 4.0
+    assert float(complexity(both + 7.0)) == pytest.approx(expected, abs=1e-9)
+    assert float(complexity(torch.full((n, n), 5.0, dtype=torch.float64))) == 0.0
+    found = waves(both)
+    back = sum(
+        float(found[j, k]) * torch.cos(math.pi * j * u)[:, None] * torch.cos(math.pi * k * u)
+        for j in range(n)
+        for k in range(n)
+    )
+    torch.testing.assert_close(back, both)
+    noise = normal(3, n, n)
+    assert complexity(noise).min() > 2 * expected
+    assert complexity(noise).shape == (3,)

@@ -39,8 +39,8 @@ def test_every_part_races_without_code_of_its_own(family: str, name: str) -> Non
 
 
 def _can_be_causal(family: str, name: str) -> bool:
-    """Whether a mixer is causal, or is when asked to."""
-    if family != "mixer":
+    """Whether a mixer or a block is causal, or is when asked to."""
+    if family not in ("mixer", "block"):
         return True
     part = catalogue.resolve(name)
     return "causal" in inspect.signature(part).parameters or part(**catalogue.entry(name).example).causal

@@ -59,6 +59,15 @@ def test_adamw() -> None:
     same(stepped(build_rule("adamw")), by_hand(adam))
 
 
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_sgd(momentum: float) -> None:
+    def step(name: str, g: np.ndarray, kept: dict[str, Any], t: int) -> np.ndarray:
+        kept["m"] = momentum * kept.get("m", 0.0) + g
+        return kept["m"]
+
+    same(stepped(build_rule({"name": "sgd", "momentum": momentum})), by_hand(step))
+
+
 def test_cautious_adamw_moves_what_agrees_with_its_gradient_by_as_much_more() -> None:
     held = []
 

@@ -52,6 +52,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(name: str) -> None:
         ("muno", "Did you mean 'muon'"),
         ({"name": "sam", "rho": -1}, "rho must be 0 or more"),
         ({"name": "sam", "roh": 1}, "does not take these settings"),
+        ({"name": "sgd", "momentum": 1.0}, "momentum lies in"),
         ({"name": "muon", "momentum": 1.0}, "momentum lies in"),
         ({"rho": 1}, "a dict with a 'name'"),
     ],

@@ -22,6 +22,7 @@ from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.calibrate.batches import Batches
 from layersmith.refitting.calibrate.taylor import taylor_scores
 from layersmith.refitting.candidate import Library
+from layersmith.refitting.heal.adapters import ADAPTERS, build_adapter
 from layersmith.refitting.heal.distillation import HealSettings, heal
 from layersmith.refitting.score.replace_one import Scoring, worth_scoring
 from layersmith.runs.workspace import Workspace
@@ -83,6 +84,18 @@ def test_candidates_are_scored_and_a_mix_is_healed_there(away, tmp_path):
         student.requires_grad_(True), away.model, anatomy, away.text.heal, away.text.search, asked, workspace=workspace
     )
     assert divergence(away.model, student, away.text.search).value <= before
+    assert all(t.device == ELSEWHERE for t in student.state_dict().values())
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters_are_trained_there(name, away):
+    student, adapter = copy.deepcopy(away.model), build_adapter(name)
+    adapter.place(student, 0)
+    with torch.no_grad():
+        student.model.layers[0].self_attn.o_proj.weight.mul_(0.5)
+    asked = HealSettings(steps=2, lr=1e-3, check_every=1, adapter=name)
+    anatomy = away.activations.anatomy
+    heal(student.requires_grad_(True), away.model, anatomy, away.text.heal, away.text.search, asked)
     assert all(t.device == ELSEWHERE for t in student.state_dict().values())
 
 

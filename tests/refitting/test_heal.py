@@ -169,14 +169,16 @@ def test_pieces_are_as_large_as_the_vocabulary_allows(teacher, monkeypatch):
 def test_an_exact_mix_is_not_healed_and_any_other_is(monkeypatch, tmp_path):
     healed = []
     monkeypatch.setattr(finishing, "student", lambda model, replacement: "as it is")
-    monkeypatch.setattr(finishing, "_heal", lambda ctx, found, chosen, name: healed.append(chosen) or ("healed", None))
-    settings, batches = SimpleNamespace(heal_lr=1e-4, seed=0), SimpleNamespace(heal=[{}])
+    monkeypatch.setattr(
+        finishing, "_heal", lambda ctx, found, chosen, name: healed.append(chosen) or ("healed", None, [])
+    )
+    settings, batches = SimpleNamespace(heal_lr=1e-4, seed=0, heal_adapter=None), SimpleNamespace(heal=[{}])
     workspace = Workspace(tmp_path / "run", {})
     ctx = SimpleNamespace(
         model=None, workspace=workspace, settings=settings, batches=batches, bar=SimpleNamespace(note=lambda text: None)
     )
     for moved, expected in [(-1e-9, "as it is"), (1e-6, "as it is"), (2e-6, "healed")]:
         found = SimpleNamespace(selection=SimpleNamespace(joint_divergence=moved), replacement=lambda ids: [])
-        assert finishing._healed(ctx, found, ["a"]) == (expected, None)
+        assert finishing._healed(ctx, found, ["a"]) == (expected, None, [])
     assert healed == [["a"]]
     workspace.close()

@@ -23,6 +23,7 @@ from layersmith.checkpoint.dtypes import remember
 from layersmith.checkpoint.folder import recover
 from layersmith.checkpoint.hf import LayersmithModel
 from layersmith.checkpoint.hub import fetched, first_words
+from layersmith.checkpoint.peft_adapter import merged
 from layersmith.checkpoint.stored import Stored
 from layersmith.checkpoint.vetting import check_size, read_config, skeleton, vet
 from layersmith.checkpoint.whole import check_cache, check_complete, check_no_block_lost, check_no_part_lost, some
@@ -30,7 +31,7 @@ from layersmith.errors import MissingExtra, UserError
 from layersmith.kinds import check_kinds
 from layersmith.model.config import TransformerConfig
 from layersmith.model.transformer import TransformerLM
-from layersmith.names import model_source
+from layersmith.names import adapter_base, model_source
 
 #: Asked in this order for the class of a .gguf file, whose config names none. (Encoders, too, have a class for causal
 #: language models, so that comes late.) What is not in the file is refused afterwards.
@@ -67,7 +68,8 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """(model in evaluation mode, tokenizer or None when there is none).
 
-    name              a folder with a model (or with nothing but one .gguf file), a .gguf file, a Hub id, or "pocket"
+    name              a folder with a model (or with nothing but one .gguf file), a .gguf file, a Hub id, "pocket", or a
+                      folder with an adapter of PEFT, which is merged into the base model that it names
     trust_remote_code  run Python code that comes with the model, and parts named "package.module:Class"
     dtype             None: float32, in which methods are exact and CPUs fastest; "auto": as stored; or a torch dtype
     device            where to put it: "cpu" (None does too), "cuda", "cuda:1", "mps"
@@ -85,6 +87,9 @@ def load(
         raise UserError(f"There is no dtype {dtype!r}; give float32, bfloat16, float16 or auto.")
     recover(name)
     source, gguf = model_source(os.fspath(name))
+    if (base := adapter_base(Path(source))) is not None:
+        model, tokenizer = load(base, trust_remote_code, dtype, device, device_map, tell)
+        return merged(model, Path(source)).eval(), tokenizer
     if not Path(source).is_dir():
         source = fetched(source)
     options: dict[str, Any] = {"dtype": torch.float32 if dtype is None else dtype, "device_map": device_map}

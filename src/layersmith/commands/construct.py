@@ -78,6 +78,9 @@ def _print(built: Constructed, out: Path | None) -> None:
         console.print(_table(title, results))
     confirmed = sum(result.holds for result in built.results)
     console.print(f"{confirmed} of {len(built.results)} claims hold · float64 · {cpu_name()}", markup=False)
+    if built.source is not None:
+        console.rule("program.py", align="left")
+        console.print(built.source, markup=False, soft_wrap=True)
     if out is not None:
         console.print(f"saved in {out}", markup=False)
 

@@ -113,20 +113,11 @@ def print_paper(console: Console, key: str) -> None:
         console.print(f"[bold]Stands as[/bold]  nothing: {escape(standing.reason(paper))}", soft_wrap=True)
     else:
         console.print("[bold]Stands as[/bold]")
-    for part in stands.parts:
-        console.print(f"  part       {part}: layersmith show {part}")
-    for method in stands.methods:
-        console.print(f"  method     {method}: layersmith refit MODEL --methods {method} …")
-    for fold in stands.folds:
-        console.print(f"  fold       {fold}: layersmith show {fold}")
-    for construction in stands.constructions:
-        console.print(f"  construction {construction}: layersmith construct {construction}")
-    for tool in stands.tools:
-        console.print(f"  tool       {tool}: layersmith explain MODEL --with {tool}")
-    for task in stands.tasks:
-        console.print(f"  task       {task}: layersmith race --task {task}")
-    for optimizer in stands.optimizers:
-        console.print(f"  optimizer  {optimizer}: layersmith race --optimizer adamw,{optimizer}")
+    for kind, name, command in stands.commands:
+        console.print(f"  {kind:<12} {name}: {command}", soft_wrap=True)
+    if paper.catches:
+        console.print(f"[bold]Tested in[/bold]  {paper.test}", soft_wrap=True)
+        console.print(f"[bold]Catches[/bold]    {escape(paper.catches)}", soft_wrap=True)
     for part, claim in stands.claims:
-        console.print(f"  claim      {claim.verdict} ({part}): {escape(claim.claim)}", soft_wrap=True)
-        console.print(f"             measured: {escape(claim.measured)} ({claim.file})", soft_wrap=True)
+        console.print(f"  claim        {claim.verdict} ({part}): {escape(claim.claim)}", soft_wrap=True)
+        console.print(f"               measured: {escape(claim.measured)} ({claim.file})", soft_wrap=True)

@@ -123,7 +123,7 @@ class Search:
     work: str
 
     def results(self) -> dict[str, Any]:
-        edges, ranked = self.graph.edges, self._scores()
+        edges, ranked = self.graph.edges, self.ranked()
         ends = curves.odds(self.graph, self.cases, torch.stack([edges, torch.zeros_like(edges)]))
         found: dict[str, Any] = {
             "nodes": self.graph.nodes,
@@ -143,8 +143,8 @@ class Search:
             found["acdc"] = self._listed(circuit, ranked)
         return {**found, "curve": rows}
 
-    def _scores(self) -> Tensor:
-        """(W, R), mean over all pairs."""
+    def ranked(self) -> Tensor:
+        """Scores (W, R), mean over all pairs."""
         total = torch.zeros(self.graph.edges.shape)
         pairs = sum(len(case.prompts.where) for case in self.cases)
         for index, case in enumerate(self.cases):

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from layersmith.anatomy.running import evaluating
 from layersmith.errors import UserError
+from layersmith.explaining.passages import check_foretells, logits_of, unpadded
 from layersmith.explaining.sections import Section, table
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings
-from layersmith.measuring.divergence import main_output, run
 
 KEYS = ("mean", "mixture", "dispersion")
 
@@ -64,38 +64,15 @@ class Orderings(Survey):
 
 def _passages(subject: Subject, settings: Settings) -> list[Tensor]:
     """Rows (T,) of the judge batches without padding, long enough, of a model that foretells the next token."""
-    rows: list[Tensor] = []
-    for batch in subject.judge:
-        ids, mask = batch.get("input_ids"), batch.get("attention_mask")
-        if ids is None or "decoder_input_ids" in batch:
-            break
-        whole = torch.ones(len(ids), dtype=torch.bool, device=ids.device) if mask is None else mask.bool().all(1)
-        rows += list(ids[whole])
-    rows = [ids for ids in rows if len(ids) > settings["answer"] + settings["pieces"]]
+    rows = [ids for ids in unpadded(subject) if len(ids) > settings["answer"] + settings["pieces"]]
     if not rows:
         raise UserError(
             "Orders of evidence are those of a language model's text, and there is no passage here without padding "
             f"that is long enough for {settings['pieces']} pieces and an answer of {settings['answer']} tokens."
         )
     with evaluating(subject.model):
-        if not _foretells(subject, rows[0]):
-            raise UserError("Orders of evidence need a model that foretells the next token; this one does not.")
+        check_foretells(subject, rows[0], "Orders of evidence")
     return rows
-
-
-def _foretells(subject: Subject, ids: Tensor) -> bool:
-    """Whether it answers with a distribution over tokens at every position, from those before it alone."""
-    logits = _logits(subject, ids[None])
-    if logits.shape[:2] != (1, len(ids)) or logits.shape[-1] <= int(ids.max()):
-        return False
-    other = ids.clone()
-    other[-1] = ids[0] if ids[-1] != ids[0] else (ids[0] + 1) % logits.shape[-1]
-    return torch.allclose(_logits(subject, other[None])[0, :-1], logits[0, :-1], atol=1e-3, rtol=1e-3)
-
-
-def _logits(subject: Subject, ids: Tensor) -> Tensor:
-    with torch.no_grad():
-        return main_output(run(subject.model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})).float()
 
 
 def _of_passage(subject: Subject, ids: Tensor, count: int, settings: Settings) -> dict[str, float]:
@@ -103,7 +80,7 @@ def _of_passage(subject: Subject, ids: Tensor, count: int, settings: Settings) -
     length = end // count
     pieces = ids[end - count * length : end].view(count, length)
     rows = [torch.cat((pieces[torch.tensor(order)].flatten(), ids[end:])) for order in _orders(count, settings)]
-    logits = torch.cat([_logits(subject, row[None]) for row in rows])
+    logits = torch.cat([logits_of(subject, row[None]) for row in rows])
     chances = logits[:, -answer - 1 : -1].double().log_softmax(-1)
     told = chances.gather(2, ids[-answer:].expand(len(rows), -1)[..., None]).sum((1, 2))
     return {

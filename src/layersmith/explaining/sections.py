@@ -5,6 +5,7 @@ A section has a title, maybe a text, and any of
     map        rows x columns of figures as a heat map: what `heat_map` makes
     table      {"columns": [...], "rows": [[...], ...]}; the first column names, the others hold figures or words
     graph      {"stages": [[node, ...], ...], "edges": [[from, to, score], ...]}: nodes in the order they run in, drawn
+    wires      {"axes": [...], "steps": [...]}: boxes on wires, as the survey `wires` records them, drawn
     passages   [{"label": "...", "tokens": [["word", 0.7], ...]}]: text whose tokens are shaded by a strength in [0, 1]
 
 A tool knows ids, not words. For passages of features, {"features": [{"feature": 17, "most": 9.2, "passages": [{"ids":

@@ -18,9 +18,9 @@ Differs from the paper: several heads and an output map W_o; the causal form.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from layersmith.mixer.shared.visible_mean import visible_mean
 from layersmith.mixer.softmax import SoftmaxAttention
 
 
@@ -41,14 +41,4 @@ class ShapedAttention(SoftmaxAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
         new = k.shape[2] - q.shape[2]  # where the tokens that attend begin
-        return super().attend(q, k, v, real) + v[:, :, new:] - self._mean(v, real)[:, :, new:]
-
-    def _mean(self, v: Tensor, real: Tensor | None) -> Tensor:
-        """U v: the mean of the real values that each token sees."""
-        wide = v.to(torch.promote_types(v.dtype, torch.float32))
-        count = torch.ones_like(wide[..., :1]) if real is None else real[:, None, :, None].to(wide.dtype)
-        if self.causal:
-            mean = (wide * count).cumsum(2) / count.cumsum(2).clamp_min(1)
-        else:
-            mean = ((wide * count).sum(2, keepdim=True) / count.sum(2, keepdim=True).clamp_min(1)).expand_as(wide)
-        return mean.to(v.dtype)
+        return super().attend(q, k, v, real) + (v - visible_mean(v, real, self.causal))[:, :, new:]

@@ -22,6 +22,7 @@ from typing import Any
 from layersmith import catalogue
 from layersmith.errors import UserError, suggest
 from layersmith.model.config import TransformerConfig
+from layersmith.model.series import check_entries
 from layersmith.names import texts
 
 #: Needed arguments that grow with the width of the model, besides those that begin with "d_".
@@ -45,7 +46,7 @@ class Spec:
     """A model in short.
 
     d_model, n_layers, n_heads   width, number of layers, heads of every mixer that has heads
-    mixer, ffn, norm             the operators of every layer; norm also stands before the output map
+    mixer, ffn, norm             the operators of every layer; norm also stands before the output map; None: no norms
     block                        how they are arranged; None: a layer of mixer and ffn, as norm_position and macaron say
     layers                       one {"mixer", "ffn", "norm", "block"} a layer instead, each with what differs
     order                        which layer is run when, by its number; one that stands twice shares its weights
@@ -56,8 +57,8 @@ class Spec:
                                  x + ffn / 2 (arXiv 1906.02762, which halves their inner width too: inner)
     loops                        how often all layers are run through with the same weights, the input added at every
                                  turn ("Looped Transformers are Better at Learning Learning Algorithms")
-    inverted                     of a task that foretells several series: a token is a series, not a time
-                                 ("iTransformer: Inverted Transformers Are Effective for Time Series Forecasting")
+    inverted, patch, instance_norm, decompose    of a task that foretells several series: what a token is, and what is
+                                 taken off the series and put back (`series.py`)
     embed_scale                  what a learned factor on the embeddings starts at; None: there is none
     """
 
@@ -66,7 +67,7 @@ class Spec:
     n_heads: int = 2
     mixer: Name = "softmax_attention"
     ffn: Name = "glu"
-    norm: Name = "rms_norm"
+    norm: Name | None = "rms_norm"
     block: Name | None = None
     layers: list[dict[str, Name]] | None = None
     order: list[int] | None = None
@@ -76,6 +77,9 @@ class Spec:
     macaron: bool = False
     loops: int = 1
     inverted: bool = False
+    patch: int | None = None
+    instance_norm: bool = False
+    decompose: int | None = None
     embed_scale: float | None = None
 
     @property
@@ -100,9 +104,9 @@ def read_spec(given: dict[str, Any]) -> Spec:
             raise UserError(f"{name} of a model must be a whole number from 1 on, not {value!r}.")
     if not isinstance(spec.inner, int | float) or not spec.inner > 0:
         raise UserError(f"inner of a model must be more than 0, not {spec.inner!r}.")
-    for name in ("macaron", "inverted"):
-        if not isinstance(getattr(spec, name), bool):
-            raise UserError(f"{name} of a model must be true or false, not {getattr(spec, name)!r}.")
+    if not isinstance(spec.macaron, bool):
+        raise UserError(f"macaron of a model must be true or false, not {spec.macaron!r}.")
+    check_entries(spec)
     scale = spec.embed_scale
     if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float) or scale == 0):
         raise UserError(f"embed_scale of a model must be a number other than 0, not {scale!r}.")
@@ -117,7 +121,7 @@ def read_spec(given: dict[str, Any]) -> Spec:
 def _check_entry(spec: Spec, layer: dict[str, Any]) -> None:
     """A layer of the spec, and the layers inside it."""
     for sublayer, given in layer.items():
-        if given is not None:
+        if given is not None or sublayer in ("mixer", "ffn"):
             _check_operator(sublayer, given)
     block = layer["block"]
     if block is None:
@@ -162,7 +166,7 @@ def expand(
         norm_position=spec.norm_position,
         loops=spec.loops,
         embed_scale=None if spec.embed_scale is None else float(spec.embed_scale),
-        final_norm=None if spec.norm_position == "post" else build.operator(spec.norm),
+        final_norm=None if spec.norm_position == "post" else build.norm(spec.norm),
         tie_word_embeddings=False,
     )
 
@@ -204,12 +208,13 @@ class _Expansion:
 
     def layer(self, layer: dict[str, Any]) -> dict[str, Any]:
         """An entry of the config's layers."""
-        mixer, ffn, norm = (self.operator(layer[name]) for name in SUBLAYERS)
-        sublayers = {"norm": norm, "mixer": mixer, "ffn_norm": dict(norm), "ffn": ffn}
+        mixer, ffn = self.operator(layer["mixer"]), self.operator(layer["ffn"])
+        norm, again = self.norm(layer["norm"]), self.norm(layer["norm"])
+        sublayers = {"norm": norm, "mixer": mixer, "ffn_norm": again, "ffn": ffn}
         if layer["block"] is not None:
             return self.block(layer, sublayers)
         if self.spec.macaron:
-            return sublayers | {"first": {"norm": dict(norm), "ffn": dict(ffn)}, "residual": HALF_STEPS}
+            return sublayers | {"first": {"norm": self.norm(layer["norm"]), "ffn": dict(ffn)}, "residual": HALF_STEPS}
         return sublayers
 
     def block(self, layer: dict[str, Any], sublayers: dict[str, Any]) -> dict[str, Any]:
@@ -217,7 +222,7 @@ class _Expansion:
         chosen: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
         takes = inspect.signature(catalogue.resolve(chosen["name"], self.trust_remote_code)).parameters
         for name in SUBLAYERS:
-            if name in chosen:
+            if chosen.get(name) is not None:
                 chosen[name] = self.operator(chosen[name])
         inside = self
         if "d_inner" in takes:  # layers inside are narrower
@@ -229,6 +234,9 @@ class _Expansion:
             inner = _inner_layers(chosen) or _usual_layers(chosen["name"])
             chosen["layers"] = [inside.layer(_layer(layer, own)) for own in inner]
         return self.operator({**{name: spec for name, spec in sublayers.items() if name in takes}, **chosen})
+
+    def norm(self, given: Name | None) -> dict[str, Any] | None:
+        return None if given is None else self.operator(given)
 
     def operator(self, given: Name) -> dict[str, Any]:
         """Name and arguments of an operator as wide as the spec says, without d_model."""

@@ -4,8 +4,8 @@
     x = layers(x)                                      as in `TransformerLM`, as often as it is looped
     y = W_out norm(x)                                  for a class W_out of the mean over positions
 
-Where a position may see those after it, mixers that are not causal may stand in the layers. Inverted, a token is not a
-time but a series: all its past is embedded at once, and what is foretold of it is read off its token.
+Where a position may see those after it, mixers that are not causal may stand in the layers. Of several series a token
+may be a series, or a stretch of one, instead of a time (`series.py`).
 
 Shapes: ids (B, T) or features (B, T, n_inputs) -> (B, T, n_outputs), or (B, n_outputs) for a class.
 """
@@ -26,9 +26,11 @@ from layersmith.contract import Block
 from layersmith.cost import Cost
 from layersmith.errors import UserError
 from layersmith.model.config import TransformerConfig
+from layersmith.model.series import Decomposed, InstanceNorm, SeriesForm, patches
 from layersmith.model.spec import ROUND, Spec, expand
 from layersmith.model.transformer import layer_at, scale_of, scaled
 
+PLAIN = SeriesForm()
 #: Steps of width beyond which nobody looks: the width of the largest models, and more than a budget will be.
 LARGEST = 1024
 
@@ -58,47 +60,62 @@ class TaskModel(nn.Module):
     """The layers of a config between the ends of a task. Draws its weights from torch's global generator.
 
     trust_remote_code   whether classes of the user's own may be imported
-    inverted            the series that are read are the tokens; UserError where the task has none
+    form                what is done to series; UserError where the task has none
     """
 
     def __init__(
-        self, config: TransformerConfig, ends: Ends, trust_remote_code: bool = False, *, inverted: bool = False
+        self, config: TransformerConfig, ends: Ends, trust_remote_code: bool = False, form: SeriesForm = PLAIN
     ):
         super().__init__()
-        self.ends, self.loops, self.inverted = ends, config.loops, inverted
+        self.ends, self.loops, self.form = ends, config.loops, form
         self.order = config.steps
-        if inverted and not (ends.reads == "features" and ends.once):
-            raise UserError("Only a task that reads several series and foretells them, such as 'series', is inverted.")
+        form.check(ends)
         self.tokens, n_inputs, n_outputs = ends.tokens, ends.n_inputs, ends.n_outputs
-        if inverted:
-            self.tokens, n_inputs, n_outputs = ends.n_inputs, ends.tokens, ends.n_outputs // ends.n_inputs
+        if form != PLAIN:
+            self.tokens, n_inputs, n_outputs = form.sizes(ends)
         if ends.reads == "tokens":
             table = nn.Embedding(ends.n_inputs, config.d_model)
             nn.init.normal_(table.weight, std=config.initializer_range)
             self.embed: nn.Module = table
+        elif form.decompose is not None:
+            self.embed = Decomposed(n_inputs, config.d_model, form.decompose)
         else:
             self.embed = nn.Linear(n_inputs, config.d_model)
+        self.instance_norm = InstanceNorm(ends.n_inputs) if form.instance_norm else None
         self.embed_scale = scale_of(config)
         with catalogue.trusting(trust_remote_code):
             self.layers = nn.ModuleList(layer_at(config, i, ends.causal) for i in range(len(config.layers)))
             self.final_norm = norm_of(config.final_norm, config.d_model, "final_norm")
-        self.head = nn.Linear(config.d_model, n_outputs, bias=False)
+        read = config.d_model if form.patch is None else config.d_model * self.tokens
+        self.head = nn.Linear(read, n_outputs, bias=False)
         nn.init.normal_(self.head.weight, std=config.initializer_range)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if not self.inverted:
-            return self._run(inputs)
-        foretold = self._run(inputs.transpose(1, 2)).transpose(1, 2)  # hour by hour, each with all series
-        return foretold.flatten(1)[:, None].expand(-1, inputs.shape[1], -1)
+        if self.instance_norm is None:
+            return self._foretold(inputs)
+        x, taken = self.instance_norm(inputs)
+        return self.instance_norm.back(self._foretold(x), taken)
 
-    def _run(self, inputs: Tensor) -> Tensor:
+    def _foretold(self, inputs: Tensor) -> Tensor:
+        if self.form.inverted:
+            found = self.head(self._through(inputs.transpose(1, 2)))
+        elif self.form.patch is not None:
+            x = self._through(patches(inputs, self.form.patch))
+            found = self.head(x.flatten(1)).unflatten(0, inputs.shape[::2])
+        else:
+            x = self._through(inputs)
+            return self.head(x.mean(1) if self.ends.writes == "class" else x)
+        # series by series -> hour by hour, each with all series
+        return found.transpose(1, 2).flatten(1)[:, None].expand(-1, inputs.shape[1], -1)
+
+    def _through(self, inputs: Tensor) -> Tensor:
+        """What stands before the output map, (B, tokens, D)."""
         x = embedded = scaled(self.embed(inputs), self.embed_scale)
         for turn in range(self.loops):
             x = x + embedded if turn else x
             for index in self.order:
                 x, _ = self.layers[index](x, None, None)
-        x = self.final_norm(x)
-        return self.head(x.mean(1) if self.ends.writes == "class" else x)
+        return self.final_norm(x)
 
     def params(self) -> int:
         return sum(p.numel() for p in self.parameters())
@@ -109,25 +126,29 @@ class TaskModel(nn.Module):
         state_bytes  what all mixers keep to go on after the last position
         """
         tokens = self.tokens
+        passes = 1 if self.form.patch is None else self.ends.n_inputs
         blocks = {i: layer for i, layer in enumerate(self.layers) if isinstance(layer, Block)}
         costs = {i: layer.cost(1, tokens) for i, layer in blocks.items()}
-        written = 1 if self.ends.writes == "class" else tokens
-        read = 2 * tokens * self.embed.weight.numel() if isinstance(self.embed, nn.Linear) else 0
+        written = 1 if self.ends.writes == "class" or self.form.patch is not None else tokens
+        maps = [part for part in self.embed.modules() if isinstance(part, nn.Linear)]
+        ends = 2 * tokens * sum(part.weight.numel() for part in maps) + 2 * written * self.head.weight.numel()
         params = self.params()
         return Cost(
             params=params,
             active_params=params - sum(cost.params - cost.active_params for cost in costs.values()),
-            flops=self.loops * sum(costs[i].flops for i in self.order) + read + 2 * written * self.head.weight.numel(),
-            state_bytes=self.loops * sum(costs[i].state_bytes for i in self.order),
+            flops=passes * (self.loops * sum(costs[i].flops for i in self.order) + ends),
+            state_bytes=passes * self.loops * sum(costs[i].state_bytes for i in self.order),
             weight_bytes=4 * params,
         )
 
 
 def build(spec: Spec, ends: Ends, trust_remote_code: bool = False) -> TaskModel:
     """A fresh model. UserError where an operator does not fit: another family, sizes it refuses, not causal."""
-    tokens = ends.n_inputs if spec.inverted else ends.tokens
+    form = SeriesForm.of(spec)
+    form.check(ends)
+    tokens = ends.tokens if form == PLAIN else form.sizes(ends)[0]
     config = expand(spec, ends.n_inputs, ends.causal, trust_remote_code, tokens)
-    return TaskModel(config, ends, trust_remote_code, inverted=spec.inverted)
+    return TaskModel(config, ends, trust_remote_code, form)
 
 
 def cost_of(spec: Spec, ends: Ends, trust_remote_code: bool = False) -> Cost:

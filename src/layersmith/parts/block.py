@@ -134,6 +134,13 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "layers": [SOFTMAX, LINEAR], "mean": True},
         missing="the rule by which its paper chooses encoders",
     ),
+    "simplified": Entry(
+        "layersmith.block.simplified:Simplified",
+        "block",
+        ("2311.01906",),
+        {"d_model": 16, **PARTS, "mixer": {"name": "simplified_attention", "n_heads": 2, "rope_theta": 10000.0}},
+        missing="the block of its paper that is no parallel one",
+    ),
     "skip_middle": Entry(
         "layersmith.block.skip_middle:SkipMiddle",
         "block",
@@ -146,5 +153,12 @@ ENTRIES: dict[str, Entry] = {
         "block",
         ("subhomogeneous-deep-equilibrium-models",),
         {"d_model": 16, "d_state": 24},
+    ),
+    "ts_mixer": Entry(
+        "layersmith.block.ts_mixer:TSMixer",
+        "block",
+        ("tsmixer-lightweight-mlp-mixer-model",),
+        {"d_model": 8, "length": 1000, "expansion": 1, "norm": {"name": "layer_norm"}},
+        missing="the mixing between series and the reconciliation of forecasts",
     ),
 }

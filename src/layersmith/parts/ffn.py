@@ -21,11 +21,28 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 32, "d_expert": 8, "n_shared": 2, "n_routed": 6, "k": 2},
     ),
     "cascaded_ffn": Entry(
-        "layersmith.ffn.cascaded_ffn:CascadedFFN", "ffn", ("2511.14111",), {"d_model": 32, "d_hidden": 64}
+        "layersmith.ffn.cascaded_ffn:CascadedFFN",
+        "ffn",
+        ("2511.14111",),
+        {"d_model": 32, "d_hidden": 64},
+        missing="the cascaded group attention of the paper's blocks",
     ),
-    "cofrgenet": Entry("layersmith.ffn.cofrgenet:CoFrGeNet", "ffn", ("2601.21766",), {"d_model": 32}),
+    "cofrgenet": Entry(
+        "layersmith.ffn.cofrgenet:CoFrGeNet",
+        "ffn",
+        ("2601.21766",),
+        {"d_model": 32},
+        missing="the paper's token mixers made of the same fractions",
+    ),
     "constant": Entry("layersmith.ffn.constant:Constant", "ffn", (), {"d_model": 32}),
     "deep_mlp": Entry("layersmith.ffn.deep_mlp:DeepMLP", "ffn", ("2505.06633",), {"d_model": 32, "d_hidden": 64}),
+    "domain_adapters": Entry(
+        "layersmith.ffn.domain_adapters:DomainAdapters",
+        "ffn",
+        ("mixture-domain-adapters",),
+        {"d_model": 32, "d_hidden": 64, "d_adapter": 8},
+        missing="its two stages: an adapter a domain, with a loss that keeps what was known, before the gate",
+    ),
     "equations": Entry(
         "layersmith.ffn.equations:Equations",
         "ffn",
@@ -65,6 +82,13 @@ ENTRIES: dict[str, Entry] = {
         "ffn",
         ("2509.25933",),
         {"d_model": 32, "d_hidden": 128, "thresholds": 4},
+    ),
+    "lora_experts": Entry(
+        "layersmith.ffn.lora_experts:LoRAExperts",
+        "ffn",
+        ("llava-mole",),
+        {"d_model": 32, "d_hidden": 64, "n_experts": 3, "rank": 4},
+        missing="plain adapters in the attention, and the pictures and instructions that it is trained on",
     ),
     "low_rank_affine": Entry("layersmith.ffn.low_rank_affine:LowRankAffine", "ffn", (), {"d_model": 32, "rank": 8}),
     "memory_former": Entry(
@@ -149,7 +173,11 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 32, "d_features": 64, "k": 8},
     ),
     "sparse_vq": Entry(
-        "layersmith.ffn.sparse_vq:SparseVQ", "ffn", ("2402.05830",), {"d_model": 32, "codes": 12, "heads": 2}
+        "layersmith.ffn.sparse_vq:SparseVQ",
+        "ffn",
+        ("2402.05830",),
+        {"d_model": 32, "codes": 12, "heads": 2},
+        missing="the normalisation of each series (RevIN) that the paper's forecasting model wraps around",
     ),
     "split_ffn": Entry(
         "layersmith.ffn.split_ffn:SplitFFN",
@@ -177,7 +205,11 @@ ENTRIES: dict[str, Entry] = {
         missing="the noise of a finite number of measurements",
     ),
     "switch_moe": Entry(
-        "layersmith.ffn.switch_moe:SwitchMoE", "ffn", ("2101.03961",), {"d_model": 32, "d_expert": 16, "n_experts": 4}
+        "layersmith.ffn.switch_moe:SwitchMoE",
+        "ffn",
+        ("2101.03961",),
+        {"d_model": 32, "d_expert": 16, "n_experts": 4},
+        missing="the paper's dropout inside experts for fine-tuning, and its distillation back into a dense model",
     ),
     "topk_glu": Entry(
         "layersmith.ffn.topk_glu:TopKGLU", "ffn", ("2511.09323", "2210.06313"), {"d_model": 32, "d_hidden": 64, "k": 16}
@@ -195,6 +227,7 @@ ENTRIES: dict[str, Entry] = {
         "ffn",
         ("2411.12364",),
         {"d_model": 32, "n_keys": 8, "k": 4, "d_key": 8, "expansion": 4},
+        missing="memories whose outputs join the stream some layers later",
     ),
     "zero": Entry("layersmith.ffn.zero:Zero", "ffn", (), {"d_model": 32}),
 }

@@ -68,6 +68,7 @@ ENTRIES: dict[str, Entry] = {
         "linear",
         ("2406.16450", "2108.10808", "investigating-low-rank-training-transformer"),
         {"d_in": 32, "d_out": 48, "rank": 8},
+        missing="factors that start from the SVD of a random matrix",
     ),
     "memory_linear": Entry(
         "layersmith.linear.memory_linear:MemoryLinear", "linear", ("2411.12992",), {"d_in": 32, "d_out": 48, "bits": 4}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from layersmith.racing.optimizers import DEFAULT, build_rule
 from layersmith.racing.options import RaceConfig, budget_of, entrants_of
 from layersmith.racing.own import try_out
 from layersmith.racing.task import Task
+from layersmith.racing.tasks import build_task
 from layersmith.racing.train import Trial, ends_of, seconds_per_step
 
 #: A step is a forward and a backward, which costs twice as much.
@@ -30,6 +31,7 @@ class Entrant:
     steps   of its trainings
     lrs, weight_decays   the grid it is tuned on
     params, flops, state_bytes   of the model; of one whole training; to go on after the last token of an example
+    task    settings of the task by which this one alone is judged
     """
 
     name: str
@@ -41,6 +43,7 @@ class Entrant:
     params: int
     flops: int
     state_bytes: int
+    task: dict[str, Any] = field(default_factory=dict)
 
 
 def sized(config: RaceConfig, task: Task, measured: dict[str, float], share: float = 1.0) -> list[Entrant]:
@@ -89,7 +92,7 @@ def _entrant(
     own: list[str] = []
     try:
         rule, spec = build_rule(optimizer), _spec(given, config)
-        own = own_code(spec)
+        own, task = own_code(spec), _judged_by(task, given, config)
         if quantity == "seconds":
             steps = max(1, round(amount / measured[name]))
         elif quantity == "flops":
@@ -97,7 +100,7 @@ def _entrant(
         if quantity != "seconds":
             spec = _fitted(spec, ends_of(task), quantity, amount, config.tolerance)
         cost = cost_of(spec, ends_of(task), trust_remote_code=True)
-        _check_trains(rule, spec, ends_of(task))
+        _check_trains(rule, spec, task)
         if own:
             try_out(spec, task)
     except UserError as error:
@@ -112,6 +115,7 @@ def _entrant(
         spec=asdict(spec),
         optimizer=optimizer,
         steps=steps,
+        task=given.get("task", {}),
         lrs=sorted(given.get("lr", config.lr or rule.lrs)),
         weight_decays=sorted(given.get("weight_decay", config.weight_decays)),
         params=cost.params,
@@ -120,10 +124,30 @@ def _entrant(
     )
 
 
-def _check_trains(rule: Rule, spec: Spec, ends: Ends) -> None:
-    """Raise a UserError where the optimizer finds nothing in the model that it could train, or torch lacks it."""
+def _judged_by(task: Task, given: dict[str, Any], config: RaceConfig) -> Task:
+    """The task with the settings by which this entrant alone is judged; they may change nothing of what is learned."""
+    own = given.get("task", {})
+    if not isinstance(own, dict):
+        raise UserError(f"task of an entrant is a dict of settings of the task, not {own!r}.")
+    for name in own:
+        if name not in task.judging:
+            may = f"Those of {task.name!r} may differ in {', '.join(task.judging) or 'nothing'}."
+            raise UserError(f"the setting {name!r} of the task is the same for all entrants. {may}")
+    judged = build_task(config.task, {**(config.task_settings or {}), **own}) if own else task
+    if judged.metric != task.metric:
+        raise UserError(
+            f"it would be judged by another measure ({judged.metric}) than the race ({task.metric}): give the settings "
+            f"that all need as task_settings."
+        )
+    return judged
+
+
+def _check_trains(rule: Rule, spec: Spec, task: Task) -> None:
+    """Raise a UserError where the optimizer finds nothing in the model that it could train, or torch lacks it, and
+    for a model that the task cannot judge."""
     with torch.random.fork_rng(devices=[]):
-        model = build(spec, ends, trust_remote_code=True)
+        model = build(spec, ends_of(task), trust_remote_code=True)
+    task.check(model)
     try:
         rule.optimizers(model, lr=1e-3, weight_decay=0.0)
     except UserError:
@@ -145,7 +169,7 @@ def _fitted(spec: Spec, ends: Ends, quantity: str, amount: float, tolerance: flo
 
 
 def _spec(given: dict[str, Any], config: RaceConfig) -> Spec:
-    own = {key: value for key, value in given.items() if key not in ("lr", "weight_decay", "optimizer")}
+    own = {key: value for key, value in given.items() if key not in ("lr", "weight_decay", "optimizer", "task")}
     return read_spec({"n_layers": config.layers, "n_heads": config.heads, **own})
 
 

@@ -30,4 +30,5 @@ class RunContext:
         return range(self.config.seed, self.config.seed + self.config.seeds)
 
     def job(self, kind: Literal["tune", "train"], entrant: Entrant, seed: int) -> Job:
-        return Job(kind, self.config.task, self.config.task_settings or {}, entrant, seed, self.config.batch)
+        settings = {**(self.config.task_settings or {}), **entrant.task}
+        return Job(kind, self.config.task, settings, entrant, seed, self.config.batch)

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 #: What is drawn to train on, to choose settings by, and to report; a task with a length split adds "longer".
 Split = Literal["train", "valid", "test", "longer"]
@@ -49,10 +49,12 @@ class Task(ABC):
     once: ClassVar[bool] = False
     #: Whether a position may see only those before it.
     causal: ClassVar[bool] = True
-    #: What `score` is, with its unit.
-    metric: ClassVar[str] = "accuracy"
-    higher_is_better: ClassVar[bool] = True
+    #: What `score` is, with its unit; settings may decide on it.
+    metric: str = "accuracy"
+    higher_is_better: bool = True
     splits: ClassVar[tuple[Split, ...]] = ("train", "valid", "test")
+    #: Settings that say how a trained model is judged and nothing of what is learned: entrants may differ in them.
+    judging: ClassVar[tuple[str, ...]] = ()
 
     #: Size of the vocabulary, or width of the features, of the inputs and of the outputs.
     n_inputs: int
@@ -67,6 +69,13 @@ class Task(ABC):
     @abstractmethod
     def yardsticks(self) -> dict[str, float]:
         """Scores on "test" that need no training: "random" always; "oracle", "linear" and others where known."""
+
+    def check(self, model: nn.Module) -> None:  # noqa: B027 - most tasks take any model
+        """Raise a UserError for a model that cannot be judged as the settings say."""
+
+    def made(self, model: nn.Module) -> float | None:
+        """The score of what a trained model makes by itself; None where its outputs on "test" are judged."""
+        return None
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """What training lowers: cross entropy in nats, or mean squared error, over what is asked.

@@ -217,6 +217,8 @@ class _Running:
             _, loss = self.score("valid", VALID_EXAMPLES)
             if self.step == self.trial.steps:
                 test, test_loss = self.score("test", TEST_EXAMPLES)
+                made = self.task.made(self.model)
+                test = test if made is None else _finite(made)
                 longer, _ = self.score("longer", TEST_EXAMPLES) if "longer" in self.task.splits else (None, None)
         return Outcome(
             step=self.step,

@@ -15,6 +15,7 @@ from layersmith.errors import UserError, suggest
 from layersmith.kinds import check_kinds, shown
 from layersmith.measuring.shape import parse_shape
 from layersmith.names import check_data, check_device, check_names, check_out, check_reusable, check_seed, check_sites
+from layersmith.refitting.heal.adapters import check_adapter
 from layersmith.refitting.methods import check_methods
 
 #: What may be bounded, as a share of the original's.
@@ -57,6 +58,10 @@ class RefitConfig:
     )
     heal_tokens: int | None = field(default=None, metadata={"help": "tokens to heal on; 0 does not heal"})
     heal_lr: float | None = field(default=None, metadata={"help": "peak learning rate of healing"})
+    heal_adapter: str | None = field(
+        default=None,
+        metadata={"help": "train this, not all weights: lora:8, adapter_bias, lora_experts, domain_adapters"},
+    )
     heal_baseline: bool = field(
         default=False, metadata={"help": "heal the best uniform baseline too, for a fair comparison"}
     )
@@ -91,6 +96,10 @@ def check(config: RefitConfig) -> None:
         raise UserError(f"There is no dtype {config.dtype!r} to store a model in. Choose among {', '.join(DTYPES)}.")
     if config.device is not None:
         check_device(config.device)
+    if config.heal_adapter is not None:
+        check_adapter(config.heal_adapter)
+        if config.heal_tokens == 0:
+            raise UserError("An adapter to heal by, and 0 tokens to heal on: leave out heal_adapter, or heal_tokens.")
     if config.reuse is not None:
         check_reusable(config.reuse)
     check_out(config.out)

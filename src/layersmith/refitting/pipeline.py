@@ -40,6 +40,7 @@ from layersmith.refitting.candidate import Library
 from layersmith.refitting.checks import beyond_context, check_by_name, check_finite, check_shape, checked_out
 from layersmith.refitting.cleared import Missing
 from layersmith.refitting.context import RunContext
+from layersmith.refitting.heal.adapters import build_adapter
 from layersmith.refitting.identity import check_same_answers, run_identity
 from layersmith.refitting.methods import forgets
 from layersmith.refitting.options import OWN_WORDS, RefitConfig, check
@@ -74,6 +75,7 @@ def refit(
     distill_steps: int | None = None,
     heal_tokens: int | None = None,
     heal_lr: float | None = None,
+    heal_adapter: str | None = None,
     heal_baseline: bool = False,
     effort: float = 1.0,
     compile: bool = False,
@@ -101,6 +103,8 @@ def refit(
     distill_steps  of each candidate against its own sublayer's outputs; None chooses by model size, 0 does not distil
     heal_tokens  text to heal on; None chooses by model size, 0 does not heal
     heal_lr  peak learning rate of healing; None chooses by model size
+    heal_adapter  what healing trains instead of all weights: "lora:8" or "adapter_bias", which are merged into them, or
+             "lora_experts" or "domain_adapters", which stay in the model and cost time; None trains the weights
     heal_baseline  also heal the best uniform baseline on the same text, for a fair comparison (twice the time)
     effort   scales the text that is fitted, scored and measured on, and the steps of search and distillation: 0.1 is
              a quick look, 4 is thorough
@@ -130,6 +134,7 @@ def refit(
         distill_steps=distill_steps,
         heal_tokens=heal_tokens,
         heal_lr=heal_lr,
+        heal_adapter=heal_adapter,
         heal_baseline=heal_baseline,
         effort=effort,
         compile=compile,
@@ -144,14 +149,21 @@ def refit(
     check_by_name(model, config)
     with ordinary(), writing(config.out), Progress(progress) as bar:
         name = model if isinstance(model, str) else type(model).__name__
-        if isinstance(model, str):
-            bar.note(f"loading {model}")
-            model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device, tell=bar.note)
-        check_module(model)
-        model = uncompiled(model)
-        checkpoint.check_plain(model)
+        model, tokenizer = _loaded(model, tokenizer, config, bar)
         with checkpoint.stored_as(model, dtype), borrowed(model):
             return _refit(model, tokenizer, name, config, bar)
+
+
+def _loaded(model: Any, tokenizer: Any, config: RefitConfig, bar: Progress) -> tuple[Any, Any]:
+    """Model and tokenizer, read where a name was given. UserError for what is no model that can be refitted."""
+    if isinstance(model, str):
+        bar.note(f"loading {model}")
+        trust, device = config.trust_remote_code, config.device
+        model, tokenizer = checkpoint.load(model, trust_remote_code=trust, device=device, tell=bar.note)
+    check_module(model)
+    model = uncompiled(model)
+    checkpoint.check_plain(model)
+    return model, tokenizer
 
 
 def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, bar: Progress) -> RefitResult:
@@ -179,6 +191,8 @@ def _refit(model: Any, tokenizer: Any, name: str, config: RefitConfig, bar: Prog
     sites = list(dict.fromkeys(s.name for pattern in settings.sites for s in anatomy.select(pattern)))
     check_patterns(settings.sites, anatomy, settings.methods)
     check_in_reach(model, anatomy, shape, settings.budget)
+    if settings.heal_adapter is not None:
+        build_adapter(settings.heal_adapter).check(model, anatomy)
     if config.reuse is not None:
         check_reusable(config.reuse, identity)
     workspace = Workspace(config.out, identity, on_rebuild=bar.rebuilding)

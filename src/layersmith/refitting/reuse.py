@@ -16,7 +16,7 @@ from layersmith.runs.identity import differences
 from layersmith.runs.workspace import FORMAT, Workspace
 
 #: Settings that say where a run is going, not what it is made of.
-GOAL = ("budget", "heal_tokens", "heal_lr", "heal_baseline", "refine_evaluations", "dtype")
+GOAL = ("budget", "heal_tokens", "heal_lr", "heal_adapter", "heal_baseline", "refine_evaluations", "dtype")
 #: Folders of the workspace that are taken over.
 TAKEN = ("calibration", "statistics", "library", "looks", "scores")
 

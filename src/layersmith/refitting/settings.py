@@ -13,6 +13,7 @@ from torch import nn
 from layersmith.measuring.inputs import placement
 from layersmith.measuring.shape import Shape, parse_shape
 from layersmith.refitting.calibrate.batches import Sizes
+from layersmith.refitting.heal.adapters import build_adapter
 from layersmith.refitting.methods import chosen, forgets
 from layersmith.refitting.options import RefitConfig
 
@@ -37,6 +38,7 @@ class Settings:
     distill_steps: int
     heal_tokens: int
     heal_lr: float
+    heal_adapter: str | None
     heal_baseline: bool
     refine_evaluations: int
 
@@ -61,6 +63,7 @@ def settings_for(model: nn.Module, config: RefitConfig) -> Settings:
     if heal_tokens is None:
         # A forward of teacher and student and a backward cost about 8 FLOPs per parameter and token.
         heal_tokens = int(effort * min(300_000, 8e13 / (8 * params)))
+    rate = 1.0 if config.heal_adapter is None else build_adapter(config.heal_adapter).rate
     return Settings(
         budget=config.budget,
         at=config.at,
@@ -84,7 +87,8 @@ def settings_for(model: nn.Module, config: RefitConfig) -> Settings:
         distill_steps=distill_steps,
         heal_tokens=heal_tokens,
         heal_baseline=config.heal_baseline,
-        heal_lr=config.heal_lr or (3e-4 if small else 1e-4),
+        heal_lr=config.heal_lr or rate * (3e-4 if small else 1e-4),
+        heal_adapter=config.heal_adapter,
         refine_evaluations=scaled(60 if small else 24, 2),
     )
 

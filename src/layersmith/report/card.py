@@ -105,7 +105,9 @@ def _changes(result: Json) -> str:
     lines = [f"- `{method}` in {units.plural(count, 'place')}" for method, count in counts.most_common()]
     lines += [f"- folded exactly: `{name}`" for name in folds]
     if healed and not get(result, "heal", "rolled_back"):
-        lines.append(f"- healed by distillation from the original on {healed:,} tokens")
+        by = get(result, "settings", "heal_adapter")
+        what = f", `{by}` in place of all weights" if by else ""
+        lines.append(f"- healed by distillation from the original on {healed:,} tokens{what}")
     return "\n".join(lines).replace("\u00a0", " ")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from layersmith.report import circuit_chart, facts, units
+from layersmith.report import circuit_chart, facts, units, wires_chart
 from layersmith.report.markup import Markup, join, tag
 from layersmith.report.reading import Json, get
 from layersmith.report.tables import plain
@@ -83,6 +83,8 @@ def section(made: Json) -> dict[str, object]:
     if get(made, "graph", "edges"):
         name = "-".join(str(made["title"]).lower().split())
         parts.append(tag("figure", {}, circuit_chart.draw(made["graph"], name)))
+    if made.get("wires"):
+        parts.append(tag("figure", {}, wires_chart.draw(made["wires"], "wires")))
     if made.get("table"):
         shown = [[_written(cell) for cell in row] for row in made["table"]["rows"]]
         parts.append(plain([str(c) for c in made["table"]["columns"]], shown))

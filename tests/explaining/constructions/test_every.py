@@ -42,6 +42,15 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
     "scan_and_snap": ({"classes": 3, "steps": 1000}, "head.k.weight"),
     "relu_symmetries": ({"inputs": 2, "width": 3, "layers": 2}, "one.0.weight"),
     "task_vectors": ({}, "tuned.1.up.weight"),
+    "program": ({"letters": 3, "steps": 300}, "layers.1.0.predicate"),
+    "random_networks": ({"networks": 6, "width": 24}, "small.1"),
+    "arithmetic": ({"operators": 3, "inputs": 4}, "back1.k.weight"),
+    "boltzmann": ({"words": 5}, "head.v.weight"),
+    "exchangeable": ({"bits": 8}, "head.o.weight"),
+    "softmax_regression": ({}, "head.k.weight"),
+    "primality": ({"n": 100}, "maps.1.weight"),
+    "collapse": ({"longest": 1024}, "layers.parts.0.k.weight"),
+    "deep_descent": ({"steps": 2}, "layers.parts.0.down.weight"),
 }
 
 
@@ -81,7 +90,8 @@ def test_it_comes_back_from_disk(name: str, tmp_path: Path) -> None:
     assert built.holds
     for key, tensor in built.module.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[key]), key
-    assert {file.name for file in (tmp_path / "saved").iterdir()} == {"construction.json", "model.safetensors"}
+    wanted = {"construction.json", "model.safetensors"} | ({"program.py"} if built.source is not None else set())
+    assert {file.name for file in (tmp_path / "saved").iterdir()} == wanted
 
 
 def test_loaded_weights_are_those_of_the_file(tmp_path: Path) -> None:

@@ -16,13 +16,17 @@ from layersmith.racing.tasks import TASKS, build_task
 #: Settings; where a task is not named, its defaults.
 SETTINGS: dict[str, dict[str, Any]] = {
     "addition": {"longest": 2},
+    "bandit": {"n_arms": 3, "n_steps": 6},
     "bursty": {"n_classes": 24, "n_dims": 6},
     "burgers": {"tokens": 32, "viscosity": 0.1, "n_train": 24},
     "cavity": {"side": 5, "n_train": 4},
     "darcy": {"side": 5, "n_train": 24},
     "dynamics": {"system": "lorenz96", "tokens": 8, "ahead": 1, "n_train": 16},
     "facts": {"n_subjects": 16, "n_relations": 3},
+    "generation": {"data": "drawn"},
     "impedance": {"side": 6, "n_patterns": 1, "n_train": 24},
+    "in_context_fourier": {"n_frequencies": 3, "n_points": 8},
+    "in_context_modular": {"modulus": 5, "n_trained": 12},
     "linear_algebra": {"size": 2, "encoding": "p10"},
     "multiplication": {"longest": 2},
     "modular_addition": {"modulus": 11},
@@ -41,6 +45,8 @@ ANSWERS = {
     "selective_copying": 14,
     "sorting": 5,
 }
+#: What is scored by a density, which has no best value.
+DENSITIES = ("in_context_uncertainty",)
 NAMES = sorted(set(TASKS) - {"recall"})  # recall has tests of its own
 
 

@@ -81,6 +81,52 @@ def test_in_context_there_are_two_new_classes_of_four() -> None:
     assert np.mean(answers) == pytest.approx(0.5, abs=0.1)
 
 
+def test_relabelled_are_two_trained_classes_under_labels_of_others() -> None:
+    task = Bursty(asks="relabelled", noise=0.0, n_classes=12)
+    known = task.prototypes.double().numpy()
+    for items, labels, answer in read(task, draw(task, 300, "test")):
+        assert Counter(labels) == {0: 4, 1: 4}
+        own = [int(np.abs(known - item).sum(1).argmin()) for item in items]
+        assert all((known[one] == item).all() for one, item in zip(own, items, strict=True))
+        assert len(set(own)) == 2
+        assert min(own) >= 2, "no class is called what it is"
+        assert len(set(zip(own, [*labels, answer], strict=True))) == 2
+
+
+def test_each_question_can_be_answered_in_one_way_alone() -> None:
+    """By the label of the nearest item before, or by that of the nearest prototype."""
+    for asks, by_prompt, by_heart in (("context", 1.0, 0.0), ("relabelled", 1.0, 0.0), ("weights", 0.0, 1.0)):
+        task = Bursty(asks=asks, noise=0.05)
+        known = task.prototypes.double().numpy()
+        prompt, heart = [], []
+        for items, labels, answer in read(task, draw(task, 400, "test")):
+            nearest = np.linalg.norm(np.array(items[:-1]) - items[-1], axis=1).argmin()
+            prompt.append(labels[nearest] == answer)
+            heart.append(np.linalg.norm(known - items[-1], axis=1).argmin() == answer)
+        assert np.mean(prompt) == pytest.approx(by_prompt, abs=0.02)
+        assert np.mean(heart) == pytest.approx(by_heart, abs=0.02)
+
+
+def test_the_oracle_of_relabelled_classes_goes_through_all_pairs() -> None:
+    task = Bursty(asks="relabelled", n_classes=9, n_dims=2, noise=1.5)
+    known, right = task.prototypes.double().numpy(), []
+    batch = judged(task)
+    for items, labels, _ in read(task, Batch(batch.inputs[:300], batch.targets[:300])):
+        scores = np.zeros(2)
+        for one in range(2, 9):
+            for other in range(2, 9):
+                if one == other:
+                    continue
+                meant = known[[(one, other)[label] for label in labels]]
+                away = ((np.array(items[:-1]) - meant) ** 2).sum()
+                for label in (0, 1):
+                    last = ((items[-1] - known[(one, other)[label]]) ** 2).sum()
+                    scores[label] += np.exp(-(away + last - 20) / (2 * 1.5**2))
+        right.append(int(scores.argmax()))
+    assert task._likelier_class(batch.inputs[:300]).tolist() == right
+    assert task.yardsticks()["oracle"] > 0.55
+
+
 @pytest.mark.parametrize("asks", ["context", "weights"])
 def test_the_oracle_is_the_likelier_label_by_densities(asks: str) -> None:
     task = Bursty(asks=asks, n_classes=20, n_dims=3, noise=1.0)

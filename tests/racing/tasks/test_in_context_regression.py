@@ -93,3 +93,25 @@ def test_noiseless_dense_error_falls_by_one_dimension_an_example() -> None:
 
 def test_too_many_supports_leave_no_oracle() -> None:
     assert "oracle" not in InContextRegression(n_dims=16, n_points=4, sparsity=4).yardsticks()
+
+
+def test_a_tail_keeps_the_mean_square_and_makes_the_largest_rarer_and_larger() -> None:
+    def squares(tail: float) -> np.ndarray:
+        xs, _ = parted(draw(InContextRegression(n_dims=4, n_points=50, tail=tail), 1000).inputs)
+        directions = xs / xs.norm(dim=-1, keepdim=True).clamp_min(1e-20)
+        moments = (directions[..., :, None] * directions[..., None, :])[xs.norm(dim=-1) > 0].mean(0)
+        torch.testing.assert_close(moments, torch.eye(4) / 4, atol=0.01, rtol=0)
+        return xs.square().sum(-1).double().numpy().ravel()
+
+    for tail in (0.0, 2.0, 0.2):
+        found = squares(tail)
+        assert found.mean() == pytest.approx(4, rel=0.06)
+        # A gamma number of this shape has the variance mean^2 / shape; half of d = 4 is a normal x, which has 2 d.
+        assert found.var() == pytest.approx(16 / (tail or 2.0), rel=0.1)
+    assert np.median(squares(0.2)) < 0.6
+
+
+def test_a_tail_leaves_the_posterior_what_it_was() -> None:
+    found = InContextRegression(n_dims=3, n_points=8, noise=0.3, tail=0.2).yardsticks()
+    assert found["oracle"] == min(found.values())
+    assert found["oracle"] == found["linear"]

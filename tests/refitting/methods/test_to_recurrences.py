@@ -9,7 +9,7 @@ from layersmith.contract import Mixer
 from layersmith.mixer.softmax import SoftmaxAttention
 from layersmith.refitting import methods
 
-NAMES = ["gated_deltanet", "gla", "retnet"]
+NAMES = ["gated_deltanet", "gla", "mlstm", "retnet"]
 
 
 @pytest.mark.parametrize("name", NAMES)

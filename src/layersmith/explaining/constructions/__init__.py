@@ -44,6 +44,15 @@ CONSTRUCTIONS: dict[str, str] = {
     "prompted_machine": f"{_ROOM}.prompted_machine:PromptedMachine",
     "scan_and_snap": f"{_ROOM}.scan_and_snap:ScanAndSnap",
     "task_vectors": f"{_ROOM}.task_vectors:TaskVectors",
+    "program": f"{_ROOM}.program:Program",
+    "random_networks": f"{_ROOM}.random_networks:RandomNetworks",
+    "arithmetic": f"{_ROOM}.arithmetic:Arithmetic",
+    "boltzmann": f"{_ROOM}.boltzmann:Boltzmann",
+    "exchangeable": f"{_ROOM}.exchangeable:Exchangeable",
+    "softmax_regression": f"{_ROOM}.softmax_regression:ClosenessOfShifts",
+    "primality": f"{_ROOM}.primality:Primality",
+    "collapse": f"{_ROOM}.collapse:Collapse",
+    "deep_descent": f"{_ROOM}.deep_descent:DeepOptimizer",
 }
 
 

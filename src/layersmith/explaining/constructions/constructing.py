@@ -1,7 +1,8 @@
 """`construct`: build one construction, measure every claim about it, save it; and load it again.
 
 A saved construction is a folder: `construction.json` (name, settings, claims with what was measured, machine) and
-`model.safetensors`. The name and the settings build the network anew, the file then gives it its weights.
+`model.safetensors`. The name and the settings build the network anew, the file then gives it its weights. One that can
+be printed as a program has `program.py` beside them, which is for the user to read and run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from layersmith.measuring.environment import environment
 from layersmith.papers import named
 
 SCHEMA = "layersmith.construction/1"
-RECORD, WEIGHTS = "construction.json", "model.safetensors"
+RECORD, WEIGHTS, SOURCE = "construction.json", "model.safetensors", "program.py"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Constructed:
         """Whether every claim was confirmed, those about limits too."""
         return all(result.holds for result in self.results)
 
+    @property
+    def source(self) -> str | None:
+        """The network as Python source text, where it can be printed as a program."""
+        return get(self.name).source(self.settings, self.module)
+
     def to_json(self) -> dict[str, Any]:
         """The document of `construction.json`."""
         return {
@@ -66,6 +72,9 @@ class Constructed:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             save_file({name: t.contiguous() for name, t in self.module.state_dict().items()}, folder / WEIGHTS)
+            (folder / SOURCE).unlink(missing_ok=True)
+            if self.source is not None:
+                (folder / SOURCE).write_text(self.source, encoding="utf-8")
             (folder / RECORD).write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
 
 

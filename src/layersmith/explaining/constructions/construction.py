@@ -104,6 +104,10 @@ class Construction(ABC):
     def claims(self, settings: Settings) -> list[Claim]:
         """What is claimed of `build(settings)`: what it does first, then its limits. Draws are seeded."""
 
+    def source(self, settings: Settings, module: Any) -> str | None:
+        """The module as Python source text, which is written and printed, never run here; None where it is none."""
+        return None
+
     def check(self, settings: Settings) -> None:  # noqa: B027 - most constructions have nothing to add
         """Raise a UserError for settings that are within their bounds each but do not fit together."""
 

@@ -166,6 +166,12 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "n_heads": 4, "n_kv_heads": 2},
         missing="layers that stay short: the sequence gets its length back behind each mixer",
     ),
+    "simplified_attention": Entry(
+        "layersmith.mixer.simplified_attention:SimplifiedAttention",
+        "mixer",
+        ("2311.01906", "2306.17759"),
+        {"d_model": 32, "n_heads": 4, "rope_theta": 10000.0},
+    ),
     "softmax_attention": Entry(
         "layersmith.mixer.softmax:SoftmaxAttention",
         "mixer",

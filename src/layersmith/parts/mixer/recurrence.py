@@ -39,6 +39,7 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         ("etsformer-exponential-smoothing-transformers-time",),
         {"d_model": 32, "n_heads": 4},
+        missing="the paper's level, smoothed against season and growth",
     ),
     "flow_rnn": Entry(
         "layersmith.mixer.flow_rnn:FlowRNN",
@@ -118,6 +119,13 @@ ENTRIES: dict[str, Entry] = {
         ("uncovering-mesa-optimization-algorithms-transformers",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0, "learn_lam": True},
     ),
+    "mlstm": Entry(
+        "layersmith.mixer.mlstm:MLSTM",
+        "mixer",
+        ("2405.04517",),
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
+        missing="the short convolution and the wider inner stream that its block of 2024 has around it",
+    ),
     "qkan_lstm": Entry(
         "layersmith.mixer.qkan_lstm:QKANLSTM",
         "mixer",
@@ -153,6 +161,13 @@ ENTRIES: dict[str, Entry] = {
         ("2405.11582",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
         missing="the grid of its paper's pictures: the convolution runs over tokens in a line",
+    ),
+    "slstm": Entry(
+        "layersmith.mixer.slstm:SLSTM",
+        "mixer",
+        ("2405.04517", "xlstmtime-long-term-time-series"),
+        {"d_model": 16, "n_heads": 2},
+        missing="the short convolution before its gates, and the norm over batches of the forecaster",
     ),
     "toeplitz_attention": Entry(
         "layersmith.mixer.toeplitz_attention:ToeplitzAttention",

@@ -19,7 +19,9 @@ OPTIMIZERS: dict[str, str] = {
     "max_norm": "layersmith.racing.optimizers.max_norm:MaxNorm",
     "mkor": "layersmith.racing.optimizers.mkor:Mkor",
     "muon": "layersmith.racing.optimizers.muon:Muon",
+    "mup_adamw": "layersmith.racing.optimizers.mup_adamw:MupAdamW",
     "sam": "layersmith.racing.optimizers.sam:Sam",
+    "sgd": "layersmith.racing.optimizers.sgd:Sgd",
     "two_four": "layersmith.racing.optimizers.two_four:TwoFour",
     "whitened_adamw": "layersmith.racing.optimizers.whitened_adamw:WhitenedAdamW",
 }

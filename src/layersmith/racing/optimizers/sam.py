@@ -4,8 +4,10 @@
 
 A step takes two gradients on the same examples, which the budget of FLOPs counts.
 
-Paper: "When Vision Transformers Outperform ResNets without Pre-training or Strong Data Augmentations".
-Differs from the paper: both gradients are clipped, as everyone's are; what a model draws at random, and running
+Papers: "When Vision Transformers Outperform ResNets without Pre-training or Strong Data Augmentations"; "SAMformer:
+Unlocking the Potential of Transformers in Time Series Forecasting with Sharpness-Aware Minimization and Channel-Wise
+Attention" (rho = 0.5, for one layer of attention over series: `races/samformer_linear.yaml`).
+Differs from the papers: both gradients are clipped, as everyone's are; what a model draws at random, and running
 statistics, go on between the two.
 """
 
@@ -27,7 +29,10 @@ class Sam(Rule):
 
     name = "sam"
     summary = "AdamW by the gradient at the steepest place within a small distance (sharpness-aware)."
-    papers = ("vision-transformers-outperform-resnets-without",)
+    papers = (
+        "vision-transformers-outperform-resnets-without",
+        "samformer-unlocking-potential-transformers-time",
+    )
     gradients = 2
 
     def __init__(self, rho: float = 0.05):

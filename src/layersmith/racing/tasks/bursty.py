@@ -6,14 +6,19 @@ An item is its class's prototype, a normal vector, plus noise; its label is the 
 sequence the class asked for stands three times among the eight items before it, and one other class three times too:
 the label can be copied. In all others the classes are drawn one by one, so it mostly has to be known by heart.
 
-    asks: context    judged on two classes that are new in every sequence, four items of each, called 0 and 1
-    asks: weights    judged on trained classes, each as often, none of which stands in the sequence before
+    asks: context     judged on two classes that are new in every sequence, four items of each, called 0 and 1
+    asks: relabelled  the same with two trained classes, whose own labels are others: knowing them by heart misleads
+    asks: weights     judged on trained classes, each as often, none of which stands in the sequence before
 
 Training is the same for both. With a `tail`, class i is drawn in proportion to i^-tail (Zipf's law for 1).
 
-Paper: "Data Distributional Properties Drive Emergent In-Context Learning in Transformers" (the sequence, its counts,
-bursts, Zipf's law, noise within classes; counts from memory).
-Differs from the paper: normal prototypes instead of Omniglot's pictures; a class has one label.
+With `bursts: 1` both ways are right in all of training, and it is seen which of them a model takes to, and for how
+long: labels from the prompt come first, and may be given up again for labels known by heart.
+
+Papers: "Data Distributional Properties Drive Emergent In-Context Learning in Transformers" (the sequence, its counts,
+bursts, Zipf's law, noise within classes; counts from memory); "The Transient Nature of Emergent In-Context Learning in
+Transformers" (bursts alone, and both questions through long training; weight decay keeps labels from the prompt).
+Differs from the papers: normal prototypes instead of Omniglot's pictures; a class has one label.
 """
 
 from __future__ import annotations
@@ -26,13 +31,13 @@ from layersmith.racing.task import IGNORED, Batch, Split, Task
 from layersmith.racing.tasks.shared.checks import number, one_of, whole
 from layersmith.racing.tasks.shared.drawing import distinct, judged
 
-ASKS = ("context", "weights")
+ASKS = ("context", "relabelled", "weights")
 ITEMS, BURST, SHOTS = 8, 3, 4
 
 
 class Bursty(Task):
     """
-    asks       context or weights: what "valid" and "test" judge
+    asks       context, relabelled or weights: what "valid" and "test" judge
     bursts     share of training sequences that are bursty
     tail       how fast classes become rare in training; 0: all are as frequent
     n_classes  trained classes, and labels
@@ -43,7 +48,7 @@ class Bursty(Task):
 
     name = "bursty"
     summary = "Label an item by its neighbours in the prompt or by heart, trained on more or less bursty data."
-    papers = ("data-distributional-properties-drive-emergent",)
+    papers = ("data-distributional-properties-drive-emergent", "transient-nature-emergent-context-learning")
     reads = "features"
 
     def __init__(
@@ -65,8 +70,8 @@ class Bursty(Task):
         self.n_inputs, self.n_outputs, self.tokens = n_dims + n_classes, n_classes, 2 * ITEMS + 1
 
     def batch(self, generator: torch.Generator, size: int, split: Split = "train") -> Batch:
-        if split != "train" and self.asks == "context":
-            prototypes = torch.randn(size, 2, self.n_dims, generator=generator, device="cpu")
+        if split != "train" and self.asks != "weights":
+            prototypes = self._two(generator, size)
             labels = torch.arange(2).repeat(SHOTS)[distinct(generator, size, ITEMS, ITEMS)]
             asked = torch.randint(2, (size, 1), generator=generator, device="cpu")
             labels = torch.cat([labels, asked], 1)
@@ -82,6 +87,12 @@ class Bursty(Task):
         targets[:, -1] = labels[:, -1]
         return Batch(inputs, targets)
 
+    def _two(self, generator: torch.Generator, size: int) -> Tensor:
+        """Prototypes of the classes called 0 and 1, (B, 2, d): new ones, or trained ones but for the first two."""
+        if self.asks == "context":
+            return torch.randn(size, 2, self.n_dims, generator=generator, device="cpu")
+        return self.prototypes[2 + distinct(generator, size, self.n_classes - 2, 2)]
+
     def yardsticks(self) -> dict[str, float]:
         """random: one of the labels that can be right; linear: the trained class whose prototype is nearest, known
         by heart; oracle: the likeliest of the labels that can be right. Both on 2048 sequences."""
@@ -91,8 +102,10 @@ class Bursty(Task):
         if self.asks == "weights":
             before = batch.inputs[:, 1::2, self.n_dims :].sum(1) > 0
             guess = distances.masked_fill(before, torch.inf).argmin(1)
-        else:
+        elif self.asks == "context":
             guess = self._nearer_mean(batch.inputs)
+        else:
+            guess = self._likelier_class(batch.inputs)
         return {
             "random": 1 / self.n_classes if self.asks == "weights" else 0.5,
             "linear": float((distances.argmin(1) == answers).double().mean()),
@@ -106,6 +119,16 @@ class Bursty(Task):
         shrunk = SHOTS / (SHOTS + self.noise**2)
         means = shrunk * labels[..., :2].mT @ items[:, :-1] / SHOTS
         return torch.cdist(items[:, -1:], means)[:, 0].argmin(1)
+
+    def _likelier_class(self, inputs: Tensor) -> Tensor:
+        """0 or 1: of which of two trained classes the last item is likelier one, where four items tell what each is."""
+        items, labels = inputs[:, 0::2, : self.n_dims].double(), inputs[:, 1::2, self.n_dims :].double()
+        variance = max(self.noise, 1e-3) ** 2
+        fits = -torch.cdist(items, self.prototypes[2:].double()).square() / (2 * variance)  # (B, 9, classes)
+        chances = (labels[..., :2].mT @ fits[:, :-1]).softmax(-1)
+        others = 1 - chances.flip(1)  # the two are never the same
+        asked = (fits[:, -1:] - fits[:, -1:].amax(-1, keepdim=True)).exp()
+        return (chances * others * asked).sum(-1).argmax(1)
 
     def _classes(self, generator: torch.Generator, size: int) -> Tensor:
         """Classes of training sequences, the one asked for last: (B, 9)."""

@@ -23,6 +23,7 @@ from layersmith.anatomy import Anatomy
 from layersmith.anatomy.running import plainly
 from layersmith.errors import UserError
 from layersmith.measuring.divergence import divergence
+from layersmith.refitting.heal.adapters import build_adapter
 from layersmith.refitting.heal.formats import trainable_formats
 from layersmith.refitting.heal.loss import Batch, add_gradients, hidden_states, rows_at_once, tokens_of
 from layersmith.refitting.heal.state import Best
@@ -49,6 +50,8 @@ class HealSettings:
 
     While none has been better than no healing at all, `hope` checks are enough, and one alone that is `lost` times as
     far from the teacher: an exact mix has nothing to gain.
+
+    adapter  name of what is trained instead of the weights (`heal.adapters`), which the student was given a place for
     """
 
     steps: int
@@ -58,6 +61,7 @@ class HealSettings:
     hope: int = 3
     lost: float = 10.0
     seed: int = 0
+    adapter: str | None = None
 
 
 def heal(
@@ -74,10 +78,12 @@ def heal(
 ) -> Healing:
     """Train `student` in place. Resumes from `workspace` files called `name` when they are there.
 
-    Matrices in number formats are trained as well, through their rounding (`formats`).
+    Matrices in number formats are trained as well, through their rounding (`formats`). With an adapter, it alone is
+    trained, and at the end it is merged or part of the student.
     Raises UserError when the loss is not finite (the student is left rolled back).
     """
-    with trainable_formats(student):
+    adapter = settings.adapter and build_adapter(settings.adapter)
+    with adapter.training(student, anatomy, settings.seed) if adapter else trainable_formats(student):
         return _heal(student, teacher, anatomy, (batches, heldout), settings, workspace=workspace, name=name, tell=tell)
 
 

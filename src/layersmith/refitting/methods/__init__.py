@@ -46,6 +46,7 @@ METHODS: dict[str, str] = {
     "mamba2": "layersmith.refitting.methods.replace.to_mamba2:ToMamba2",
     "gated_deltanet": "layersmith.refitting.methods.replace.to_gated_deltanet:ToGatedDeltaNet",
     "gla": "layersmith.refitting.methods.replace.to_gla:ToGLA",
+    "mlstm": "layersmith.refitting.methods.replace.to_mlstm:ToMLSTM",
     "retnet": "layersmith.refitting.methods.replace.to_retnet:ToRetNet",
     "topk": "layersmith.refitting.methods.prune.topk:TopK",
     "carve": "layersmith.refitting.methods.prune.carve:Carve",

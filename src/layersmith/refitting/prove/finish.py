@@ -22,6 +22,7 @@ from layersmith.measuring.quality import quality
 from layersmith.measuring.token_bytes import token_bytes
 from layersmith.refitting.cleared import clear
 from layersmith.refitting.context import RunContext
+from layersmith.refitting.heal.adapters import build_adapter
 from layersmith.refitting.heal.distillation import Healing, HealSettings, heal
 from layersmith.refitting.heal.state import distinct
 from layersmith.refitting.prove.compiled import measure_compiled
@@ -53,7 +54,7 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
             found = replace(found, selection=selection)
             variants = measure_baselines(ctx, found)  # what was measured is kept, so this only tells it anew
     with ctx.clock.stage("heal"):
-        healed, healing = _healed(ctx, found, found.selection.chosen)
+        healed, healing, grown = _healed(ctx, found, found.selection.chosen)
         if ctx.settings.heal_baseline:
             _heal_best_uniform(ctx, found, variants)
     with ctx.clock.stage("fold"):
@@ -65,7 +66,7 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
         final = _side_by_side(ctx, found, healed, f"final/{finished}")
     compiled = _compiled(ctx, healed, f"compiled/{finished}") if ctx.compiles else None
     with ctx.clock.stage("save"):
-        saved = {"folds": folds, "compiled": compiled, **_save(ctx, found, healed, folded)}
+        saved = {"folds": folds, "compiled": compiled, **_save(ctx, found, healed, [grown, folded])}
     result = assemble(ctx, found, variants, healing, final, saved)
     out = ctx.workspace.out
     (out / "model" / "README.md").write_text(card(result), encoding="utf-8")
@@ -78,31 +79,44 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
     return RefitResult(out, result)
 
 
-def _healed(ctx: RunContext, found: Found, chosen: list[str]) -> tuple[Any, Healing | None]:
-    """The healed mix as the workspace keeps it: what training made of it, and nothing where that was rolled back."""
+def _healed(ctx: RunContext, found: Found, chosen: list[str]) -> tuple[Any, Healing | None, list[Edit]]:
+    """The healed mix as the workspace keeps it: what training made of it, and nothing where that was rolled back.
+
+    With it the edits of an adapter that stays in it.
+    """
     if found.selection.joint_divergence <= EXACT:
         ctx.bar.note("the mix is exact: there is nothing to heal")
-        return student(ctx.model, found.replacement(chosen)), None
+        return student(ctx.model, found.replacement(chosen)), None, []
     kept = _checkpoint(ctx, "healed", chosen)
     saved = ctx.workspace.load_json(kept)
     state = ctx.workspace.load_tensors(kept) if saved is not None else None
     if saved is None or state is None:
-        healed, healing = _heal(ctx, found, chosen, "heal")
+        healed, healing, grown = _heal(ctx, found, chosen, "heal")
         if healing is not None:
             ctx.workspace.save_tensors(kept, {} if healing.rolled_back else distinct(healed))
             ctx.workspace.save_json(kept, healing.to_json())
     else:
-        healed, healing = student(ctx.model, found.replacement(chosen)), Healing(**saved)
+        healing = Healing(**saved)
+        healed, grown = _student(ctx, found, chosen, healing.rolled_back)
         healed.load_state_dict(state, strict=False)
     ctx.workspace.remove_folder("heal")
-    return healed, healing
+    return healed, healing, grown
 
 
-def _heal(ctx: RunContext, found: Found, chosen: list[str], name: str) -> tuple[Any, Healing | None]:
+def _student(ctx: RunContext, found: Found, chosen: list[str], plain: bool) -> tuple[Any, list[Edit]]:
+    """The model with these candidates and, unless it is to be plain, the run's adapter; the edits of the latter."""
+    changed, adapter = student(ctx.model, found.replacement(chosen)), ctx.settings.heal_adapter
+    if plain or adapter is None:
+        return changed, []
+    return changed, [edit for edit, _ in build_adapter(adapter).place(changed, ctx.settings.seed)]
+
+
+def _heal(ctx: RunContext, found: Found, chosen: list[str], name: str) -> tuple[Any, Healing | None, list[Edit]]:
     """The model with these candidates, healed on the heal batches (all runs heal on the same ones)."""
-    changed = student(ctx.model, found.replacement(chosen))
-    if not ctx.batches.heal or not chosen:
-        return changed, None
+    nothing = not ctx.batches.heal or not chosen
+    changed, grown = _student(ctx, found, chosen, plain=nothing)
+    if nothing:
+        return changed, None, []
     changed.requires_grad_(True)
     heal_settings = _heal_settings(ctx)
     healing = heal(
@@ -116,13 +130,16 @@ def _heal(ctx: RunContext, found: Found, chosen: list[str], name: str) -> tuple[
         name=_checkpoint(ctx, name, chosen),
         tell=ctx.bar.tell,
     )
+    if grown and healing.rolled_back:  # it would cost something and give nothing
+        changed, grown = _student(ctx, found, chosen, plain=True)
     changed.requires_grad_(False)
-    return changed, healing
+    return changed, healing, grown
 
 
 def _heal_settings(ctx: RunContext) -> HealSettings:
     steps = len(ctx.batches.heal)
-    return HealSettings(steps, ctx.settings.heal_lr, check_every=max(5, steps // 12), seed=ctx.settings.seed)
+    settings, every = ctx.settings, max(5, steps // 12)
+    return HealSettings(steps, settings.heal_lr, check_every=every, seed=settings.seed, adapter=settings.heal_adapter)
 
 
 def _checkpoint(ctx: RunContext, name: str, chosen: list[str]) -> str:
@@ -141,7 +158,7 @@ def _heal_best_uniform(ctx: RunContext, found: Found, variants: dict[str, Any]) 
     kept = _checkpoint(ctx, "healed-uniform", best["candidates"])
     saved = ctx.workspace.load_json(kept)
     if saved is None:
-        healed, _ = _heal(ctx, found, best["candidates"], "heal-uniform")
+        healed, _, _ = _heal(ctx, found, best["candidates"], "heal-uniform")
         moved = divergence(ctx.model, healed, ctx.batches.report)
         saved = {**best["measured"], "divergence": moved.value, "agreement": moved.agreement}
         ctx.workspace.save_json(kept, saved)
@@ -204,10 +221,15 @@ def _samples(ctx: RunContext, healed: Any) -> list[dict[str, str]]:
     ]
 
 
-def _save(ctx: RunContext, chosen: Found, healed: Any, folded: list[Edit]) -> dict[str, Any]:
-    """`out/model`, then a fresh process loads it and must give the logits that were measured."""
+def _save(ctx: RunContext, chosen: Found, healed: Any, later: list[list[Edit]]) -> dict[str, Any]:
+    """`out/model`, which a fresh process loads: it must give the logits that were measured.
+
+    later  the edits of the adapter, then those of the folds
+    """
     folder = ctx.workspace.out / "model"
-    edits = combined([edit for edit, _ in chosen.replacement(chosen.selection.chosen)], folded)
+    edits = [edit for edit, _ in chosen.replacement(chosen.selection.chosen)]
+    for more in later:
+        edits = combined(edits, more)
     trust = ctx.source.trust_remote_code
     found = rehearsal(ctx.model, ctx.tokenizer, ctx.batches.fit[0], ctx.workspace, trust)
     kind = checkpoint.save_result(healed, ctx.model, edits, folder, ctx.tokenizer, try_stock=not found["stock"])

@@ -38,6 +38,7 @@ class Heads(Method):
         "Every group of query heads keeps equally many, because the kernels want a rectangle; the refit is damped "
         "towards the trained weights, and what the removed heads gave on average goes into the output's bias."
     )
+    missing = "the rank of heads by the gradient at a gate of each, of arXiv 1905.10650"
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         if view.attention is None:
