@@ -40,12 +40,13 @@ class TrialDivision(nn.Module):
     def __init__(self, most: int):
         super().__init__()
         self.turns = turns(most)
-        self.maps = nn.ModuleList((nn.Linear(AT.width, SUMS.width), nn.Linear(SUMS.width, NEXT.width)))
-        self.maps.append(nn.Linear(NEXT.width, AT.width))
-        _wire_sums(self.maps[0])
-        _wire_next(self.maps[1], far=4.0 * most)
+        sums, following = nn.Linear(AT.width, SUMS.width), nn.Linear(SUMS.width, NEXT.width)
+        back = nn.Linear(NEXT.width, AT.width)
+        self.maps = nn.ModuleList((sums, following, back))
+        _wire_sums(sums)
+        _wire_next(following, far=4.0 * most)
         wire(
-            self.maps[2],
+            back,
             (AT.n, NEXT.n, 1.0),
             (AT.i, NEXT.i, 1.0),
             *((AT.m, piece, 1.0) for piece in (NEXT.kept, NEXT.fresh)),

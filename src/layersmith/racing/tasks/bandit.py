@@ -132,7 +132,7 @@ class Bandit(Task):
         draws = torch.Generator().manual_seed(0)
         policies: dict[str, Policy] = {
             "linear": self.greedy,
-            "Thompson": lambda *history: self.thompson(*history, draws),
+            "Thompson": lambda arms, pulls, payments: self.thompson(arms, pulls, payments, draws),
             "oracle": self.lin_ucb,
         }
         return {"random": 1 / self.n_arms} | {
