@@ -95,6 +95,6 @@ def _raced() -> dict[str, list[str]]:
         outcome = chips([(races.VERDICTS[word], word)]) if word else chips([("missing", "not run")])
         where = f"[{path.stem}](races.md#{path.stem})" if word else f"`{path.stem}`"
         line = f"race {where}: `layersmith race races/{path.name}` {outcome} {inline(race['claim'])}"
-        for key in race["papers"]:
+        for key in race.get("papers", []):
             told.setdefault(key, []).append(line)
     return told

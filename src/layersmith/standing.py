@@ -14,14 +14,14 @@ from layersmith.refitting import methods
 from layersmith.refitting.heal.adapters import ADAPTERS
 from layersmith.refitting.prove.folds import FOLDS
 
-#: What runs a thing of each kind; a fold is tried on the result of every run, and is shown by itself.
+#: What runs a thing of each kind; where "…" stands the user adds a budget, a folder. Folds are tried on every result.
 COMMANDS = {
     "part": "layersmith check {}",
-    "method": "layersmith refit MODEL --methods {}",
+    "method": "layersmith refit MODEL --methods {} …",
     "fold": "layersmith show {}",
-    "adapter": "layersmith refit MODEL --heal-adapter {}",
+    "adapter": "layersmith refit MODEL --heal-adapter {} …",
     "construction": "layersmith construct {}",
-    "tool": "layersmith explain MODEL --with {}",
+    "tool": "layersmith explain MODEL --with {} …",
     "task": "layersmith race --task {}",
     "optimizer": "layersmith race --optimizer adamw,{}",
 }

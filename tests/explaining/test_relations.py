@@ -42,10 +42,10 @@ def test_correlations_are_pearson_s_and_nothing_for_what_does_not_vary() -> None
     assert float(correlations(torch.ones(5, 1).double(), draw(0, 5, 1))) == 0
 
 
-def test_answers_are_the_tokens_that_any_subject_makes_likely() -> None:
-    logs = torch.tensor([[-9.0, -1.0, -5.0, -4.0], [-0.5, -8.0, -5.0, -4.0]])
-    assert sorted(_answers(logs, 2).tolist()) == [0, 1]
-    assert len(_answers(logs, 99)) == 4
+def test_answers_are_the_tokens_that_some_subject_makes_likelier() -> None:
+    chances = torch.tensor([[0.01, 0.3, 0.6, 0.09], [0.3, 0.01, 0.6, 0.09], [0.15, 0.15, 0.6, 0.1]])
+    assert sorted(_answers(chances.log(), 2).tolist()) == [0, 1]
+    assert len(_answers(chances.log(), 99)) == 4
 
 
 def test_a_prompt_is_a_linear_function_of_itself(pocket, tokenizer, tmp_path) -> None:

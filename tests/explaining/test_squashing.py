@@ -48,7 +48,7 @@ def test_a_model_that_sees_its_last_token_alone_loses_the_rest() -> None:
     subject = Seen(blind())
     head = Readout(subject)
     for kind in ("text", "repeats"):
-        found = _compared(subject, head, [passage(0), passage(1)], 8, kind)
+        found = _compared(head, [passage(0), passage(1)], 8, kind)
         assert found["distance"] < 1e-6
         assert found["rounded"] > 0.99
         assert found["alike"] == 1
@@ -67,7 +67,7 @@ def test_the_mean_of_a_text_forgets_one_token_more_and_more() -> None:
             block.mlp.c_proj.weight.zero_()
     subject = Seen(model)
     head = Readout(subject)
-    distances = [_compared(subject, head, [passage()], n, "repeats")["distance"] for n in (4, 16, 31)]
+    distances = [_compared(head, [passage()], n, "repeats")["distance"] for n in (4, 16, 31)]
     assert distances[0] > 2 * distances[1] > 2 * distances[2] > 0
 
 
@@ -77,7 +77,7 @@ def test_a_distance_is_that_of_two_runs() -> None:
     ids = passage()
     with torch.no_grad():
         one, two = (_last_stream(model, i) for i in (ids[:8], torch.cat((ids[:8], ids[7:8]))))
-    found = _compared(subject, Readout(subject), [ids], 8, "text")
+    found = _compared(Readout(subject), [ids], 8, "text")
     assert found["distance"] == pytest.approx(float((one - two).abs().sum() / one.abs().sum()), rel=1e-4)
     assert found["distance"] > 1e-3
     assert found["rounded"] < 0.5

@@ -132,7 +132,7 @@ def test_every_patch_of_a_square_gets_its_turn() -> None:
     assert sorted(groups.flatten().tolist()) == list(range(24))
 
 
-@pytest.mark.parametrize(("shallow", "refreshed"), [(0, 1), (1, 1), (2, 3), (3, 2)])
+@pytest.mark.parametrize(("shallow", "refreshed"), [(0, 1), (1, 0), (1, 1), (2, 3), (3, 2)])
 def test_the_share_of_the_work_is_what_runs(shallow: int, refreshed: int) -> None:
     subject, rows = model(), []
     for layer in subject.layers:

@@ -2,7 +2,7 @@
 
 Two prompts, such as "{} is a city in the country of" and "The language that people speak in {} is", are filled with the
 same subjects. For each, x are the log-probabilities of the answers to the first prompt and y those to the second (the
-tokens that any subject makes most likely), and ridge regression on half of the subjects gives
+tokens whose probability rises most above its mean for some subject), and ridge regression on half of the subjects gives
 
     y ~ W x + b
 
@@ -109,7 +109,7 @@ def judged(x: Tensor, y: Tensor, new_x: Tensor, new_y: Tensor, strength: float) 
         "weight": weight,
         "correlation": float(correlations(said, new_y).mean()),
         "foretold": float((said.argmax(1) == new_y.argmax(1)).double().mean()),
-        "commonest": float(torch.bincount(new_y.argmax(1)).max() / len(new_y)),
+        "commonest": int(torch.bincount(new_y.argmax(1)).max()) / len(new_y),
     }
 
 
@@ -142,8 +142,9 @@ def _answered(subject: Subject, prompt: str, names: list[str]) -> Tensor:
 
 
 def _answers(logs: Tensor, count: int) -> Tensor:
-    """The tokens that come closest to certain for any subject."""
-    return logs.amax(0).topk(min(count, logs.shape[1])).indices
+    """The tokens whose probability rises most above its mean for some subject: what all have in common is no answer."""
+    chances = logs.exp()
+    return (chances.amax(0) - chances.mean(0)).topk(min(count, logs.shape[1])).indices
 
 
 def _pairs(subject: Subject, weight: Tensor, chosen: dict[str, Tensor]) -> list[list[Any]]:

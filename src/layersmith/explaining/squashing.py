@@ -29,11 +29,12 @@ from torch import Tensor
 
 from layersmith.anatomy.running import evaluating
 from layersmith.errors import UserError
-from layersmith.explaining.passages import check_foretells, logits_of, unpadded
+from layersmith.explaining.passages import check_foretells, unpadded
 from layersmith.explaining.readout import Readout
 from layersmith.explaining.sections import Section, table
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings
+from layersmith.measuring.divergence import main_output
 
 KINDS, FIGURES = ("text", "repeats"), ("distance", "rounded", "alike")
 #: Parts of a text whose derivatives are added up.
@@ -66,7 +67,7 @@ class Squashing(Survey):
             for index, n in enumerate(lengths):
                 kept = subject.workspace.load_json(f"squashing/{n}")
                 if kept is None:
-                    kept = {kind: _compared(subject, head, rows, n, kind) for kind in KINDS}
+                    kept = {kind: _compared(head, rows, n, kind) for kind in KINDS}
                     subject.workspace.save_json(f"squashing/{n}", kept)
                 for kind in KINDS:
                     found[kind][str(n)] = kept[kind]
@@ -82,17 +83,16 @@ def _lengths(longest: int) -> list[int]:
     return [*powers, longest - 1]
 
 
-def _compared(subject: Subject, head: Readout, rows: list[Tensor], n: int, kind: str) -> dict[str, float]:
+def _compared(head: Readout, rows: list[Tensor], n: int, kind: str) -> dict[str, float]:
     """The means over passages of what `FIGURES` says."""
     sums = dict.fromkeys(FIGURES, 0.0)
     for ids in rows:
         text = ids[:n] if kind == "text" else torch.cat((ids[:1], ids[len(ids) // 2].expand(n - 1)))
-        both = (text, torch.cat((text, text[-1:])))
-        one, two = (_last(head, each) for each in both)
-        same = [int(logits_of(subject, each[None])[0, -1].argmax()) for each in both]
+        one, answer = _last(head, text)
+        two, other = _last(head, torch.cat((text, text[-1:])))
         sums["distance"] += float((one - two).abs().sum() / one.abs().sum())
         sums["rounded"] += float((one.bfloat16() == two.bfloat16()).double().mean())
-        sums["alike"] += float(same[0] == same[1])
+        sums["alike"] += float(answer == other)
     return {name: total / len(rows) for name, total in sums.items()}
 
 
@@ -100,10 +100,12 @@ def _batch(ids: Tensor) -> dict[str, Tensor]:
     return {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
 
 
-def _last(head: Readout, ids: Tensor) -> Tensor:
-    """(D,): the stream of the last token, after the last block."""
-    with torch.no_grad():
-        return head.streams(_batch(ids))[-1][0, -1].float()
+@torch.no_grad()
+def _last(head: Readout, ids: Tensor) -> tuple[Tensor, int]:
+    """(D,): the stream of the last token after the last block, and the token that is likeliest to follow."""
+    batch = _batch(ids)
+    stream = head.streams(batch)[-1]
+    return stream[0, -1].float(), int(main_output(head.read(stream, batch))[0, -1].argmax())
 
 
 def _felt(subject: Subject, head: Readout, rows: list[Tensor], directions: int) -> list[float]:

@@ -91,7 +91,7 @@ class MLSTM(HeadMixer):
             for gate in (self.write, self.forget):
                 gate.weight.zero_()
             self.write.bias.normal_(std=0.1)
-            self.forget.bias.copy_(torch.linspace(3.0, 6.0, self.n_kv_heads))
+            self.forget.bias.copy_(torch.linspace(3.0, 6.0, self.n_kv_heads, device="cpu"))
         self.weight = nn.Parameter(torch.ones(n_heads * self.head_dim))
         self.gate = nn.Linear(d_model, n_heads * self.head_dim, bias=False) if out_gate else None
 

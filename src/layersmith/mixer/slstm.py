@@ -49,7 +49,7 @@ class SLSTM(SteppedMixer):
         self.weight = nn.Parameter(torch.ones(d_model))
         with torch.no_grad():
             self.x.bias.zero_()
-            self.x.bias[d_model : 2 * d_model] = torch.linspace(3.0, 6.0, size).repeat(n_heads)
+            self.x.bias[d_model : 2 * d_model] = torch.linspace(3.0, 6.0, size, device="cpu").repeat(n_heads)
 
     def read(self, x: Tensor) -> Tensor:
         return F.linear(x, self.x.weight.to(x.dtype), self.x.bias.to(x.dtype))

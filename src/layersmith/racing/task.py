@@ -49,9 +49,9 @@ class Task(ABC):
     once: ClassVar[bool] = False
     #: Whether a position may see only those before it.
     causal: ClassVar[bool] = True
-    #: What `score` is, with its unit.
-    metric: ClassVar[str] = "accuracy"
-    higher_is_better: ClassVar[bool] = True
+    #: What `score` is, with its unit; settings may decide on it.
+    metric: str = "accuracy"
+    higher_is_better: bool = True
     splits: ClassVar[tuple[Split, ...]] = ("train", "valid", "test")
     #: Settings that say how a trained model is judged and nothing of what is learned: entrants may differ in them.
     judging: ClassVar[tuple[str, ...]] = ()

@@ -42,7 +42,7 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
     "scan_and_snap": ({"classes": 3, "steps": 1000}, "head.k.weight"),
     "relu_symmetries": ({"inputs": 2, "width": 3, "layers": 2}, "one.0.weight"),
     "task_vectors": ({}, "tuned.1.up.weight"),
-    "program": ({"letters": 3}, "layers.1.0.predicate"),
+    "program": ({"letters": 3, "steps": 300}, "layers.1.0.predicate"),
     "random_networks": ({"networks": 6, "width": 24}, "small.1"),
     "arithmetic": ({"operators": 3, "inputs": 4}, "back1.k.weight"),
     "boltzmann": ({"words": 5}, "head.v.weight"),

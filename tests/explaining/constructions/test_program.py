@@ -16,13 +16,12 @@ from layersmith.explaining.programs.learning import IGNORED, discrete
 from layersmith.explaining.programs.network import Gumbel, Head, ProgramNetwork, nearness
 from layersmith.explaining.programs.source import program_of
 
-SMALL = {"letters": 3}
+SMALL = {"letters": 3, "steps": 300}
 
 
 def random_network(seed: int, layers: int = 2, heads: int = 2) -> ProgramNetwork:
     """Discrete, of 5 tokens and 6 positions, its choices drawn at random."""
-    generator = torch.Generator().manual_seed(seed)
-    return discrete(ProgramNetwork(5, 6, 3, layers, heads, 3, generator), seed % 3)
+    return discrete(ProgramNetwork(5, 6, 3, layers, heads, tries=3, seed=seed), seed % 3)
 
 
 def by_loops(network: ProgramNetwork, ids: list[int]) -> list[list[float]]:

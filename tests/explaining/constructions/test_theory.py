@@ -122,7 +122,7 @@ def test_sets_that_float64_cannot_tell_apart_are_refused() -> None:
 
 def test_predictions_are_ratios_of_integrals() -> None:
     """p(1 | bits) = int t^(a+k) (1-t)^(b+n-k-1) / int t^(a+k-1) (1-t)^(b+n-k-1), which are Beta functions."""
-    module, _ = build("exchangeable", bits=5, a=0.7, b=2.5)
+    module, _ = build("exchangeable", bits=6, a=0.7, b=2.5)
     bits = [1, 0, 1, 1, 0]
     found = module(torch.tensor([bits]))[0].tolist()
 

@@ -80,7 +80,7 @@ class ProgramNetwork(nn.Module):
     tokens, positions  how many of either there are; k is the larger number
     answers            what may be answered at every position
     layers, heads      of the program; the heads of one layer do not read one another
-    tries              R
+    tries, seed        R, and what the first weights are drawn with
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class ProgramNetwork(nn.Module):
         layers: int,
         heads: int,
         tries: int = 1,
-        generator: torch.Generator | None = None,
+        seed: int = 0,
     ):
         super().__init__()
         self.tokens, self.positions, self.answers, self.tries = tokens, positions, answers, tries
         self.k = max(tokens, positions)
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         self.layers = nn.ModuleList(
             nn.ModuleList(Head(tries, 2 + layer * heads, self.k, generator) for _ in range(heads))
             for layer in range(layers)

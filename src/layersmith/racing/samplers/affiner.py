@@ -36,11 +36,11 @@ class Affined(nn.Module):
     def __init__(self, linear: nn.Linear, rank: int):
         super().__init__()
         self.linear = linear
-        like = {"dtype": linear.weight.dtype, "device": linear.weight.device}
-        self.a, self.c = (nn.Parameter(torch.zeros(linear.out_features, **like)) for _ in range(2))
-        self.s = nn.Parameter(torch.ones((), **like))
-        self.down = nn.Parameter(torch.randn(rank, linear.in_features, **like) * linear.in_features**-0.5)
-        self.up = nn.Parameter(torch.zeros(linear.out_features, rank, **like))
+        weight = linear.weight.detach()
+        self.a, self.c = (nn.Parameter(weight.new_zeros(linear.out_features)) for _ in range(2))
+        self.s = nn.Parameter(weight.new_ones(()))
+        self.down = nn.Parameter(torch.randn(rank, linear.in_features).to(weight) * linear.in_features**-0.5)
+        self.up = nn.Parameter(weight.new_zeros(linear.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
         return (1 + self.a) * self.linear(x) + self.c + self.s * (x @ self.down.T).relu() @ self.up.T

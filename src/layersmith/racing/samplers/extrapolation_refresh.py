@@ -81,12 +81,7 @@ class ExtrapolationRefresh(Sampler):
                 f"extrapolation_refresh takes 2 x 2 patches, and there are {task.grid}: give another patch."
             )
         for layer in layers[: self.shallow]:
-            attention = layer.mixer if type(layer) is Series and not layer.post and layer.first_ffn is None else None
-            if not isinstance(attention, SoftmaxAttention) or attention.rope_theta or attention.window:
-                raise UserError(
-                    "extrapolation_refresh computes single patches of shallow layers, which it can in the usual layer "
-                    "with softmax_attention that is not rotated: give the entrant rope_theta: null, or shallow: 0."
-                )
+            usual(layer)
 
     def learn(self, model: nn.Module, task: Generation) -> nn.Module:
         """Nothing is learned; which patches are neighbours is looked up."""
@@ -98,7 +93,7 @@ class ExtrapolationRefresh(Sampler):
         opened_model = opened(model)
         if step == 0:
             self.visits = torch.zeros(inputs.shape[1], dtype=torch.long, device=inputs.device)
-            self.kept: dict[int, dict[str, Tensor]] = {}
+            self.kept: dict[tuple[int, str], Tensor] = {}
             self.added: dict[int, History] = {}
         whole_step = is_computed(step, self.interval)
         rows = torch.arange(inputs.shape[1], device=inputs.device) if whole_step else self.due()
@@ -122,20 +117,31 @@ class ExtrapolationRefresh(Sampler):
         order = self.visits[groups].argsort(dim=1, stable=True)[:, : self.refreshed]
         return groups.gather(1, order).flatten().sort().values
 
-    def refresh(self, layer: Series, number: int, x: Tensor, rows: Tensor) -> Tensor:
+    def refresh(self, layer: nn.Module, number: int, x: Tensor, rows: Tensor) -> Tensor:
         """What the layer makes of all patches, computed for the patches `rows` alone."""
-        attention = layer.mixer
-        q, k, v = attention.project(layer.norm(x[:, rows]), None, None)
-        kept = self.kept.setdefault(number, {"k": torch.zeros(0), "v": torch.zeros(0), "y": torch.zeros(0)})
-        if len(rows) == x.shape[1]:
-            kept["k"], kept["v"] = k, v
-        else:
-            kept["k"], kept["v"] = kept["k"].index_copy(2, rows, k), kept["v"].index_copy(2, rows, v)
-        seen, _ = attention.mix(q, kept["k"], kept["v"], None, None)
+        series, attention = usual(layer)
+        q, k, v = attention.project(series.norm(x[:, rows]), None, None)
+        k, v = self.renewed((number, "k"), 2, rows, k), self.renewed((number, "v"), 2, rows, v)
+        seen, _ = attention.mix(q, k, v, None, None)
         y = x[:, rows] + attention.o(merge_heads(seen))
-        y = y + layer.ffn(layer.ffn_norm(y))
-        kept["y"] = y if len(rows) == x.shape[1] else kept["y"].index_copy(1, rows, y)
-        return kept["y"]
+        return self.renewed((number, "y"), 1, rows, y + series.ffn(series.ffn_norm(y)))
+
+    def renewed(self, name: tuple[int, str], dim: int, rows: Tensor, values: Tensor) -> Tensor:
+        """What is kept under the name, of all patches, with new values for some."""
+        self.kept[name] = self.kept[name].index_copy(dim, rows, values) if name in self.kept else values
+        return self.kept[name]
+
+
+def usual(layer: nn.Module) -> tuple[Series, SoftmaxAttention]:
+    """The layer and its attention, of which single patches can be computed. UserError for another."""
+    if isinstance(layer, Series) and not layer.post and layer.first_ffn is None:
+        attention: nn.Module = layer.mixer
+        if isinstance(attention, SoftmaxAttention) and not attention.rope_theta and not attention.window:
+            return layer, attention
+    raise UserError(
+        "extrapolation_refresh computes single patches of shallow layers, which it can in the usual layer with "
+        "softmax_attention that is not rotated: give the entrant rope_theta: null, or shallow: 0."
+    )
 
 
 def grouped(height: int, width: int) -> Tensor:

@@ -86,19 +86,20 @@ class FusedLinear(nn.Module):
 
     def __init__(self, kept: Any, pruned: Any, rank: int, generator: torch.Generator):
         super().__init__()
-        weight, bias = weight_and_bias(kept)
-        self.weight, self.bias = weight.float(), None if bias is None else bias.float()
-        self.pruned, self.pruned_bias = (None if t is None else t.float() for t in weight_and_bias(pruned))
+        (weight, bias), (pruned_weight, pruned_bias) = weight_and_bias(kept), weight_and_bias(pruned)
+        self.weight, self.pruned = weight.float(), pruned_weight.float()
+        self.biases = None if bias is None or pruned_bias is None else (bias.float(), pruned_bias.float())
         d_out, d_in = weight.shape
         self.b, self.b_update = (nn.Parameter(weight.new_zeros(d_out, rank).float()) for _ in range(2))
         drawn = [(2 * torch.rand(rank, d_in, generator=generator, device="cpu") - 1) * d_in**-0.5 for _ in range(2)]
         self.a, self.a_update = (nn.Parameter(a.to(weight.device)) for a in drawn)
-        both = self.bias is not None and self.pruned_bias is not None
-        self.c = nn.Parameter(torch.zeros_like(self.bias)) if both else None
+        self.c = None if self.biases is None else nn.Parameter(torch.zeros_like(self.biases[0]))
 
     def fused(self) -> tuple[Tensor, Tensor | None]:
         weight = self.weight + (self.b @ self.a) * self.pruned + self.b_update @ self.a_update
-        return weight, self.bias if self.c is None else self.bias + self.c * self.pruned_bias
+        if self.biases is None or self.c is None:
+            return weight, None
+        return weight, self.biases[0] + self.c * self.biases[1]
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, *self.fused())

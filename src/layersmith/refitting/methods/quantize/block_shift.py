@@ -28,7 +28,7 @@ class BlockShiftWeights(Method):
     requires = "weight matrices"
     when_it_pays = (
         "For a device that multiplies whole numbers and moves bits, and cannot multiply by a scale; `int4_weight` is "
-        "closer at the same bytes."
+        "far closer at nearly the same bytes."
     )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
