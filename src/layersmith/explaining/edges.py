@@ -66,7 +66,7 @@ class Edges(Tool):
         kept = {f"first {count} by {name}": score.topk(count).indices for name, score in scores.items()}
         draw = torch.Generator().manual_seed(settings["seed"])
         kept[f"{count} at random"] = torch.randperm(width, generator=draw, device="cpu")[:count]
-        controls = {name: cut_to(fitted, indices.tolist()) for name, indices in kept.items()}
+        controls: dict[str, nn.Module] = {name: cut_to(fitted, indices.tolist()) for name, indices in kept.items()}
         order = scores["knockout"].argsort(descending=True).tolist()
         rows = [[f"channel {i}", *(float(scores[name][i]) for name in SCORES)] for i in order[:LISTED]]
         text = (
@@ -82,6 +82,11 @@ class Edges(Tool):
 
 class Fitted(nn.Module):
     """A KAN between the scales of what enters and of what leaves."""
+
+    in_mean: Tensor
+    in_spread: Tensor
+    out_mean: Tensor
+    out_spread: Tensor
 
     def __init__(self, kan: KAN, inputs: Tensor, outputs: Tensor):
         super().__init__()
