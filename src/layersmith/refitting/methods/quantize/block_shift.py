@@ -27,8 +27,8 @@ class BlockShiftWeights(Method):
     saves = ("bytes",)
     requires = "weight matrices"
     when_it_pays = (
-        "For a device that multiplies whole numbers and moves bits, and cannot multiply by a scale; `int4_weight` is far "
-        "closer at nearly the same bytes."
+        "For a device that multiplies whole numbers and moves bits, and cannot multiply by a scale; `int4_weight` is "
+        "far closer at nearly the same bytes."
     )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
