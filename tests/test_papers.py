@@ -20,17 +20,7 @@ from layersmith.refitting.prove.folds import FOLDS
 ROOT = Path(__file__).resolve().parents[1]
 #: Papers of which something stands while nobody has read yet what its test would catch: sorted, one a line. It only
 #: shrinks: whoever writes `test` and `catches` into papers.toml takes the name out.
-NOT_YET: list[str] = [
-    "adapterbias-parameter-efficient-token-dependent",
-    "diffscaler-enhancing-generative-prowess-diffusion",
-    "hero-hierarchical-extrapolation-refresh-efficient",
-    "lesa-learnable-stage-aware-predictors",
-    "linear-attention-maybe-you-need",
-    "neural-redshift",
-    "transient-nature-emergent-context-learning",
-    "unconditional-priors-matter-improving-conditional",
-    "xlstmtime-long-term-time-series",
-]
+NOT_YET: list[str] = []
 
 
 def test_all_papers_are_there() -> None:

@@ -13,13 +13,12 @@ from layersmith.anatomy.edit import Edit
 from layersmith.anatomy.twin import twin
 from layersmith.contract import Cost
 from layersmith.errors import UserError
-from layersmith.measuring import compare
 from layersmith.measuring.latency import model_step
 from layersmith.measuring.shape import Shape
-from layersmith.refitting.prove import finish, folding
+from layersmith.refitting.prove import folding
 from layersmith.refitting.prove.folding import fold_where_it_pays
 from layersmith.refitting.search import clock as clocks
-from layersmith.refitting.search import select, variants
+from layersmith.refitting.search import select
 from layersmith.refitting.search.choice import student
 from layersmith.refitting.search.found import meets
 from layersmith.refitting.search.variants import Clocked, clock_variant, variant_steps
@@ -74,63 +73,6 @@ def test_equal_copies_do_equal_work_in_the_last_measurement_and_in_measure(shape
     layersmith.measure(healed, model, data="random", at=str(shape), windows=1, length=8, rounds=2)
     assert clock_watch.runs > 8
     assert clock_watch.swaps == 0
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@torch.no_grad()
-def test_a_copy_is_timed_against_a_copy(shape, tmp_path, monkeypatch):
-    """Modules that were copied take Python longer than those that it built: 1 % of a decode step of 2 ms."""
-
-    def caught(steps, **given):
-        timed.append(steps)
-        raise Stop
-
-    def stepped(models, *given, **more):
-        timed.append({name: model_step(model, shape) for name, model in models.items()})
-        raise Stop
-
-    timed = []
-    model = tiny_llama(layers=2)
-    healed, workspace = student(model, copies(model)), Workspace(tmp_path / "run", {})
-    ctx = SimpleNamespace(workspace=workspace, model=model, shape=shape)
-    found = SimpleNamespace(costs=SimpleNamespace(total=Cost(0, 0, 0, latency_ms=2.0)))
-    monkeypatch.setattr(finish, "latency", caught)
-    monkeypatch.setattr(folding, "latency", caught)
-    monkeypatch.setattr(variants, "latency", caught)
-    monkeypatch.setattr(compare, "model_latency", stepped)
-    paths = [
-        lambda: clock_variant(model, copies(model), shape, rounds=2),
-        lambda: finish._side_by_side(ctx, found, healed, "kept"),
-        lambda: folding._tried(model, _no_change(), shape),
-        lambda: layersmith.measure(healed, model, data="random", at=str(shape), windows=1, length=8, rounds=2),
-    ]
-    for path in paths:
-        with pytest.raises(Stop):
-            path()
-    workspace.close()
-    assert len(timed) == len(paths)
-    built = set(map(id, model.modules()))
-    tensors = {parameter.data_ptr() for parameter in model.parameters()}
-    for steps in timed:
-        for step in steps.values():
-            assert built.isdisjoint(map(id, modules_of(step)))
-        original = modules_of(steps.get("original") or steps.get("as it was") or steps["against"])
-        assert {p.data_ptr() for module in original for p in module.parameters()} <= tensors, "and takes no memory"
-
-
-class Stop(Exception):
-    pass
-
-
-def modules_of(step):
-    """The modules that one timed run calls."""
-    called = []
-    handle = register_module_forward_hook(lambda module, args, output: called.append(module))
-    try:
-        step()
-    finally:
-        handle.remove()
-    return called
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -75,8 +75,7 @@ class Evaluator(nn.Module):
 
     def forward(self, prompt: str, most: int) -> str:
         written = ""
-        held: list[State | None] = [None] * len(self._parts())
-        x, held = self._through(self._tokens(prompt, 0), held)
+        x, held = self._through(self._tokens(prompt, 0), [None] * len(self._parts()))
         while float(x[0, -1, self.at.stop]) < 0.5 and len(written) < most:
             written += self.alphabet[int(x[0, -1, self.at.next].argmax())]
             x, held = self._through(self._tokens(written[-1], len(prompt) + len(written) - 1), held)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from layersmith.explaining.constructions.construction import Claim, Construction, Setting, Settings
 from layersmith.explaining.constructions.shared.regression import column, draw, largest
-from layersmith.explaining.constructions.shared.wiring import Stream, finished, wire
+from layersmith.explaining.constructions.shared.wiring import Block, Stream, finished, wire
 from layersmith.mixer.softmax import SoftmaxAttention
 
 PLACES, ORDERS, MEANS = 4, 16, 400
@@ -48,7 +48,8 @@ class Predictor(nn.Module):
         prior, value, where = slice(0, 1), slice(0, 1), slice(1, 1 + PLACES)
         sees = torch.zeros(PLACES, 1, dtype=torch.float64)
         sees[0] = 1.0
-        wire(self.head.q, (prior, AT.one, 1.0), (where, AT.place, 1.0) if asks else (where, AT.one, sees))
+        looks: Block = (where, AT.place, 1.0) if asks else (where, AT.one, sees)
+        wire(self.head.q, (prior, AT.one, 1.0), looks)
         wire(self.head.k, (prior, AT.bos, math.log(a + b)), (where, AT.place, float(is_found)))
         wire(self.head.v, (value, AT.bos, a / (a + b)), (value, AT.bit, 1.0))
         wire(self.head.o, (AT.out, value, 1.0))

@@ -40,18 +40,19 @@ class TrialDivision(nn.Module):
     def __init__(self, most: int):
         super().__init__()
         self.turns = turns(most)
-        sums, following = nn.Linear(AT.width, SUMS.width), nn.Linear(SUMS.width, NEXT.width)
-        back = nn.Linear(NEXT.width, AT.width)
-        self.maps = nn.ModuleList((sums, following, back))
+        sums, after, state = (
+            nn.Linear(*size) for size in ((AT.width, SUMS.width), (SUMS.width, NEXT.width), (NEXT.width, AT.width))
+        )
         _wire_sums(sums)
-        _wire_next(following, far=4.0 * most)
+        _wire_next(after, far=4.0 * most)
         wire(
-            back,
+            state,
             (AT.n, NEXT.n, 1.0),
             (AT.i, NEXT.i, 1.0),
             *((AT.m, piece, 1.0) for piece in (NEXT.kept, NEXT.fresh)),
             *((AT.composite, piece, sign) for piece, sign in ((NEXT.total, 1.0), (NEXT.excess, -1.0))),
         )
+        self.maps = nn.ModuleList((sums, after, state))
 
     def forward(self, numbers: Tensor, turns: int | None = None) -> Tensor:
         two = torch.full_like(numbers, 2.0)
@@ -82,6 +83,7 @@ _HIT = ((SUMS.above, 1.0), (SUMS.level, -2.0), (SUMS.below, 1.0))
 
 def _wire_next(linear: nn.Linear, far: float) -> None:
     total = ((SUMS.composite, 1.0), *_HIT)
+    told: dict[int, tuple[tuple[slice, float], ...]]
     told = {NEXT.n.start: ((SUMS.n, 1.0),), NEXT.i.start: ((SUMS.i, 1.0), *_OVER)}
     told |= {NEXT.kept.start: ((SUMS.s, 1.0), *((source, -far * factor) for source, factor in _OVER))}
     told |= {NEXT.fresh.start: ((SUMS.i, 1.0), *((source, far * factor) for source, factor in _OVER))}
