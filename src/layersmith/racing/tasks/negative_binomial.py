@@ -30,10 +30,10 @@ from layersmith.racing.tasks.shared.checks import whole
 from layersmith.racing.tasks.shared.drawing import judged
 
 #: Prior means of mu, beta and log alpha; all deviations are 1.
-CENTRES = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
+CENTRES = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64, device="cpu")
 #: The grid: log means of a group, and log alpha; far enough that next to nothing lies outside.
-LOG_MEANS = torch.linspace(-6.0, 8.0, 141, dtype=torch.float64)
-LOG_ALPHAS = torch.linspace(-6.0, 4.0, 51, dtype=torch.float64)
+LOG_MEANS = torch.linspace(-6.0, 8.0, 141, dtype=torch.float64, device="cpu")
+LOG_ALPHAS = torch.linspace(-6.0, 4.0, 51, dtype=torch.float64, device="cpu")
 #: To what log alpha is held where there is no prior; the counts alone often allow any.
 LEAST, MOST = -4.0, 2.0
 #: Examples of "test" that the yardsticks are measured on.
