@@ -52,6 +52,7 @@ SYNONYMS = {
     "head pruning": ("remove heads",),
     "mixture of experts": ("experts",),
     "moe": ("experts",),
+    "experts from dense": ("carve feed-forward into experts",),
     "dense model": ("dense", "trained feed-forward"),
     "remove layer norm": ("dyt", "fixed_norm", "prep_bn", "rep_bn", "without normalization"),
     "remove layernorm": ("dyt", "fixed_norm", "prep_bn", "rep_bn", "without normalization"),
