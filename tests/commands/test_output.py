@@ -91,7 +91,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(
     (tmp_path / "y" / "workspace").mkdir(parents=True)
     status, out, _ = run(
         *("refit", "pocket", "--budget", "latency=0.75, bytes=0.5", "--out", str(out_folder)),
-        *("--methods", "width,drop", "--at", "decode=1x64", "--seed", "3", "--heal-tokens", "0", "--quiet"),
+        *("--methods", "width,drop", "--at", "decode=1x64", "--seed", "3", "--heal-tokens", "512", "--quiet"),
         *("--heal-lr", "0.0005", "--heal-adapter", "lora:4", "--heal-baseline", "--workers", "2", "--device", "cuda:1"),
         *("--sites", "layers.3.ffn, layers.*.attn", "--distill-steps", "7", "--reuse", str(tmp_path / "y")),
         *("--data", "book.csv", "--text-column", "body", "--dtype", "bfloat16", "--compile"),
@@ -108,7 +108,7 @@ def test_refit_passes_its_arguments_on_and_prints_both_sides(
         "at": "decode=1x64",
         "seed": 3,
         "distill_steps": 7,
-        "heal_tokens": 0,
+        "heal_tokens": 512,
         "heal_lr": 0.0005,
         "heal_adapter": "lora:4",
         "heal_baseline": True,

@@ -117,7 +117,7 @@ class Packed(QuantizedLinear):
         top = 2 ** (bits - 1) - 1
         rows = weight.float().flatten(0, 1)
         scale = (rows.abs().amax(-1, keepdim=True) / top).half()
-        if not bool(torch.isfinite(scale).all()):
+        if not scale.is_meta and not bool(torch.isfinite(scale).all()):
             raise ValueError("QuantizedMoE: a weight is NaN, infinite or too large for a grid with an fp16 scale.")
         scale = torch.where(scale == 0, 1, scale)  # a row of zeros, or a range below what fp16 holds
         codes = (rows / scale.float()).round().clamp(-top, top) + top

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from layersmith.errors import UserError
-from layersmith.model.task_model import TaskModel
+from layersmith.model.task_model import PLAIN, TaskModel
 from layersmith.model.transformer import scaled
 
 #: What was computed: (step, features), at most the last two.
@@ -39,7 +39,7 @@ def line(history: History, step: int) -> Tensor:
 
 def opened(model: nn.Module) -> TaskModel:
     """The model, whose layers are run once in their order. UserError for one that is not so."""
-    if not isinstance(model, TaskModel) or model.inverted or list(model.order) != list(range(len(model.layers))):
+    if not isinstance(model, TaskModel) or model.form != PLAIN or model.order != list(range(len(model.layers))):
         raise UserError("A sampler that skips layers takes a model that runs each of them once: no loops, no order.")
     if model.loops > 1:
         raise UserError("A sampler that skips layers takes a model that runs each of them once, without loops.")
