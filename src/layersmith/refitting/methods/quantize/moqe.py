@@ -53,10 +53,12 @@ class MoQE(Method):
 def mixture(view: SublayerView) -> TopKMoE | None:
     """The sublayer as our `TopKMoE` with equal outputs, tried on one call; None when it is not one."""
     call = view.fit[0]
+    dtypes = {p.dtype for p in view.model.parameters() if p.is_floating_point()}
+    close = max([CLOSE, *(4 * torch.finfo(dtype).eps for dtype in dtypes)])  # what was seen may be of 16 bits
     with torch.no_grad():
         for moe in _readings(view):
             y = moe(call.real(call.input))
-            if (y - call.real(call.output)).norm() <= CLOSE * call.real(call.output).norm():
+            if (y - call.real(call.output)).norm() <= close * call.real(call.output).norm():
                 return moe
     return None
 
