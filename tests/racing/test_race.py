@@ -52,6 +52,7 @@ def test_one_entrant_under_two_names_is_not_distinguishable(tmp_path: Path) -> N
     assert result.winner is None
 
 
+@pytest.mark.real
 def test_optimizers_race_each_on_a_grid_of_its_own_and_one_under_two_names_is_not_distinguishable(
     tmp_path: Path,
 ) -> None:
@@ -88,6 +89,7 @@ def test_losses_at_three_sizes_have_a_law_and_the_verdict_is_that_at_the_budget(
     assert timeless(plain) == timeless(result), "other sizes change nothing at this one"
 
 
+@pytest.mark.real
 def test_a_crippled_learning_rate_comes_out_behind_as_was_claimed(tmp_path: Path) -> None:
     """The control with a known outcome: the same model, whose own grid is one rate that is far too small."""
     result = layersmith.race(

@@ -145,6 +145,7 @@ def test_terminated_it_says_so_and_takes_its_workers_along(model, text, tmp_path
     assert all_gone(workers, seconds=1)
 
 
+@pytest.mark.real
 def test_stopped_workers_do_not_keep_a_run_from_going_on(model, text, whole, tmp_path, monkeypatch):
     """Stopped from their first moment, they are given up, with a note, and the run builds their share."""
 

@@ -106,6 +106,7 @@ def test_another_choice_never_meets_the_figures_of_this_one(finished, copied, te
     assert comparable(run(copied, text, tokenizer)) == comparable(finished[1])
 
 
+@pytest.mark.real
 def test_a_healed_baseline_is_kept_under_its_own_choice(finished, tmp_path, text, tokenizer, monkeypatch):
     monkeypatch.setattr(checkpoint, "verify_reload", lambda *inputs: 0.0)
     options = {"reuse": finished[0], "heal_baseline": True, "heal_tokens": 8192}
@@ -193,6 +194,7 @@ def test_another_run_in_the_folder_is_refused(finished, text, tokenizer):
         run(finished[0], text, tokenizer, budget={"params": 0.9})
 
 
+@pytest.mark.real
 def test_another_budget_reuses_what_does_not_depend_on_it(finished, tmp_path, text, tokenizer, monkeypatch):
     changes = {"budget": {"params": 0.95}, "heal_tokens": 2048}
     fresh = run(tmp_path / "fresh", text, tokenizer, **changes)
