@@ -96,7 +96,9 @@ def mixed_llama():
 MODELS = {named(d): (lambda d=d: stored_in(tiny_llama(layers=2), d)) for d in DTYPES} | {"mixed": mixed_llama}
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(n, marks=pytest.mark.real if n == "float16" else ()) for n in MODELS]
+)
 def finished(request, tmp_path_factory):
     """(the original, the folder, its result): a run whose original was handed over in that dtype."""
     rng = random.Random(0)

@@ -233,6 +233,7 @@ def test_every_adapter_says_what_it_is():
         adapter.check(tiny_llama(layers=1), find_sites(tiny_llama(layers=1)))
 
 
+@pytest.mark.real
 def test_a_whole_run_keeps_its_adapter_and_goes_on_with_it(tmp_path, text, tokenizer):
     result = whole_run(tmp_path / "run", text, tokenizer, heal_adapter="lora_experts:2", heal_lr=2e-3)
     assert result["settings"]["heal_adapter"] == "lora_experts:2"

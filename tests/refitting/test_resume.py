@@ -71,7 +71,7 @@ def kept_files(out):
     return files
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5, pytest.param(1.0, marks=pytest.mark.real)])  # all of it: as from nothing
+@pytest.mark.parametrize("share", [0.05, *(pytest.param(share, marks=pytest.mark.real) for share in (0.5, 1.0))])
 def test_damaged_files_are_built_again(finished, copied, text, tokenizer, share):
     """Any part of them at once, checksums included."""
     rng = random.Random(int(100 * share))

@@ -103,7 +103,8 @@ def test_no_yardstick_beats_the_oracle_and_none_is_unknown(name: str, tasks: dic
     task = tasks[name]
     found = task.yardsticks()
     assert all(math.isfinite(value) for value in found.values())
-    assert found == task.yardsticks(), "measured on the same examples each time"
+    # On the same examples each time; the last digit of a sum goes by where its numbers lie in memory.
+    assert task.yardsticks() == pytest.approx(found, rel=1e-12)
     best = max(found.values()) if task.higher_is_better else min(found.values())
     if "oracle" in found:
         assert found["oracle"] == pytest.approx(best, rel=1e-3, abs=1e-6)
