@@ -12,6 +12,7 @@ import transformers as tf
 
 from layersmith import names
 from layersmith.checkpoint import load
+from layersmith.checkpoint.peft_adapter import merged
 from layersmith.errors import UserError
 from tests.anatomy.families import BY_NAME
 from tests.checkpoint.edited import output
@@ -29,6 +30,13 @@ def test_a_folder_that_names_no_base_or_a_slip_of_one_is_refused_at_once(tmp_pat
         config.write_text(json.dumps(written))
         with pytest.raises(UserError, match=said):
             names.model_source(str(tmp_path))
+
+
+def test_no_module_that_a_folder_names_is_imported(tmp_path: Path) -> None:
+    told = {"base_model_name_or_path": "pocket", "megatron_config": {"size": 1}, "megatron_core": "adapter.code"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match="names a module to import"):
+        merged(BY_NAME["llama"].model(), tmp_path)
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """A folder that PEFT saved an adapter in, as a model: the base model that it names, with the adapter merged into it.
 
 PEFT itself loads and merges, so every adapter it can merge is read (LoRA, DoRA, IA3, ...); what it cannot merge, and
-one that was trained on another model, is refused. Weights are read from safetensors alone.
+one that was trained on another model, is refused. Weights are read from safetensors alone, and one whose config names a
+module to be imported (Megatron's layers) is refused before PEFT sees it.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,16 @@ from transformers import PreTrainedModel
 from layersmith.checkpoint.hub import first_words
 from layersmith.errors import MissingExtra, UserError
 
-WEIGHTS = "adapter_model.safetensors"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The base model with the adapter of a folder in its weights. Raises UserError for one that does not fit."""
+    if json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("megatron_config"):
+        raise UserError(
+            f"The adapter in {str(folder)!r} is for Megatron's layers, and its {CONFIG} names a module to import. No "
+            f"code that a folder names is run: save the adapter without megatron_config."
+        )
     try:
         import peft
     except ImportError as error:
@@ -54,5 +61,5 @@ def _misfit(model: PreTrainedModel, folder: Path, why: str) -> str:
     return (
         f"The adapter in {str(folder)!r} was made for another model than {model.name_or_path!r}, a "
         f"{type(model).__name__}: {why} Put the model that it was trained on as base_model_name_or_path into its "
-        f"adapter_config.json."
+        f"{CONFIG}."
     )
