@@ -7,7 +7,6 @@ module to be imported (Megatron's layers) is refused before PEFT sees it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,18 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from layersmith.checkpoint.hub import first_words
+from layersmith.checkpoint.vetting import read_config
 from layersmith.errors import MissingExtra, UserError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 
 
 def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The base model with the adapter of a folder in its weights. Raises UserError for one that does not fit."""
-    if json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("megatron_config"):
+    if read_config(folder / "adapter_config.json").get("megatron_config"):
         raise UserError(
-            f"The adapter in {str(folder)!r} is for Megatron's layers, and its {CONFIG} names a module to import. No "
-            f"code that a folder names is run: save the adapter without megatron_config."
+            f"The adapter in {str(folder)!r} is for Megatron's layers, and its adapter_config.json names a module to "
+            f"import. No code that a folder names is run: save the adapter without megatron_config."
         )
     try:
         import peft
@@ -61,5 +61,5 @@ def _misfit(model: PreTrainedModel, folder: Path, why: str) -> str:
     return (
         f"The adapter in {str(folder)!r} was made for another model than {model.name_or_path!r}, a "
         f"{type(model).__name__}: {why} Put the model that it was trained on as base_model_name_or_path into its "
-        f"{CONFIG}."
+        f"adapter_config.json."
     )
