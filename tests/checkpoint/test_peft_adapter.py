@@ -12,6 +12,7 @@ import transformers as tf
 
 from layersmith import names
 from layersmith.checkpoint import load
+from layersmith.checkpoint.peft_adapter import merged
 from layersmith.errors import UserError
 from tests.anatomy.families import BY_NAME
 from tests.checkpoint.edited import output
@@ -83,6 +84,13 @@ def test_one_that_was_made_for_another_model_is_refused_in_one_paragraph(base: P
         with pytest.raises(UserError, match="was made for another model than") as refused:
             load(str(tmp_path / "adapter"))
         assert "\n" not in str(refused.value)
+
+
+def test_no_module_that_a_folder_names_is_imported(tmp_path: Path) -> None:
+    told = {"base_model_name_or_path": "pocket", "megatron_config": {"size": 1}, "megatron_core": "adapter.code"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match="names a module to import"):
+        merged(BY_NAME["llama"].model(), tmp_path)
 
 
 def test_what_is_pickled_or_cannot_be_merged_is_refused(base: Path, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from layersmith.explaining.forgetting.adapt import distance, repulsion
 from layersmith.explaining.forgetting.facts import draw
 from layersmith.explaining.forgetting.isolation import Isolation, knowledge_isolation, weight
 from layersmith.explaining.forgetting.newton import codec_newton
-from layersmith.explaining.forgetting.scene import Scene, text_loss, train
+from layersmith.explaining.forgetting.scene import Scene, train
+from layersmith.explaining.passages import text_loss
 from layersmith.explaining.pipeline import explain
 from layersmith.explaining.unlearning import copied
 from tests.explaining.conftest import tiny

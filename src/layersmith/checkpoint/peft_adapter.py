@@ -1,7 +1,8 @@
 """A folder that PEFT saved an adapter in, as a model: the base model that it names, with the adapter merged into it.
 
 PEFT itself loads and merges, so every adapter it can merge is read (LoRA, DoRA, IA3, ...); what it cannot merge, and
-one that was trained on another model, is refused. Weights are read from safetensors alone.
+one that was trained on another model, is refused. Weights are read from safetensors alone, and one whose config names a
+module to be imported (Megatron's layers) is refused before PEFT sees it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from layersmith.checkpoint.hub import first_words
+from layersmith.checkpoint.vetting import read_config
 from layersmith.errors import MissingExtra, UserError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -20,6 +22,11 @@ WEIGHTS = "adapter_model.safetensors"
 
 def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The base model with the adapter of a folder in its weights. Raises UserError for one that does not fit."""
+    if read_config(folder / "adapter_config.json").get("megatron_config"):
+        raise UserError(
+            f"The adapter in {str(folder)!r} is for Megatron's layers, and its adapter_config.json names a module to "
+            f"import. No code that a folder names is run: save the adapter without megatron_config."
+        )
     try:
         import peft
     except ImportError as error:

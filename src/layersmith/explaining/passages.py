@@ -1,8 +1,11 @@
-"""Passages for surveys that ask a language model: whole rows of text, and whether it foretells the next token."""
+"""Passages for surveys that ask a language model: whole rows of text, whether it foretells the next token, how well."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from layersmith.errors import UserError
@@ -38,3 +41,15 @@ def logits_of(subject: Subject, ids: Tensor) -> Tensor:
     """ids (B, T) without padding -> (B, T, V) in float32."""
     with torch.no_grad():
         return main_output(run(subject.model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})).float()
+
+
+def text_loss(model: Any, batches: list[dict[str, Tensor]]) -> Tensor:
+    """Mean cross entropy of the next token, in nats, over the real tokens of all batches."""
+    losses, counts = [], []
+    for batch in batches:
+        logits, ids = main_output(run(model, batch))[:, :-1].float(), batch["input_ids"][:, 1:]
+        lost = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none")
+        real = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))[:, 1:].flatten().to(lost.dtype)
+        losses.append((lost * real).sum())
+        counts.append(real.sum())
+    return torch.stack(losses).sum() / torch.stack(counts).sum().clamp_min(1.0)

@@ -64,8 +64,9 @@ def explain(
     """Explain sublayers of a model, and write `out/result.json` and `out/report.html`.
 
     model    a loaded Hugging Face model (then pass its tokenizer too), a folder, a Hub id, or "pocket"
-    tool     "statistics" and "lens" look at all sites; any other tool explains one site after another, and is judged
-             beside the floors and a shuffled control. "package.module:Class" is a tool of your own
+    tool     a survey ("statistics", "lens" and most others) looks at all sites; a tool ("dictionary", "formula",
+             "edges") explains one site after another, and is judged beside the floors and a shuffled control.
+             "package.module:Class" is one of your own
     sites    a name or pattern ("layers.3.ffn", "layers.*.attn"), or several; None takes all the tool can work on
     data     "stdlib", a text file, table or folder, or "hub:owner/name"; pictures or sound where the model takes them
     out      None writes to out/MODEL-TOOL

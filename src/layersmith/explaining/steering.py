@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from layersmith.anatomy.limits import longest_input
@@ -30,6 +29,7 @@ from layersmith.anatomy.running import evaluating
 from layersmith.data.text import read
 from layersmith.data.windows import windows
 from layersmith.errors import UserError
+from layersmith.explaining.passages import text_loss
 from layersmith.explaining.routing import counting, routers, steered
 from layersmith.explaining.sections import Section, table
 from layersmith.explaining.survey import Subject, Survey
@@ -56,7 +56,7 @@ class Steering(Survey):
     def check(self, settings: Settings) -> None:
         if not (settings["towards"] and settings["away"]) or settings["towards"] == settings["away"]:
             raise UserError(
-                "The tool steering contrasts two texts: one that shows the behaviour and one that shows its opposite. "
+                "Steering contrasts two texts: one that shows the behaviour and one that shows its opposite. "
                 "Give both, as --set towards=FILE,away=FILE."
             )
         for name, least in (("activate", 0), ("deactivate", 0), ("random", 1), ("windows", 1)):
@@ -147,22 +147,11 @@ def _measured(subject: Subject, settings: Settings, rules: Mapping[str, Tensor])
         saved = subject.workspace.load_json(f"steering/{index:02d}")
         if saved is None:
             with steered(subject.model, rule):
-                saved = {text: _loss(subject.model, batches) for text, batches in texts.items()}
+                saved = {text: float(text_loss(subject.model, batches)) for text, batches in texts.items()}
             subject.workspace.save_json(f"steering/{index:02d}", saved)
         rows[name] = {**saved, "preference": saved["away"] - saved["towards"]}
         subject.tell("measuring", index + 1, len(forced))
     return rows
-
-
-def _loss(model: Any, batches: list[dict[str, Tensor]]) -> float:
-    """Nats per predicted token."""
-    total = count = 0.0
-    for batch in batches:
-        logits, ids = model(**batch).logits[:, :-1].float(), batch["input_ids"][:, 1:]
-        lost = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").double()
-        mask = batch["attention_mask"][:, 1:].flatten().double() if "attention_mask" in batch else torch.ones_like(lost)
-        total, count = total + float((lost * mask).sum()), count + float(mask.sum())
-    return total / max(count, 1.0)
 
 
 def _listed(

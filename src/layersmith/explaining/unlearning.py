@@ -35,7 +35,8 @@ from layersmith.explaining.forgetting.facts import Facts, draw
 from layersmith.explaining.forgetting.isolation import SHARE, knowledge_isolation
 from layersmith.explaining.forgetting.newton import codec_newton, linear_maps
 from layersmith.explaining.forgetting.plain import fine_tuned, gradient_ascent
-from layersmith.explaining.forgetting.scene import Scene, text_loss, train
+from layersmith.explaining.forgetting.scene import Scene, train
+from layersmith.explaining.passages import text_loss
 from layersmith.explaining.sections import Column, Section, heat_map, table
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings

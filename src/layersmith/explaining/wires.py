@@ -55,13 +55,9 @@ class Wires(Survey):
 
 def _two_rows(subject: Subject, tokens: int) -> dict[str, Tensor]:
     """Two examples without padding, cut to so many tokens where they have tokens."""
-    rows: dict[str, list[Tensor]] = {}
-    for batch in subject.judge:
-        for name, value in batch.items():
-            rows.setdefault(name, []).extend(value[:2])
-        if all(len(found) >= 2 for found in rows.values()):
-            break
-    two = {name: torch.stack([found[0], found[-1] if len(found) < 2 else found[1]]) for name, found in rows.items()}
+    # Rows of one batch are equally long; one row alone is taken twice.
+    batch = next((each for each in subject.judge if all(len(value) > 1 for value in each.values())), subject.judge[0])
+    two = {name: value[[0, min(1, len(value) - 1)]] for name, value in batch.items()}
     mask = two.get("attention_mask")
     if mask is not None and not bool(mask[:, :tokens].all()):
         two["attention_mask"] = torch.ones_like(mask)

@@ -211,10 +211,10 @@ def _time(
     """Fill in every model's latency; returns model / against per shape.
 
     Of two models copies are timed, that share their tensors: one of them was often copied from the other
-    (`anatomy.twin` says what that does). A model that cannot be copied is timed as it is.
+    (`anatomy.twin` says what that does).
     """
     ratios = {}
-    timed = {name: _copied(model) for name, model in models.items()} if len(models) > 1 else models
+    timed = _copies(models) if len(models) > 1 else models
     for shape in shapes:
         timings = model_latency(timed, shape, rounds=rounds, seed=seed)
         for name, timing in timings.items():
@@ -227,11 +227,12 @@ def _time(
     return ratios or None
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _copies(models: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """A copy of each; where one of them cannot be copied all as they are, for copies are timed against copies."""
     try:
-        return copied(model)
+        return {name: copied(model) for name, model in models.items()}
     except Exception:  # whatever somebody's class raises about being copied
-        return model
+        return models
 
 
 def _write(

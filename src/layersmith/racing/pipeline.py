@@ -82,7 +82,8 @@ def race(
                           adamw
     entrants              instead, name -> what its model has besides `layers` and `heads` (entries of
                           `layersmith.model.spec.Spec`); "optimizer" there is a name, or a dict with a name and
-                          settings, "lr" and "weight_decay" a grid of its own
+                          settings, "lr" and "weight_decay" a grid of its own, "task" settings of the task that say
+                          how it alone is judged (those in `Task.judging`)
     budget                what is held equal: {"params": n}, {"flops": of one training}, {"state_bytes": n} or
                           {"seconds": of one training}, reached within `tolerance`; 100,000 parameters if not given
     scale                 shares of the budget that are trained at as well: with the budget at least three sizes, to

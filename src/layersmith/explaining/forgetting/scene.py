@@ -13,15 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layersmith.anatomy import Site
 from layersmith.explaining.forgetting.facts import Facts
-from layersmith.measuring.divergence import main_output, run
+from layersmith.explaining.passages import text_loss
 
 #: Steps between two looks at an update.
 LOOK = 5
@@ -69,18 +67,6 @@ class Scene:
 
     def generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
-
-
-def text_loss(model: Any, batches: list[dict[str, Tensor]]) -> Tensor:
-    """Mean cross entropy of the next token, in nats, over the real tokens of all batches."""
-    losses, counts = [], []
-    for batch in batches:
-        logits, ids = main_output(run(model, batch))[:, :-1].float(), batch["input_ids"][:, 1:]
-        lost = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none")
-        real = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))[:, 1:].flatten().to(lost.dtype)
-        losses.append((lost * real).sum())
-        counts.append(real.sum())
-    return torch.stack(losses).sum() / torch.stack(counts).sum().clamp_min(1.0)
 
 
 def train(

@@ -18,10 +18,12 @@ def is_computed(step: int, interval: int) -> bool:
 
 
 def share_computed(steps: int, interval: int) -> float:
+    """Of all steps."""
     return sum(is_computed(step, interval) for step in range(steps)) / steps
 
 
 def remembered(history: History, step: int, features: Tensor) -> History:
+    """The history with what was computed at this step (B, T, D); what is older than the last two is forgotten."""
     return [*history[-1:], (step, features)]
 
 
@@ -47,6 +49,7 @@ def opened(model: nn.Module) -> TaskModel:
 
 
 def embedded(model: TaskModel, inputs: Tensor) -> Tensor:
+    """What enters the first layer, (B, T, D)."""
     return scaled(model.embed(inputs), model.embed_scale)
 
 

@@ -96,7 +96,7 @@ def from_file(data: str, side: int, n_train: int) -> Solved:
 
 def _dealt(a: Tensor, u: Tensor, n_train: int) -> Solved:
     side = a.shape[1]
-    y, x = _points(side)[:, None].expand(side, side), _points(side).expand(side, side)
+    y, x = points(side)[:, None].expand(side, side), points(side).expand(side, side)
     inputs = torch.stack([a, x.expand_as(a), y.expand_as(a)], -1)
     return Solved.dealt(inputs.flatten(1, 2), u.flatten(1)[..., None], n_train)
 
@@ -106,7 +106,7 @@ def permeability(generator: torch.Generator, count: int, side: int) -> Tensor:
     k = torch.arange(WAVES).double()
     size = 1 / (math.pi**2 * (k[:, None] ** 2 + k**2) + 9)
     size[0, 0] = 0  # the mean of the field, which would make most squares all of one kind
-    waves = (math.pi * k[:, None] * _points(side)).cos()
+    waves = (math.pi * k[:, None] * points(side)).cos()
     field = torch.randn(count, WAVES, WAVES, generator=generator, device="cpu", dtype=torch.float64) * size
     return torch.where(waves.T @ field @ waves >= 0, HIGH, LOW).double()
 
@@ -139,6 +139,6 @@ def _between(a: Tensor) -> Tensor:
     return torch.cat([a[..., :1], inner, a[..., -1:]], -1)
 
 
-def _points(side: int) -> Tensor:
+def points(side: int) -> Tensor:
     """Inner points of [0, 1]."""
     return torch.arange(1, side + 1).double() / (side + 1)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from layersmith.racing.task import Batch, Split, Task
-from layersmith.racing.tasks.darcy import AT_ONCE, system
+from layersmith.racing.tasks.darcy import AT_ONCE, points, system
 from layersmith.racing.tasks.shared.checks import number, whole
 from layersmith.racing.tasks.shared.operators import PENALTY, Solved, relative_error
 
@@ -97,7 +97,7 @@ def examples(side: int, n_patterns: int, noise: float, n_train: int, seed: int) 
     noisy = measured + noise * torch.randn(measured.shape, generator=generator, device="cpu", dtype=torch.float64)
     features = extended(noisy)
     features = features / features[:n_train].std(correction=0)
-    x, y = _points(side).expand(side, side), _points(side)[:, None].expand(side, side)
+    x, y = points(side).expand(side, side), points(side)[:, None].expand(side, side)
     where = torch.stack([x, y], -1).expand(len(inside), -1, -1, -1)
     inputs = torch.cat([where, features.movedim(1, -1)], -1)
     return Solved.dealt(inputs.flatten(1, 2), inside.flatten(1)[..., None], n_train)
@@ -110,14 +110,14 @@ def bodies(generator: torch.Generator, count: int, side: int) -> Tensor:
     middle = MARGIN + (1 - 2 * MARGIN) * draws[..., :2]
     radius = RADII[0] + (RADII[1] - RADII[0]) * draws[..., 2]
     radius[:, 1] *= second
-    x, y = _points(side), _points(side)[:, None]
+    x, y = points(side), points(side)[:, None]
     away = (x - middle[..., 0, None, None]) ** 2 + (y - middle[..., 1, None, None]) ** 2
     return (away < radius[..., None, None] ** 2).any(1).double()
 
 
 def patterns(side: int, n_patterns: int) -> Tensor:
     """Each f at the ends of all rows and columns: (2 n_patterns, 4, side); bottom, top, left, right."""
-    p, low, high = _points(side), torch.zeros(side).double(), torch.ones(side).double()
+    p, low, high = points(side), torch.zeros(side).double(), torch.ones(side).double()
     x, y = torch.stack([p, p, low, high]), torch.stack([low, high, p, p])
     angle = torch.atan2(y - 0.5, x - 0.5)
     m = torch.arange(1, n_patterns + 1)[:, None, None]
@@ -151,8 +151,3 @@ def extended(edge: Tensor) -> Tensor:
 def _rims(values: Tensor) -> Tensor:
     """The points next to the edge: (..., side, side) -> (..., 4, side), bottom, top, left, right."""
     return torch.stack([values[..., 0, :], values[..., -1, :], values[..., :, 0], values[..., :, -1]], -2)
-
-
-def _points(side: int) -> Tensor:
-    """Inner points of [0, 1]."""
-    return torch.arange(1, side + 1).double() / (side + 1)

@@ -25,14 +25,13 @@ from __future__ import annotations
 
 from math import comb
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from layersmith.racing.task import Batch, Split, Task
 from layersmith.racing.tasks.shared import yardsticks
 from layersmith.racing.tasks.shared.checks import number, whole
-from layersmith.racing.tasks.shared.drawing import chosen, distinct, judged
+from layersmith.racing.tasks.shared.drawing import chosen, distinct, judged, numpys
 from layersmith.racing.tasks.shared.examples import at_queries, interleaved, parted
 
 #: The exact posterior goes through all supports; beyond this many it takes too long.
@@ -102,9 +101,8 @@ class InContextRegression(Task):
         return Batch(interleaved(xs, ys), at_queries(ys, torch.nan)[..., None])
 
     def _lengths(self, generator: torch.Generator, size: int) -> Tensor:
-        """|x| with its tail, (B, n, 1). torch draws no gamma numbers from a generator of one's own: numpy does."""
-        random = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator, device="cpu")))
-        square = self.n_dims / self.tail * random.standard_gamma(self.tail, (size, self.n_points, 1))
+        """|x| with its tail, (B, n, 1)."""
+        square = self.n_dims / self.tail * numpys(generator).standard_gamma(self.tail, (size, self.n_points, 1))
         return torch.from_numpy(square).sqrt().float()
 
     def yardsticks(self) -> dict[str, float]:

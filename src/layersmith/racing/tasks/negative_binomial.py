@@ -21,13 +21,12 @@ Differs from the paper: priors and sizes of groups are ours; no exposures, no st
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from layersmith.racing.task import Batch, Split, Task
 from layersmith.racing.tasks.shared.checks import whole
-from layersmith.racing.tasks.shared.drawing import judged
+from layersmith.racing.tasks.shared.drawing import judged, numpys
 
 #: Prior means of mu, beta and log alpha; all deviations are 1.
 CENTRES = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64, device="cpu")
@@ -62,8 +61,7 @@ class NegativeBinomial(Task):
         standard = torch.randn(size, 3, generator=generator, device="cpu", dtype=torch.float64)
         mu, beta, log_alpha = (standard + CENTRES).T
         means = torch.stack([mu, mu + beta], 1).exp().repeat_interleave(self.n_counts, 1)
-        # torch draws no gamma numbers from a generator of one's own: numpy does, seeded from it.
-        random = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator, device="cpu")))
+        random = numpys(generator)
         shape = (-log_alpha).exp()[:, None].expand_as(means).numpy()
         counts = torch.from_numpy(random.poisson(means.numpy() / shape * random.standard_gamma(shape)))
         group = (torch.arange(self.tokens) >= self.n_counts).float().expand(size, -1)

@@ -105,13 +105,14 @@ def trainable_formats(model: nn.Module) -> Iterator[None]:
     places = {path: part for path, part in model.named_modules() if type(part) in FORMATS}
     try:
         for path, part in places.items():
-            _put(model, path, Trained(part))
+            put(model, path, Trained(part))
         yield
     finally:
         for path, part in places.items():
-            _put(model, path, part)
+            put(model, path, part)
 
 
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+def put(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Let the module stand at the path."""
     parent, _, name = path.rpartition(".")
     model.get_submodule(parent)._modules[name] = module

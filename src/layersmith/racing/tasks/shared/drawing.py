@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,11 @@ def distinct(generator: torch.Generator, size: int, population: int, count: int)
 def chosen(rows: Tensor, generator: torch.Generator, size: int) -> Tensor:
     """`size` rows, drawn with replacement."""
     return rows[torch.randint(len(rows), (size,), generator=generator, device="cpu")]
+
+
+def numpys(generator: torch.Generator) -> np.random.Generator:
+    """NumPy's generator, seeded by a draw from torch's, which draws no gamma numbers."""
+    return np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator, device="cpu")))
 
 
 def judged(task: Task, examples: int = EXAMPLES) -> Batch:

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layersmith.refitting.heal.adapters.frozen import frozen, put
-from layersmith.refitting.heal.formats import FORMATS
+from layersmith.refitting.heal.adapters.frozen import frozen
+from layersmith.refitting.heal.formats import FORMATS, put
 
 
 def can_be_corrected(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layersmith.refitting.heal.formats import FORMATS
+from layersmith.refitting.heal.formats import FORMATS, put
 
 
 @contextmanager
@@ -30,12 +30,6 @@ def frozen(model: nn.Module, but: Collection[str] = ()) -> Iterator[None]:
             put(model, path, part)
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-def put(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Let the module stand at the path."""
-    parent, _, name = path.rpartition(".")
-    model.get_submodule(parent)._modules[name] = module
 
 
 class _Frozen(nn.Module):
