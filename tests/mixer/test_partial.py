@@ -35,7 +35,8 @@ def by_loops(m: PartialAttention, x: list[list[float]]) -> list[list[float]]:
             weights = [math.exp(logit) for logit in logits]
             o = [sum(w * v[s][own][i] for s, w in enumerate(weights)) / sum(weights) for i in range(size)]
             hidden = [max(0.0, value) for value in affine(attention.o.up, o)]
-            joined += affine(attention.o.down, hidden)
+            small = affine(attention.o.down, hidden)
+            joined += [f + e for f, e in zip(small, o, strict=True)] if attention.o.residual else small
         if m.gate is not None:
             joined = [max(0.0, u) * f for u, f in zip(affine(m.gate, token), joined, strict=True)]
         out.append(affine(m.o, joined))
@@ -44,8 +45,9 @@ def by_loops(m: PartialAttention, x: list[list[float]]) -> list[list[float]]:
 
 @pytest.mark.oracle("partial_attention")
 @pytest.mark.parametrize("gated", [True, False])
-def test_by_loops(gated):
-    m = part(gated=gated, ratio=3)
+@pytest.mark.parametrize("residual", [True, False])
+def test_by_loops(gated, residual):
+    m = part(gated=gated, ratio=3, residual=residual)
     x = torch.randn(5, D, dtype=torch.double)
     for y, expected in zip(m(x[None])[0][0].tolist(), by_loops(m, x.tolist()), strict=True):
         assert y == pytest.approx(expected, rel=1e-9)
@@ -53,12 +55,14 @@ def test_by_loops(gated):
 
 @pytest.mark.oracle("partial_attention")
 @pytest.mark.parametrize("config", [{}, {"n_kv_heads": 1, "rope_theta": 100.0, "qk_norm": True}, {"causal": False}])
-def test_an_identity_feed_forward_makes_it_plain_attention(config):
-    m, plain = part(ratio=2, **config), SoftmaxAttention(D, HEADS, **config).double()
+@pytest.mark.parametrize("residual", [True, False])
+def test_an_identity_feed_forward_makes_it_plain_attention(config, residual):
+    m, plain = part(ratio=2, residual=residual, **config), SoftmaxAttention(D, HEADS, **config).double()
     eye = torch.eye(D // HEADS, dtype=torch.double)
     with torch.no_grad():
         small = {"up.weight": torch.cat([eye, -eye]), "up.bias": m.attention.o.up.bias * 0}
-        small |= {"down.weight": torch.cat([eye, -eye], 1), "down.bias": m.attention.o.down.bias * 0}
+        back = torch.cat([eye, -eye], 1)
+        small |= {"down.weight": back * (0 if residual else 1), "down.bias": m.attention.o.down.bias * 0}
         shared = {k: v for k, v in plain.state_dict().items() if not k.startswith("o.")}
         m.attention.load_state_dict(shared | {f"o.{k}": v for k, v in small.items()})
         m.o.load_state_dict(plain.o.state_dict())

@@ -6,7 +6,7 @@ backward. Beside them stands what random points of the ball reach: the truth lie
 bounds is counted, not assumed.
 
 Papers: "Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond". Differs: single feed-forwards
-over one ball, not whole graphs; no training with the bounds.
+over one ball of the 2-norm, not whole graphs over sets of any kind; no training with the bounds, and so no fused loss.
 """
 
 from __future__ import annotations

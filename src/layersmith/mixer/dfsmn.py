@@ -9,10 +9,12 @@ what it carries next is that plus y. With N2 = 0 nothing is read from ahead, and
 Shapes: x (B, T, D) -> relu(U x + b) (B, T, d_hidden) -> p, y (B, T, D).
 State: conv (B, D, N1 s1), the last p.
 
-Paper: Zhang et al. 2018, "Deep-FSMN for Large Vocabulary Continuous Speech Recognition", arXiv 1803.05030. Not
-confirmed in released code: from memory; it agrees with the undilated block of MossFormer2's released code, which has
-the same order of U, ReLU and V and one filter over both sides.
+Paper: Zhang et al. 2018, "Deep-FSMN for Large Vocabulary Continuous Speech Recognition", arXiv 1803.05030. Confirmed in
+the authors' code (alibaba/Alibaba-MIT-Speech): U with and V without a bias, ReLU between them, p added to both filters,
+strides, the last memory added at the end; 20 taps on either side with stride 2 on speech.
 Differs from the paper: the width of the memory is that of the residual stream, so that the skip is the stream's own.
+Taps start as those of a convolution, where the code draws them between 0 and sqrt(6 / (taps + width)); its number of
+taps behind counts the one on the token itself, as the paper's N1 and `behind` do not.
 """
 
 from __future__ import annotations

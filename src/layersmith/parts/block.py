@@ -104,7 +104,8 @@ ENTRIES: dict[str, Entry] = {
         {"d_model": 16, "layers": [SOFTMAX], "times": 2, "inject": True},
         missing=(
             "the loss over the last turns and the curricula of the first of its papers, the factorised embedding of "
-            "the third, and attention with experts and norms that routers, queries and keys alone read of the fourth"
+            "the third, and of the fourth attention with experts, norms that routers, queries and keys alone read, and "
+            "the routers' entropy over all turns of one text"
         ),
     ),
     "parallel": Entry(

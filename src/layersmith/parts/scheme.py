@@ -17,7 +17,13 @@ ENTRIES: dict[str, Entry] = {
     ),
     "edge_of_chaos": Entry("layersmith.scheme.edge_of_chaos:EdgeOfChaos", "scheme", ("1902.06853",), {"bias": 0.2}),
     "norm_place": Entry("layersmith.scheme.norm_place:NormPlace", "scheme", ("2002.04745",), {"place": "post"}),
-    "shaped": Entry("layersmith.scheme.shaped:Shaped", "scheme", ("2306.17759",), {"gamma": 0.3}),
+    "shaped": Entry(
+        "layersmith.scheme.shaped:Shaped",
+        "scheme",
+        ("2306.17759",),
+        {"gamma": 0.3},
+        missing="the differential equation that the paper's limit of depth and width is",
+    ),
     "sub_ln": Entry("layersmith.scheme.sub_ln:SubLN", "scheme", ("2210.06423",), {"norm": "layer_norm"}),
     "width_scaling": Entry(
         "layersmith.scheme.width_scaling:WidthScaling",

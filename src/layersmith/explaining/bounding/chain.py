@@ -13,7 +13,8 @@ intersection with what `interval` gives, so neither of the two is ever looser. A
 
 with c the middle of each interval. Everything is computed in float64 and widened by `OUTWARD`.
 
-Papers: "Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond" (both directions over any graph),
+Papers: "Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond" (both directions over any graph;
+in Verified-Intelligence/auto_LiRPA, by the same authors: the dual norm, and these planes as its option "middle"),
 Zhang et al. 2018, arXiv 1811.00866 (CROWN), Gowal et al. 2018, arXiv 1810.12715 (IBP).
 
 Shapes: N balls, D inputs; bounds (N, width); linear functions (N, width, D).

@@ -1,8 +1,10 @@
 """Which features two dictionaries share: matched one to one by the Hungarian method.
 
 Paper: Paulo and Belrose 2025, "Sparse Autoencoders Trained on the Same Data Learn Different Features", arXiv
-2501.16615. Confirmed in its abstract and summary: Hungarian alignment, encoder and decoder cosines. The bound of 0.7 is
-from a summary of the paper, not from its text. Matched here is the sum of both cosines, by one assignment.
+2501.16615. Confirmed in the authors' code (SrGonao/sae_overlap): the Hungarian method, cosines of encoder and of
+decoder rows, both of which have to be above 0.7.
+Differs from the paper: one assignment by the sum of both cosines, where it makes one by the encoders and another by the
+decoders; a feature that the two would match differently keeps one partner here.
 """
 
 from __future__ import annotations

@@ -11,9 +11,11 @@ head looks at many places by a softmax; afterwards each is the largest of its lo
 
 Shapes: R programs of one form are trained side by side, so that the luckiest can be taken; (R, ...) in front of all.
 
-Paper: "Learning Transformer Programs" (gates, predicate, nearest match, first position by default: confirmed in the
-released code). Differs from the paper: no numerical variables and no feed-forwards, as in its program for induction;
-no Gumbel noise where a head looks.
+Paper: "Learning Transformer Programs" (gates, predicate, nearest match, first position by default, scores over
+temperature times sqrt(k): confirmed in the released code). Differs from the paper: no numerical variables and no
+feed-forwards, as in its program for induction; heads look back alone, where those of its other tasks look both ways; no
+Gumbel noise where a head looks. While training, the first position gets what a row of scores lacks to 1, where theirs
+gets 1 if they are all 0 and else nothing; of discrete scores both are the same.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class Head(nn.Module):
         logits = (scores + first).clamp_min(TINY).log() + nearness
         if gumbel is None:
             return F.one_hot(logits.argmax(-1), scores.shape[-1]).to(scores.dtype)
-        return (logits / (gumbel.temperature * scores.shape[-1] ** 0.5)).softmax(-1)
+        return (logits / (gumbel.temperature * self.predicate.shape[-1] ** 0.5)).softmax(-1)
 
     def _gates(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.query, self.key, self.value

@@ -126,10 +126,10 @@ ENTRIES: dict[str, Entry] = {
         "layersmith.mixer.partial:PartialAttention",
         "mixer",
         ("2310.14921",),
-        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "gated": True, "rope_theta": 10000.0},
+        {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "gated": True, "residual": True, "rope_theta": 10000.0},
         missing=(
-            "the logits that later layers of its paper make from those of the first, and value heads wider "
-            "than the query heads"
+            "the logits that one attention in front of all layers adds to those of each, and the small network that "
+            "makes the logits of many heads from those of few"
         ),
     ),
     "pattern_attention": Entry(

@@ -2,7 +2,8 @@
 
 Paper: Zhu et al. 2024, "LLaMA-MoE": the independent splits (random, which the paper chose, and balanced k-means on the
 rows of the up projection), a softmax over the chosen groups' scores, what they add scaled by E / k, and a balancing
-loss in training. With all groups and an even router it is the original.
+loss in training. Confirmed in pjlab-sys4nlp/llama-moe: unit rows of the up projection, the softmax, factors of 4, 4 and
+8 for 2 of 8, 4 of 16 and 2 of 16. With all groups and an even router it is the original.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ class LLaMAMoE(Method):
     statistics = ("inputs",)
     distils = True
     when_it_pays = "As a start for long training after it, which the paper gives 200 billion tokens."
-    differs = "The router starts from a ridge fit of each group's activation instead of from nothing."
+    differs = (
+        "The router is linear and starts from a ridge fit of each group's activation, instead of an MLP that starts "
+        "from nothing; the softmax counts k times, so that an even router over all groups is the original, where the "
+        "paper's divides by their number; the balancing loss is Switch's instead of the spread of scores and of loads."
+    )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return refuses_split(view, EXPERTS)

@@ -41,8 +41,9 @@ class MoEfication(Method):
         "the output and `width` at the same cost is usually closer."
     )
     differs = (
-        "Layers without ReLU are split too: there the strongest tenth of the neurons counts as active, and the "
-        "graph is partitioned by exchanges instead of METIS."
+        "Layers without ReLU are split too: there the strongest tenth of the neurons counts as active; an edge of the "
+        "graph counts tokens, where the paper adds up products of the two activations, and the graph is partitioned "
+        "by exchanges instead of METIS; the gate learns sums for the inputs as they are, not for inputs of length 1."
     )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:

@@ -1,7 +1,7 @@
 """Put a small feed-forward into the heads of a trained attention, as one that changes nothing yet.
 
-Paper: arXiv 2310.14921, "PartialFormer". The small feed-forward starts as the identity, relu(z) - relu(-z) = z, so
-the outputs are the original's.
+Paper: arXiv 2310.14921, "PartialFormer". Each head's output is added to what the small feed-forward makes of it, which
+at first is 0, so the outputs are the original's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ToPartialAttention(Method):
         "As a start for training a model without its separate feed-forwards; it is larger than the attention it "
         "replaces and runs only when asked for by name."
     )
-    differs = "A trained start, with the queries and keys of this layer."
+    differs = "A trained start, with the queries and keys of this layer alone, and no gate: that would change outputs."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.attention else "it is not a softmax attention of a known form"
@@ -38,12 +38,13 @@ class ToPartialAttention(Method):
     @torch.no_grad()
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         full = view.attention.operator
-        part = PartialAttention(**{k: v for k, v in full.spec().items() if k != "name"}, ratio=2).to(view.device)
+        config = {k: v for k, v in full.spec().items() if k != "name"}
+        part = PartialAttention(**config, ratio=2, residual=True).to(view.device)
         state = {f"attention.{k}": v for k, v in full.state_dict().items() if not k.startswith("o.")}
         state |= {f"o.{k}": v for k, v in full.o.state_dict().items()}
         eye = torch.eye(full.head_dim, device=view.device)
         none = eye.new_zeros(2 * full.head_dim)
         state |= {"attention.o.up.weight": torch.cat([eye, -eye]), "attention.o.up.bias": none}
-        state |= {"attention.o.down.weight": torch.cat([eye, -eye], 1), "attention.o.down.bias": none[: len(eye)]}
+        state |= {"attention.o.down.weight": none.expand(len(eye), -1), "attention.o.down.bias": none[: len(eye)]}
         part.load_state_dict(state)
         return view.as_replacement(part)
