@@ -22,6 +22,7 @@ from layersmith.explaining.decompositions.parts import (
     through,
 )
 from layersmith.explaining.decompositions.rivals import integrated_gradients, rollout
+from layersmith.explaining.norms import linear_norm
 from layersmith.explaining.pipeline import explain
 from layersmith.ffn.glu import GLU
 from layersmith.ffn.mlp import MLP
@@ -89,19 +90,20 @@ def test_a_whole_of_zero_and_dead_units_make_no_nan() -> None:
         assert torch.isfinite(found).all()
 
 
-def linear_model(**config) -> TransformerLM:
+def linear_model(bias: bool = False) -> TransformerLM:
     """Attention that looks everywhere alike, feed-forwards without a bend, no norm: all is linear in the input."""
     layer = {
         "norm": None,
-        "mixer": {"name": "softmax_attention", "n_heads": 2},
+        "mixer": {"name": "softmax_attention", "n_heads": 2, "bias": bias, "out_bias": bias},
         "ffn_norm": None,
-        "ffn": {"name": "mlp", "d_hidden": 8, "act": "identity", "bias": False},
+        "ffn": {"name": "mlp", "d_hidden": 8, "act": "identity", "bias": bias},
     }
     torch.manual_seed(0)
     model = TransformerLM(TransformerConfig(vocab_size=20, d_model=8, layers=[layer, layer], final_norm=None)).double()
     with torch.no_grad():
         for block in model.layers:
-            block.mixer.q.weight.zero_()
+            for parameter in block.mixer.q.parameters():
+                parameter.zero_()
             for parameter in (*block.mixer.v.parameters(), *block.mixer.o.parameters(), *block.ffn.parameters()):
                 parameter.normal_(std=0.5)
     return model.eval()
@@ -126,6 +128,58 @@ def test_in_a_linear_model_a_part_is_what_the_model_makes_of_the_token_alone(rul
             found = parts[token, 0] if rule == "decompx" else parts[0, token]
             assert torch.allclose(found, expected[0], atol=1e-10)
             assert found[-1].abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_biases_are_the_last_part_and_tokens_have_what_they_add_to_it() -> None:
+    model, batch = linear_model(bias=True), {"input_ids": torch.tensor([[3, 1, 4, 1, 5]])}
+    blocks, entering = recognised(model, batch)
+    replay = Replay(model, find_sites(model), batch)
+
+    def left(x):
+        for index in range(2):
+            x = replay.run_block(index, x, batch)
+        return x[0]
+
+    parts, stream = of_tokens(entering[0]), entering[0][None]
+    for block in blocks:
+        parts = through(block, parts, DecompX())
+    nothing = left(torch.zeros_like(stream))
+    assert nothing.abs().max() > 0.1
+    assert torch.allclose(parts[-1, 0], nothing, atol=1e-10)
+    for token in range(5):
+        alone = torch.zeros_like(stream)
+        alone[:, token] = stream[:, token]
+        assert torch.allclose(parts[token, 0], left(alone) - nothing, atol=1e-10)
+
+
+@pytest.mark.parametrize("f", [torch.relu, torch.nn.functional.gelu, torch.sigmoid])
+def test_an_activation_gives_all_parts_the_slope_of_a_line_through_its_value_at_zero(f) -> None:
+    """Not its tangent, whose parts would sum to the whole as well once the rest counts as a bias."""
+    torch.manual_seed(0)
+    parts = torch.randn(3, 1, 2, 4).double()
+    found, zero = DecompX().activated(f, parts), float(f(torch.zeros(())))
+    for token in range(2):
+        for unit in range(4):
+            each = parts[:, 0, token, unit].tolist()
+            slope = (float(f(torch.tensor(sum(each), dtype=torch.double))) - zero) / sum(each)
+            wanted = [slope * each[0], slope * each[1], slope * each[2] + zero]
+            assert found[:, 0, token, unit].tolist() == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+
+
+@torch.no_grad()
+def test_a_norm_centres_each_part_and_divides_it_by_the_spread_of_the_whole() -> None:
+    torch.manual_seed(0)
+    norm, silent = torch.nn.LayerNorm(6).double(), MLP(6, 4, bias=False).double()
+    for parameter in norm.parameters():
+        parameter.normal_()
+    silent.down.weight.zero_()
+    parts = torch.randn(4, 1, 3, 6).double()
+    block = [Sublayer(silent, None, None, linear_norm(norm, parts.sum(0)), 0)]
+    spread = (parts.sum(0).var(-1, unbiased=False, keepdim=True) + norm.eps).sqrt()
+    wanted = norm.weight * (parts - parts.mean(-1, keepdim=True)) / spread
+    wanted[-1] += norm.bias
+    assert torch.allclose(through(block, parts, DecompX()), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -7,9 +7,9 @@
 A model that was refitted may answer as before and be surer, or less sure, than it should be; this shows it, and what to
 make of its probabilities. The order of probabilities stays what it was, up to ties.
 
-Paper: "Calibration of Natural Language Understanding Models with Venn-ABERS Predictors".
+Paper: arXiv 2205.10586, "Calibration of Natural Language Understanding Models with Venn-ABERS Predictors".
 Differs: the next token of a language model stands for the classes of its tasks; of many classes only the likeliest is
-calibrated; not confirmed beyond its abstract.
+calibrated. Confirmed are the inductive predictor and p, in a well-kept library; of the paper itself only its abstract.
 """
 
 from __future__ import annotations

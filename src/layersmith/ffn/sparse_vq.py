@@ -16,8 +16,8 @@ linear map of sparsity 0.9, 4 heads of width d_model between two projections, lo
 (The sibling paper on spatio-temporal forecasting has another SVQ: a two-layer map whose outputs weight all codes.)
 Differs from the paper: the whole gradient flows to codes and S, where their code lets the task's loss pass only z;
 their commitment loss is mean (q + S q + s)^2, s the bias of S, ours pulls codes and inputs together; each output of S
-has as many entries. Their layer puts this before its attention, with one residual around both, and drops the
-feed-forward; here it stands in the feed-forward's place. RevIN belongs to a forecasting model, not to a sublayer.
+has as many entries; codes start larger. Their layer puts this before its attention, with one residual around both, and
+drops the feed-forward; here it stands in the feed-forward's place. RevIN belongs to a forecasting model.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class SparseVQ(FeedForward):
         for layer in (self.project_in, self.project_out):
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
-        bound = self.sparse.shape[1] ** -0.5
+        bound = self.sparse.shape[0] ** -0.5  # as if all entries were there
         nn.init.uniform_(self.sparse, -bound, bound)
         nn.init.uniform_(self.shift, -bound, bound)
         nn.init.normal_(self.codebook, std=self.codebook.shape[-1] ** -0.5)

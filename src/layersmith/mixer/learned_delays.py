@@ -10,9 +10,10 @@ Shapes: x (B, T, D) -> y (B, T, D); weight and delay (D, D), delay in steps; rou
 State: inputs (B, D, delays - 1), the last tokens.
 
 Paper: Hammouamri et al. 2023, "Learning Delays in Spiking Neural Networks using Dilated Convolutions with Learnable
-Spacings", arXiv 2306.17670 (the Gaussian, its normalisation and the rounding; sigma from delays / 2 down to 0.5).
-Not confirmed in released code: from memory.
-Differs from the paper: no spiking neurons; sigma is a setting, and does not fall during training.
+Spacings", arXiv 2306.17670. Confirmed in the released code: the Gaussian and its normalisation, delays that start
+anywhere in the range, the rounding; sigma falls from delays / 2 to 0.5 in the first quarter of training.
+Differs from the paper: no spiking neurons; sigma is a setting, and does not fall during training; delays are not put
+back into the range after a step, and have the learning rate of the weights (there a hundred times that).
 """
 
 from __future__ import annotations

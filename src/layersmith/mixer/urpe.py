@@ -8,11 +8,11 @@ inside: such attention cannot tell where a token stands. Rows of w need not sum 
 Shapes: x (B, T, D) -> q (B, H, T, head_dim), k and v (B, H_kv, T, head_dim) -> y (B, T, D); b and c (distances, H).
 State: that of `softmax_attention`.
 
-Paper: Luo et al. 2022, "Your Transformer May Not be as Powerful as You Expect", arXiv 2205.13401. Confirmed in reviews
-of it: the softmax matrix times a learned Toeplitz matrix; in public code that cites it: ones at the start, one matrix
-for each head.
-Differs from the paper: distances count real tokens and from max_distance on share one number, so that a text may be
-longer than any before; causal attention has none for tokens ahead.
+Paper: Luo et al. 2022, "Your Transformer May Not be as Powerful as You Expect", arXiv 2205.13401. Confirmed in the
+released code: b inside the softmax and c behind it, one number per head and distance, c of ones at the start.
+Differs from the paper: b and c are each layer's own (there all layers share them), b starts at 0; distances count real
+tokens and from max_distance on share one number, so that a text may be longer than any before; causal attention has
+none for tokens ahead.
 """
 
 from __future__ import annotations

@@ -177,7 +177,10 @@ ENTRIES: dict[str, Entry] = {
         "ffn",
         ("2402.05830",),
         {"d_model": 32, "codes": 12, "heads": 2},
-        missing="the normalisation of each series (RevIN) that the paper's forecasting model wraps around",
+        missing=(
+            "the normalisation of each series (RevIN) that the paper's forecasting model wraps around, and the sparse "
+            "map over its forecast"
+        ),
     ),
     "split_ffn": Entry(
         "layersmith.ffn.split_ffn:SplitFFN",

@@ -65,6 +65,24 @@ def test_the_cache_stays_as_small_at_any_length(method, view, llama):
     assert kept[0] == kept[1] == kept[2] <= 4 * (2 * 2 * 12 * 8 * 4 + 8)  # 12 tokens, and how many there were
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("full", [None, 0, 2, 3])
+def test_one_layer_left_full_reads_what_the_windows_of_the_others_miss(full, view, llama):
+    """Windows of 4 tokens in 4 layers reach 12 tokens back, and their caches stand still; a full layer reaches all."""
+    replacement = []
+    for layer in {0, 1, 2, 3} - {full}:
+        replacement += SlidingWindow().build(view(f"layers.{layer}.attn"), {"size": 4, "first": 0})
+    ids = torch.arange(5, 29)[None]
+    other = ids.clone()
+    other[0, 0] = 100
+    with standing(llama, replacement):
+        kept = [model_cost(llama, Shape("decode", 1, tokens)).state_bytes for tokens in (24, 48)]
+        moved = (llama(input_ids=ids).logits - llama(input_ids=other).logits)[0, -1].abs().max()
+    assert kept[1] - kept[0] == (0 if full is None else 24 * 2 * 2 * 8 * 4)
+    assert (moved > 1e-4) == (full is not None)
+    assert full is not None or moved < 1e-6
+
+
 def test_texts_are_as_long_as_the_shape_where_a_method_loses_what_is_far():
     def sizes(at, names):
         config = RefitConfig(budget={"kv": 0.5}, out=Path("out"), methods=names, at=at, heal_tokens=4096)

@@ -13,10 +13,11 @@ Parts are what each input token brought to a position, and one more for the bias
     contextual     two parts, relevant r and the rest i:  i' = f(i), r' = f(r + i) - f(i);  product: i' = i i, r' the
                    remainder. Biases are shared out in proportion to |r| and |i|
 
-Papers: DecompX, "DecompX: Explaining Transformers Decisions by Propagating Token Decomposition"; "Mechanistic
-Interpretation through Contextual Decomposition in Transformers". Differs: the products of gated feed-forwards, which
-neither has, and RMS norms; biases stay a part of their own in DecompX (it shares them out, as a choice); no signs are
-mended between layers in contextual decomposition, which would break the sum.
+Papers: arXiv 2306.02873, "DecompX: Explaining Transformers Decisions by Propagating Token Decomposition" (confirmed in
+the released code); "Mechanistic Interpretation through Contextual Decomposition in Transformers". Differs: the products
+of gated feed-forwards, which neither has, and RMS norms; biases stay a part of their own in DecompX, which is an option
+there (else it shares them out by |part . bias|); its pooler and classifier are not followed; no signs are mended
+between layers in contextual decomposition, which would break the sum.
 
 Shapes: parts (P, N, T, D), N decompositions at once.
 """

@@ -7,8 +7,10 @@ then one feed-forward's outputs at these tokens are put back to what they were w
 
 P is among the choices, the mean over the facts and over a few draws of noise.
 
-Paper: "SHA256 at SemEval-2025 Task 4" (the tracing is that of Meng et al. 2022, "Locating and Editing Factual
-Associations in GPT"; confirmed in the released code, which restores one state or a window of them).
+Paper: arXiv 2504.12996, "SHA256 at SemEval-2025 Task 4" (the tracing is that of Meng et al. 2022, "Locating and Editing
+Factual Associations in GPT"; confirmed in the released code: the noise and its width).
+Differs from the paper: one feed-forward is restored (there ten neighbouring ones), at all tokens of the subject at once
+(there at every token of the prompt by itself); P is among the choices (there among all tokens).
 """
 
 from __future__ import annotations

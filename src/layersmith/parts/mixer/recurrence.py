@@ -39,7 +39,7 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         ("etsformer-exponential-smoothing-transformers-time",),
         {"d_model": 32, "n_heads": 4},
-        missing="the paper's level, smoothed against season and growth",
+        missing="the paper's level, smoothed against season and growth, and the growth that fades in its forecast",
     ),
     "flow_rnn": Entry(
         "layersmith.mixer.flow_rnn:FlowRNN",

@@ -12,9 +12,11 @@ predictor linear in the values.
 `only` makes K that one in "valid" and "test": does a model trained on all foretell smooth functions as if it knew? The
 oracle knows then; "prior kept" is the mean over all K, the best for who was trained on them.
 
-Paper: "In-Context Learning through the Bayesian Prism" (series of random degree, scaled to one variance, and posterior
-means over a hierarchy of function classes; the series confirmed in the released code, which has values without noise,
-a period of 10, and variance 1 / K for each wave of K).
+Paper: arXiv 2306.04891, "In-Context Learning through the Bayesian Prism" (series of random degree, scaled to one
+variance, and posterior means over a hierarchy of function classes; the series confirmed in the released code, which has
+values without noise, a period of 10, no constant where degrees are mixed, and variance 1 / K for each wave of K).
+Differs: there only least squares stand beside series, with the true degree or the largest. Its series that prefer
+rough functions, its linear and polynomial classes and mixtures of classes are not here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Drop a sublayer: it adds nothing to the residual stream any more.
 
 Paper: arXiv 2406.15786, "What Matters in Transformers? Not All Attention is Needed". The importance of a sublayer
-there is 1 - mean cosine(stream before, stream after); here the measured KL of dropping it decides, and the floor
-"zero" of every site is this candidate.
+there is 1 - mean cosine(stream before, stream after), over tokens, and the least important ones go in one shot, each
+with its norm (confirmed in the released code); here the measured KL of dropping it decides, and the floor "zero" of
+every site is this candidate.
 """
 
 from __future__ import annotations

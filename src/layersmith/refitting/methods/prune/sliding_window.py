@@ -1,8 +1,8 @@
 """Let a trained attention see only the last tokens and a few at the very beginning, so that its cache stops growing.
 
 Papers: arXiv 2004.05150, "Longformer" (sliding window); arXiv 2309.17453, "Efficient Streaming Language Models with
-Attention Sinks" (the first tokens stay); "Efficient Long-Range Transformers" (a few layers stay full: here the search
-decides which).
+Attention Sinks" (the first tokens stay); arXiv 2310.12442, "Efficient Long-Range Transformers" (a few layers stay full:
+here the search decides which; of the paper itself only the abstract was seen).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class SlidingWindow(Method):
     kinds = ("mixer",)
     papers = ("2004.05150", "2309.17453", "efficient-long-range-transformers")
     missing = (
-        "the dilated windows and the separate maps for global tokens of arXiv 2004.05150, and the positions counted "
-        "within the cache of arXiv 2309.17453"
+        "the dilated windows and the separate maps for global tokens of arXiv 2004.05150, the positions counted within "
+        "the cache of arXiv 2309.17453, and a choice beforehand of the layers that stay full (arXiv 2310.12442)"
     )
     builds = ("pattern_attention",)
     default = True

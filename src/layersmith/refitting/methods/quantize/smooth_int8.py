@@ -8,7 +8,9 @@ row of weights by its largest weight; s_j shares that out evenly:
 
 The channels are those between a gated feed-forward's up and down, and between an attention's values and its output
 matrix, where all query heads of a key head share one s. What makes a channel (a row of up, of v) takes the 1 / s_j.
-Paper: SmoothQuant, arXiv 2211.10438.
+
+Paper: SmoothQuant, arXiv 2211.10438. Confirmed in the released code: s and its maxima, alpha 0.5, one scale a token and
+one a row. Its places are others: channels between a norm and the matrices that read it, 1 / s_j in the norm's gain.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class SmoothInt8(Method):
     requires = "a gated feed-forward, or softmax attention, whose matrices are apart"
     statistics = ("grams",)
     when_it_pays = "Where a few hidden channels are so much larger than the others that `int8_dynamic` loses these."
-    missing = "channels that a norm makes, whose gain belongs to another site"
+    missing = "the paper's own places: channels that a norm makes, whose gain belongs to another site"
     differs = "Scales of activations are found token by token, so only ranges that differ within a token matter."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
