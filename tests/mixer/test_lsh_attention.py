@@ -50,17 +50,17 @@ def close(a, b):
 
 @torch.no_grad()
 @pytest.mark.oracle("lsh_attention")
-@pytest.mark.parametrize("tokens", [1, 2, 20, 31])
-def test_equals_pairs(tokens):
-    m = built()
+@pytest.mark.parametrize(("tokens", "scale"), [(1, None), (2, None), (20, None), (31, None), (31, 0.3)])
+def test_equals_pairs(tokens, scale):
+    m = built(scale=scale)
     x = inputs(2, tokens)
     close(m(x)[0], torch.stack([by_pairs(m, row) for row in x]))
 
 
 def shared_queries(m, x):
-    """Softmax attention whose keys are its queries at length 1, each token's own score set apart."""
+    """Softmax attention whose keys are its queries at length 1, scores as they are, each token's own set apart."""
     q, v = (part.unflatten(-1, (-1, m.head_dim)).transpose(1, 2) for part in (m.q(x), m.v(x)))
-    scores = m.scale * q @ F.normalize(q, dim=-1).mT
+    scores = q @ F.normalize(q, dim=-1).mT
     place = torch.arange(x.shape[1])
     scores = scores.masked_fill(place == place[:, None], OWN).masked_fill(place > place[:, None], -math.inf)
     return m.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))

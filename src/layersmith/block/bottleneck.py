@@ -8,10 +8,12 @@ blocks stays wide. Without residual, as the last block of a model, it is a model
 Shapes: x (B, T, D) -> W_down x (B, T, d_inner) -> y (B, T, D). State: that of every layer, "1.k" for the second.
 
 Papers: Sun et al. 2020, "MobileBERT: a Compact Task-Agnostic BERT for Resource-Limited Devices", arXiv 2004.02984;
-Suresh & P 2024, "Towards smaller, faster decoder-only transformers: Architectural variants and their implications"
-(its lc-gpt). Not confirmed, from memory: where the second narrows, and sizes.
+Suresh & P 2024, "Towards smaller, faster decoder-only transformers: Architectural variants and their implications",
+arXiv 2404.14462 (its lc-gpt and cc-gpt). Confirmed in the released code of the second (SkAndMl/gpt-variations): nothing
+is added around the map, and the convolution of cc-gpt has a kernel of one position, so that it is such a map.
 Differs from the papers: no norm stands in for MobileBERT's NoNorm; its teacher and the transfer layer by layer are
-training.
+training. The second halves the width after every two layers, with biases, and never goes back up: its last norm and its
+output map are as narrow as the last layers.
 """
 
 from __future__ import annotations

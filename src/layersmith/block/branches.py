@@ -9,8 +9,11 @@ Shapes: x (B, T, D) -> y (B, T, D); w (branches). State: that of every layer of 
 layer of the second.
 
 Paper: Suresh & P 2024, "Towards smaller, faster decoder-only transformers: Architectural variants and their
-implications" (its p-gpt). Not confirmed, from memory: the arrangement, of which the abstract gives the names alone.
-Differs from the paper: where maps and weights start is ours.
+implications", arXiv 2404.14462 (its p-gpt). Confirmed in the released code (SkAndMl/gpt-variations, `ParallelGPT`): two
+stacks of half the layers, a linear map before each, a learned weighted sum, and one of the two run alone.
+Differs from the paper: there the weights are w and 1 - w, with w = sigmoid(1/2) at the start, the maps have biases and
+start at random, and what runs alone is the stack of the larger weight, without that weight. In its first version the
+stacks read the two halves of embeddings twice as wide, through no map.
 """
 
 from __future__ import annotations

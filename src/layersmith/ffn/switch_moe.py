@@ -14,10 +14,11 @@ depends on others, and it exists in training only: in evaluation, and without a 
 
 Paper: Fedus et al. 2021, "Switch Transformers: Scaling to Trillion Parameter Models with Simple and Efficient
 Sparsity", arXiv 2101.03961. Confirmed in its text: equations, loss weight 0.01, float32 router, capacity
-factors 1 to 2, starting weights from a normal distribution of variance 0.1 / fan-in cut at two deviations; jitter of
-0.01 on the router's input in a released configuration (Mesh TensorFlow).
-Differs from the paper: no capacity limit in evaluation and none by default in training; the capacity is rounded up,
-which their text leaves open. Dropout inside experts for fine-tuning is left out.
+factors 1 to 2, starting weights from a normal distribution of variance 0.1 / fan-in cut at two deviations; in the
+released code (Mesh TensorFlow): f_e counted before tokens are dropped, jitter of 0.01 on what the router sees.
+Differs from the paper: no capacity limit in evaluation and none by default in training, no jitter by default; the
+capacity is rounded up and counted over the whole batch, where the released code rounds down, to 4 at least, and counts
+in groups of tokens. Dropout inside experts for fine-tuning is left out.
 """
 
 from __future__ import annotations

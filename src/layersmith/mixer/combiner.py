@@ -12,11 +12,12 @@ Shapes: x (B, T, D) -> q (B, H, T, d), k and v (B, H_kv, T, d); kbar (B, H_kv, U
 State: q, k, v of the span begun, at most span - 1 tokens; kbar, vbar of the full ones; position (B,) with rope; real
 (B, S) and full (B, U) bool, True at tokens and summaries that count, once a mask has been given.
 
-Paper: Ren et al. 2021, "Combiner: Full Attention Transformer with Sparse Computation Cost". Combiner-Fixed confirmed
-in the released code (google-research/combiner, `sqrt_fixed_full`): one joint softmax, the pooled query for the values,
-the pooled keys as they are.
-Differs from the paper: only the fixed partition (Combiner-Logsparse and -Axial summarise other spans); spans count real
-tokens; key heads may be shared.
+Paper: Ren et al. 2021, "Combiner: Full Attention Transformer with Sparse Computation Cost", arXiv 2107.05768.
+Combiner-Fixed confirmed in the released code (google-research/combiner, `sqrt_fixed_full`): one joint softmax, the
+pooled query for the values, the pooled keys as they are.
+Differs from the paper: only the fixed partition (Combiner-Logsparse and -Axial summarise other spans), only causal; the
+default pool is the mean, where its language model has the maximum; a learned map and a ReLU before the pool (DeepSets)
+are left out; spans count real tokens; key heads may be shared.
 """
 
 from __future__ import annotations

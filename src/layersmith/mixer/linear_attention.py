@@ -22,9 +22,10 @@ Papers: Katharopoulos et al. 2020, "Transformers are RNNs", arXiv 2006.16236 (el
 "The Hedgehog & the Porcupine", arXiv 2402.04347, and "LoLCATs", arXiv 2410.10254 (hedgehog; identity start and
 softmax over features confirmed in the released code); von Oswald et al. 2022, arXiv 2212.07677 (no normaliser); Qin
 et al. 2022, "The Devil in Linear Transformer" (out_norm, without weights and over all heads, as in the released code);
-Chowdhury et al. 2021, "On Learning the Transformer Kernel" (learned random features).
+Chowdhury et al. 2021, "On Learning the Transformer Kernel", arXiv 2110.08323 (learned random features).
 Differs from the papers: grouped key-value heads share one state and one key feature map (LoLCATs repeats keys first);
-LoLCATs' sliding window of softmax attention is left out.
+LoLCATs' sliding window of softmax attention is left out. Where the normaliser of cosines is kept away from 0 here, the
+code of Chowdhury et al. adds a constant to all products of features.
 """
 
 from __future__ import annotations

@@ -15,9 +15,12 @@ number of tokens, computed in chunks (`shared/gated.py`). Not causal: a state is
 
 Shapes: x (B, T, D) -> phi(q) (B, H, T, F), phi(k) (B, H_kv, T, F), v (B, H_kv, T, head_dim) -> y (B, T, D).
 
-Paper: Afzal et al. 2025, "Linear Attention for Efficient Bidirectional Sequence Modeling", arXiv 2502.16249. The mask
-was confirmed in the authors' released code; the feature map (silu + 1/2 at length 1) is from memory.
-Differs from the paper: the start values of the decays are ours.
+Paper: Afzal et al. 2025, "Linear Attention for Efficient Bidirectional Sequence Modeling", arXiv 2502.16249. Confirmed
+in the authors' released code (LIONS-EPFL/LION, its image models): the mask, the feature maps (silu + 1/2 at length 1;
+elu + 1 for LION-LIT), the normaliser with its eps.
+Differs from the paper: the start values of the decays are ours, and "silu" is the default without decay too. Left out:
+the class token, which nothing fades at; a second walk through the patches of an image, whose mask is averaged with the
+first; and its language models, which have a layer norm in place of feature map and normaliser.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     k_s = q_s / |q_s|                             queries are keys
     h_r(x) = argmax [x R_r, -x R_r]               the bucket of x in round r, R_r (d, buckets / 2) drawn once
     t sees s in round r   if s <= t, h_r(q_s) = h_r(q_t), and s is in the chunk of t within the bucket or the one before
-    z_r(t) = logsumexp_s scale * q_t . k_s        over what is seen, and itself with a score of -1e5
+    z_r(t) = logsumexp_s scale * q_t . k_s        over what is seen, and itself with a score of -1e5; scale = 1
     y_t = W_o concat_h sum_r softmax_r(z_r(t)) softmax_s(scale * q_t . k_s) v_s
 
 A chunk is `chunk` tokens that follow each other within their bucket. Sorted by bucket and place, what a token sees
@@ -13,11 +13,13 @@ Shapes: x (B, T, D) -> q, k, v (B, H, T, head_dim) -> y (B, T, D).
 State: k, v (B, H, S, head_dim); bucket (B, S, H, rounds) int16; position (B,) with rope; real (B, S) once a mask has
 been given. A text that goes on from a state, or is padded, is computed with masks over all pairs.
 
-Paper: Kitaev et al. 2020, "Reformer: The Efficient Transformer", arXiv 2001.04451. Confirmed in transformers' Reformer:
-the hash, keys of length 1, the score of the token itself, the weights of the rounds.
+Paper: Kitaev et al. 2020, "Reformer: The Efficient Transformer", arXiv 2001.04451. Confirmed in trax, the authors'
+code, and in transformers' Reformer: the hash, keys of length 1, whose scores are not divided by sqrt(d) as well, the
+score of the token itself, the weights of the rounds.
 Differs from the paper: chunks are cut within each bucket. There the whole sorted text is cut, so that later tokens move
-the borders for earlier ones, and a token's output depends on what follows it. Pairs that meet in several rounds are not
-counted down. Reversible layers are an arrangement of blocks and not here.
+the borders for earlier ones, and a token's output depends on what follows it. Both codes also let tokens of two buckets
+in one chunk see each other, which the equations do not. Pairs that meet in several rounds are not counted down.
+Reversible layers are an arrangement of blocks and not here.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class LSHAttention(HeadMixer):
     buckets   how many buckets there are, an even number
     rounds    how many hashes; more find more of the pairs that matter
     chunk     tokens of a bucket that see each other and the chunk before them
-    scale     factor on the scores; None = head_dim^-0.5
+    scale     factor on the scores; None = 1, for keys have length 1
     """
 
     name = "lsh_attention"
@@ -66,7 +68,7 @@ class LSHAttention(HeadMixer):
             raise ValueError(f"LSHAttention: buckets={buckets} must be even: a direction has two ends.")
         del self.k, self.k_norm
         self.buckets, self.chunk = buckets, chunk
-        self.scale = self.head_dim**-0.5 if scale is None else scale
+        self.scale = 1.0 if scale is None else scale
         self.directions: Tensor
         self.register_buffer("directions", torch.randn(n_heads, rounds, self.head_dim, buckets // 2))
 

@@ -32,8 +32,8 @@ ENTRIES: dict[str, Entry] = {
         ("mobilebert-compact-task-agnostic-bert", "towards-smaller-faster-decoder-only"),
         {"d_model": 24, "d_inner": 16, "layers": [SOFTMAX]},
         missing=(
-            "NoNorm, stacked feed-forwards and the transfer layer by layer of the first of its papers, and the "
-            "convolution over positions of the second"
+            "NoNorm, stacked feed-forwards and the transfer layer by layer of the first of its papers, and the output "
+            "map of the second, which reads the narrow width"
         ),
     ),
     "branches": Entry(

@@ -6,8 +6,11 @@
     hedgehog        [softmax(W x), softmax(-W x)], W learned, for q and k apart  F = 2 d
     identity        x                                                            F = d
     random maps     from M frequencies w_1 .. w_M, the same for q and k, and x scaled by d^(-1/4):
-      positive      exp(w_r . x - |x|^2 / 2) / sqrt(M)                           F = M, approaches exp(q . k / sqrt(d))
-      cosine        [cos(w_r . x), sin(w_r . x)] / sqrt(M)                       F = 2 M, approaches the Gaussian kernel
+      favor         exp(w_r . x - |x|^2 / 2) / sqrt(M)                           F = M, approaches exp(q . k / sqrt(d))
+      positive      exp(w_r . x - |x|^2) / sqrt(M)                               F = M, approaches the Gaussian kernel
+      cosine        [cos(w_r . x), sin(w_r . x)] / sqrt(M)                       F = 2 M, approaches it too
+
+with Gaussian frequencies; the Gaussian kernel is exp(-|q - k|^2 / (2 sqrt(d))).
 
 Frequencies are drawn when the map is built, and
     fixed           stay: Gaussian, in orthogonal groups of d ("favor")
@@ -19,10 +22,13 @@ Shapes: x (B, H_kv, G, T, d), G query heads in a group (1 for keys) -> phi(x) (B
 
 Papers: Katharopoulos et al. 2020, arXiv 2006.16236 (elu1); Zhang et al. 2024, arXiv 2402.04347, and arXiv 2410.10254
 (hedgehog); Choromanski et al. 2020, arXiv 2009.14794 (favor); Chowdhury et al. 2021, "On Learning the Transformer
-Kernel" (gmm, generative, fastfood: from memory, not confirmed); Afzal et al. 2025, "Linear Attention for Efficient
-Bidirectional Sequence Modeling" (silu: from memory).
+Kernel", arXiv 2110.08323 (gmm, generative, fastfood: scales, exponents and the product of matrices confirmed in the
+released code, cs1160701/OnLearningTheKernel); Afzal et al. 2025, "Linear Attention for Efficient Bidirectional Sequence
+Modeling", arXiv 2502.16249 (silu: confirmed in the released code, LIONS-EPFL/LION).
 Differs from the papers: nothing is subtracted from the exponents, which cannot exceed |w|^2 / 2; frequencies are not
-drawn anew in training.
+drawn anew in training. All maps start at or near Gaussian frequencies, orthogonal ones but for fastfood. In the code
+of the learned ones none are orthogonal and all start elsewhere; gmm is one Gaussian a head, for cosines with a full
+covariance and its mirror image; generative is a deeper network with batch norm and tanh, and noise is not added to it.
 """
 
 from __future__ import annotations
@@ -63,18 +69,21 @@ class Hedgehog(nn.Module):
 
 
 class RandomFeatures(nn.Module):
-    """A random map for every key-value head; `source` makes its frequencies, (H_kv, head_dim, M)."""
+    """A random map for every key-value head; `source` makes its frequencies, (H_kv, head_dim, M).
 
-    def __init__(self, source: nn.Module, positive: bool):
+    damping   how much of |x|^2 is taken off the exponents of a positive map; None: cosines and sines
+    """
+
+    def __init__(self, source: nn.Module, damping: float | None):
         super().__init__()
-        self.source, self.positive = source, positive
+        self.source, self.damping = source, damping
 
     def forward(self, x: Tensor) -> Tensor:
         x = precise(x) * x.shape[-1] ** -0.25
         frequencies = self.source().to(x.dtype).unsqueeze(1)
         angles, size = x @ frequencies, frequencies.shape[-1] ** -0.5
-        if self.positive:
-            return (angles - x.square().sum(-1, keepdim=True) / 2).exp() * size
+        if self.damping is not None:
+            return (angles - self.damping * x.square().sum(-1, keepdim=True)).exp() * size
         return torch.cat((angles.cos(), angles.sin()), dim=-1) * size
 
 
@@ -151,15 +160,15 @@ class Fastfood(nn.Module):
 
 
 SOURCES = {"favor": Fixed, "gmm": GaussianMixture, "generative": Generator, "fastfood": Fastfood}
-#: Random maps -> (where their frequencies come from, whether they are positive).
-RANDOM = {
-    "favor": ("favor", True),
-    "gmm_positive": ("gmm", True),
-    "gmm_cosine": ("gmm", False),
-    "generative_positive": ("generative", True),
-    "generative_cosine": ("generative", False),
-    "fastfood_positive": ("fastfood", True),
-    "fastfood_cosine": ("fastfood", False),
+#: Random maps -> (where their frequencies come from, the damping of `RandomFeatures`).
+RANDOM: dict[str, tuple[str, float | None]] = {
+    "favor": ("favor", 0.5),
+    "gmm_positive": ("gmm", 1.0),
+    "gmm_cosine": ("gmm", None),
+    "generative_positive": ("generative", 1.0),
+    "generative_cosine": ("generative", None),
+    "fastfood_positive": ("fastfood", 1.0),
+    "fastfood_cosine": ("fastfood", None),
 }
 FEATURE_MAPS = ("elu1", "relu", "silu", "hedgehog", "identity", *RANDOM)
 
@@ -171,8 +180,8 @@ def may_be_negative(name: str) -> bool:
 
 def random_features(name: str, n_kv_heads: int, head_dim: int, features: int) -> RandomFeatures:
     """The random map of that name, for queries and keys alike."""
-    source, positive = RANDOM[name]
-    return RandomFeatures(SOURCES[source](n_kv_heads, head_dim, features), positive)
+    source, damping = RANDOM[name]
+    return RandomFeatures(SOURCES[source](n_kv_heads, head_dim, features), damping)
 
 
 def plain_features(name: str, n_heads: int, head_dim: int) -> nn.Module:

@@ -16,7 +16,10 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         ("combiner-full-attention-transformer-sparse",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2, "span": 8, "rope_theta": 10000.0},
-        missing="the partitions of Combiner-Logsparse and Combiner-Axial",
+        missing=(
+            "the partitions of Combiner-Logsparse and Combiner-Axial, summaries by a learned map, and attention to "
+            "spans on both sides"
+        ),
     ),
     "doubly_stochastic": Entry(
         "layersmith.mixer.doubly_stochastic:DoublyStochasticAttention",

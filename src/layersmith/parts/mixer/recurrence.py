@@ -98,6 +98,10 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         ("linear-attention-efficient-bidirectional-sequence",),
         {"d_model": 32, "n_heads": 4, "n_kv_heads": 2},
+        missing=(
+            "the class token that nothing fades at, the second walk through the patches of an image, and the layer "
+            "norm that its language models have in place of feature map and normaliser"
+        ),
     ),
     "lmu": Entry(
         "layersmith.mixer.lmu:LMU",

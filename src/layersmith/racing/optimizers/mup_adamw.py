@@ -10,9 +10,12 @@ zero, output map and query maps start at 0, where no width shows. At the base wi
 
 Logits times r are an output map that starts, and is moved by a step of Adam, r times as far.
 
-Paper: Lingle 2024, "A Large-Scale Exploration of μ-Transfer". Confirmed in its released code: the rates of all kinds of
-weights relative to a base width, the 1 / head_dim of the scores, queries and output map at 0.
-Differs from the paper: weight decay is multiplied by the rate of its kind, as torch has it; embeddings start as ever.
+Paper: Lingle 2024, "A Large-Scale Exploration of μ-Transfer", arXiv 2404.05728. Confirmed in its released code
+(lucaslingle/mu_transformer): the rates of all kinds of weights relative to a base width, the 1 / head_dim of scores, an
+output map that starts like 1 / width, queries and output map at 0.
+Differs from the paper: a wider model has wider heads, where the paper's has more heads of 128, so that its scores keep
+one factor; weight decay is multiplied by the rate of its kind, as torch has it, where the paper has none in most runs
+and tries both this and a decay apart from the rate; embeddings start as ever, the paper's with a variance of 1.
 """
 
 from __future__ import annotations

@@ -23,9 +23,10 @@ last third less that of the first, and less by what the means of thirds fall on 
 
 Papers: "Transformers as Decision Makers: Provable In-Context Reinforcement Learning via Supervised Pretraining" (linear
 bandits, all of a trajectory imitated, LinUCB and Thompson sampling; arms, noise and theta as in the released code's
-settings for Thompson sampling); "Filtering Learning Histories Enhances In-Context Reinforcement Learning" (histories
-kept by improvement + stability; how it measures these two was not confirmed).
-Differs from the papers: the best arm as a label (decision pre-training) and environments with states are not here.
+settings for Thompson sampling); "Filtering Learning Histories Enhances In-Context Reinforcement Learning", arXiv
+2505.15143 (histories filtered by a sum of improvement and stability; how it measures these two was not confirmed).
+Differs from the papers: the best arm as a label (decision pre-training) and environments with states are not here. The
+second weighs stability by a setting, which is 1 here, and weighs histories as well as filtering them.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
 so that y has mean 0 and variance 1. No posterior can be computed here: "oracle" is who knows the network, a floor that
 no prompt of this length allows, and the linear predictors show how much of it is linear.
 
-Paper: "Pretraining Data Mixtures Enable Narrow Model Selection Capabilities in Transformer Models" (one of its
-families of functions).
+Paper: "Pretraining Data Mixtures Enable Narrow Model Selection Capabilities in Transformer Models", arXiv 2311.00871
+(one of its families of functions). Not confirmed against its text: scales and sizes.
+Differs from the paper: its subject, training on mixtures of families, is not here.
 """
 
 from __future__ import annotations

@@ -4,8 +4,10 @@
 
 The score is the share of products with every digit right, given the right digits before it.
 
-Papers: "Dissecting Multiplication in Transformers: Insights into LLMs" (sums, carries, and the reversed answer);
-"What Algorithms can Transformers Learn? A Study in Length Generalization".
+Papers: "Dissecting Multiplication in Transformers: Insights into LLMs", arXiv 2407.15360 (the reversed answer); "What
+Algorithms can Transformers Learn? A Study in Length Generalization".
+Differs from the papers: the first reverses the answer alone, looks at the loss of each digit and each part of the work
+apart, also with a factor of one digit, and trains on more easy products; here whole answers are scored.
 """
 
 from __future__ import annotations

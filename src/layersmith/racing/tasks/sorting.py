@@ -5,7 +5,9 @@
 The score is the share of lists with every number right, given the right numbers before it.
 
 Papers: "What Algorithms can Transformers Learn? A Study in Length Generalization"; "Neural Execution Engines: Learning
-to Execute Subroutines" (sorting, trained on short lists).
+to Execute Subroutines", arXiv 2006.08084 (sorting, trained on short lists).
+Differs from the papers: numbers are tokens, where the second writes each in 8 bits and trains on lists of 8. Its model,
+which is taught to point at the smallest number left and gets the places found so far back as a mask, is not here.
 """
 
 from __future__ import annotations
