@@ -16,6 +16,7 @@ from layersmith.linear.int8_dynamic import Int8Dynamic
 from layersmith.measuring.divergence import divergence
 from layersmith.refitting.heal.adapters import ADAPTERS, build_adapter
 from layersmith.refitting.heal.adapters.adapter_bias import last_maps
+from layersmith.refitting.heal.adapters.frozen import frozen
 from layersmith.refitting.heal.distillation import HealSettings, heal
 from layersmith.refitting.prove.finish import _heal
 from layersmith.runs.workspace import Workspace
@@ -238,6 +239,16 @@ def test_a_mix_without_a_place_for_it_stays_as_it_is_and_the_run_says_so(teacher
     assert "lora_experts stands around" in notes[0]
     with pytest.raises(UserError, match="leave --heal-adapter out"):
         healed(changed.requires_grad_(True), teacher, "lora_experts")
+
+
+def test_what_is_frozen_in_a_number_format_can_be_looked_at():
+    model, inputs = BY_NAME["t5"].model(), BY_NAME["t5"].inputs()
+    path = next(name for name, _ in model.named_modules() if name.endswith(".wo"))
+    part = Int8Dynamic.from_weight(model.get_submodule(path).weight)
+    apply(model, [(Edit(path, part.spec(), {}), part)])
+    with frozen(model):
+        assert type(model.get_submodule(path)) is not Int8Dynamic
+        assert model(**inputs).logits.isfinite().all()
 
 
 class _Own(torch.nn.Module):
