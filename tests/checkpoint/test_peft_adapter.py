@@ -31,6 +31,15 @@ def test_a_folder_that_names_no_base_or_a_slip_of_one_is_refused_at_once(tmp_pat
             names.model_source(str(tmp_path))
 
 
+def test_adapters_that_name_each_other_have_no_base(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder, other in zip(folders, folders[::-1], strict=True):
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(other)}))
+    with pytest.raises(UserError, match="adapter without its base model"):
+        names.model_source(str(folders[0]))
+
+
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     BY_NAME["llama"].model().save_pretrained(tmp_path / "base")
