@@ -40,6 +40,13 @@ def test_adapters_that_name_each_other_have_no_base(tmp_path: Path) -> None:
         names.model_source(str(folders[0]))
 
 
+def test_a_gguf_file_that_is_named_is_read_whatever_adapter_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "pocket"}))
+    (tmp_path / "named.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"named\.gguf|Reading a \.gguf file"):
+        load(str(tmp_path / "named.gguf"))
+
+
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     BY_NAME["llama"].model().save_pretrained(tmp_path / "base")

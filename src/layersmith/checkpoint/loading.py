@@ -87,7 +87,7 @@ def load(
         raise UserError(f"There is no dtype {dtype!r}; give float32, bfloat16, float16 or auto.")
     recover(name)
     source, gguf = model_source(os.fspath(name))
-    if (base := adapter_base(Path(source))) is not None:
+    if not gguf and (base := adapter_base(Path(source))) is not None:
         model, tokenizer = load(base, trust_remote_code, dtype, device, device_map, tell)
         return merged(model, Path(source)).eval(), tokenizer
     if not Path(source).is_dir():
