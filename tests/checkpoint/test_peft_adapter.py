@@ -47,6 +47,19 @@ def test_a_gguf_file_that_is_named_is_read_whatever_adapter_lies_beside_it(tmp_p
         load(str(tmp_path / "named.gguf"))
 
 
+def test_the_tokenizer_beside_an_adapter_is_the_model_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layersmith.checkpoint.loading.merged", lambda model, folder: model)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "pocket"}))
+    _, usual = load(str(tmp_path))
+    assert usual is not None
+    assert usual.chat_template != "mine"
+    usual.chat_template = "mine"
+    usual.save_pretrained(tmp_path)
+    _, own = load(str(tmp_path))
+    assert own is not None
+    assert own.chat_template == "mine"
+
+
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     BY_NAME["llama"].model().save_pretrained(tmp_path / "base")
