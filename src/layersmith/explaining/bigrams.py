@@ -32,6 +32,7 @@ from layersmith.data.text import read
 from layersmith.data.windows import windows
 from layersmith.errors import UserError
 from layersmith.explaining.masking import Masks, learn, maskable, masked, random_like, without
+from layersmith.explaining.passages import logits_of
 from layersmith.explaining.sections import Column, Section, heat_map, table
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings
@@ -132,7 +133,8 @@ def _counted(subject: Subject, settings: Settings) -> Counts:
     rows = windows(text, subject.tokenizer, length, max(1, settings["counted"] // length), settings["seed"])
     if not len(rows):
         raise UserError(f"{settings['text']!r} holds less than one window of {length} tokens. Give a longer text.")
-    return counts(rows.to(subject.device), int(subject.model.get_output_embeddings().weight.shape[0]))
+    rows = rows.to(subject.device)
+    return counts(rows, logits_of(subject, rows[:1, :1]).shape[-1])
 
 
 def _learnt(subject: Subject, settings: Settings, weights: dict[str, Tensor], counted: Counts) -> Masks:
