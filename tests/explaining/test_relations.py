@@ -64,9 +64,10 @@ def test_a_prompt_is_a_linear_function_of_itself(pocket, tokenizer, tmp_path) ->
     assert "What brings what along" in page
 
 
-def test_a_model_that_sees_both_sides_is_refused(tokenizer, tmp_path) -> None:
+@pytest.mark.parametrize("shape", ["bert", "t5"])
+def test_a_model_that_does_not_go_on_with_one_text_is_refused(shape, tokenizer, tmp_path) -> None:
     with pytest.raises(UserError, match="foretells the next token"):
-        explain(tiny("bert"), tool="relations", tokenizer=tokenizer, tokens=256, progress=False, out=tmp_path / "o")
+        explain(tiny(shape), tool="relations", tokenizer=tokenizer, tokens=256, progress=False, out=tmp_path / "o")
 
 
 def test_subjects_of_a_file(tmp_path) -> None:

@@ -31,6 +31,7 @@ from layersmith.explaining.passages import check_foretells, logits_of
 from layersmith.explaining.sections import Section, table
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings
+from layersmith.measuring.inputs import is_causal_lm
 
 #: Fewer subjects than this show nothing; pairs of answers that are listed; random orders of the control.
 LEAST, LISTED, ORDERS = 16, 12, 20
@@ -67,6 +68,8 @@ class Relations(Survey):
     def survey(self, subject: Subject, settings: Settings) -> dict[str, Any]:
         if subject.tokenizer is None:
             raise UserError("Prompts are text: pass the tokenizer of the model.")
+        if not is_causal_lm(subject.model):
+            raise UserError("Related prompts need a model that foretells the next token; this one does not.")
         names = subjects_of(settings)
         with evaluating(subject.model):
             asked = {name: _answered(subject, settings[name], names) for name in ("source", "target")}
