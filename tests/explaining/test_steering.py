@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import transformers as tf
 from layersmith.errors import UserError
 from layersmith.explaining.pipeline import explain
 from layersmith.explaining.routing import MARGIN, counting, overruled, routers, steered
-from layersmith.explaining.steering import chosen_rules, random_rules
+from layersmith.explaining.steering import Steering, chosen_rules, random_rules
 from tests.explaining.conftest import VOCABULARY, tiny
 
 SIZES = {
@@ -203,6 +204,13 @@ def test_settings_that_cannot_be_are_refused_before_any_work(settings, message, 
 def test_a_model_without_routers_is_refused() -> None:
     with pytest.raises(UserError, match="LlamaForCausalLM has no routers that are known here"):
         routers(tiny("llama"))
+
+
+def test_a_mixture_that_foretells_no_next_token_is_refused() -> None:
+    config = tf.MixtralConfig(intermediate_size=16, num_local_experts=6, num_labels=3, **SIZES)
+    subject = SimpleNamespace(model=tf.MixtralForSequenceClassification(config), sites=[])
+    with pytest.raises(UserError, match="MixtralForSequenceClassification does not foretell"):
+        Steering().survey(subject, {})
 
 
 def test_a_router_that_weighs_in_another_way_is_refused() -> None:

@@ -34,6 +34,7 @@ from layersmith.explaining.routing import counting, routers, steered
 from layersmith.explaining.sections import Section, table
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings
+from layersmith.measuring.inputs import is_causal_lm
 
 #: Tokens of a window at most, windows in a batch, and experts that are listed.
 LENGTH, ROWS, LISTED = 128, 4, 40
@@ -66,6 +67,11 @@ class Steering(Survey):
             read(settings[side], "calibration")
 
     def survey(self, subject: Subject, settings: Settings) -> dict[str, Any]:
+        if not is_causal_lm(subject.model):
+            raise UserError(
+                f"What steering does is measured on the next token, which {type(subject.model).__name__} does not "
+                f"foretell. Take a mixture that is a language model."
+            )
         found = routers(subject.model)
         inside = tuple(f"{module}." for site in subject.sites for module in site.modules)
         kept = [path for path in found if path.startswith(inside)]
