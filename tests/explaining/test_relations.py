@@ -7,7 +7,7 @@ import torch
 
 from layersmith.errors import UserError
 from layersmith.explaining.pipeline import explain
-from layersmith.explaining.relations import Relations, _answers, _shuffled, correlations, judged, subjects_of
+from layersmith.explaining.relations import Relations, _answers, _ids, _shuffled, correlations, judged, subjects_of
 from tests.explaining.conftest import tiny
 
 
@@ -40,6 +40,16 @@ def test_correlations_are_pearson_s_and_nothing_for_what_does_not_vary() -> None
     wanted = [float(torch.corrcoef(torch.stack((a[:, j], b[:, j])))[0, 1]) for j in range(3)]
     torch.testing.assert_close(correlations(a, b), torch.tensor(wanted, dtype=torch.float64))
     assert float(correlations(torch.ones(5, 1).double(), draw(0, 5, 1))) == 0
+
+
+def test_an_end_that_the_tokenizer_adds_is_not_part_of_the_prompt() -> None:
+    class Ending:
+        all_special_ids = (1, 2)
+
+        def __call__(self, text: str) -> dict:
+            return {"input_ids": [1, *(ord(letter) for letter in text), 2]}
+
+    assert _ids(Ending(), "ab") == [1, 97, 98]
 
 
 def test_answers_are_the_tokens_that_some_subject_makes_likelier() -> None:
