@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -169,6 +170,25 @@ def test_a_planted_expert_is_found_first_and_forcing_it_moves_the_model_towards_
     assert rows["steered"]["data"] != rows["not steered"]["data"]
     assert not any(module._forward_hooks for module in routers(model).values())
     assert "What forcing does" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_text_that_has_changed_under_its_name_is_counted_anew(tokenizer, tmp_path) -> None:
+    texts, _, _ = _two_styles(tokenizer, tmp_path)
+
+    def shares(side: str) -> dict[tuple[str, int], float]:
+        found = explain(
+            mixture("mixtral"), tool="steering", tokenizer=tokenizer, out=tmp_path / "out", tokens=512, progress=False,
+            settings={**texts, "windows": 2, "random": 1},
+        )["survey"]  # fmt: skip
+        return {(each["router"], each["expert"]): each[side] for each in found["experts"]}
+
+    before = shares("towards")
+    assert shares("towards") == before
+    towards, away = (Path(texts[side]) for side in ("towards", "away"))
+    other = away.read_text()
+    away.write_text(towards.read_text())
+    towards.write_text(other)
+    assert shares("towards") != before
 
 
 def _two_styles(tokenizer, folder) -> tuple[dict[str, str], list[int], list[int]]:
