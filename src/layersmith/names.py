@@ -81,14 +81,14 @@ def _gguf_in(name: str, path: Path) -> str | None:
     raise UserError(f"{name!r} is not a model folder: it has neither a config.json nor a .gguf file.")
 
 
-def adapter_base(path: Path) -> str | None:
+def adapter_base(path: Path, met: tuple[Path, ...] = ()) -> str | None:
     """The base model of the adapter in a folder, as PEFT wrote it down; None for a folder that is more, or none."""
-    file = path / "adapter_config.json"
-    if not file.is_file() or (path / "config.json").is_file():
+    if not (file := path / "adapter_config.json").is_file() or (path / "config.json").is_file():
         return None
     base = _read_json(file).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base or Path(base).resolve() == path.resolve():
+    if not isinstance(base, str) or not base or path.resolve() in met:  # adapters may stand on one another, in no ring
         raise UserError(f"{str(path)!r} holds an adapter without its base model. Name that in its {file.name}.")
+    adapter_base(Path(base).expanduser(), (*met, path.resolve()))
     return base
 
 

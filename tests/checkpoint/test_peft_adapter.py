@@ -32,6 +32,35 @@ def test_a_folder_that_names_no_base_or_a_slip_of_one_is_refused_at_once(tmp_pat
             names.model_source(str(tmp_path))
 
 
+def test_adapters_that_name_each_other_have_no_base(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder, other in zip(folders, folders[::-1], strict=True):
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(other)}))
+    with pytest.raises(UserError, match="adapter without its base model"):
+        names.model_source(str(folders[0]))
+
+
+def test_a_gguf_file_that_is_named_is_read_whatever_adapter_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "pocket"}))
+    (tmp_path / "named.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"named\.gguf|Reading a \.gguf file"):
+        load(str(tmp_path / "named.gguf"))
+
+
+def test_the_tokenizer_beside_an_adapter_is_the_model_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layersmith.checkpoint.loading.merged", lambda model, folder: model)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "pocket"}))
+    _, usual = load(str(tmp_path))
+    assert usual is not None
+    assert usual.chat_template != "mine"
+    usual.chat_template = "mine"
+    usual.save_pretrained(tmp_path)
+    _, own = load(str(tmp_path))
+    assert own is not None
+    assert own.chat_template == "mine"
+
+
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     BY_NAME["llama"].model().save_pretrained(tmp_path / "base")
@@ -106,3 +135,38 @@ def test_what_is_pickled_or_cannot_be_merged_is_refused(base: Path, tmp_path: Pa
     peft.get_peft_model(model, config).save_pretrained(tmp_path / "prompt")
     with pytest.raises(UserError, match="cannot be merged"):
         load(str(tmp_path / "prompt"))
+
+
+def test_a_vocabulary_that_grew_with_the_adapter_is_the_model_s(base: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="PEFT is not installed (pip install '.[dev]')")
+    model = tf.AutoModelForCausalLM.from_pretrained(base)
+    rows = model.config.vocab_size + 3
+    model.resize_token_embeddings(rows)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    found, _ = load(str(tmp_path / "adapter"))
+    assert found.get_input_embeddings().weight.shape[0] == rows
+    inputs = {**INPUTS, "input_ids": INPUTS["input_ids"].clone()}
+    inputs["input_ids"][:, -1] = rows - 1
+    torch.testing.assert_close(output(found, inputs), output(wrapped.eval(), inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_embeddings_that_were_saved_with_an_adapter_are_taken(base: Path, tmp_path: Path) -> None:
+    wrapped = adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+    with torch.no_grad():
+        wrapped.get_base_model().get_input_embeddings().weight.mul_(1.5)
+    wrapped.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    found, _ = load(str(tmp_path / "adapter"))
+    torch.testing.assert_close(output(found, INPUTS), output(wrapped, INPUTS), rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_merged_into_one_weight_is_refused(base: Path, tmp_path: Path) -> None:
+    adapter(base, tmp_path / "shifted", target_modules=["q_proj"], lora_bias=True)  # the map has no bias to hold it
+    with pytest.raises(UserError, match="cannot be merged") as refused:
+        load(str(tmp_path / "shifted"))
+    assert "\n" not in str(refused.value)
+    config = tf.LlamaConfig.from_dict({**tf.AutoConfig.from_pretrained(base).to_dict(), "tie_word_embeddings": True})
+    tf.LlamaForCausalLM(config).save_pretrained(tmp_path / "tied")
+    adapter(tmp_path / "tied", tmp_path / "head", target_modules=["lm_head"])
+    with pytest.raises(UserError, match="another module shares"):
+        load(str(tmp_path / "head"))

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from layersmith.anatomy import find_sites
+from layersmith.anatomy.edit import Edit, apply
 from layersmith.anatomy.running import evaluating
 from layersmith.errors import UserError
 from layersmith.explaining.bigrams import correlation, counts
 from layersmith.explaining.masking import learn, maskable, masked, random_like, without
 from layersmith.explaining.pipeline import explain
+from layersmith.linear.int8_dynamic import Int8Dynamic
 from tests.explaining.conftest import tiny
 
 IDS = torch.arange(24).view(2, 12) * 7 % 4096
@@ -110,6 +112,31 @@ def test_the_survey_finds_what_random_weights_do_not_say(llama, tokenizer, tmp_p
     assert "What the subnetwork says" in (tmp_path / "out" / "report.html").read_text()
     again = explain(llama, tokenizer=tokenizer, **asked)["survey"]
     assert json.dumps(again) == json.dumps(found)
+
+
+def test_a_text_that_has_changed_under_its_name_is_counted_anew(llama, tokenizer, tmp_path) -> None:
+    text = tmp_path / "text.txt"
+
+    def cross_entropy(word: str) -> float:
+        text.write_text("\n\n".join(f"{word} {number} of the {word}s " * 12 for number in range(200)))
+        found = explain(
+            llama, tool="bigrams", tokenizer=tokenizer, tokens=512, out=tmp_path / "o", progress=False,
+            settings={"text": str(text), "counted": 1024, "steps": 2},
+        )["survey"]  # fmt: skip
+        return found["rows"]["whole model"]["cross_entropy"]
+
+    assert cross_entropy("house") != cross_entropy("return")
+
+
+def test_a_map_to_logits_in_a_number_format_has_the_vocabulary_of_its_logits(llama, tokenizer, tmp_path) -> None:
+    part = Int8Dynamic.from_weight(llama.lm_head.weight)
+    apply(llama, [(Edit("lm_head", part.spec(), {}), part)])
+    settings = {"counted": 1024, "steps": 2}
+    found = explain(
+        llama, tool="bigrams", tokenizer=tokenizer, tokens=512, out=tmp_path / "o", settings=settings, progress=False
+    )["survey"]
+    assert 0 < found["pairs"] <= 1024
+    assert found["rows"]["whole model"]["cross_entropy"] > 0
 
 
 @pytest.mark.parametrize(

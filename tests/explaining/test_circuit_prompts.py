@@ -9,12 +9,14 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from layersmith.anatomy.edit import Edit, apply
 from layersmith.errors import UserError
 from layersmith.explaining.circuits import acdc
 from layersmith.explaining.circuits.prompts import Encoder, Pair, Prompts
 from layersmith.explaining.circuits.tasks import TASKS, draw
 from layersmith.explaining.pipeline import explain
-from tests.explaining.conftest import tiny
+from layersmith.linear.int8_dynamic import Int8Dynamic
+from tests.explaining.conftest import VOCABULARY, tiny
 
 
 def test_answers_of_several_tokens_are_summed() -> None:
@@ -22,6 +24,14 @@ def test_answers_of_several_tokens_are_summed() -> None:
     prompts = Prompts({}, {}, torch.tensor([0]), *marks)
     logits = torch.tensor([[0.2, 0.3, 0.5]]).log() + 7.0
     assert float(prompts.log_odds(logits)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_map_to_logits_in_a_number_format_has_a_vocabulary(llama, tokenizer) -> None:
+    part = Int8Dynamic.from_weight(llama.lm_head.weight)
+    apply(llama, [(Edit("lm_head", part.spec(), {}), part)])
+    encoder = Encoder(llama, tokenizer, torch.device("cpu"))
+    (batch,) = encoder.batches([Pair("import os, re", "import os, os", ("\n",), (".", ","))])
+    assert batch.right.shape == (1, VOCABULARY)
 
 
 @pytest.mark.parametrize("task", TASKS)

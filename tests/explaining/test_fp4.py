@@ -10,6 +10,7 @@ import torch
 from layersmith.errors import UserError
 from layersmith.explaining.fp4 import FP4Map
 from layersmith.explaining.pipeline import explain
+from layersmith.ffn.swap_test import SwapTest
 from layersmith.linear.fp4 import FP4Linear
 from tests.explaining.conftest import tiny
 
@@ -67,6 +68,14 @@ def test_a_block_that_says_nothing_is_not_sensitive(tokenizer, tmp_path) -> None
     found = survey(model, tokenizer, tmp_path / "o")["blocks"]
     assert abs(found["layers.0"]["divergence"]) < 1e-6 < found["layers.1"]["divergence"]
     assert found["layers.0"]["weight_error"] > 1e-3, "its weights are wrong all the same"
+
+
+def test_a_matrix_whose_weight_is_read_and_not_called_stays_as_it_is(tokenizer, tmp_path) -> None:
+    model = tiny("llama")
+    for layer in model.model.layers:
+        layer.mlp = SwapTest(32, 16).eval()
+    found = survey(model, tokenizer, tmp_path / "o", format="nvfp4")
+    assert {name for name in found["components"] if "mlp" in name} == {"mlp.down"}
 
 
 def test_other_formats_are_refused() -> None:

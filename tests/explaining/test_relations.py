@@ -7,7 +7,7 @@ import torch
 
 from layersmith.errors import UserError
 from layersmith.explaining.pipeline import explain
-from layersmith.explaining.relations import Relations, _answers, _shuffled, correlations, judged, subjects_of
+from layersmith.explaining.relations import Relations, _answers, _ids, _shuffled, correlations, judged, subjects_of
 from tests.explaining.conftest import tiny
 
 
@@ -42,6 +42,16 @@ def test_correlations_are_pearson_s_and_nothing_for_what_does_not_vary() -> None
     assert float(correlations(torch.ones(5, 1).double(), draw(0, 5, 1))) == 0
 
 
+def test_an_end_that_the_tokenizer_adds_is_not_part_of_the_prompt() -> None:
+    class Ending:
+        all_special_ids = (1, 2)
+
+        def __call__(self, text: str) -> dict:
+            return {"input_ids": [1, *(ord(letter) for letter in text), 2]}
+
+    assert _ids(Ending(), "ab") == [1, 97, 98]
+
+
 def test_answers_are_the_tokens_that_some_subject_makes_likelier() -> None:
     chances = torch.tensor([[0.01, 0.3, 0.6, 0.09], [0.3, 0.01, 0.6, 0.09], [0.15, 0.15, 0.6, 0.1]])
     assert sorted(_answers(chances.log(), 2).tolist()) == [0, 1]
@@ -64,9 +74,10 @@ def test_a_prompt_is_a_linear_function_of_itself(pocket, tokenizer, tmp_path) ->
     assert "What brings what along" in page
 
 
-def test_a_model_that_sees_both_sides_is_refused(tokenizer, tmp_path) -> None:
+@pytest.mark.parametrize("shape", ["bert", "t5"])
+def test_a_model_that_does_not_go_on_with_one_text_is_refused(shape, tokenizer, tmp_path) -> None:
     with pytest.raises(UserError, match="foretells the next token"):
-        explain(tiny("bert"), tool="relations", tokenizer=tokenizer, tokens=256, progress=False, out=tmp_path / "o")
+        explain(tiny(shape), tool="relations", tokenizer=tokenizer, tokens=256, progress=False, out=tmp_path / "o")
 
 
 def test_subjects_of_a_file(tmp_path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ import transformers as tf
 from layersmith.errors import UserError
 from layersmith.explaining.pipeline import explain
 from layersmith.explaining.routing import MARGIN, counting, overruled, routers, steered
-from layersmith.explaining.steering import chosen_rules, random_rules
+from layersmith.explaining.steering import Steering, chosen_rules, random_rules
 from tests.explaining.conftest import VOCABULARY, tiny
 
 SIZES = {
@@ -170,6 +172,25 @@ def test_a_planted_expert_is_found_first_and_forcing_it_moves_the_model_towards_
     assert "What forcing does" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_text_that_has_changed_under_its_name_is_counted_anew(tokenizer, tmp_path) -> None:
+    texts, _, _ = _two_styles(tokenizer, tmp_path)
+
+    def shares(side: str) -> dict[tuple[str, int], float]:
+        found = explain(
+            mixture("mixtral"), tool="steering", tokenizer=tokenizer, out=tmp_path / "out", tokens=512, progress=False,
+            settings={**texts, "windows": 2, "random": 1},
+        )["survey"]  # fmt: skip
+        return {(each["router"], each["expert"]): each[side] for each in found["experts"]}
+
+    before = shares("towards")
+    assert shares("towards") == before
+    towards, away = (Path(texts[side]) for side in ("towards", "away"))
+    other = away.read_text()
+    away.write_text(towards.read_text())
+    towards.write_text(other)
+    assert shares("towards") != before
+
+
 def _two_styles(tokenizer, folder) -> tuple[dict[str, str], list[int], list[int]]:
     """Two texts of different words, and the token ids that only the first one, or only the second one, has."""
     words = {
@@ -203,6 +224,13 @@ def test_settings_that_cannot_be_are_refused_before_any_work(settings, message, 
 def test_a_model_without_routers_is_refused() -> None:
     with pytest.raises(UserError, match="LlamaForCausalLM has no routers that are known here"):
         routers(tiny("llama"))
+
+
+def test_a_mixture_that_foretells_no_next_token_is_refused() -> None:
+    config = tf.MixtralConfig(intermediate_size=16, num_local_experts=6, num_labels=3, **SIZES)
+    subject = SimpleNamespace(model=tf.MixtralForSequenceClassification(config), sites=[])
+    with pytest.raises(UserError, match="MixtralForSequenceClassification does not foretell"):
+        Steering().survey(subject, {})
 
 
 def test_a_router_that_weighs_in_another_way_is_refused() -> None:

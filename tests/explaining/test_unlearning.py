@@ -22,6 +22,7 @@ from layersmith.explaining.forgetting.scene import Scene, train
 from layersmith.explaining.passages import text_loss
 from layersmith.explaining.pipeline import explain
 from layersmith.explaining.unlearning import copied
+from layersmith.ffn.swap_test import SwapTest
 from tests.explaining.conftest import tiny
 
 SETTINGS = {"facts": 16, "forget": 4, "answers": 4, "steps": 60, "rate": 0.01, "batch": 8}
@@ -182,6 +183,16 @@ def test_l_codec_moves_rows_of_linear_maps_alone(llama) -> None:
     rows = sum(int(change.any(-1).sum()) for change in moved.values())
     assert rows <= 32
     assert all("proj" in name for name in moved)
+
+
+def test_l_codec_passes_by_a_map_that_is_not_called(llama) -> None:
+    for layer in llama.model.layers:
+        layer.mlp = SwapTest(32, 16).eval()  # which reads the weight of its first map
+    model, scene = copied(llama), scene_of(llama)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if ".up." in name}
+    with evaluating(model):
+        codec_newton(model, scene)
+    assert all(torch.equal(model.get_parameter(name), value) for name, value in before.items())
 
 
 def test_the_survey_finds_that_retraining_forgets_and_leaves_the_model_as_it_was(llama, tokenizer, tmp_path) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from layersmith.errors import UserError
 from layersmith.explaining.measures.axes import reach
 from layersmith.explaining.pipeline import explain
-from layersmith.explaining.wires import Wires, folded
+from layersmith.explaining.wires import Wires, _sections, folded
 from layersmith.report.wires_chart import draw
 from tests.explaining.conftest import VOCABULARY, tiny
 
@@ -66,6 +66,14 @@ def test_the_model_is_left_without_hooks(tokenizer, tmp_path) -> None:
 def step(site: str, **others: object) -> dict:
     axes = {"batch": "none", "tokens": "earlier", "channels": "all"}
     return {"site": site, "part": "Part", "reads": [2, 6, 8], "writes": [2, 6, 8], "params": 5, "axes": axes, **others}
+
+
+def test_sublayers_of_other_axes_stand_on_wires_of_their_own() -> None:
+    pooled = step("final_norm", reads=[2, 8], writes=[2, 8], axes={"rows": "none", "channels": "all"})
+    (made,) = _sections([step("layers.0.ffn"), pooled])
+    assert made["wires"]["axes"] == ["batch", "tokens", "channels", "rows"]
+    assert made["table"]["rows"][1][4:] == ["–", "–", "all", "none"]
+    assert "2 sublayers on 4 wires" in str(draw(made["wires"], "wires"))
 
 
 def test_layers_that_are_alike_are_drawn_once() -> None:

@@ -102,6 +102,18 @@ def test_copies_are_drawn_together_once_a_step_and_never_without_one(x):
         torch.testing.assert_close(p.mean(0), stepped[name].mean(0))
 
 
+def test_training_that_is_taken_up_again_goes_on_as_it_would_have(x):
+    part = spread(share=0.25).train()
+    optimizer = torch.optim.SGD(part.parameters(), lr=0.1)
+    part(x).square().sum().backward()
+    optimizer.step()
+    again = AveragedCopies(D, HIDDEN, 3, 0.25, act="silu").double().train()
+    again.load_state_dict(part.state_dict())
+    part(x)
+    again(x)
+    assert all(torch.equal(p, q) for p, q in zip(part.parameters(), again.parameters(), strict=True))
+
+
 @pytest.mark.oracle("averaged_copies")
 def test_copies_that_always_meet_are_the_dense_layer_at_a_smaller_rate(x):
     """b = (N - 1) / N with plain SGD is dense SGD at the learning rate / N, step for step."""

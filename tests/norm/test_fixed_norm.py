@@ -110,3 +110,13 @@ def test_bad_numbers_are_refused():
         FixedNorm(4, steps=-1)
     with pytest.raises(ValueError, match="eps must be at least 0"):
         FixedNorm(4, eps=-1.0)
+
+
+def test_a_sink_is_told_in_float16_too():
+    """Its square, and that of the threshold, are beyond what float16 holds."""
+    part = FixedNorm(4, sinks=True).half().eval()
+    part.std.fill_(100.0)
+    part.sink_std.fill_(1000.0)
+    part.threshold.fill_(400.0)
+    x = torch.tensor([[1000.0, -1000.0], [200.0, -200.0]], dtype=torch.float16).repeat(1, 2)
+    assert part(x).tolist() == [[1.0, -1.0, 1.0, -1.0], [2.0, -2.0, 2.0, -2.0]]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from layersmith.errors import UserError
 from layersmith.racing.samplers import SAMPLERS, build_sampler
 from layersmith.racing.samplers.affiner import Affined, added, affined
 from layersmith.racing.samplers.sampler import Sampler
@@ -107,6 +108,14 @@ def test_one_model_in_both_places_is_usual_guidance(prior: str) -> None:
     sampler = build_sampler({"name": "base_prior", "steps": 3, "guidance": 2.0, "tune_steps": 0, "prior": prior})
     found = sampler.draw(sampler.learn(subject, TASK), TASK, noise(), CLASSES)
     torch.testing.assert_close(found, Sampler(3, 2.0).draw(subject, TASK, noise(), CLASSES), rtol=1e-12, atol=1e-12)
+
+
+def test_a_part_that_reads_the_weight_of_a_map_is_refused_before_it_is_trained() -> None:
+    reading = model(ffn={"name": "swap_test", "d_hidden": 24})
+    with pytest.raises(UserError, match="reads the weight of one"):
+        build_sampler("affiner").check(reading, TASK)
+    build_sampler({"name": "affiner", "way": "everything"}).check(reading, TASK)
+    build_sampler("affiner").check(model(), TASK)
 
 
 def test_an_affiner_is_what_its_formula_says() -> None:

@@ -155,6 +155,15 @@ def test_models_it_cannot_draw_with_are_refused() -> None:
         sampler.check(model(), Generation(data="drawn", patch=8))
 
 
+def test_layers_of_which_single_patches_cannot_be_computed_are_refused() -> None:
+    """They ran, and what was drawn was not the model's."""
+    scaled, causal = model(), model(mixer={"name": "softmax_attention", "causal": True})
+    scaled.layers[0].mixer_factors = (1.0, 0.5)
+    for subject in (scaled, causal, model(mixer="shaped_attention")):
+        with pytest.raises(UserError, match="single patches"):
+            build_sampler("extrapolation_refresh").check(subject, TASK)
+
+
 def predictor(**settings: object) -> StagePredictor:
     found = build_sampler({"name": "stage_predictor", "steps": 9, "interval": 3, "examples": 16, **settings})
     assert isinstance(found, StagePredictor)

@@ -69,7 +69,8 @@ def load(
     """(model in evaluation mode, tokenizer or None when there is none).
 
     name              a folder with a model (or with nothing but one .gguf file), a .gguf file, a Hub id, "pocket", or a
-                      folder with an adapter of PEFT, which is merged into the base model that it names
+                      folder with an adapter of PEFT, which is merged into the base model that it names; a tokenizer
+                      that lies beside the adapter is taken, else the base model's
     trust_remote_code  run Python code that comes with the model, and parts named "package.module:Class"
     dtype             None: float32, in which methods are exact and CPUs fastest; "auto": as stored; or a torch dtype
     device            where to put it: "cpu" (None does too), "cuda", "cuda:1", "mps"
@@ -87,9 +88,11 @@ def load(
         raise UserError(f"There is no dtype {dtype!r}; give float32, bfloat16, float16 or auto.")
     recover(name)
     source, gguf = model_source(os.fspath(name))
-    if (base := adapter_base(Path(source))) is not None:
+    if not gguf and (base := adapter_base(Path(source))) is not None:
         model, tokenizer = load(base, trust_remote_code, dtype, device, device_map, tell)
-        return merged(model, Path(source)).eval(), tokenizer
+        with _foreign(source):
+            own = _tokenizer(source, trust_remote_code, model.config)
+        return merged(model, Path(source)).eval(), tokenizer if own is None else own
     if not Path(source).is_dir():
         source = fetched(source)
     options: dict[str, Any] = {"dtype": torch.float32 if dtype is None else dtype, "device_map": device_map}
@@ -245,11 +248,11 @@ def _model_class(source: str, config: PreTrainedConfig, trust: bool) -> tuple[An
     )
 
 
-def _tokenizer(source: str, trust: bool) -> PreTrainedTokenizerBase | None:
+def _tokenizer(source: str, trust: bool, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase | None:
     """The tokenizer, or None for a folder that has none (image and speech models)."""
     if not any(Path(source, file).is_file() for file in _TOKENIZER_FILES):
         return None
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=trust, config=config)
 
 
 def _explained(source: str, error: BaseException) -> str:

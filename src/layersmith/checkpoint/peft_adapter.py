@@ -7,10 +7,12 @@ module to be imported (Megatron's layers) is refused before PEFT sees it.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from torch import nn
 from transformers import PreTrainedModel
 
 from layersmith.checkpoint.hub import first_words
@@ -18,6 +20,8 @@ from layersmith.checkpoint.vetting import read_config
 from layersmith.errors import MissingExtra, UserError
 
 WEIGHTS = "adapter_model.safetensors"
+#: What PEFT puts before the names of the base model.
+PREFIX = "base_model.model."
 
 
 def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -37,8 +41,14 @@ def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"trust it, and save it once with save_pretrained()."
         )
     try:
+        stored = _stored(folder)
+        _check_untied(model, folder, stored)
+        _resize(model, stored)
         wrapped: Any = peft.PeftModel.from_pretrained(model, str(folder), torch_device="cpu")
-        lost = _stored(folder) ^ {*peft.get_peft_model_state_dict(wrapped)}
+        # Whole weights of the base model may have been saved with the adapter, whether or not they had to be.
+        lost = ({*stored} ^ {*peft.get_peft_model_state_dict(wrapped)}) - {*wrapped.state_dict()}
+    except UserError:
+        raise
     except Exception as error:  # ValueError, RuntimeError, KeyError, TypeError: whatever does not fit
         raise UserError(_misfit(model, folder, first_words(error))) from error
     if lost:
@@ -48,13 +58,41 @@ def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"The adapter in {str(folder)!r} is of a kind that cannot be merged into weights (a prompt or a prefix, "
             f"say), and layersmith changes weights alone."
         )
-    whole: PreTrainedModel = wrapped.merge_and_unload()
+    try:
+        whole: PreTrainedModel = wrapped.merge_and_unload()
+    except Exception as error:  # ValueError, RuntimeError, NotImplementedError: as each kind of adapter has it
+        raise UserError(f"The adapter in {str(folder)!r} cannot be merged: {first_words(error)}") from error
     return whole.requires_grad_(True)
 
 
-def _stored(folder: Path) -> set[str]:
+def _stored(folder: Path) -> dict[str, list[int]]:
+    """Name -> shape of all that lies in the file."""
     with safe_open(folder / WEIGHTS, "pt") as file:
-        return set(file.keys())
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - it is no dict
+
+
+def _check_untied(model: PreTrainedModel, folder: Path, stored: dict[str, list[int]]) -> None:
+    """UserError for a correction of one of two modules that share a weight: merged, it would be one of both."""
+    held = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    for path, module in model.named_modules():
+        corrected = any(name.startswith(f"{PREFIX}{path}.lora_") for name in stored)
+        if corrected and any(held[id(p)] > 1 for p in module.parameters(recurse=False)):
+            raise UserError(
+                f"The adapter in {str(folder)!r} corrects {path!r}, whose weight another module shares, so that it "
+                f"cannot be merged into one of them. Save the base model with untied embeddings, and name that one."
+            )
+
+
+def _resize(model: PreTrainedModel, stored: dict[str, list[int]]) -> None:
+    """Give the model the vocabulary that the adapter was trained with, where it stores its embeddings."""
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:  # as models of sound have it
+        return
+    path = next((name for name, module in model.named_modules() if module is table), "")
+    shape = stored.get(f"{PREFIX}{path}.weight")
+    if isinstance(table, nn.Embedding) and shape is not None and shape[0] != table.num_embeddings:
+        model.resize_token_embeddings(shape[0], mean_resizing=False)
 
 
 def _misfit(model: PreTrainedModel, folder: Path, why: str) -> str:

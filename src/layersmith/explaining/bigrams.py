@@ -32,10 +32,12 @@ from layersmith.data.text import read
 from layersmith.data.windows import windows
 from layersmith.errors import UserError
 from layersmith.explaining.masking import Masks, learn, maskable, masked, random_like, without
+from layersmith.explaining.passages import logits_of
 from layersmith.explaining.sections import Column, Section, heat_map, table
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings
 from layersmith.measuring.inputs import is_causal_lm
+from layersmith.runs.identity import batches_digest
 
 #: Tokens of a window that bigrams are counted in.
 LENGTH = 256
@@ -71,9 +73,9 @@ class Bigrams(Survey):
                 f"model with its tokenizer, and sites with such matrices."
             )
         with evaluating(subject.model):
-            counted = _counted(subject, settings)
-            masks = _learnt(subject, settings, weights, counted)
-            rows = _rows(subject, settings, weights, masks, counted)
+            counted, work = _counted(subject, settings)
+            masks = _learnt(subject, settings, weights, counted, work)
+            rows = _rows(subject, settings["seed"], weights, masks, counted, work)
         kept = {name: float(mask.double().mean()) for name, mask in masks.items()}
         share = sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
         found = {"kept": share, "matrices": kept, "pairs": int(counted.values.numel()), "rows": rows}
@@ -126,18 +128,21 @@ def correlation(a: Tensor, b: Tensor) -> float | None:
     return float((a * b).sum()) / size if size > 0 else None
 
 
-def _counted(subject: Subject, settings: Settings) -> Counts:
+def _counted(subject: Subject, settings: Settings) -> tuple[Counts, str]:
+    """The bigrams, and where the workspace keeps what comes of them: another text under the same name is another."""
     length = min(LENGTH, longest_input(subject.model) or LENGTH)
     text = read(settings["text"], "calibration")
     rows = windows(text, subject.tokenizer, length, max(1, settings["counted"] // length), settings["seed"])
     if not len(rows):
         raise UserError(f"{settings['text']!r} holds less than one window of {length} tokens. Give a longer text.")
-    return counts(rows.to(subject.device), int(subject.model.get_output_embeddings().weight.shape[0]))
+    rows = rows.to(subject.device)
+    work = f"bigrams/{batches_digest([{'input_ids': rows}])[:16]}"
+    return counts(rows, logits_of(subject, rows[:1, :1]).shape[-1]), work
 
 
-def _learnt(subject: Subject, settings: Settings, weights: dict[str, Tensor], counted: Counts) -> Masks:
+def _learnt(subject: Subject, settings: Settings, weights: dict[str, Tensor], counted: Counts, work: str) -> Masks:
     """The mask, kept in the workspace."""
-    saved = subject.workspace.load_tensors("bigrams/mask")
+    saved = subject.workspace.load_tensors(f"{work}/mask")
     if saved is not None:
         return {name: saved[name].to(subject.device) for name in weights}
 
@@ -149,14 +154,14 @@ def _learnt(subject: Subject, settings: Settings, weights: dict[str, Tensor], co
         return counted.cross_entropy(ids[0], logits[0].float().log_softmax(-1))
 
     masks = learn(weights, loss, settings["steps"], settings["rate"], settings["penalty"], subject.tell)
-    subject.workspace.save_tensors("bigrams/mask", masks)
+    subject.workspace.save_tensors(f"{work}/mask", masks)
     return masks
 
 
 def _rows(
-    subject: Subject, settings: Settings, weights: dict[str, Tensor], masks: Masks, counted: Counts
+    subject: Subject, seed: int, weights: dict[str, Tensor], masks: Masks, counted: Counts, work: str
 ) -> dict[str, dict[str, float | None]]:
-    drawn = random_like(masks, settings["seed"])
+    drawn = random_like(masks, seed)
     every = {name: torch.ones_like(mask) for name, mask in masks.items()}
     looked = {
         "whole model": every,
@@ -167,10 +172,10 @@ def _rows(
     }
     rows = {}
     for index, (name, each) in enumerate(looked.items()):
-        saved = subject.workspace.load_json(f"bigrams/{name}")
+        saved = subject.workspace.load_json(f"{work}/{name}")
         if saved is None:
             saved = _measured(subject, weights, each, counted)
-            subject.workspace.save_json(f"bigrams/{name}", saved)
+            subject.workspace.save_json(f"{work}/{name}", saved)
         rows[name] = saved
         subject.tell("measuring", index + 1, len(looked))
     return rows

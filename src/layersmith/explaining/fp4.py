@@ -62,15 +62,35 @@ class FP4Map(Survey):
 
 
 def matrices(subject: Subject, width: int) -> tuple[Places, list[str]]:
-    """Weight matrices inside blocks whose input width `width` divides, by path; and the paths of the others."""
+    """Weight matrices inside blocks whose input width `width` divides, by path; and the paths of the others.
+
+    Those that the model calls: nothing can stand for one whose weight its code reads by itself.
+    """
     found: Places = {}
     for site in subject.anatomy.of_kind("block"):
         top = subject.model.get_submodule(site.modules[0])
         for name, module in top.named_modules():
             if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
                 found[f"{site.modules[0]}.{name}"] = module
+    found = _called(subject, found)
     skipped = [path for path, module in found.items() if weight_of(module).shape[1] % width]
     return {path: module for path, module in found.items() if path not in skipped}, skipped
+
+
+def _called(subject: Subject, places: Places) -> Places:
+    """Those of the modules that run on a batch."""
+    seen: set[str] = set()
+    hooks = [
+        module.register_forward_pre_hook(lambda module, given, path=path: seen.add(path))
+        for path, module in places.items()
+    ]
+    try:
+        with evaluating(subject.model):
+            run(subject.model, subject.judge[0])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {path: module for path, module in places.items() if path in seen}
 
 
 def weight_of(module: Any) -> Tensor:

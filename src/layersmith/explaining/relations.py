@@ -31,6 +31,7 @@ from layersmith.explaining.passages import check_foretells, logits_of
 from layersmith.explaining.sections import Section, table
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings
+from layersmith.measuring.inputs import is_causal_lm
 
 #: Fewer subjects than this show nothing; pairs of answers that are listed; random orders of the control.
 LEAST, LISTED, ORDERS = 16, 12, 20
@@ -67,6 +68,8 @@ class Relations(Survey):
     def survey(self, subject: Subject, settings: Settings) -> dict[str, Any]:
         if subject.tokenizer is None:
             raise UserError("Prompts are text: pass the tokenizer of the model.")
+        if not is_causal_lm(subject.model):
+            raise UserError("Related prompts need a model that foretells the next token; this one does not.")
         names = subjects_of(settings)
         with evaluating(subject.model):
             asked = {name: _answered(subject, settings[name], names) for name in ("source", "target")}
@@ -133,12 +136,20 @@ def _answered(subject: Subject, prompt: str, names: list[str]) -> Tensor:
     """(subjects, V) float64 on the CPU: the log-probabilities of the token after the prompt."""
     rows = []
     for index, name in enumerate(names):
-        ids = torch.tensor(subject.tokenizer(prompt.replace("{}", name))["input_ids"], device=subject.device)
+        ids = torch.tensor(_ids(subject.tokenizer, prompt.replace("{}", name)), device=subject.device)
         if index == 0:
             check_foretells(subject, ids, "Related prompts")
         rows.append(logits_of(subject, ids[None])[0, -1].double().log_softmax(-1).cpu())
         subject.tell("asking", index + 1, len(names))
     return torch.stack(rows)
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text that is to be gone on with, without an end that the tokenizer adds."""
+    ids, special = list(tokenizer(text)["input_ids"]), set(getattr(tokenizer, "all_special_ids", ()))
+    while len(ids) > 1 and ids[-1] in special:
+        ids.pop()
+    return ids
 
 
 def _answers(logs: Tensor, count: int) -> Tensor:

@@ -34,6 +34,8 @@ from layersmith.explaining.routing import counting, routers, steered
 from layersmith.explaining.sections import Section, table
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings
+from layersmith.measuring.inputs import is_causal_lm
+from layersmith.runs.identity import batches_digest
 
 #: Tokens of a window at most, windows in a batch, and experts that are listed.
 LENGTH, ROWS, LISTED = 128, 4, 40
@@ -66,17 +68,26 @@ class Steering(Survey):
             read(settings[side], "calibration")
 
     def survey(self, subject: Subject, settings: Settings) -> dict[str, Any]:
+        if not is_causal_lm(subject.model):
+            raise UserError(
+                f"What steering does is measured on the next token, which {type(subject.model).__name__} does not "
+                f"foretell. Take a mixture that is a language model."
+            )
         found = routers(subject.model)
         inside = tuple(f"{module}." for site in subject.sites for module in site.modules)
         kept = [path for path in found if path.startswith(inside)]
         if not kept:
             raise UserError(f"None of the sites asked for holds a router. The routers are {', '.join(found)}.")
         with evaluating(subject.model):
-            shares = {side: _shares(subject, settings, side) for side in SIDES}
+            counted = {side: _batches(subject, settings, side, "calibration") for side in SIDES}
+            others = {side: _batches(subject, settings, side, "heldout") for side in SIDES}
+            every = [batch for texts in (counted, others) for side in SIDES for batch in texts[side]]
+            work = f"steering/{batches_digest(every)[:16]}"  # another text under the same name is counted anew
+            shares = {side: _shares(subject, counted[side], side, work) for side in SIDES}
             differences = {path: shares["towards"][path] - shares["away"][path] for path in kept}
             k = {path: round(float(shares["towards"][path].sum())) for path in kept}  # every token chooses k
             rules = chosen_rules(differences, k, settings["activate"], settings["deactivate"])
-            rows = _measured(subject, settings, rules)
+            rows = _measured(subject, settings["random"], rules, {**others, "data": subject.judge}, work)
         experts = _listed(shares, differences, rules)
         return {"experts": experts, "steered": rows, "sections": _sections(experts, rows, settings)}
 
@@ -114,13 +125,13 @@ def random_rules(rules: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     return drawn
 
 
-def _shares(subject: Subject, settings: Settings, side: str) -> dict[str, Tensor]:
+def _shares(subject: Subject, batches: list[dict[str, Tensor]], side: str, work: str) -> dict[str, Tensor]:
     """Router -> (E,) share of the tokens of that text that chose each expert. Kept in the workspace."""
-    name = f"steering/{side}"
+    name = f"{work}/{side}"
     saved = subject.workspace.load_json(name)
     if saved is None:
         with counting(subject.model) as counts:
-            for index, batch in enumerate(batches := _batches(subject, settings, side, "calibration")):
+            for index, batch in enumerate(batches):
                 subject.model(**batch)
                 subject.tell(f"counting {side}", index + 1, len(batches))
         saved = {path: (count[:-1] / count[-1]).tolist() for path, count in counts.items()}
@@ -136,19 +147,19 @@ def _batches(subject: Subject, settings: Settings, side: str, split: str) -> lis
     return [{"input_ids": part.to(subject.device)} for part in rows.split(ROWS)]
 
 
-def _measured(subject: Subject, settings: Settings, rules: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+def _measured(
+    subject: Subject, random: int, rules: Mapping[str, Tensor], texts: dict[str, list[dict[str, Tensor]]], work: str
+) -> dict[str, dict[str, float]]:
     """How it is forced -> nats per token on both texts and on the text of the run, none of which was counted."""
-    texts = {side: _batches(subject, settings, side, "heldout") for side in SIDES}
-    texts["data"] = subject.judge
     forced = {"not steered": {}, "steered": dict(rules)}
-    forced |= {f"random {seed + 1}": random_rules(rules, seed) for seed in range(settings["random"])}
+    forced |= {f"random {seed + 1}": random_rules(rules, seed) for seed in range(random)}
     rows = {}
     for index, (name, rule) in enumerate(forced.items()):
-        saved = subject.workspace.load_json(f"steering/{index:02d}")
+        saved = subject.workspace.load_json(f"{work}/{index:02d}")
         if saved is None:
             with steered(subject.model, rule):
                 saved = {text: float(text_loss(subject.model, batches)) for text, batches in texts.items()}
-            subject.workspace.save_json(f"steering/{index:02d}", saved)
+            subject.workspace.save_json(f"{work}/{index:02d}", saved)
         rows[name] = {**saved, "preference": saved["away"] - saved["towards"]}
         subject.tell("measuring", index + 1, len(forced))
     return rows

@@ -165,7 +165,7 @@ def _renamed(site: str, first: str, last: str) -> str:
 
 
 def _sections(steps: list[Step]) -> list[Section]:
-    axes = max((step["axes"] for step in steps), key=len)
+    axes = list(dict.fromkeys(axis for step in steps for axis in step["axes"]))
     rows = [
         [
             step["site"],
@@ -181,4 +181,4 @@ def _sections(steps: list[Step]) -> list[Section]:
         "say which places of an axis are read: none but the same one, earlier ones, or all of them."
     )
     listed = table("The wires", ["", "module", "reads", "writes", *axes], rows, text)
-    return [{**listed, "wires": {"axes": list(axes), "steps": steps}}]
+    return [{**listed, "wires": {"axes": axes, "steps": steps}}]

@@ -18,6 +18,8 @@ Differs from the paper: the copies start equal, and their b is constant.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -143,6 +145,10 @@ class AveragedCopies(FeedForward):
                 others = (parameter.sum(0) - parameter) / (self.n_experts - 1)
                 parameter.lerp_(others, self.share)
         self._seen = self._versions()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._seen = -1  # training that is taken up again was stored behind a step
 
     def _versions(self) -> int:
         return sum(parameter._version for parameter in self.parameters())

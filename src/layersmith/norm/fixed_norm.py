@@ -94,8 +94,10 @@ class FixedNorm(Norm):
         """What the tokens are divided by: a scalar, or (..., 1)."""
         if not (self.sinks or self.steps):
             return self.std
-        square = centred.square().mean(-1, keepdim=True)
-        large = square > self.threshold.square() if self.sinks else torch.zeros_like(square, dtype=torch.bool)
+        wide = centred.to(torch.promote_types(centred.dtype, torch.float32))  # a sink's square is beyond float16
+        square = wide.square().mean(-1, keepdim=True)
+        none = torch.zeros_like(square, dtype=torch.bool)
+        large = square > self.threshold.to(wide.dtype).square() if self.sinks else none
         if self.steps and self.training:
             self._follow(square.detach().sqrt(), large)
         size = torch.where(large, self.sink_std, self.std) if self.sinks else self.std

@@ -5,15 +5,17 @@ import torch
 import transformers as tf
 
 from layersmith.anatomy import Replay, find_sites
+from layersmith.ffn.swap_test import SwapTest
 from layersmith.linear.fp4 import FP4Linear
 from layersmith.linear.int8_static import Int8Static
 from layersmith.refitting import methods
+from layersmith.refitting.build.block_library import LibrarySettings, build_library
 from layersmith.refitting.calibrate.activations import Activations
 from layersmith.refitting.methods.quantize.int8_static import DECAY, thresholds
 from layersmith.refitting.methods.quantize.moqe import mixture
 from layersmith.runs.workspace import Workspace
 from tests.anatomy.families import BY_NAME
-from tests.refitting.conftest import VOCABULARY, tiny_batches
+from tests.refitting.conftest import VOCABULARY, tiny_batches, tiny_llama
 
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -158,4 +160,18 @@ def test_a_feed_forward_with_biases_is_refused(tmp_path):
     made = Activations(Replay(model, anatomy), anatomy, few, workspace)
     made.calibrate()
     assert "biases" in methods.get("moqe").unsupported_reason(made.view(anatomy.site("layers.1.ffn")))
+    workspace.close()
+
+
+def test_a_part_that_reads_the_weight_of_a_map_refuses_a_format_and_the_others_take_it(tmp_path):
+    model = tiny_llama(layers=2)
+    for layer in model.model.layers:
+        layer.mlp = SwapTest(32, 16).eval().requires_grad_(False)
+    anatomy, workspace = find_sites(model), Workspace(tmp_path / "run", {})
+    made = Activations(Replay(model, anatomy), anatomy, tiny_batches(), workspace)
+    made.calibrate()
+    settings = LibrarySettings(["int8_dynamic"], ["layers.0.ffn", "layers.0.attn"], distill_steps=0)
+    library, reports = build_library(made, workspace, settings, {})
+    assert "whose weights its code may read" in reports["layers.0.ffn"].refusals["int8_dynamic"]
+    assert [c.site for c in library.usable()] == ["layers.0.attn"]
     workspace.close()

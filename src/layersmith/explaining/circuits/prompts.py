@@ -115,7 +115,8 @@ class Encoder:
                 f"predicts none, or comes with no tokenizer that could ask it (a masked model needs one with a mask "
                 f"token). Take a language model."
             )
-        self.vocabulary = int(unembed.weight.shape[0])
+        # A map in a number format has no weight to count the rows of.
+        self.vocabulary = int(unembed.weight.shape[0] or config.get_text_config().vocab_size)
 
     def batches(self, pairs: Sequence[Pair]) -> list[Prompts]:
         """All pairs, those of one length together. UserError for one whose prompts are not of one length."""

@@ -79,7 +79,10 @@ def linear_maps(model: nn.Module, sites: Sequence[Site]) -> dict[str, nn.Linear]
 
 @torch.no_grad()
 def spoilt(model: nn.Module, scene: Scene, maps: dict[str, nn.Linear]) -> tuple[Tensor, Tensor]:
-    """(RUNS, units) mean outputs of all units, map by map, and (RUNS,) losses, of what goes with one token replaced."""
+    """(RUNS, units) mean outputs of all units, map by map, and (RUNS,) losses, of what goes with one token replaced.
+
+    Of a map that is not called in a run (an expert without tokens, say) they are 0.
+    """
     facts, generator = scene.facts, scene.generator()
     names = facts.prompts[:, :SUBJECT].flatten()
     means: dict[str, Tensor] = {}
@@ -98,8 +101,10 @@ def spoilt(model: nn.Module, scene: Scene, maps: dict[str, nn.Linear]) -> tuple[
             where = torch.randint(SUBJECT, (facts.forgotten,), generator=generator, device="cpu")
             new = torch.randint(len(names), (facts.forgotten,), generator=generator, device="cpu")
             prompts[torch.arange(facts.forgotten), where.to(prompts.device)] = names[new.to(names.device)]
+            means.clear()
             losses.append(replace(facts, prompts=prompts).loss(model, facts.forget))
-            outputs.append(torch.cat([means[path] for path in maps]))
+            idle = {path: losses[-1].new_zeros(maps[path].out_features) for path in maps.keys() - means.keys()}
+            outputs.append(torch.cat([(means | idle)[path] for path in maps]))
             scene.tell("choosing weights", run + 1, RUNS)
     finally:
         for handle in handles:

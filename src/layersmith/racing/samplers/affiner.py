@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from layersmith.errors import UserError
 from layersmith.racing.samplers.sampler import Sampler
 from layersmith.racing.samplers.tuning import tune
 from layersmith.racing.tasks.shared.checks import number, one_of, whole
@@ -60,6 +61,20 @@ class Affiner(Sampler):
         self.way, self.rank = one_of("way", way, WAYS), whole("rank", rank, 0)
         self.tune_steps = whole("tune_steps", tune_steps, 0)
         self.lr = number("lr", (1e-2 if way == "affiner" else 1e-3) if lr is None else lr, 0, 1)
+
+    def check(self, model: nn.Module, task: Generation) -> None:
+        if self.way != "affiner":
+            return
+        like = next(model.parameters())
+        inputs = task.inputs(like.new_zeros(1, task.tokens, task.n_outputs), 0.0, None)
+        try:
+            with torch.no_grad():
+                affined(model, self.rank).eval()(inputs)
+        except AttributeError as error:
+            raise UserError(
+                f"affiner stands at linear maps, and a part of this model reads the weight of one instead of calling "
+                f"it ({error}). Take parts that call theirs, such as softmax_attention and glu, or way: everything."
+            ) from error
 
     def learn(self, model: nn.Module, task: Generation) -> nn.Module:
         if self.way == "nothing":

@@ -136,11 +136,17 @@ def usual(layer: nn.Module) -> tuple[Series, SoftmaxAttention]:
     """The layer and its attention, of which single patches can be computed. UserError for another."""
     if isinstance(layer, Series) and not layer.post and layer.first_ffn is None:
         attention: nn.Module = layer.mixer
-        if isinstance(attention, SoftmaxAttention) and not attention.rope_theta and not attention.window:
+        usual_sums = layer.mixer_factors == layer.ffn_factors == (1.0, 1.0)
+        # What derives from it may do more around the scores, and a causal one takes its queries to be the last ones.
+        if (
+            usual_sums
+            and type(attention) is SoftmaxAttention
+            and not (attention.causal or attention.rope_theta or attention.window)
+        ):
             return layer, attention
     raise UserError(
         "extrapolation_refresh computes single patches of shallow layers, which it can in the usual layer with "
-        "softmax_attention that is not rotated: give the entrant rope_theta: null, or shallow: 0."
+        "softmax_attention that is neither causal nor rotated: give the entrant rope_theta: null, or shallow: 0."
     )
 
 

@@ -147,8 +147,17 @@ def _build(
     start = time.perf_counter()
     torch.manual_seed(settings.seed)
     replacement = [(edit, module.eval()) for edit, module in method.build(view, chosen)]
-    steps = distill(view, replacement, settings.distill_steps) if method.distils else 0
-    candidate, tensors = finished(view, method, chosen, replacement)
+    try:
+        steps = distill(view, replacement, settings.distill_steps) if method.distils else 0
+        candidate, tensors = finished(view, method, chosen, replacement)
+    except (RuntimeError, LookupError, AttributeError) as error:
+        inside = all(edit.path not in view.site.modules for edit, _ in replacement)
+        if not inside or isinstance(error, (*NO_FIT, torch.OutOfMemoryError)):
+            raise
+        raise UserError(
+            f"it does not run with something else in place of its matrices, whose weights its code may read by itself: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
     candidate.distilled_steps, candidate.seconds = steps, time.perf_counter() - start
     return candidate, tensors
 

@@ -13,6 +13,7 @@ from layersmith import checkpoint, report
 from layersmith.anatomy.edit import Edit, combined
 from layersmith.anatomy.twin import twin
 from layersmith.disk import put_json
+from layersmith.errors import UserError
 from layersmith.measuring.cost import model_cost
 from layersmith.measuring.divergence import divergence
 from layersmith.measuring.generation import greedy_text, room
@@ -97,26 +98,38 @@ def _healed(ctx: RunContext, found: Found, chosen: list[str]) -> tuple[Any, Heal
             ctx.workspace.save_json(kept, healing.to_json())
     else:
         healing = Healing(**saved)
-        healed, grown = _student(ctx, found, chosen, healing.rolled_back)
+        healed = student(ctx.model, found.replacement(chosen))
+        grown = [] if healing.rolled_back else _adapted(ctx, healed)
         healed.load_state_dict(state, strict=False)
     ctx.workspace.remove_folder("heal")
     return healed, healing, grown
 
 
-def _student(ctx: RunContext, found: Found, chosen: list[str], plain: bool) -> tuple[Any, list[Edit]]:
-    """The model with these candidates and, unless it is to be plain, the run's adapter; the edits of the latter."""
-    changed, adapter = student(ctx.model, found.replacement(chosen)), ctx.settings.heal_adapter
-    if plain or adapter is None:
-        return changed, []
-    return changed, [edit for edit, _ in build_adapter(adapter).place(changed, ctx.settings.seed)]
+def _adapted(ctx: RunContext, changed: Any) -> list[Edit]:
+    """Put the run's adapter, if it has one that stays, into the model; its edits."""
+    adapter = ctx.settings.heal_adapter
+    return [] if adapter is None else [edit for edit, _ in build_adapter(adapter).place(changed, ctx.settings.seed)]
+
+
+def _can_heal(ctx: RunContext, changed: Any) -> bool:
+    """Whether there is text to heal it on and, in this mix, a place for the run's adapter."""
+    if not ctx.batches.heal:
+        return False
+    try:
+        if ctx.settings.heal_adapter is not None:
+            build_adapter(ctx.settings.heal_adapter).check(changed, ctx.anatomy)
+    except UserError as reason:
+        ctx.bar.note(f"this mix is not healed: {reason}")
+        return False
+    return True
 
 
 def _heal(ctx: RunContext, found: Found, chosen: list[str], name: str) -> tuple[Any, Healing | None, list[Edit]]:
     """The model with these candidates, healed on the heal batches (all runs heal on the same ones)."""
-    nothing = not ctx.batches.heal or not chosen
-    changed, grown = _student(ctx, found, chosen, plain=nothing)
-    if nothing:
+    changed = student(ctx.model, found.replacement(chosen))
+    if not chosen or not _can_heal(ctx, changed):
         return changed, None, []
+    grown = _adapted(ctx, changed)
     changed.requires_grad_(True)
     heal_settings = _heal_settings(ctx)
     healing = heal(
@@ -131,7 +144,7 @@ def _heal(ctx: RunContext, found: Found, chosen: list[str], name: str) -> tuple[
         tell=ctx.bar.tell,
     )
     if grown and healing.rolled_back:  # it would cost something and give nothing
-        changed, grown = _student(ctx, found, chosen, plain=True)
+        changed, grown = student(ctx.model, found.replacement(chosen)), []
     changed.requires_grad_(False)
     return changed, healing, grown
 

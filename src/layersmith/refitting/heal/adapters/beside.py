@@ -34,11 +34,8 @@ class Beside(Adapter):
         """The part around a trained feed-forward, which computes the same."""
 
     def check(self, model: nn.Module, anatomy: Anatomy) -> None:
-        if all(as_ffn(model, site) is None for site in anatomy.of_kind("ffn")):
-            raise UserError(
-                f"{self.name} stands around plain and gated feed-forwards, and none of {type(model).__name__} is one. "
-                f"Heal it by lora, or heal its weights themselves: leave --heal-adapter out."
-            )
+        if all(as_ffn(model, site) is None for site in find_sites(model).of_kind("ffn")):
+            raise self._no_place(model)
 
     def place(self, model: nn.Module, seed: int) -> Replacement:
         replacement: Replacement = []
@@ -53,9 +50,17 @@ class Beside(Adapter):
 
     @contextmanager
     def training(self, model: nn.Module, anatomy: Anatomy, seed: int) -> Iterator[None]:
+        parts = [module for module in model.modules() if isinstance(module, self.part)]
+        if not parts:
+            raise self._no_place(model)
         with frozen(model):
-            for module in model.modules():
-                if isinstance(module, self.part):
-                    for name, parameter in module.named_parameters():
-                        parameter.requires_grad_(not name.startswith("dense."))
+            for part in parts:
+                for name, parameter in part.named_parameters():
+                    parameter.requires_grad_(not name.startswith("dense."))
             yield
+
+    def _no_place(self, model: nn.Module) -> UserError:
+        return UserError(
+            f"{self.name} stands around plain and gated feed-forwards, and none of {type(model).__name__} is one. "
+            f"Heal it by lora, or heal its weights themselves: leave --heal-adapter out."
+        )

@@ -39,6 +39,13 @@ class _Frozen(nn.Module):
         super().__init__()
         self.part = part
 
+    def __getattr__(self, name: str) -> Any:
+        # T5 asks the last map of a feed-forward for the dtype of its weight before it calls it.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("part"), name)
+
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return self.part(x)

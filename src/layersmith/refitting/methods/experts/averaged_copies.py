@@ -1,7 +1,7 @@
-"""Averaged copies of a feed-forward, which healing trains on random shares of the tokens.
+"""Averaged copies of a feed-forward: equal ones at first, so that nothing changes by itself.
 
-Paper: arXiv 2308.06093. The copies start equal, so that nothing changes by itself; after healing the fold
-`mean_of_copies` leaves one layer with the mean of their weights.
+Paper: arXiv 2308.06093. Tokens are dealt out to the copies in training mode alone. Healing is done in evaluation mode,
+where it is the mean of the copies that is trained; the fold `mean_of_copies` then leaves one layer with that mean.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class ExpertsAveraging(Method):
     saves = ()
     requires = "a plain or gated feed-forward"
     distils = True
-    when_it_pays = "As a way to train a layer further, on little text; by itself it changes nothing and saves nothing."
-    differs = "It goes on from a trained layer, where the paper also trains from scratch."
+    when_it_pays = "Not by itself, since healing trains the mean of the copies; to compare with healing of one layer."
+    differs = "It goes on from a trained layer, and healing deals out no tokens; the paper also trains from scratch."
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

@@ -26,7 +26,10 @@ class LLaMAMoE(Method):
     name = "llama_moe"
     kinds = ("ffn",)
     papers = ("llama-moe",)
-    missing = "the sharing splits, the noise on the router's scores and the sampling of training data by domain"
+    missing = (
+        "the sharing splits, the noise on the router's scores, the sampling of training data by domain, and a loss "
+        "that balances while a model is healed"
+    )
     builds = ("split_ffn",)
     default = False
     saves = ("flops",)

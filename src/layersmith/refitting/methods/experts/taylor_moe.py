@@ -25,7 +25,9 @@ class TaylorMoE(Method):
     name = "taylor_moe"
     kinds = ("ffn",)
     papers = ("dense2moe-restructuring-diffusion-transformer-moe",)
-    missing = "mixtures of whole blocks, and its losses on features of groups of blocks"
+    missing = (
+        "mixtures of whole blocks, its losses on features of groups of blocks, and a loss that balances in a refit"
+    )
     builds = ("split_ffn",)
     default = False
     saves = ("flops",)
