@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 def parts(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,12 +47,18 @@ def joined(power: Tensor, rest: Tensor) -> Tensor:
 def matmul(x: Tensor, weight: Tensor, numbers: int = 1 << 22) -> Tensor:
     """x (N, d_in) times weight (d_out, d_in) transposed, every product a piecewise affine one: (N, d_out).
 
-    numbers   products held at once; changes memory, not values
+    numbers   products held at once, those of the backward pass included, which forms them anew; changes memory, not
+              values
     """
     (power, rest), (power_w, rest_w) = parts(x), parts(weight)
     rows = max(1, numbers // max(1, weight.numel()))
-    made = [
-        joined(some_power[:, None] * power_w, some_rest[:, None] + rest_w).sum(-1)
-        for some_power, some_rest in zip(power.split(rows), rest.split(rows), strict=True)
-    ]
+    made = []
+    for some_power, some_rest in zip(power.split(rows), rest.split(rows), strict=True):
+        given = (some_power, some_rest, power_w, rest_w)
+        made.append(checkpoint(_sums, *given, use_reentrant=False) if torch.is_grad_enabled() else _sums(*given))
     return torch.cat(made)
+
+
+def _sums(power: Tensor, rest: Tensor, power_w: Tensor, rest_w: Tensor) -> Tensor:
+    """Of some rows: (n, d_out)."""
+    return joined(power[:, None] * power_w, rest[:, None] + rest_w).sum(-1)
