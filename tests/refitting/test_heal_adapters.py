@@ -1,7 +1,6 @@
 """Healing by adapters: only they are trained, what is merged leaves no trace, what stays is saved with the model."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from layersmith.refitting.heal.adapters import ADAPTERS, build_adapter
 from layersmith.refitting.heal.adapters.adapter_bias import last_maps
 from layersmith.refitting.heal.adapters.frozen import frozen
 from layersmith.refitting.heal.distillation import HealSettings, heal
-from layersmith.refitting.prove.finish import _heal
 from layersmith.runs.workspace import Workspace
 from tests.anatomy.families import BY_NAME
 from tests.refitting.conftest import tiny_llama, token_batches
@@ -215,30 +213,6 @@ def test_a_model_without_a_place_for_it_is_refused(teacher):
     with pytest.raises(UserError, match="leave --heal-adapter out") as refused:
         build_adapter("lora").check(empty, find_sites(teacher))
     assert "\n" not in str(refused.value)
-
-
-def test_a_mix_without_a_place_for_it_stays_as_it_is_and_the_run_says_so(teacher):
-    """Whatever was chosen, or is the best baseline: with all feed-forwards in int8 nothing can stand around one."""
-    replacement = []
-    for path, module in teacher.named_modules():
-        if ".mlp." in path and isinstance(module, torch.nn.Linear):
-            part = Int8Dynamic.from_weight(module.weight)
-            replacement.append((Edit(path, part.spec(), {}), part))
-    notes = []
-    ctx = SimpleNamespace(
-        model=teacher,
-        anatomy=find_sites(teacher),
-        batches=SimpleNamespace(heal=BATCHES, search=HELDOUT),
-        settings=SimpleNamespace(heal_adapter="lora_experts", heal_lr=1e-3, seed=0),
-        workspace=None,
-        bar=SimpleNamespace(note=notes.append, tell=lambda text, done, total: None),
-    )
-    changed, healing, grown = _heal(ctx, SimpleNamespace(replacement=lambda ids: replacement), ["all"], "heal")
-    assert healing is None
-    assert grown == []
-    assert "lora_experts stands around" in notes[0]
-    with pytest.raises(UserError, match="leave --heal-adapter out"):
-        healed(changed.requires_grad_(True), teacher, "lora_experts")
 
 
 def test_what_is_frozen_in_a_number_format_can_be_looked_at():

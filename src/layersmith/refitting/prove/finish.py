@@ -171,12 +171,23 @@ def _heal_best_uniform(ctx: RunContext, found: Found, variants: dict[str, Any]) 
     kept = _checkpoint(ctx, "healed-uniform", best["candidates"])
     saved = ctx.workspace.load_json(kept)
     if saved is None:
-        healed, _, _ = _heal(ctx, found, best["candidates"], "heal-uniform")
+        healed, _, grown = _heal(ctx, found, best["candidates"], "heal-uniform")
         moved = divergence(ctx.model, healed, ctx.batches.report)
         saved = {**best["measured"], "divergence": moved.value, "agreement": moved.agreement}
+        if grown:  # an adapter that stays has its price here too
+            saved |= _costs(ctx, found, healed)
         ctx.workspace.save_json(kept, saved)
         ctx.workspace.remove_folder("heal-uniform")
     best["healed"] = saved
+
+
+def _costs(ctx: RunContext, found: Found, healed: Any) -> dict[str, Any]:
+    """What a model costs at the shape of the run, its latency beside the original's."""
+    steps = {"original": model_step(twin(ctx.model), ctx.shape), "healed": model_step(healed, ctx.shape)}
+    rounds = rounds_for(found.costs.total.of("latency"), CLOCK_SECONDS, *CLOCK_ROUNDS)
+    timings = latency(steps, rounds=rounds, warmup=3, device=placement(ctx.model)[0])
+    cost = replace(model_cost(healed, ctx.shape), latency_ms=timings["healed"].median * 1e3)
+    return {"latency_ratio": ratio(timings, "healed", "original"), **cost.to_json()}
 
 
 def _side_by_side(ctx: RunContext, found: Found, healed: Any, kept: str) -> dict[str, Any]:
