@@ -18,8 +18,6 @@ Differs from the paper: the copies start equal, and their b is constant.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,6 +64,7 @@ class AveragedCopies(FeedForward):
         self.gate_bias = nn.Parameter(torch.empty(n_experts, d_hidden)) if bias and gated else None
         self.down_bias = nn.Parameter(torch.empty(n_experts, d_model)) if bias else None
         self._seen: int | None = None
+        self.register_load_state_dict_post_hook(_stored_behind_a_step)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -146,12 +145,13 @@ class AveragedCopies(FeedForward):
                 parameter.lerp_(others, self.share)
         self._seen = self._versions()
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._seen = -1  # training that is taken up again was stored behind a step
-
     def _versions(self) -> int:
         return sum(parameter._version for parameter in self.parameters())
+
+
+def _stored_behind_a_step(part: AveragedCopies, keys: object) -> None:
+    """Training that is taken up again with loaded weights has a change of them to draw the copies together for."""
+    part._seen = -1
 
 
 def _ours(name: str) -> str:
