@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 
 def parts(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,13 +52,22 @@ def matmul(x: Tensor, weight: Tensor, numbers: int = 1 << 22) -> Tensor:
     """
     (power, rest), (power_w, rest_w) = parts(x), parts(weight)
     rows = max(1, numbers // max(1, weight.numel()))
-    made = []
-    for some_power, some_rest in zip(power.split(rows), rest.split(rows), strict=True):
-        given = (some_power, some_rest, power_w, rest_w)
-        made.append(checkpoint(_sums, *given, use_reentrant=False) if torch.is_grad_enabled() else _sums(*given))
-    return torch.cat(made)
+    pieces = zip(power.split(rows), rest.split(rows), strict=True)
+    return torch.cat([_Sums.apply(some_power, some_rest, power_w, rest_w) for some_power, some_rest in pieces])
 
 
-def _sums(power: Tensor, rest: Tensor, power_w: Tensor, rest_w: Tensor) -> Tensor:
-    """Of some rows: (n, d_out)."""
-    return joined(power[:, None] * power_w, rest[:, None] + rest_w).sum(-1)
+class _Sums(torch.autograd.Function):
+    """The products of some rows (n, d_in), added up: (n, d_out). Keeps the rows alone for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, power: Tensor, rest: Tensor, power_w: Tensor, rest_w: Tensor) -> Tensor:
+        ctx.save_for_backward(power, rest, power_w, rest_w)
+        return joined(power[:, None] * power_w, rest[:, None] + rest_w).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, given: Tensor) -> tuple[None, Tensor, None, Tensor]:
+        power, rest, power_w, rest_w = ctx.saved_tensors
+        slope = torch.where(rest[:, None] + rest_w < 1, 1.0, 2.0).to(given.dtype)
+        pulled = power[:, None] * power_w * slope * given[:, :, None]
+        return None, pulled.sum(1), None, pulled.sum(0)
