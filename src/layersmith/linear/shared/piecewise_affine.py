@@ -17,6 +17,8 @@ Paper: Kosson & Jaggi 2023, "Multiplication-Free Transformer Training via Piecew
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -60,14 +62,15 @@ class _Sums(torch.autograd.Function):
     """The products of some rows (n, d_in), added up: (n, d_out). Keeps the rows alone for the backward pass."""
 
     @staticmethod
-    def forward(ctx, power: Tensor, rest: Tensor, power_w: Tensor, rest_w: Tensor) -> Tensor:
+    def forward(ctx: Any, power: Tensor, rest: Tensor, power_w: Tensor, rest_w: Tensor) -> Tensor:
         ctx.save_for_backward(power, rest, power_w, rest_w)
         return joined(power[:, None] * power_w, rest[:, None] + rest_w).sum(-1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, given: Tensor) -> tuple[None, Tensor, None, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None, Tensor]:
         power, rest, power_w, rest_w = ctx.saved_tensors
+        (given,) = grads
         slope = torch.where(rest[:, None] + rest_w < 1, 1.0, 2.0).to(given.dtype)
         pulled = power[:, None] * power_w * slope * given[:, :, None]
         return None, pulled.sum(1), None, pulled.sum(0)
