@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from layersmith import catalogue, describe, standing
+from layersmith import catalogue, describe, records, standing
 from layersmith.explaining.constructions import CONSTRUCTIONS
 from layersmith.papers import papers
 from layersmith.racing.optimizers import OPTIMIZERS
@@ -96,7 +96,7 @@ def test_a_row_of_papers_tells_what_runs_and_what_its_test_would_catch_or_why_no
 def test_every_construction_has_its_section_with_every_claim(pages: dict[str, str]) -> None:
     page = pages["constructions.md"]
     assert re.findall(r"^## (\w+)", page, flags=re.MULTILINE) == list(CONSTRUCTIONS)
-    for record in describe.constructions_as_json():
+    for record in records.constructions_as_json():
         section = page.partition(f"## {record['name']}\n")[2].partition("\n## ")[0]
         assert len(re.findall(r"^\| (?:does|stops) \|", section, flags=re.MULTILINE)) == len(record["claims"])
 

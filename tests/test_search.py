@@ -12,6 +12,7 @@ from layersmith.papers import papers
 from layersmith.racing.optimizers import OPTIMIZERS
 from layersmith.racing.tasks import TASKS
 from layersmith.refitting import methods
+from layersmith.refitting.heal.adapters import ADAPTERS
 from layersmith.refitting.prove.folds import FOLDS
 
 
@@ -90,11 +91,12 @@ def test_every_word_must_occur_and_where_none_has_them_all_some_will_do() -> Non
 def test_everything_that_can_be_run_and_every_paper_is_in_the_index() -> None:
     kinds = {
         kind: [item.name for item in search.index() if item.kind == kind]
-        for kind in ("method", "fold", "construction", "tool", "task", "optimizer", "paper")
+        for kind in ("method", "fold", "adapter", "construction", "tool", "task", "optimizer", "paper")
     }
     assert kinds == {
         "method": list(methods.METHODS),
         "fold": list(FOLDS),
+        "adapter": list(ADAPTERS),
         "construction": list(CONSTRUCTIONS),
         "tool": list(TOOLS),
         "task": list(TASKS),
@@ -119,6 +121,7 @@ def test_a_name_in_the_text_is_found(query: str) -> None:
         ("poly norm", "part poly_norm"),
         ("norm-place", "scheme norm_place"),
         ("pre_rms_norm", "fold pre_rms_norm"),
+        ("lora", "adapter lora"),
         ("2411.03884", "paper 2411.03884"),
         ("arXiv:2411.03884v2", "paper 2411.03884"),
         ("https://arxiv.org/abs/2411.03884", "paper 2411.03884"),

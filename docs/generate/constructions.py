@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from generate.text import blocks, inline, paper_link, table
-from layersmith import describe
+from layersmith import records
 
 
 def page() -> str:
@@ -14,8 +14,8 @@ def page() -> str:
         "`--set NAME=VALUE` changes its settings, `--out DIR` saves it. Claims marked *stops* say where a construction "
         "no longer works, and are measured as well.",
     ]
-    for record in describe.constructions_as_json():
-        idea, _, rest = describe.construction_text(record["name"]).partition("\n\n")
+    for record in records.constructions_as_json():
+        idea, _, rest = records.construction_text(record["name"]).partition("\n\n")
         papers = "papers " + " ".join(paper_link(paper["id"]) for paper in record["papers"])
         settings = [
             [f"`{name}`", f"{s['default']:g}", f"{s['least']:g} to {s['most']:g}", inline(s["meaning"])]

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from generate.text import arguments, blocks, inline, paper_link
-from layersmith import describe
+from layersmith import records
 from layersmith.racing.optimizers import OPTIMIZERS, rule_class
 
 
@@ -23,7 +23,7 @@ def page() -> str:
 
 def _section(name: str) -> list[str]:
     rule: Any = rule_class(name)
-    idea, _, rest = describe.optimizer_text(name).partition("\n\n")
+    idea, _, rest = records.optimizer_text(name).partition("\n\n")
     facts = [f"rates tried: {', '.join(f'{lr:g}' for lr in rule.lrs)}"]
     facts.append("one gradient a step" if rule.gradients == 1 else f"{rule.gradients} gradients a step")
     if rule.papers:

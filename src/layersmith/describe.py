@@ -9,17 +9,13 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from layersmith import catalogue, evidence, facts
 from layersmith.errors import UserError
 from layersmith.evidence import Outcomes
-from layersmith.explaining import constructions, tools
 from layersmith.papers import named
-from layersmith.racing import optimizers, tasks
 from layersmith.refitting import methods
-from layersmith.refitting.prove.folds import FOLDS
 
 if TYPE_CHECKING:  # they bring torch, which a search does without
     from layersmith.contract import Cost, Operator, Scheme
@@ -188,102 +184,6 @@ def method_as_json(name: str) -> dict[str, Any]:
         "evidence": {part: evidence.of(part).level for part in method.builds},
         "papers": named(method.papers),
     }
-
-
-def fold_text(name: str) -> str:
-    """The docstring that opens the fold's file."""
-    return facts.of(FOLDS[name].target).opening
-
-
-def folds_as_json() -> list[dict[str, Any]]:
-    """One record for each fold: what it does, when it pays, whether a run tries it, state, papers."""
-    return [
-        {
-            "name": name,
-            "summary": facts.of(fold.target).first_line,
-            "tried": fold.tried,
-            "when_it_pays": fold.when_it_pays,
-            "state": catalogue.state(fold.missing),
-            "papers": named(fold.papers),
-        }
-        for name, fold in FOLDS.items()
-    ]
-
-
-def construction_text(name: str) -> str:
-    """The docstring that opens the construction's file."""
-    return facts.of(constructions.CONSTRUCTIONS[name]).opening
-
-
-def constructions_as_json() -> list[dict[str, Any]]:
-    """One record for each construction: what it does, its settings, and what is claimed of it with these defaults."""
-    return [construction_as_json(name) for name in constructions.CONSTRUCTIONS]
-
-
-def construction_as_json(name: str) -> dict[str, Any]:
-    construction = constructions.get(name)
-    return {
-        "name": name,
-        "summary": construction.summary,
-        "settings": {key: asdict(setting) for key, setting in construction.settings.items()},
-        "claims": [
-            {"what": claim.what, "how": claim.how, "bound": claim.bound, "limit": claim.limit}
-            for claim in construction.claims(construction.settled({}))
-        ],
-        "papers": named(construction.papers),
-    }
-
-
-def tools_as_json() -> list[dict[str, Any]]:
-    """One record for each tool and survey of `explain`."""
-    return [tool_as_json(name) for name in tools.TOOLS]
-
-
-def tool_as_json(name: str) -> dict[str, Any]:
-    tool = tools.get(name)
-    return {"name": name, "summary": tool.summary, "settings": tool.settings, "papers": named(tool.papers)}
-
-
-def tasks_as_json() -> list[dict[str, Any]]:
-    """One record for each task of `race`."""
-    return [task_as_json(name) for name in tasks.TASKS]
-
-
-def task_as_json(name: str) -> dict[str, Any]:
-    task = tasks.task_class(name)
-    return {
-        "name": name,
-        "summary": task.summary,
-        "reads": task.reads,
-        "writes": task.writes,
-        "causal": task.causal,
-        "metric": task.metric,
-        "papers": named(task.papers),
-    }
-
-
-def optimizers_as_json() -> list[dict[str, Any]]:
-    """One record for each optimizer of `race`."""
-    return [optimizer_as_json(name) for name in optimizers.OPTIMIZERS]
-
-
-def optimizer_as_json(name: str) -> dict[str, Any]:
-    rule = optimizers.rule_class(name)
-    settings = {key: value.default for key, value in inspect.signature(rule).parameters.items()}
-    return {
-        "name": name,
-        "summary": rule.summary,
-        "settings": settings,
-        "lr": list(rule.lrs),
-        "gradients": rule.gradients,
-        "state": catalogue.state(rule.missing),
-        "papers": named(rule.papers),
-    }
-
-
-def optimizer_text(name: str) -> str:
-    """The docstring that opens the optimizer's file."""
-    return facts.of(optimizers.OPTIMIZERS[name]).opening
 
 
 def tests(outcomes: Outcomes) -> list[tuple[str, str, int]]:

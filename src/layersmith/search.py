@@ -24,6 +24,7 @@ from layersmith.explaining.tools import TOOLS
 from layersmith.papers import ARXIV, papers
 from layersmith.racing.optimizers import OPTIMIZERS
 from layersmith.racing.tasks import TASKS
+from layersmith.refitting.heal.adapters import ADAPTERS
 from layersmith.refitting.methods import METHODS
 from layersmith.refitting.prove.folds import FOLDS
 
@@ -71,7 +72,7 @@ SYNONYMS = {
 class Item:
     """One thing to find. title: one line; text: everything else known.
 
-    kind: part, scheme, method, fold, construction, tool, task, optimizer or paper
+    kind: part, scheme, method, fold, adapter, construction, tool, task, optimizer or paper
     """
 
     kind: str
@@ -155,6 +156,7 @@ def index() -> tuple[Item, ...]:
         read = facts.of(fold.target)
         found.append(Item("fold", name, read.first_line, f"{read.opening} {_cited(fold.papers)}"))
     for kind, table, said in (
+        ("adapter", ADAPTERS, "refit heal adapter"),
         ("construction", CONSTRUCTIONS, ""),
         ("tool", TOOLS, "explain"),
         ("task", TASKS, "race task"),

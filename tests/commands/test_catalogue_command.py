@@ -20,6 +20,7 @@ from layersmith.papers import papers
 from layersmith.racing.optimizers import OPTIMIZERS
 from layersmith.racing.tasks import TASKS
 from layersmith.refitting import methods as methods_table
+from layersmith.refitting.heal.adapters import ADAPTERS
 from layersmith.refitting.prove.folds import FOLDS
 
 
@@ -42,6 +43,7 @@ def test_catalogue_json_holds_every_part_method_fold_and_paper() -> None:
     assert [p["name"] for p in data["parts"]] == list(table.ENTRIES)
     assert [m["name"] for m in data["methods"]] == list(methods_table.METHODS)
     assert [f["name"] for f in data["folds"]] == list(FOLDS)
+    assert [a["name"] for a in data["adapters"]] == list(ADAPTERS)
     assert [c["name"] for c in data["constructions"]] == list(CONSTRUCTIONS)
     assert [t["name"] for t in data["tools"]] == list(TOOLS)
     assert [t["name"] for t in data["tasks"]] == list(TASKS)
@@ -170,6 +172,18 @@ def test_show_of_a_method_and_of_a_fold_tells_what_it_needs_and_when_it_pays() -
         "FOLDS['rep_bn']",
     ):
         assert told in text
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_show_of_an_adapter_tells_what_is_trained_and_how_to_heal_by_it(name: str) -> None:
+    told = run(show, name)
+    assert f"--heal-adapter {name}" in told
+    if name not in table.ENTRIES:  # of a part that is trained as an adapter, the part is told of
+        record = json.loads(run(show, name, "--json"))
+        assert f"{name} · adapter" in told
+        assert f"{record['rate']:g} times" in told
+        assert record["summary"]
+        assert all(paper["id"] in told for paper in record["papers"])
 
 
 def test_show_says_what_of_its_papers_a_part_lacks() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from layersmith.racing.grid import search
+from layersmith.racing.grid import Tuned, search
 
 LRS = [1e-3, 3e-3, 1e-2]
 
@@ -54,9 +54,16 @@ def test_widening_ends_and_says_so() -> None:
 
 
 def test_one_value_alone_is_kept() -> None:
-    found = search([1e-6], [0.01], bowl(1e-2))
+    found = search([1e-6], [0.01, 0.1], bowl(1e-2))
     assert (found.lr, found.on_edge) == (1e-6, False)
     assert {lr for lr, *_ in found.tried} == {1e-6}
+
+
+def test_where_nothing_is_to_be_chosen_nothing_is_trained() -> None:
+    def loss(point: tuple[float, float], share: float) -> float:
+        raise AssertionError("there is one point alone")
+
+    assert search([1e-3], [0.1], loss) == Tuned(1e-3, 0.1, [], on_edge=False)
 
 
 def test_weight_decay_is_widened_upwards_and_not_below_none() -> None:

@@ -172,6 +172,10 @@ def test_what_cannot_race_is_refused_before_anything_is_written(tmp_path: Path) 
             "'a' cannot race: The optimizer 'sam'",
         ),
         ({"mixer": ["deltanet", "softmax_attention"], "task_settings": {"pears": 3}}, "does not take these settings"),
+        (
+            {"task": "parity", "task_settings": {}, "mixer": ["softmax_attention", "mlp_mixer"]},
+            "'mlp_mixer' cannot race: the task 'parity' ends with examples of .* positions.*larger length",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             layersmith.race(out=tmp_path / "out", **{**SMALL, **change})

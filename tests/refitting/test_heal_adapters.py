@@ -15,6 +15,7 @@ from layersmith.linear.int8_dynamic import Int8Dynamic
 from layersmith.measuring.divergence import divergence
 from layersmith.refitting.heal.adapters import ADAPTERS, build_adapter
 from layersmith.refitting.heal.adapters.adapter_bias import last_maps
+from layersmith.refitting.heal.adapters.corrected import can_be_corrected
 from layersmith.refitting.heal.adapters.frozen import frozen
 from layersmith.refitting.heal.distillation import HealSettings, heal
 from layersmith.runs.workspace import Workspace
@@ -70,6 +71,35 @@ def test_lora_heals_through_maps_of_low_rank_and_leaves_the_rest_alone(hurt, tea
         sizes = torch.linalg.svdvals((after[k] - before[k]).double())
         assert sizes[2] < 1e-4 * sizes[0], "of rank two"
     assert all(p.requires_grad for p in hurt.parameters())
+
+
+class Spelled(torch.nn.Linear):
+    """As Falcon has it: torch's map in other words."""
+
+    def forward(self, x):
+        y = x @ self.weight.T
+        return y if self.bias is None else y + self.bias
+
+
+class Choosing(torch.nn.Linear):
+    """As Llama 4's router: more than a map."""
+
+    def forward(self, x):
+        return super().forward(x).softmax(-1), x
+
+
+class Grouped(torch.nn.Linear):
+    """As DeepSeek-V4 has it: it takes no plain rows."""
+
+    def forward(self, x):
+        return super().forward(x.unflatten(-1, (2, self.weight.shape[1])))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_derived_class_is_a_linear_map_where_it_multiplies_as_one(dtype):
+    assert can_be_corrected(Spelled(6, 4).to(dtype))
+    assert can_be_corrected(Spelled(6, 4, bias=False).to(dtype))
+    assert not any(can_be_corrected(kind(6, 4).to(dtype)) for kind in (Choosing, Grouped))
 
 
 @pytest.mark.parametrize(("name", "biased"), [("llama", False), ("gpt2", True)])

@@ -50,18 +50,19 @@ def catalogue(
 def as_records(found: list[Item]) -> dict[str, list[dict[str, object]]]:
     """What is known of each item, as JSON, by its kind."""
     from layersmith import catalogue as table
-    from layersmith import describe, standing
+    from layersmith import describe, records, standing
     from layersmith.papers import papers
 
     named = {(item.kind, item.name) for item in found}
     return {
         "parts": [p for p in table.as_json() if {("part", p["name"]), ("scheme", p["name"])} & named],
         "methods": [m for m in describe.methods_as_json() if ("method", m["name"]) in named],
-        "folds": [f for f in describe.folds_as_json() if ("fold", f["name"]) in named],
-        "constructions": [c for c in describe.constructions_as_json() if ("construction", c["name"]) in named],
-        "tools": [t for t in describe.tools_as_json() if ("tool", t["name"]) in named],
-        "tasks": [t for t in describe.tasks_as_json() if ("task", t["name"]) in named],
-        "optimizers": [o for o in describe.optimizers_as_json() if ("optimizer", o["name"]) in named],
+        "folds": [f for f in records.folds_as_json() if ("fold", f["name"]) in named],
+        "adapters": [a for a in records.adapters_as_json() if ("adapter", a["name"]) in named],
+        "constructions": [c for c in records.constructions_as_json() if ("construction", c["name"]) in named],
+        "tools": [t for t in records.tools_as_json() if ("tool", t["name"]) in named],
+        "tasks": [t for t in records.tasks_as_json() if ("task", t["name"]) in named],
+        "optimizers": [o for o in records.optimizers_as_json() if ("optimizer", o["name"]) in named],
         "papers": [standing.paper_as_json(p) for p in papers().values() if ("paper", p.id) in named],
     }
 

@@ -48,15 +48,15 @@ def construct(
 
 
 def _list(as_json: bool) -> None:
-    from layersmith import describe
+    from layersmith import records
 
-    records = describe.constructions_as_json()
+    found = records.constructions_as_json()
     if as_json:
-        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
     console = Console(highlight=False)
     listing = Table("construction", "what it does", "settings")
-    for record in records:
+    for record in found:
         defaults = ", ".join(f"{name}={setting['default']:g}" for name, setting in record["settings"].items())
         listing.add_row(record["name"], escape(record["summary"]), defaults)
     console.print(listing)

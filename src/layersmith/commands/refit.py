@@ -106,7 +106,7 @@ def _qualities(measured: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
     writes = measured.get("perplexity") is not None
     tokens = measured.get("divergence_kind", "kl") == "kl"
     return (
-        ("divergence, nats per token" if tokens else "divergence, relative squared error", "divergence", "{:.4f}"),
+        ("divergence, nats per token" if tokens else "divergence, relative squared error", "divergence", "{:z.4f}"),
         (prediction(writes), "agreement", "{:.1%}"),
         ("perplexity", "perplexity", "{:.3f}"),
         ("bits per byte", "bits_per_byte", "{:.4f}"),

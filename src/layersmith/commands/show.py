@@ -11,6 +11,7 @@ from rich.console import Console
 from layersmith.commands.catalogue import as_records
 from layersmith.commands.config import parse_config
 from layersmith.commands.shown import (
+    print_adapter,
     print_construction,
     print_fold,
     print_optimizer,
@@ -53,6 +54,8 @@ def show(
         print_method(console, item.name)
     elif item.kind == "fold":
         print_fold(console, item.name)
+    elif item.kind == "adapter":
+        print_adapter(console, item.name)
     elif item.kind == "construction":
         print_construction(console, item.name)
     elif item.kind == "tool":

@@ -1,4 +1,4 @@
-"""What `layersmith show` tells about what is no part: constructions, tools, tasks, optimizers, folds, papers."""
+"""What `layersmith show` tells about what is no part: adapters, constructions, tools, tasks, optimizers, papers, ..."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def print_cited(console: Console, ids: tuple[str, ...]) -> None:
 
 
 def print_construction(console: Console, name: str) -> None:
-    from layersmith import describe
+    from layersmith import records
 
-    record = describe.construction_as_json(name)
+    record = records.construction_as_json(name)
     console.rule(f"{name} · construction", align="left")
-    tell(console, describe.construction_text(name))
+    tell(console, records.construction_text(name))
     for key, setting in record["settings"].items():
         bounds = f"{setting['default']:g}, from {setting['least']:g} to {setting['most']:g}"
         console.print(f"[bold]Setting[/bold]    {key}: {escape(setting['meaning'])} ({bounds})", soft_wrap=True)
@@ -35,9 +35,9 @@ def print_construction(console: Console, name: str) -> None:
 
 
 def print_tool(console: Console, name: str) -> None:
-    from layersmith import describe
+    from layersmith import records
 
-    record = describe.tool_as_json(name)
+    record = records.tool_as_json(name)
     console.rule(f"{name} · tool", align="left")
     console.print(escape(record["summary"]) + "\n", soft_wrap=True)
     for key, default in record["settings"].items():
@@ -47,9 +47,9 @@ def print_tool(console: Console, name: str) -> None:
 
 
 def print_task(console: Console, name: str) -> None:
-    from layersmith import describe
+    from layersmith import records
 
-    record = describe.task_as_json(name)
+    record = records.task_as_json(name)
     console.rule(f"{name} · task", align="left")
     console.print(escape(record["summary"]) + "\n", soft_wrap=True)
     console.print(f"[bold]Metric[/bold]     {record['metric']}")
@@ -58,11 +58,11 @@ def print_task(console: Console, name: str) -> None:
 
 
 def print_optimizer(console: Console, name: str) -> None:
-    from layersmith import describe
+    from layersmith import records
 
-    record = describe.optimizer_as_json(name)
+    record = records.optimizer_as_json(name)
     console.rule(f"{name} · optimizer", align="left")
-    tell(console, describe.optimizer_text(name))
+    tell(console, records.optimizer_text(name))
     for key, default in record["settings"].items():
         console.print(f"[bold]Setting[/bold]    {key}: {default} if not given", soft_wrap=True)
     console.print(f"[bold]Rates[/bold]      tried if none are given: {', '.join(f'{lr:g}' for lr in record['lr'])}")
@@ -73,6 +73,18 @@ def print_optimizer(console: Console, name: str) -> None:
     console.print(f"[bold]Use it[/bold]     layersmith race --optimizer adamw,{name}")
 
 
+def print_adapter(console: Console, name: str) -> None:
+    from layersmith import records
+
+    record = records.adapter_as_json(name)
+    console.rule(f"{name} · adapter", align="left")
+    tell(console, records.adapter_text(name))
+    console.print(f"[bold]Rate[/bold]       {record['rate']:g} times that of whole weights, if none is given")
+    print_state(console, record["state"].get("missing", ""))
+    print_cited(console, tuple(paper["id"] for paper in record["papers"]))
+    console.print(f"[bold]Use it[/bold]     layersmith refit MODEL --budget … --heal-adapter {name}")
+
+
 def print_state(console: Console, missing: str) -> None:
     """Whether everything its papers have is there."""
     console.print(
@@ -81,12 +93,12 @@ def print_state(console: Console, missing: str) -> None:
 
 
 def print_fold(console: Console, name: str) -> None:
-    from layersmith import describe
+    from layersmith import records
     from layersmith.refitting.prove.folds import FOLDS
 
     fold = FOLDS[name]
     console.rule(f"{name} · fold", align="left")
-    tell(console, describe.fold_text(name))
+    tell(console, records.fold_text(name))
     tried = "tried on the result of every run" if fold.tried else "by hand only"
     console.print(f"[bold]In refit[/bold]   {tried}")
     console.print(f"[bold]Pays[/bold]       {escape(fold.when_it_pays)}", soft_wrap=True)

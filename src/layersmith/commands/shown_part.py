@@ -24,6 +24,7 @@ def print_part(
     from layersmith import catalogue as table
     from layersmith import describe, evidence
     from layersmith.contract import Scheme
+    from layersmith.refitting.heal.adapters import ADAPTERS
 
     found = table.entry(name)
     module = table.build(describe.spec_of(name, d_model, config))
@@ -38,6 +39,8 @@ def print_part(
         tried = describe.offered(method)
         console.print(f"[bold]Built by[/bold]   {describe.command(method)}  (by itself: {tried})", soft_wrap=True)
         console.print(f"  when it pays: {escape(method.when_it_pays)}", soft_wrap=True)
+    if name in ADAPTERS:
+        console.print(f"[bold]Heals by[/bold]   layersmith refit MODEL … --heal-adapter {name}", soft_wrap=True)
     _print_evidence(console, name, evidence.of(name))
     if isinstance(module, Scheme):
         console.print("[bold]Cost[/bold]       that of the model it is applied to; `layersmith measure` tells it")

@@ -101,6 +101,7 @@ def _entrant(
             spec = _fitted(spec, ends_of(task), quantity, amount, config.tolerance)
         cost = cost_of(spec, ends_of(task), trust_remote_code=True)
         _check_trains(rule, spec, task)
+        _check_judged(spec, task)
         if own:
             try_out(spec, task)
     except UserError as error:
@@ -154,6 +155,22 @@ def _check_trains(rule: Rule, spec: Spec, task: Task) -> None:
         raise
     except ValueError as error:
         raise UserError(f"{rule.name} cannot train this model: {error}.") from error
+
+
+def _check_judged(spec: Spec, task: Task) -> None:
+    """Raise a UserError for a model that takes no longer examples than it is trained on, where the task has such."""
+    if "longer" not in task.splits:
+        return
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = build(spec, ends_of(task), trust_remote_code=True).eval()
+        batch = task.batch(torch.Generator().manual_seed(0), 1, "longer")
+        try:
+            model(batch.inputs)
+        except ValueError as error:
+            raise UserError(
+                f"the task {task.name!r} ends with examples of {batch.inputs.shape[1]} positions, longer than any that "
+                f"are trained on, and this model cannot take them: {error}"
+            ) from error
 
 
 def _fitted(spec: Spec, ends: Ends, quantity: str, amount: float, tolerance: float) -> Spec:

@@ -3,7 +3,7 @@
 Every point is trained for the first quarter of the steps, the better half goes on to the half, and the best of those is
 taken. A point is a trial of full length that is stopped, so that the schedule is the same wherever it ends. When the
 best point has the largest or smallest value of a grid, the next value beyond is tried, up to `WIDEST` times in all. A
-grid of one value is a wish, not a grid, and stays.
+grid of one value is a wish, not a grid, and stays; where both are, nothing is tried.
 
 Source: successive halving: Jamieson, Talwalkar 2015, "Non-stochastic Best Arm Identification and Hyperparameter
 Optimization", arXiv 1502.07943.
@@ -25,8 +25,8 @@ Evaluate = Callable[[Point, float], float]  # the loss after that share of the s
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best point; every loss that was looked at, as (lr, weight decay, share of the steps, loss); and whether the
-    best still has the first or last value of a grid, widened as it is."""
+    """The best point; every loss that was looked at, as (lr, weight decay, share of the steps, loss), none where there
+    was one point alone; and whether the best still has the first or last value of a grid, widened as it is."""
 
     lr: float
     weight_decay: float
@@ -44,6 +44,8 @@ def search(lrs: list[float], weight_decays: list[float], evaluate: Evaluate) -> 
         return found
 
     points: list[Point] = list(product(lrs, weight_decays))
+    if len(points) == 1:
+        return Tuned(*points[0], tried, on_edge=False)
     losses: dict[Point, float] = {}
     for share in RUNGS:
         losses = {point: loss(point, share) for point in points}

@@ -250,6 +250,8 @@ def _everyone(able: Sizes) -> list[Entrant]:
 def _tuning(entrant: Entrant, workspace: Workspace) -> str:
     best = tuned(entrant, workspace)
     assert best is not None
+    if not best.tried:
+        return f"{entrant.name}: learning rate {best.lr:g} and weight decay {best.weight_decay:g}, as given"
     edge = ", still at the edge of its grid" if best.on_edge else ""
     least = min(loss for *_, loss in best.tried)
     return f"{entrant.name}: learning rate {best.lr:g}, weight decay {best.weight_decay:g}{edge}, loss {least:.3f}"

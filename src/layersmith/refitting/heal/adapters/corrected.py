@@ -23,8 +23,22 @@ from layersmith.refitting.heal.formats import FORMATS, put
 
 
 def can_be_corrected(module: nn.Module) -> bool:
-    """Whether it is a linear map as torch, transformers (GPT-2's `Conv1D`) or a number format have it."""
-    return type(module) in (nn.Linear, *FORMATS) or type(module).__name__ == "Conv1D"
+    """Whether it is a linear map as torch, transformers (GPT-2's `Conv1D`, Falcon's own) or a number format have it."""
+    if type(module) in (nn.Linear, *FORMATS) or type(module).__name__ == "Conv1D":
+        return True
+    return isinstance(module, nn.Linear) and _multiplies(module)
+
+
+@torch.no_grad()
+def _multiplies(module: nn.Linear) -> bool:
+    """Whether a class derived from torch's linear map computes what that does, seen on one row: routers do not."""
+    x = torch.linspace(-1, 1, module.weight.shape[1]).to(module.weight)[None]
+    try:
+        y = module(x)
+    except Exception:  # another's code, which may ask for another shape
+        return False
+    want = nn.functional.linear(x, module.weight, module.bias)
+    return isinstance(y, Tensor) and y.shape == want.shape and torch.allclose(y, want, rtol=1e-2, atol=1e-5)
 
 
 @contextmanager
