@@ -173,7 +173,7 @@ def test_what_cannot_race_is_refused_before_anything_is_written(tmp_path: Path) 
         ),
         ({"mixer": ["deltanet", "softmax_attention"], "task_settings": {"pears": 3}}, "does not take these settings"),
         (
-            {"task": "parity", "task_settings": {}, "mixer": ["softmax_attention", "mlp_mixer"]},
+            {"task": "parity", "task_settings": {}, "mixer": ["softmax_attention", "mlp_mixer"], "tolerance": 0.9},
             "'mlp_mixer' cannot race: the task 'parity' ends with examples of .* positions.*larger length",
         ),
     ):
