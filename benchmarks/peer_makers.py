@@ -1,7 +1,8 @@
 """The peers of `peers.py`: what a user can have of the same model with other tools, each at its best setting we know.
 
-A runner has `version`, `logits(ids) -> (tokens, vocabulary)`, `prefill(tokens)` and `decode(tokens)`, which return a
-`Step`; it raises where it has no such phase. Converted files go to a folder and are used again from there.
+A runner has `version`, `outputs(ids) -> (tokens, vocabulary)`, or (tokens, width) of an encoder, `prefill(tokens)` and
+`decode(tokens)`, which return a `Step`; it raises where it has no such phase. Converted files go to a folder and are
+used again from there.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ class Torch:
     def __init__(self, model: nn.Module, package: str = "torch"):
         self.model, self.version = model.eval(), f"{package} {version(package)}"
 
-    def logits(self, ids: list[int]) -> Tensor:
-        return self.model(torch.tensor([ids]), use_cache=False).logits[0].float()
+    def outputs(self, ids: list[int]) -> Tensor:
+        found = self.model(torch.tensor([ids]), use_cache=False)
+        return (found.logits if "logits" in found else found.last_hidden_state)[0].float()
 
     def prefill(self, tokens: int) -> Step:
         return model_step(self.model, Shape("prefill", 1, tokens))
@@ -41,8 +43,8 @@ class Graph:
     def __init__(self, run: Callable[[dict[str, Tensor]], dict[str, Any]], label: str, words: int):
         self.run, self.version, self.words = run, label, words
 
-    def logits(self, ids: list[int]) -> Tensor:
-        return torch.as_tensor(self.run(_inputs(ids))["logits"])[0].float()
+    def outputs(self, ids: list[int]) -> Tensor:
+        return torch.as_tensor(next(iter(self.run(_inputs(ids)).values())))[0].float()
 
     def prefill(self, tokens: int) -> Step:
         inputs = _inputs([(7 * i) % self.words for i in range(tokens)])
@@ -62,7 +64,7 @@ class LlamaCpp:
         self.llama = llama_cpp.Llama(str(file), n_threads=threads, n_threads_batch=threads, **options)
         self.version = f"llama-cpp-python {llama_cpp.__version__}"
 
-    def logits(self, ids: list[int]) -> Tensor:
+    def outputs(self, ids: list[int]) -> Tensor:
         self.llama.reset()
         self.llama._ctx.kv_cache_clear()
         self.llama.eval(ids)
@@ -225,7 +227,7 @@ def _openvino(model: Any, threads: int, name: str, also: str = "") -> Graph:
 
     def run(inputs: dict[str, Tensor]) -> dict[str, Any]:
         fed = {port: inputs[next(iter(port.get_names() & inputs.keys()))].numpy() for port in compiled_model.inputs}
-        return {"logits": compiled_model(fed)[compiled_model.outputs[0]]}
+        return {"outputs": compiled_model(fed)[compiled_model.outputs[0]]}
 
     return Graph(run, f"openvino {version('openvino')}, {precision}{also}", _words(name))
 
@@ -289,7 +291,9 @@ def make(peer: str, model: str, work: Path, threads: int) -> Any:
 
 
 def _inputs(ids: list[int]) -> dict[str, Tensor]:
-    return {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+    """What a graph may take; one that takes less leaves the rest."""
+    row = torch.tensor([ids])
+    return {"input_ids": row, "attention_mask": torch.ones_like(row), "token_type_ids": torch.zeros_like(row)}
 
 
 def _words(name: str) -> int:

@@ -4,6 +4,7 @@
     windows data count       -> token ids of held-out windows (asked of the original)
     keep_logits ids folder   writes the logits of every window (asked of the original)
     compare ids folder       -> {"kl", "agreement"} of its own logits against those
+    similarity file          -> {"spearman"} of an encoder's similarities with those of a file of pairs
     prepare shape            makes ready for steps at that shape, and makes two
     step                     -> seconds of one
     environment              -> the machine and the versions
@@ -14,6 +15,7 @@ Answers are pairs (answer, ""), or (None, reason) when something fails.
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import time
 from multiprocessing.connection import Connection
@@ -69,7 +71,7 @@ class Desk:
 
         Path(folder).mkdir(exist_ok=True)
         for number, row in enumerate(ids):
-            np.save(Path(folder) / f"{number}.npy", self.runner.logits(row).numpy())
+            np.save(Path(folder) / f"{number}.npy", self.runner.outputs(row).numpy())
 
     def compare(self, ids: list[list[int]], folder: str) -> dict[str, float]:
         import numpy as np
@@ -80,8 +82,22 @@ class Desk:
         total = Divergence()
         for number, row in enumerate(ids):
             expected = torch.from_numpy(np.load(Path(folder) / f"{number}.npy"))
-            total.add({"logits": expected[None]}, {"logits": self.runner.logits(row).float()[None]})
+            total.add({"logits": expected[None]}, {"logits": self.runner.outputs(row).float()[None]})
         return {"kl": total.value, "agreement": float(total.agreement or 0.0)}
+
+    def similarity(self, file: str) -> dict[str, float]:
+        """Each sentence is the mean of its tokens' outputs, two are as alike as the cosine between them."""
+        import torch
+        from scipy.stats import spearmanr
+
+        import layersmith
+
+        _, tokenizer = layersmith.load(self.model)
+        with open(file, encoding="utf-8", newline="") as handle:
+            pairs = [(one, other, float(score)) for one, other, score in csv.reader(handle)]
+        found = {text: self.runner.outputs(tokenizer(text)["input_ids"]).mean(0) for p in pairs for text in p[:2]}
+        alike = [float(torch.cosine_similarity(found[one], found[other], 0)) for one, other, _ in pairs]
+        return {"spearman": float(spearmanr(alike, [score for *_, score in pairs]).statistic)}
 
     def prepare(self, shape: str) -> None:
         self.timed = None

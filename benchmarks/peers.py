@@ -1,11 +1,15 @@
 """What does a user get from other runtimes and number formats, beside the original and beside our results, in one run?
 
     python benchmarks/peers.py [MODEL] [--ours FOLDER ...] [--data FILE] [--peers NAME,...] [--compile]
+    python benchmarks/peers.py ENCODER --sentences FILE --at prefill=1x128 [--ours FOLDER ...]
 
 Each peer runs in a process of its own, so that no thread pool disturbs another. In every round every one of them is
 asked for one step, in shuffled order, while the others wait; ratios are formed within rounds. Prefill 1x512 computes
 the logits of all tokens, decode 1x128 those of one token after 128 cached ones. KL is that from the original, on the
 same held-out windows. A peer that is not installed, or fails, gets a row that says why; so does a phase it lacks.
+
+An encoder of sentences is judged by what it is for: FILE has lines "sentence,sentence,score" (the development set of
+STS-B, say), and the figure is Spearman's correlation of the scores with the cosines of the means of its outputs.
 
 Peers (`--peers` takes parts of these names): see `peer_makers.py`, or `--list`. Writes results/peers-MODEL.csv.
 """
@@ -98,8 +102,11 @@ def run(arguments: argparse.Namespace, chosen: list[str], workers: dict[str, Pro
     ready = {name: workers[name] for name in chosen if not rows[name]["missing"]}
     if ORIGINAL not in ready:
         raise SystemExit(f"the original itself cannot be run: {rows[ORIGINAL]['missing']}")
-    compare(ready, rows, arguments.data, arguments.windows, work)
-    for shape in SHAPES:
+    if arguments.sentences:
+        judge(ready, rows, arguments.sentences)
+    else:
+        compare(ready, rows, arguments.data, arguments.windows, work)
+    for shape in arguments.at:
         rounds = arguments.rounds if shape.startswith("prefill") else 3 * arguments.rounds
         time_all(ready, rows, shape, rounds)
     return list(rows.values())
@@ -115,6 +122,16 @@ def compare(workers: dict[str, Worker], rows: dict[str, dict], data: str, window
         rows[name] |= found | {"data": data, "windows": windows}
         if found:
             print(f"{name:<44} KL {found['kl']:.2e}  same next token {found['agreement']:.1%}", flush=True)
+
+
+def judge(workers: dict[str, Worker], rows: dict[str, dict], file: str) -> None:
+    """Fill in how well the encoders tell what sentences are alike."""
+    for name, worker in workers.items():
+        found: dict[str, float] = {}
+        _fill(rows[name], "missing", lambda w=worker, f=found: f.update(w.ask("similarity", file)))
+        rows[name] |= found | {"data": Path(file).name}
+        if found:
+            print(f"{name:<44} Spearman {found['spearman']:.4f}", flush=True)
 
 
 def time_all(workers: dict[str, Worker], rows: dict[str, dict], shape: str, rounds: int, rest: float = REST) -> None:
@@ -162,10 +179,17 @@ def _chosen(asked: str | None, compiled: bool) -> list[str]:
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="pocket", help="a causal Llama: a folder, a .gguf file, or pocket")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default="pocket",
+        help="a causal Llama, or an encoder with --sentences: a folder, a .gguf file, or pocket",
+    )
     parser.add_argument("--ours", nargs="*", default=[], help="folders of layersmith results of this model")
     parser.add_argument("--peers", help="only those whose names hold one of these, separated by commas")
     parser.add_argument("--data", default="stdlib", help="the text KL is measured on: stdlib or a file")
+    parser.add_argument("--sentences", help="pairs of sentences and how alike they are, for an encoder")
+    parser.add_argument("--at", nargs="*", default=list(SHAPES), help="shapes that are timed")
     parser.add_argument("--windows", type=int, default=4, help="windows of 256 tokens KL is measured on")
     parser.add_argument("--rounds", type=int, default=20, help="rounds at prefill; three times as many at decode")
     parser.add_argument("--threads", type=int, default=2, help="threads of each runtime")

@@ -36,7 +36,7 @@ class Fake:
         if what == "step":
             self.clock[0] += 1
             return self.seconds * (1 + self.clock[0] // 3)  # three peers: the same for all within a round
-        return {"kl": 0.5, "agreement": 0.9} if what == "compare" else None
+        return {"compare": {"kl": 0.5, "agreement": 0.9}, "similarity": {"spearman": 0.8}}.get(what)
 
 
 @pytest.fixture
@@ -71,6 +71,40 @@ def test_a_phase_that_a_peer_has_not_is_said_and_the_others_go_on(peers: ModuleT
     assert "step" not in three["fast"].asked
     assert rows["slow"]["decode_missing"] == ""
     assert rows["slow"]["decode_ratio"] > 0
+
+
+def test_encoders_are_judged_by_a_file_of_sentences(peers: ModuleType, three: dict[str, Fake]) -> None:
+    three["slow"].fails = "similarity"
+    rows = rows_of(three)
+    peers.judge(three, rows, "some/pairs.csv")
+    assert (rows["fast"]["spearman"], rows["fast"]["data"]) == (0.8, "pairs.csv")
+    assert rows["slow"]["missing"] == "similarity is beyond it"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sentences_are_as_alike_as_the_cosine_of_their_means(peers: ModuleType, tmp_path: Path, sign: int) -> None:
+    """An encoder that turns a sentence by its length is right about scores that fall with the difference of lengths."""
+    import torch
+
+    import layersmith
+
+    class Turning:
+        def outputs(self, ids: list[int]) -> torch.Tensor:
+            angle = torch.tensor(0.02 * len(ids))
+            return torch.stack((angle.cos(), angle.sin())).expand(len(ids), 2)
+
+    worker = sys.modules["peer_worker"]
+    desk = worker.Desk("original", "pocket", tmp_path, 1)
+    desk.runner = Turning()
+    _, tokenizer = layersmith.load("pocket")
+    texts = ["the end", "the end of it", "the end of all of it and of us", "never again, and never ever again here"]
+    pairs = [
+        (texts[0], text, abs(len(tokenizer(text)["input_ids"]) - len(tokenizer(texts[0])["input_ids"])))
+        for text in texts
+    ]
+    with (tmp_path / "pairs.csv").open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle).writerows([(one, other, -sign * apart) for one, other, apart in pairs])
+    assert desk.similarity(str(tmp_path / "pairs.csv"))["spearman"] == pytest.approx(sign)
 
 
 def test_everyone_is_compared_on_the_originals_windows(

@@ -32,7 +32,7 @@ def can_be_corrected(module: nn.Module) -> bool:
 @torch.no_grad()
 def _multiplies(module: nn.Linear) -> bool:
     """Whether a class derived from torch's linear map computes what that does, seen on one row: routers do not."""
-    x = torch.linspace(-1, 1, module.weight.shape[1]).to(module.weight)[None]
+    x = torch.linspace(-1, 1, module.weight.shape[1], device="cpu").to(module.weight)[None]
     try:
         y = module(x)
     except Exception:  # another's code, which may ask for another shape
