@@ -1,8 +1,7 @@
 """The peers of `peers.py`: what a user can have of the same model with other tools, each at its best setting we know.
 
 A runner has `version`, `outputs(ids) -> (tokens, vocabulary)`, or (tokens, width) of an encoder, `prefill(tokens)` and
-`decode(tokens)`, which return a `Step`; it raises where it has no such phase. Converted files go to a folder and are
-used again from there.
+`decode(tokens)`, which return a `Step`; it raises where it lacks a phase. Converted files are used again from a folder.
 """
 
 from __future__ import annotations
@@ -291,7 +290,6 @@ def make(peer: str, model: str, work: Path, threads: int) -> Any:
 
 
 def _inputs(ids: list[int]) -> dict[str, Tensor]:
-    """What a graph may take; one that takes less leaves the rest."""
     row = torch.tensor([ids])
     return {"input_ids": row, "attention_mask": torch.ones_like(row), "token_type_ids": torch.zeros_like(row)}
 

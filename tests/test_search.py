@@ -45,7 +45,7 @@ def read(query: str, most: int = 3) -> list[str]:
     ],
 )
 def test_the_obvious_is_found_among_the_first(query: str, expected: set[str]) -> None:
-    assert expected <= set(found(query)), found(query)
+    assert expected <= set(found(query, 5)), found(query, 5)
 
 
 @pytest.mark.parametrize(

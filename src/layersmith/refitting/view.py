@@ -67,8 +67,9 @@ class SublayerView:
     fit: list[Call]
     holdout: list[Call]
     statistics: dict[str, Tensor] = field(default_factory=dict)
-    #: How many blocks follow whose outputs were kept, and (calls, n) -> what enters the n-th block after this one.
-    blocks_after: int = 0
+    #: How many streams were kept from that which enters the site's block on, and (calls, n) -> what enters the n-th
+    #: block after this one. 0 where blocks cannot be run alone.
+    streams: int = 0
     stream: Callable[[list[Call], int], list[Tensor]] = field(default=_no_stream)
     seed: int = 0
     #: What stands at the site instead of the original, in float32; nothing, but in a view made by `after`.
@@ -81,6 +82,11 @@ class SublayerView:
         self.dtype = self.fit[0].input.dtype
         self.fit = [call.in_float32() for call in self.fit]
         self.holdout = [call.in_float32() for call in self.holdout]
+
+    @property
+    def blocks_after(self) -> int:
+        """How many blocks follow whose outputs were kept."""
+        return max(0, self.streams - 2)
 
     @property
     def device(self) -> torch.device:

@@ -63,7 +63,7 @@ class Activations:
             fit=[c for i, b in enumerate(self._batches.fit[few]) for c in read(site, f"fit.{i}", b)],
             holdout=[c for i, b in enumerate(self._batches.holdout[few]) for c in read(site, f"holdout.{i}", b)],
             statistics={name: t.to(self.device) for name, t in (statistics or {}).items()},
-            blocks_after=self._blocks_after(site),
+            streams=self._streams(site),
             stream=lambda calls, blocks: self._stream(site, calls, blocks),
             seed=seed,
         )
@@ -90,9 +90,9 @@ class Activations:
         """Drop the activations of the block at work from memory."""
         self._block = None
 
-    def _blocks_after(self, site: Site) -> int:
+    def _streams(self, site: Site) -> int:
         # What leaves the last block is kept for the search windows only.
-        return max(0, self.replay.n_blocks - 2 - self.block_of(site.name)) if self.replay.exact else 0
+        return self.replay.n_blocks - self.block_of(site.name) if self.replay.exact else 0
 
     def _stream(self, site: Site, calls: list[Call], blocks: int) -> list[Tensor]:
         """What enters the block `blocks` after the site's own, on the batches of these calls."""

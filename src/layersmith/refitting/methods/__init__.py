@@ -20,6 +20,7 @@ METHODS: dict[str, str] = {
     "fused_norm": "layersmith.refitting.methods.replace.fused_norm:FuseNorm",
     "one_row": "layersmith.refitting.methods.replace.one_row:OneRowHead",
     "drop": "layersmith.refitting.methods.drop.drop:Drop",
+    "llm_drop": "layersmith.refitting.methods.drop.llm_drop:LLMDrop",
     "mean": "layersmith.refitting.methods.drop.mean:Mean",
     "linear": "layersmith.refitting.methods.fits.linear:LinearMap",
     "rank_r": "layersmith.refitting.methods.fits.rank_r:RankR",

@@ -1,12 +1,13 @@
 """Drop a sublayer: it adds nothing to the residual stream any more.
 
-Paper: arXiv 2406.15786, "What Matters in Transformers? Not All Attention is Needed". The importance of a sublayer
-there is 1 - mean cosine(stream before, stream after), over tokens, and the least important ones go in one shot, each
-with its norm (confirmed in the released code); here the measured KL of dropping it decides, and the floor "zero" of
-every site is this candidate.
+Paper: arXiv 2406.15786, "What Matters in Transformers? Not All Attention is Needed", drops each sublayer with its norm
+(confirmed in the released code). Which ones go is decided here by the measured KL of dropping them; the paper's own
+score is that of the method `llm_drop`. The floor "zero" of every site is this candidate.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from layersmith import catalogue
 from layersmith.anatomy.edit import Edit, Replacement
@@ -16,17 +17,16 @@ from layersmith.refitting.view import SublayerView
 
 class Drop(Method):
     name = "drop"
-    kinds = ("ffn", "mixer", "block")
+    kinds: ClassVar[tuple[str, ...]] = ("ffn", "mixer", "block")
     papers = ("2406.15786",)
-    missing = (
-        "the paper's score, 1 - mean cosine of the stream before and after, by which it drops many sublayers in one "
-        "shot"
-    )
     builds = ("zero",)
     default = True
     saves = ("latency", "params", "bytes", "flops", "kv")
     when_it_pays = "Late attention layers of deep decoders; it saves time, weights and cache."
-    differs = "The sublayer's own input norm goes with it where nothing else reads that norm."
+    differs = (
+        "Measured harm decides, not the paper's score. The sublayer's own input norm goes with it where nothing else "
+        "reads that norm."
+    )
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{}]
