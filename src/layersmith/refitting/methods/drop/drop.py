@@ -24,8 +24,7 @@ class Drop(Method):
     saves = ("latency", "params", "bytes", "flops", "kv")
     when_it_pays = "Late attention layers of deep decoders; it saves time, weights and cache."
     differs = (
-        "Measured harm decides, not the paper's score. The sublayer's own input norm goes with it where nothing else "
-        "reads that norm."
+        "Measured harm decides instead of the paper's score, and a sublayer's norm stays where something else reads it."
     )
 
     def options(self, view: SublayerView) -> list[Settings]:

@@ -37,7 +37,7 @@ class LLMDrop(Drop):
     ruled = "kind"
     saves = ("latency", "params", "bytes", "flops", "kv")
     requires = "blocks that can be run alone; of the last one, attention only"
-    statistics = ("inputs", "outputs", "stream")
+    statistics = ("stream",)
     when_it_pays = "As the one-shot baseline beside measured drops: it needs no run of the model for each sublayer."
     differs = ""
 
