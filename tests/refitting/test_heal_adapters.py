@@ -100,6 +100,9 @@ def test_a_derived_class_is_a_linear_map_where_it_multiplies_as_one(dtype):
     assert can_be_corrected(Spelled(6, 4).to(dtype))
     assert can_be_corrected(Spelled(6, 4, bias=False).to(dtype))
     assert not any(can_be_corrected(kind(6, 4).to(dtype)) for kind in (Choosing, Grouped))
+    packed = Spelled(6, 4)
+    packed.weight = torch.nn.Parameter(torch.ones(4, 6, dtype=torch.int8), requires_grad=False)
+    assert not can_be_corrected(packed)
 
 
 @pytest.mark.parametrize(("name", "biased"), [("llama", False), ("gpt2", True)])

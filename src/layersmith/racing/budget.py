@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from layersmith.errors import UserError
 from layersmith.model.spec import Spec, own_code, read_spec
@@ -101,7 +102,6 @@ def _entrant(
             spec = _fitted(spec, ends_of(task), quantity, amount, config.tolerance)
         cost = cost_of(spec, ends_of(task), trust_remote_code=True)
         _check_trains(rule, spec, task)
-        _check_judged(spec, task)
         if own:
             try_out(spec, task)
     except UserError as error:
@@ -149,6 +149,7 @@ def _check_trains(rule: Rule, spec: Spec, task: Task) -> None:
     with torch.random.fork_rng(devices=[]):
         model = build(spec, ends_of(task), trust_remote_code=True)
     task.check(model)
+    _check_lengths(model, task)
     try:
         rule.optimizers(model, lr=1e-3, weight_decay=0.0)
     except UserError:
@@ -157,12 +158,11 @@ def _check_trains(rule: Rule, spec: Spec, task: Task) -> None:
         raise UserError(f"{rule.name} cannot train this model: {error}.") from error
 
 
-def _check_judged(spec: Spec, task: Task) -> None:
+def _check_lengths(model: nn.Module, task: Task) -> None:
     """Raise a UserError for a model that takes no longer examples than it is trained on, where the task has such."""
     if "longer" not in task.splits:
         return
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        model = build(spec, ends_of(task), trust_remote_code=True).eval()
         batch = task.batch(torch.Generator().manual_seed(0), 1, "longer")
         try:
             model(batch.inputs)

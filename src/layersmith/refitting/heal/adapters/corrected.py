@@ -26,7 +26,7 @@ def can_be_corrected(module: nn.Module) -> bool:
     """Whether it is a linear map as torch, transformers (GPT-2's `Conv1D`, Falcon's own) or a number format have it."""
     if type(module) in (nn.Linear, *FORMATS) or type(module).__name__ == "Conv1D":
         return True
-    return isinstance(module, nn.Linear) and _multiplies(module)
+    return isinstance(module, nn.Linear) and module.weight.is_floating_point() and _multiplies(module)
 
 
 @torch.no_grad()
