@@ -30,8 +30,10 @@ float halves(const uint8_t* c, const uint16_t* s, const uint16_t* z, const float
   return dot_halves(c, s, z, apart, n, group);
 }
 void exponentials(const float* x, float* y) {
-  const Wide v = exp_of_negative(wide(x));
-  std::memcpy(y, &v, sizeof v);
+  for (int64_t i = 0; i < 16; i += WIDE) {
+    const Wide v = exp_of_negative(wide(x + i));
+    std::memcpy(y + i, &v, sizeof v);
+  }
 }
 float half(uint16_t bits) { return from_half(bits); }
 }
@@ -75,7 +77,9 @@ def test_product_of_floats(loops, size):
 def test_product_of_whole_numbers_is_exact(loops, size):
     rng = np.random.default_rng(size)
     codes, q = (rng.integers(-127, 128, size, dtype=np.int8) for _ in range(2))
-    for a, b in ((codes, q), (np.full(size, -127, np.int8), np.full(size, 127, np.int8))):
+    extremes = [(-127, 127), (-127, -127), (127, 127), (-128, 127), (-128, -127), (0, 127)]
+    full = [tuple(np.full(size, value, np.int8) for value in pair) for pair in extremes]
+    for a, b in ((codes, q), *full):
         assert loops.whole(at(a), at(b), ctypes.c_int64(size)) == a.astype(int) @ b.astype(int)
 
 

@@ -43,7 +43,7 @@ def run(request):
 
 @pytest.mark.oracle("int8_dynamic")
 @pytest.mark.parametrize("bias", [None, torch.linspace(-3, 3, 7)], ids=["plain", "bias"])
-@pytest.mark.parametrize(("rows", "width"), [(1, 5), (3, 16), (40, 37)])
+@pytest.mark.parametrize(("rows", "width"), [(1, 5), (3, 16), (6, 16), (40, 37), (205, 1500)])
 def test_by_loops(run, rows, width, bias):
     torch.manual_seed(0)
     weight, x = torch.randn(7, width), outlying(rows, width)

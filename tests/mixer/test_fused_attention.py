@@ -7,9 +7,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from layersmith.kernels import causal
 from layersmith.mixer import fused_attention
 from layersmith.mixer.fused_attention import FusedAttention
-from layersmith.mixer.shared import key_values, staircase
+from layersmith.mixer.shared import key_values
 from layersmith.mixer.shared.rope import rotary_table, rotate
 from layersmith.mixer.shared.turning import turn, turning_rows
 from layersmith.mixer.softmax import SoftmaxAttention
@@ -133,26 +134,26 @@ def test_turning_is_rotating(size, interleaved):
 
 @torch.no_grad()
 @pytest.mark.oracle("fused_attention")
-@pytest.mark.parametrize("tokens", [staircase.FEWEST, 2 * staircase.STEP + 1, 3 * staircase.STEP + 40])
+@pytest.mark.parametrize("tokens", [causal.FEWEST, 2 * causal.STEP + 1, 3 * causal.STEP + 40])
 @pytest.mark.parametrize("config", CONFIGS[:3])
-def test_in_steps_it_equals_softmax_attention(config, tokens, monkeypatch):
+def test_without_the_upper_half_it_equals_softmax_attention(config, tokens, monkeypatch):
     plain, fused = pair(config)
     x = torch.randn(2, tokens, 16, dtype=torch.float64)
     taken = []
 
     def watched(*given):
         taken.append(given[0].shape[2])
-        return staircase.attend_in_steps(*given)
+        return causal.causal_attention(*given)
 
-    monkeypatch.setattr(fused_attention, "attend_in_steps", watched)
+    monkeypatch.setattr(fused_attention, "causal_attention", watched)
     close(fused(x)[0], plain(x)[0])
     assert taken == [tokens]
 
 
-def test_steps_are_not_taken_where_something_else_is_asked_for(monkeypatch):
-    """Training, padding, windows, a text after another one, and texts on which they do not pay."""
-    monkeypatch.setattr(fused_attention, "attend_in_steps", lambda *given: pytest.fail("taken in steps"))
-    tokens = 2 * staircase.STEP
+def test_it_is_not_asked_where_something_else_is_wanted(monkeypatch):
+    """Training, padding, windows, a text after another one, and texts on which steps do not pay."""
+    monkeypatch.setattr(fused_attention, "causal_attention", lambda *given: pytest.fail("asked"))
+    tokens = 2 * causal.STEP
     x = torch.randn(1, tokens, 16, dtype=torch.float64)
     _, fused = pair({})
     fused(x)  # gradients are on
@@ -160,7 +161,7 @@ def test_steps_are_not_taken_where_something_else_is_asked_for(monkeypatch):
         padded = torch.ones(1, tokens, dtype=torch.bool)
         padded[0, 0] = False
         fused(x, mask=padded)
-        _, state = fused(x[:, : staircase.FEWEST - 1])
+        _, state = fused(x[:, : causal.FEWEST - 1])
         fused(x, state)
         pair({"window": 5})[1](x)
         pair({"causal": False})[1](x)
@@ -168,9 +169,9 @@ def test_steps_are_not_taken_where_something_else_is_asked_for(monkeypatch):
 
 
 @torch.no_grad()
-def test_steps_count_as_the_whole_square():
+def test_it_counts_as_the_whole_square():
     plain, fused = pair({"n_kv_heads": 2})
-    x = torch.randn(2, 3 * staircase.STEP, 16, dtype=torch.float64)
+    x = torch.randn(2, 3 * causal.STEP, 16, dtype=torch.float64)
     counted = []
     for module in (plain, fused):
         # The counter knows no CPU flash-attention kernel; the plain one does the same products.

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from layersmith.contract import State
 from layersmith.kernels import cached
+from layersmith.kernels.causal import causal_attention, pays
 from layersmith.kernels.one_row import linear_of
 from layersmith.mixer.shared.key_values import one_longer, rooms_for_one
 from layersmith.mixer.shared.rope import rotary_table, rotate, token_positions
-from layersmith.mixer.shared.staircase import attend_in_steps, pays
 from layersmith.mixer.shared.turning import turn, turning_rows, turning_table
 from layersmith.mixer.softmax import SoftmaxAttention
 
@@ -117,8 +117,8 @@ class FusedAttention(SoftmaxAttention):
         return self.o(y), new
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
-        if self.causal and real is None and self.window is None and not self.log_length and pays(q, k):
-            return attend_in_steps(q, k, v, self.scale)
+        if self.causal and real is None and self.window is None and not self.log_length and pays(q, k, v):
+            return causal_attention(q, k, v, self.scale)
         return super().attend(q, k, v, real)
 
     def _is_plain(self) -> bool:

@@ -25,7 +25,7 @@ void turned(const float* x, const float* angles, int64_t size, int64_t width, bo
   std::memcpy(to + size, x + size, (width - size) * sizeof(float));
 }
 
-// Scores become weights that add up to 1 over `tokens` places; the memory goes on to a multiple of 16.
+// Scores become weights that add up to 1 over `tokens` places; the memory goes on to a multiple of WIDE.
 void softmax(float* scores, int64_t tokens) {
   float most = -std::numeric_limits<float>::infinity();
   for (int64_t t = 0; t < tokens; ++t) most = std::max(most, scores[t]);
@@ -37,11 +37,11 @@ void softmax(float* scores, int64_t tokens) {
     std::memcpy(scores + t, &weights, sizeof weights);
     all += weights;
   }
-  const float share = 1.0f / sum(all);
+  const float share = 1.0f / sum_wide(all);
   for (int64_t t = 0; t < tokens; ++t) scores[t] *= share;
 }
 
-// y = sum over the tokens of their weight times their value, sixteen channels at a time.
+// y = sum over the tokens of their weight times their value, WIDE channels at a time.
 void weigh(const float* weights, const float* values, int64_t tokens, int64_t width, float* y) {
   for (int64_t i = 0; i < width; i += WIDE) {
     const int64_t count = std::min(WIDE, width - i);

@@ -32,7 +32,7 @@ inline void store(float* to, Lanes v, int64_t count = LANES) {
 }
 
 inline Lanes broadcast(float value) {
-  return Lanes{} + value;
+  return value - Lanes{};  // nothing taken off is no operation; nothing added is one, which turns -0 into 0
 }
 
 inline float sum(Lanes v) {
