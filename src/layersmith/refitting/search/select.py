@@ -30,6 +30,8 @@ from layersmith.report.units import apart
 MARGIN = 0.02
 #: A mix this much faster than asked gave quality away: the limit is loosened and the search runs again.
 SLACK = 0.015
+#: The last measurement may differ by this share. A mix nearer to the budget is taken where no other meets it.
+GUARD = MARGIN / 4
 #: Seconds that timing one mix may take, within bounds on its rounds: noise here is lost quality or a missed budget.
 CLOCK_SECONDS, CLOCK_ROUNDS = 5.0, (15, 60)
 DIVERSE = 4
@@ -93,7 +95,7 @@ class _Search:
     def by_clock(self) -> Selection:
         """Correct the limit until the whole model meets the budget, without giving quality away."""
         bound = self.budget["latency"]
-        target = bound * (1 - MARGIN)
+        target, sure = bound * (1 - MARGIN), bound * (1 - GUARD)
         fastest = best_reachable(self.menu, "latency", self.limits_but_latency())
         if fastest is None:
             raise UserError(cannot_meet(self.menu, self.costs, self.budget))
@@ -108,8 +110,8 @@ class _Search:
             found = self.within({**self.budget, "latency": told})
             if found is None or found.latency_ratio is None:
                 break
-            best = found if best is None else _better(best, found)
-            if target * (1 - SLACK) <= found.latency_ratio <= bound:
+            best = found if best is None else _better(best, found, sure)
+            if target * (1 - SLACK) <= found.latency_ratio <= sure:
                 break
             before, tighter = told, 1.0 if attempt + 1 < ATTEMPTS else 1 - MARGIN
             told = max(least, to_predict(tighter * target, gain(self.predicted_share(found), found.latency_ratio)))
@@ -207,13 +209,12 @@ def uniform_within(uniform: list[Solution], limits: dict[str, float], found: lis
     ]
 
 
-def _better(a: Selection, b: Selection) -> Selection:
-    """Of two that meet the budget, the one closer to the original; else the one that meets it; else the faster."""
-    if a.meets_budget and b.meets_budget:
+def _better(a: Selection, b: Selection, sure: float) -> Selection:
+    """Of two that are sure to meet the budget, the one closer to the original; else the faster."""
+    ratios = [math.inf if each.latency_ratio is None else each.latency_ratio for each in (a, b)]
+    if max(ratios) <= sure:
         return min(a, b, key=lambda s: s.joint_divergence)
-    if a.meets_budget or b.meets_budget:
-        return a if a.meets_budget else b
-    return min(a, b, key=lambda s: s.latency_ratio or 0.0)
+    return a if ratios[0] <= ratios[1] else b
 
 
 def cannot_meet(

@@ -21,7 +21,10 @@ class Int8DynamicWeights(Method):
     everywhere = True
     saves = ("latency", "bytes")
     requires = "weight matrices"
-    when_it_pays = "Latency and bytes at almost no loss, on a processor that multiplies int8 (VNNI, AMX, a GPU)."
+    when_it_pays = (
+        "Latency and bytes at almost no loss, on a processor that multiplies int8 (VNNI, AMX, a GPU); with AVX2 alone "
+        "it saves less latency, most of it where rows are few."
+    )
     missing = "the columns of outliers that stay in half precision"
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
