@@ -5,7 +5,8 @@
 For each shape and number of rows five steps are interleaved in one run: float32, `int8_dynamic` with the compiled
 kernel, the same by its reference in plain torch, torch's bare integer product (neither rounding nor rescaling: what
 there is to reach), and `bf16`. Figures are the median over rounds of a step's time to float32's in the same round.
-`kernel_gain` is reference / kernel. Writes results/int8_linear.csv.
+`kernel_gain` is reference / kernel. Writes results/int8_linear.csv, or another name: a processor of another kind has
+figures of its own.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ ROWS = (1, 16, 512)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--name", default="int8_linear", help="of the file under results")
     arguments = parser.parse_args()
     if not native.loaded():
         raise SystemExit("The kernels have not been built here: run `layersmith compile` first.")
     rows = [measured(d_out, d_in, n, arguments.rounds) for d_out, d_in in SHAPES for n in ROWS]
-    print(save_csv("int8_linear", rows, environment()))
+    print(save_csv(arguments.name, rows, environment()))
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from layersmith.ffn.mglu import MGLU
 from layersmith.ffn.poly_norm import PolyNorm
 from layersmith.ffn.poly_relu import PolyReLU
 from layersmith.ffn.shared.tree import descend
-from layersmith.kernels import cached, chosen, gated, gather, int8, one_row
+from layersmith.kernels import cached, causal, chosen, gated, gather, int8, one_row
 from layersmith.linear.quantized import QuantizedLinear
 from layersmith.mixer.shared.turning import turn, turning_table
 from layersmith.norm.dyt import DyT
@@ -190,7 +190,20 @@ def _packed(part: QuantizedLinear, x: Tensor) -> list[Case]:
 
 
 def attention() -> list[Case]:
-    return [_attention(slots) for slots in (128, 1024)]
+    return [*[_attention(slots) for slots in (128, 1024)], *[_causal(tokens) for tokens in (64, 512, 2048)]]
+
+
+def _causal(tokens: int) -> Case:
+    """As many tokens over themselves; heads lie beside one another in a token's row, as products leave them."""
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return causal.causal_attention(q, k, v, None)
+
+    def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+    q, k, v = (torch.randn(1, tokens, heads, HEAD).transpose(1, 2) for heads in (HEADS, KV_HEADS, KV_HEADS))
+    return Case("causal_attention", f"{tokens} tokens", kernel, reference, (q, k, v))
 
 
 def _attention(slots: int) -> Case:

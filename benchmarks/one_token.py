@@ -8,7 +8,8 @@ reference, which unpacks), torch's `_weight_int8pack_mm` and `bf16`. Every call 
 many as are twice the size of the last cache together, so weights come from memory as they do in a model. `bound` is the
 share of a kernel's time that its bytes take at the read bandwidth measured first (the sum of a large tensor, on one
 thread and on all).
-`gain` columns are torch's best / kernel. Writes results/one_token.csv.
+`gain` columns are torch's best / kernel. Writes results/one_token.csv, or another name: a processor of another kind has
+figures of its own.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--name", default="one_token", help="of the file under results")
     arguments = parser.parse_args()
     if not native.loaded():
         raise SystemExit("The kernels have not been built here: run `layersmith compile` first.")
@@ -54,7 +56,7 @@ def main() -> None:
     rows = [measured(d_out, d_in, arguments.rounds, bandwidth[arguments.threads]) for d_out, d_in in SHAPES]
     for row in rows:
         row |= {f"GB/s, {threads} threads": found / 1e9 for threads, found in bandwidth.items()}
-    print(save_csv("one_token", rows, environment()))
+    print(save_csv(arguments.name, rows, environment()))
 
 
 def read_bandwidth(threads: int, size: int = 400 << 20) -> float:

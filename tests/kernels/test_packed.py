@@ -50,6 +50,33 @@ def test_one_row_by_hand(bits, group, d_in, d_out, bias, way, monkeypatch):
 
 
 @torch.no_grad()
+@pytest.mark.oracle("quantized")
+@pytest.mark.parametrize("way", ["compiled", "plain"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("bits", "group", "d_in", "d_out"), [case for case in CASES if case[0] == 4])
+def test_one_rounded_row_by_hand(bits, group, d_in, d_out, bias, way, monkeypatch):
+    torch.manual_seed(0)
+    offset = torch.randn(d_out) if bias else None
+    made = QuantizedLinear.from_weight(torch.randn(d_out, d_in), bits, group, offset)
+    part = QuantizedLinear(d_in, d_out, bits, group, bias, input_bits=8)
+    part.load_state_dict(made.state_dict())
+    x = torch.randn(1, 1, d_in)
+    x[..., 3] = 100.0  # the rest of its group is lost, and no other
+    served = []
+    run = packed.packed_row_int8
+    monkeypatch.setattr(packed, "packed_row_int8", lambda *args: served.append(1) or run(*args))
+    if way == "plain":
+        monkeypatch.setattr(native, "_load", lambda: False)
+    got = part(x)
+    assert len(served) == (way == "compiled")
+    groups = x.double().unflatten(-1, (-1, group))
+    step = groups.abs().amax(-1, keepdim=True) / 127
+    want = by_hand(part, ((groups / step).round() * step).flatten(-2))
+    torch.testing.assert_close(got.double(), want, atol=2e-6 * float(want.abs().max()), rtol=0)
+    assert (want - by_hand(part, x)).norm() > 1e-4 * want.norm()
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("bits", "group", "d_in", "d_out"), CASES)
 def test_unpacked_is_the_matrix_bit_by_bit(bits, group, d_in, d_out):
     part = QuantizedLinear(d_in, d_out, bits, group)
@@ -62,6 +89,9 @@ def test_what_the_kernel_does_not_take_is_the_reference_s(monkeypatch):
         raise AssertionError("not for the kernel")
 
     monkeypatch.setattr(packed, "packed_row", refuse)
+    monkeypatch.setattr(packed, "packed_row_int8", refuse)
+    for config in ({"bits": 8, "group_size": 32}, {"bits": 4, "group_size": 16}):
+        QuantizedLinear(64, 8, **config, input_bits=8)(torch.randn(1, 64))
     for config in ({"bits": 3, "group_size": 32}, {"bits": 4, "group_size": 16}, {"bits": 8, "group_size": 8}):
         part, x = QuantizedLinear(64, 8, **config), torch.randn(1, 64)
         torch.testing.assert_close(part(x).double(), x.double() @ part.dense_weight().double().T, atol=1e-5, rtol=0)
@@ -75,9 +105,9 @@ def test_what_the_kernel_does_not_take_is_the_reference_s(monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("bits", [8, 4])
-def test_equal_bits_for_every_number_of_threads(bits):
-    part, x = QuantizedLinear(576, 3000, bits, 64), torch.randn(1, 576)
+@pytest.mark.parametrize(("bits", "input_bits"), [(8, None), (4, None), (4, 8)])
+def test_equal_bits_for_every_number_of_threads(bits, input_bits):
+    part, x = QuantizedLinear(576, 3000, bits, 64, input_bits=input_bits), torch.randn(1, 576)
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
@@ -94,7 +124,12 @@ def test_torch_s_rules_for_operators():
     rules = ("test_schema", "test_faketensor")
     arguments = (torch.randn(1, 64), *stored, None, 4)
     library.opcheck(torch.ops.layersmith.packed_row.default, arguments, test_utils=rules)
+    library.opcheck(torch.ops.layersmith.packed_row_int8.default, arguments[:-1], test_utils=rules)
     library.opcheck(torch.ops.layersmith.unpacked.default, (*stored, 4), test_utils=rules)
-    with FlopCounterMode(display=False) as counter:
-        torch.ops.layersmith.packed_row(*arguments)
-    assert counter.get_total_flops() == 2 * 6 * 64
+    for run in (
+        lambda: torch.ops.layersmith.packed_row(*arguments),
+        lambda: torch.ops.layersmith.packed_row_int8(*arguments[:-1]),
+    ):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        assert counter.get_total_flops() == 2 * 6 * 64

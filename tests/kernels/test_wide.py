@@ -15,7 +15,7 @@ import pytest
 from layersmith.kernels import native
 
 WRAPPERS = """
-#include "wide.h"
+#include "halves.h"
 #include <cstdio>
 using namespace layersmith;
 extern "C" {
@@ -28,6 +28,12 @@ float halves(const uint8_t* c, const uint16_t* s, const uint16_t* z, const float
   float apart[4096];
   halves_apart(x, apart, n);
   return dot_halves(c, s, z, apart, n, group);
+}
+float halves_int8(const uint8_t* c, const uint16_t* s, const uint16_t* z, const float* x, int64_t n, int64_t group) {
+  int8_t q[4096];
+  float step[128], sum[128];
+  round_groups(x, n, group, q, step, sum);
+  return dot_halves_int8(c, s, z, q, step, sum, n, group);
 }
 void exponentials(const float* x, float* y) {
   for (int64_t i = 0; i < 16; i += WIDE) {
@@ -55,7 +61,7 @@ def loops(request, tmp_path_factory):
     include = ["-I", str(native.FOLDER / "shared")]
     subprocess.run([*command, *include, "-o", str(folder / "wide.so"), str(folder / "wrappers.cpp")], check=True)
     library = ctypes.CDLL(str(folder / "wide.so"))
-    for name in ("floats", "bytes", "halves", "half"):
+    for name in ("floats", "bytes", "halves", "halves_int8", "half"):
         getattr(library, name).restype = ctypes.c_float
     return library
 
@@ -95,6 +101,35 @@ def test_product_with_packed_codes(loops, bits, group, groups):
     terms = (codes - np.repeat(zero.astype(float), group)) * np.repeat(scale.astype(float), group) * x
     got = product(at(stored), at(scale), at(zero), at(x), ctypes.c_int64(size), ctypes.c_int64(group))
     assert got == pytest.approx(terms.sum(), abs=1e-6 * np.abs(terms).sum())
+
+
+@pytest.mark.parametrize(("group", "groups"), [(32, 1), (32, 8), (32, 18), (64, 9), (128, 5)])
+def test_product_of_packed_codes_with_whole_numbers(loops, group, groups):
+    rng = np.random.default_rng(group * groups)
+    size = group * groups
+    codes = rng.integers(0, 16, size, dtype=np.uint8)
+    codes[:group] = 15  # the largest sums there are
+    scale, zero = (rng.uniform(0.01, 9, groups).astype(np.float16) for _ in range(2))
+    x = (rng.standard_normal((groups, group)) * rng.uniform(0.1, 50, (groups, 1))).astype(np.float32)
+    x[0] = 3.0
+    x[-1] = -2.0 if groups > 1 else 3.0
+    step = np.abs(x).max(1, keepdims=True).astype(float) / 127
+    rounded = np.rint(x.astype(float) / step) * step
+    weight = (codes.reshape(groups, group) - zero.astype(float)[:, None]) * scale.astype(float)[:, None]
+    terms, stored = weight * rounded, codes[0::2] | codes[1::2] << 4
+    got = loops.halves_int8(at(stored), at(scale), at(zero), at(x), ctypes.c_int64(size), ctypes.c_int64(group))
+    assert got == pytest.approx(terms.sum(), abs=2e-6 * np.abs(terms).sum())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_whole_numbers_do_not_hide_what_is_not_finite(loops, value):
+    codes, x = np.full(32, 0x53, np.uint8), np.ones(64, np.float32)
+    scale, zero = np.ones(2, np.float16), np.ones(2, np.float16)
+    size = ctypes.c_int64(64), ctypes.c_int64(32)
+    assert np.isfinite(loops.halves_int8(at(codes), at(scale), at(zero), at(x), *size))
+    x[40] = value
+    assert not np.isfinite(loops.halves_int8(at(codes), at(scale), at(zero), at(x), *size))
+    assert loops.halves_int8(at(codes), at(scale), at(zero), at(np.zeros(64, np.float32)), *size) == 0
 
 
 def test_exponentials_of_what_is_not_positive(loops):

@@ -90,6 +90,40 @@ def test_forward_is_the_dense_map_of_the_dequantised_matrix(bits):
     torch.testing.assert_close(part(x), Dense.from_weight(part.dense_weight(), bias)(x))
 
 
+@pytest.mark.oracle("quantized")
+@pytest.mark.parametrize("bits", BITS)
+def test_inputs_are_rounded_group_by_group_of_every_token(bits):
+    torch.manual_seed(0)
+    bias = torch.randn(6)
+    made = QuantizedLinear.from_weight(torch.randn(6, 16), bits, 8, bias)
+    part = QuantizedLinear(16, 6, bits, 8, True, input_bits=8)
+    part.load_state_dict(made.state_dict())
+    x = torch.randn(2, 3, 16)
+    x[0, 0, 3], x[1, 1] = 500.0, 0.0
+    rounded = torch.zeros_like(x, dtype=torch.double)
+    for b in range(2):
+        for t in range(3):
+            for start in (0, 8):
+                values = x[b, t, start : start + 8].double()
+                step = float(values.abs().max()) / 127 or 1.0
+                rounded[b, t, start : start + 8] = torch.tensor([round(float(v) / step) * step for v in values])
+    want = rounded @ part.dense_weight().double().T + bias.double()
+    torch.testing.assert_close(part(x).double(), want, rtol=1e-4, atol=1e-4)
+    alone = torch.stack([torch.stack([part(token[None])[0] for token in row]) for row in x])
+    torch.testing.assert_close(part(x), alone)
+    assert torch.equal(part.double()(x.double()), made.double()(x.double()))  # never rounded there
+
+
+def test_gradients_pass_straight_through_the_rounding_of_inputs():
+    part = QuantizedLinear(16, 6, 4, 8, input_bits=8)
+    x = torch.randn(2, 16, requires_grad=True)
+    y = part(x)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, part.dense_weight().sum(0).expand(2, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(part(x), y)
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_storage_is_really_small(bits):
     part = QuantizedLinear(64, 48, bits, group_size=32)
@@ -159,6 +193,7 @@ def test_weights_that_no_grid_holds_are_refused(value):
             "group_size=128 does not divide d_in=576. The largest group size below it that does is 96",
         ),
         ({"group_size": 0}, "group_size must be a positive integer"),
+        ({"input_bits": 4}, "input_bits must be 8 or None, not 4"),
     ],
 )
 def test_bad_configuration_is_refused(config, message):

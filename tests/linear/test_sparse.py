@@ -30,7 +30,7 @@ def test_two_four_keeps_the_two_largest_of_four_neighbours():
 
 
 def by_hand(block):
-    """The best 4 x 4 pattern by going through all 2^16 masks of which rows and columns hold two each."""
+    """The best 4 x 4 pattern by going through all 6^4 masks whose rows hold two each."""
     best, found = -1.0, None
     pairs = list(itertools.combinations(range(4), 2))
     for rows in itertools.product(pairs, repeat=4):

@@ -22,7 +22,7 @@ def by_loops(m: BiRWKV, x: torch.Tensor) -> torch.Tensor:
         for c in range(width):
             top = norm = 0.0
             for s in range(tokens):
-                fading = math.exp(float(m.log_fading[c])) / tokens
+                fading = float(m.fading[c]) / tokens
                 exponent = m.own[c] if s == t else -(abs(t - s) - 1) * fading
                 weight = math.exp(float(k[s, c] + exponent))
                 top, norm = top + weight * float(v[s, c]), norm + weight
@@ -38,6 +38,7 @@ def test_equals_the_quadratic_sum(tokens):
     m = BiRWKV(5).double()
     for parameter in (m.own, m.mix):
         parameter.normal_()
+    m.fading.copy_(torch.tensor([-5.0, -0.3, 0.0, 2.0, 20.0]))  # far tokens may count for more, too
     x = torch.randn(2, tokens, 5, dtype=torch.float64)
     want = torch.stack([by_loops(m, row) for row in x])
     torch.testing.assert_close(m(x)[0], want, atol=1e-12, rtol=0)
@@ -48,7 +49,7 @@ def test_equals_the_quadratic_sum(tokens):
 def test_without_fading_it_is_one_softmax_over_the_sequence():
     torch.manual_seed(0)
     m = BiRWKV(6).double()
-    m.log_fading.fill_(-80.0)
+    m.fading.zero_()
     m.mix.fill_(1.0)
     x = torch.randn(1, 20, 6, dtype=torch.float64)
     mean = (m.k(x).softmax(1) * m.v(x)).sum(1, keepdim=True)

@@ -108,3 +108,10 @@ def test_fitted_to_trained_attention_the_error_falls_with_the_rank():
         errors.append(float(loss.detach()))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.8 * errors[0]
+
+
+def test_mixtures_of_unit_tokens_start_near_unit_size():
+    torch.manual_seed(0)
+    part = Linformer(8, 2, length=1024, rank=8)
+    for mixture in (part.e, part.f):
+        assert (mixture @ torch.randn(1024, 64)).std().item() == pytest.approx(1.0, rel=0.2)

@@ -10,10 +10,13 @@ stack of layers, whatever T.
 Shapes: x (B, T, D) -> y (B, T, D); A (N, D, D), B (N - 1, D, D). State: that of every layer at every time, "0.1.k" for
 layer 1 at time 0: feedback comes from the same token, at the time before.
 
-Paper: "Recurrent Feedback Improves Recognition of Partially Occluded Objects", whose network is called BLT. The sum of
-what comes from below, from beside and from above is the paper's; form from memory.
-Differs from the paper: any layers in place of convolutions with ReLU and norm; lateral and top-down maps read one token
-each, not its neighbours; the answer at earlier times is not read out.
+Paper: "Recurrent Feedback Improves Recognition of Partially Occluded Objects", whose network is called BLT. That
+what comes from below, from beside and from above is added up, and from when, is confirmed in an earlier release of its
+first author (mrernst/reconnet).
+Differs from the paper: any layers in place of convolutions with ReLU and norm, so that the sum stands before the whole
+layer (there behind its convolution), and what is fed back is its output (there what norm and ReLU have yet to read);
+the maps start as zeros; lateral and top-down maps read one token each, not its neighbours; the answer at earlier times
+is not read out.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     y = h_N,   or with mix_output a last such sum over h_0 .. h_N
 
 Softmax weights are convex. With "start" "last" w_n begins as (0, .., 0, 1), with "uniform" as zeros. Free weights (0,
-.., 0, 1) are a plain stack of layers exactly; softmax weights come to it as the last w grows. The paper's layers leave
-the stream out at the mixer: `series` with residual {"mixer": [0, 1], "ffn": [1, 1]}.
+.., 0, 1) are a plain stack of layers exactly; softmax weights come to it as the last w grows. The layers of the paper's
+base variant leave the stream out at the mixer: `series` with residual {"mixer": [0, 1], "ffn": [1, 1]}.
 
 Shapes: x (B, T, D) -> h_n (B, T, D) -> y (B, T, D); w_n (n), from n = 2 on. State: that of every layer, "1.k" for the
 second.
@@ -13,7 +13,9 @@ second.
 Papers: Georges Gabriel Charpentier & Samuel 2023, "Not all layers are equally as important: Every Layer Counts BERT".
 Confirmed in the authors' code (ltgoslo/elc-bert): softmax of w_n, its start, and its variants with zeros and with a
 weighted output. Free weights: Pagliardini et al. 2024, "DenseFormer", arXiv 2402.02622.
-Differs from the papers: the first layer has nothing to choose among, and no weight.
+Differs from the papers: the first layer has nothing to choose among, and no weight; in the variants with zeros and with
+a weighted output the feed-forward also reads the stream that is left out, for which there is no arrangement here, and
+the weighted output starts uniform.
 """
 
 from __future__ import annotations

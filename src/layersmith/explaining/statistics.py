@@ -134,13 +134,16 @@ def _of_sublayer(seen: BlockRows, site: Site, threshold: float) -> Figures:
 
 
 def _position(subject: Subject, seen: BlockRows) -> float | None:
-    """Of rows of one length without padding, on which positions and contexts cross; None where there are no two."""
+    """Of rows of one length without padding, on which positions and contexts cross; None where there are no two.
+
+    Without the first token, which many models use as a sink.
+    """
     streams = [t for t in seen.leaving if t is not None]
     kept = [t for t in streams if t.shape[1] == streams[0].shape[1]]
     padded = any("attention_mask" in batch and not batch["attention_mask"].all() for batch in subject.fit)
-    if padded or not kept or sum(len(t) for t in kept) < 2:
+    if padded or not kept or sum(len(t) for t in kept) < 2 or kept[0].shape[1] < 3:
         return None
-    return shares(torch.cat(kept))["position"]
+    return shares(torch.cat(kept)[:, 1:])["position"]
 
 
 def _token(subject: Subject, rows: dict[str, Tensor], row: int) -> str | None:

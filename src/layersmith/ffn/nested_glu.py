@@ -7,9 +7,11 @@ layer of a model may run at a width of its own, and `sliced` is an ordinary `glu
 
 Shapes: x (..., D) -> hidden (..., m) -> y (..., D).
 
-Paper: Devvrit et al. 2023, "MatFormer: Nested Transformer for Elastic Inference", arXiv 2310.07707. Not confirmed, from
-memory: widths of an eighth, a quarter, a half and the whole, and that one is drawn uniformly.
-Differs from the paper: every layer draws for itself, where the paper draws one width for all layers of a step.
+Paper: Devvrit et al. 2023, "MatFormer: Nested Transformer for Elastic Inference", arXiv 2310.07707. Confirmed in the
+released code (RAIVNLab/MatFormer-OLMo): first rows and columns, widths of an eighth, a quarter, a half and the whole.
+That one is drawn uniformly is said of the paper; that code adds up the gradients of all four in every step.
+Differs from the paper: every layer draws for itself, where the paper draws one width for all layers of a step; gated,
+where the paper's feed-forward has two matrices.
 """
 
 from __future__ import annotations

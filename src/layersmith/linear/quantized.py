@@ -9,6 +9,12 @@ It is smaller, and faster where a token at a time is written: at 8 and 4 bits a 
 the packed matrix and nothing else. For several tokens, and wherever the kernel does not serve, the whole matrix is
 unpacked in 32-bit floats at every call, for the same product as a dense map.
 
+With `input_bits=8` x is rounded too, to 255 levels with a step for every group of every token, so that one outlier
+costs its own group's precision and nobody else's; at 4 bits the kernel for one token is then about twice as fast. In
+float64 x is never rounded: that is the map which checks compare with. Gradients pass straight through the rounding.
+
+    step[t, g] = max_{i in g} |x[t, i]| / 127,   x[t, i] ~ step[t, g] round(x[t, i] / step[t, g])
+
 Paper: round to nearest is the plain baseline of Frantar et al. 2022, "GPTQ", arXiv 2210.17323; a method that picks
 better codes for the same grid stores them with `from_codes`.
 Differs from the paper: scale and zero are stored in fp16, as raw 16-bit patterns in integer buffers so that
@@ -24,6 +30,8 @@ from torch import Tensor, nn
 from layersmith.contract import Cost, Linear, require_positive, stored_bytes
 from layersmith.kernels import packed as kernel
 
+#: Levels of inputs on either side of 0, and the size as which smaller inputs are rounded, so that zeros divide nothing.
+TOP, SMALLEST = 127, 1e-30
 #: bits -> (codes in a word, bytes of that word)
 WORDS = {8: (1, 1), 4: (2, 1), 3: (8, 3), 2: (4, 1)}
 
@@ -62,6 +70,13 @@ def nearest_codes(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Ten
     return codes.clamp(0, 2**bits - 1).to(torch.uint8).flatten(-2)
 
 
+def rounded_inputs(x: Tensor, group_size: int) -> Tensor:
+    """x (..., n) on 255 levels, a step for every group of `group_size` of every token."""
+    groups = x.float().unflatten(-1, (-1, group_size))
+    largest = groups.abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
+    return ((groups * (TOP / largest)).round() * (largest / TOP)).flatten(-2).to(x.dtype)
+
+
 class QuantizedLinear(Linear):
     """y = dequantised(W) x + b. A new one holds random weights rounded to the grid; only the bias is trainable.
 
@@ -69,6 +84,7 @@ class QuantizedLinear(Linear):
     bits          8, 4, 3 or 2
     group_size    inputs that share a scale and a zero; divides d_in
     bias          add b
+    input_bits    8: x is rounded, group by group; None: it is taken as it is
     """
 
     name = "quantized"
@@ -77,18 +93,28 @@ class QuantizedLinear(Linear):
     scale_bits: Tensor
     zero_bits: Tensor
 
-    def __init__(self, d_in: int, d_out: int, bits: int = 4, group_size: int = 64, bias: bool = False):
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        bits: int = 4,
+        group_size: int = 64,
+        bias: bool = False,
+        input_bits: int | None = None,
+    ):
         super().__init__()
         require_positive(QuantizedLinear, d_in=d_in, d_out=d_out, bits=bits, group_size=group_size)
         if bits not in WORDS:
             raise ValueError(f"QuantizedLinear: bits must be one of {sorted(WORDS)}, not {bits}.")
+        if input_bits not in (None, 8):
+            raise ValueError(f"QuantizedLinear: input_bits must be 8 or None, not {input_bits}.")
         if d_in % group_size:
             best = max(g for g in range(1, group_size + 1) if d_in % g == 0)
             raise ValueError(
                 f"QuantizedLinear: group_size={group_size} does not divide d_in={d_in}. The largest group size below "
                 f"it that does is {best}."
             )
-        self.d_out, self.bits, self.group_size = d_out, bits, group_size
+        self.d_out, self.bits, self.group_size, self.input_bits = d_out, bits, group_size, input_bits
         self.has_kernel = kernel.fits(bits, group_size)
         weight = nn.init.kaiming_uniform_(torch.empty(d_out, d_in), a=5**0.5)  # as nn.Linear
         scale, zero = rtn_grid(weight, bits, group_size)
@@ -112,11 +138,17 @@ class QuantizedLinear(Linear):
 
     @classmethod
     def from_codes(
-        cls, codes: Tensor, scale: Tensor, zero: Tensor, bits: int, bias: Tensor | None = None
+        cls,
+        codes: Tensor,
+        scale: Tensor,
+        zero: Tensor,
+        bits: int,
+        bias: Tensor | None = None,
+        input_bits: int | None = None,
     ) -> QuantizedLinear:
         """From codes (d_out, d_in) that a method chose, on the grid `scale`, `zero` (d_out, d_in / group_size)."""
         d_out, d_in = codes.shape
-        part = cls(d_in, d_out, bits, d_in // scale.shape[1], bias is not None)
+        part = cls(d_in, d_out, bits, d_in // scale.shape[1], bias is not None, input_bits)
         return part._store(codes.to(torch.uint8), scale.half(), zero.half(), bias)
 
     def _store(self, codes: Tensor, scale: Tensor, zero: Tensor, bias: Tensor | None) -> QuantizedLinear:
@@ -149,8 +181,13 @@ class QuantizedLinear(Linear):
         return ((codes - self.zero.float()[..., None]) * self.scale.float()[..., None]).flatten(-2)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.has_kernel and kernel.serves_row(x, self.bias):
-            return kernel.packed_row(x, self.packed, self.scale_bits, self.zero_bits, self.bias, self.bits)
+        rounds = self.input_bits is not None and x.dtype != torch.float64
+        if self.has_kernel and not (rounds and self.bits != 4) and kernel.serves_row(x, self.bias):
+            held = self.packed, self.scale_bits, self.zero_bits, self.bias
+            return kernel.packed_row_int8(x, *held) if rounds else kernel.packed_row(x, *held, self.bits)
+        if rounds:
+            rounded = rounded_inputs(x.detach(), self.group_size)
+            x = x + (rounded - x.detach()) if x.requires_grad else rounded
         return F.linear(x, self.dense_weight().to(x.dtype), self.bias)
 
     def cost(self, batch: int = 1, tokens: int = 1) -> Cost:

@@ -5,16 +5,18 @@
     m_t  = ( sum_{s != t} e^{k_s - (|t - s| - 1) w / n} v_s + e^{u + k_t} v_t ) / ( the same without v )
     y_t  = W_o (sigmoid(r_t) * m_t)
 
-with w > 0 and u learned per feature and n the number of tokens, so that the fading spans a picture or a text of any
-size. Two sums that run along, one in each direction (`shared/running.py`): linear but for a factor log2(T). Not causal:
-a state is refused. Padding is moved out of the way and does not count in n.
+with w and u learned per feature and n the number of tokens, so that the fading spans a picture or a text of any size; a
+w below 0 looks far. Two sums that run along, one in each direction (`shared/running.py`): linear but for a factor
+log2(T). Not causal: a state is refused. Padding is moved out of the way and does not count in n.
 
 Shapes: x (B, T, D) -> r, k, v (B, T, D) -> y (B, T, D).
 
 Papers: Fei et al. 2024, "Diffusion-RWKV: Scaling RWKV-Like Architectures for Diffusion Models", arXiv 2404.04478, whose
-mixer is that of Duan et al. 2024, "Vision-RWKV", arXiv 2403.02308 (from memory).
+mixer is that of Duan et al. 2024, "Vision-RWKV", arXiv 2403.02308. Confirmed in feizc/Diffusion-RWKV and OpenGVLab's
+Vision-RWKV: mixing, gate, maps without biases, w / n of either sign. The distance less one and u are as in the
+equation; the code divides u by n, too.
 Differs from the papers: tokens stand in a line; on a grid the shift takes quarters from four sides. Their channel
-mixing, a feed-forward, is no part of this one.
+mixing, a feed-forward, is no part of this one. w starts from 0.4 to 20, there from -5 to 3, u at 0 and mix at a half.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class BiRWKV(Mixer):
         require_positive(BiRWKV, d_model=d_model)
         self.r, self.k, self.v, self.o = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
         self.mix = nn.Parameter(torch.full((3, d_model), 0.5))
-        self.log_fading = nn.Parameter(4 * torch.arange(d_model) / d_model - 1)
+        self.fading = nn.Parameter((4 * torch.arange(d_model) / d_model - 1).exp())
         self.own = nn.Parameter(torch.zeros(d_model))
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
@@ -67,7 +69,7 @@ class BiRWKV(Mixer):
         return (y if slots is None else unpack(y, slots)), None
 
     def _mean(self, k: Tensor, v: Tensor, n: Tensor) -> Tensor:
-        fading = precise(self.log_fading).exp() / n.clamp(min=1)[:, None, None]
+        fading = precise(self.fading) / n.clamp(min=1)[:, None, None]
         left = running_sums(k, v, fading)
         right = [part.flip(1) for part in running_sums(k.flip(1), v.flip(1), fading)]
         own = k + precise(self.own)

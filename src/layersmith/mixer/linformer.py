@@ -8,10 +8,11 @@ columns of E and F, a longer one is refused. Padding is moved behind the real to
 
 Shapes: x (B, T, D) -> q (B, H, T, head_dim), E k and F v (B, H_kv, rank, head_dim) -> y (B, T, D). No state.
 
-Paper: Wang et al. 2020, "Linformer: Self-Attention with Linear Complexity", arXiv 2006.04768 (the form confirmed in
-mlpen/Nystromformer, not in the authors' code).
-Differs from the paper: E and F belong to one layer (the paper also shares them across layers); heads may share keys and
-values in groups, and may be rotated.
+Paper: Wang et al. 2020, "Linformer: Self-Attention with Linear Complexity", arXiv 2006.04768. Confirmed in the authors'
+code (fairseq, examples/linformer): one E for all heads, F apart from it, first columns for short texts, their start.
+Differs from the paper: E and F belong to one layer (the paper also shares them across layers, and has a form with one
+for each head); heads may share keys and values in groups, and may be rotated; with bias=True biases are mixed too
+(there texts are mixed before the maps).
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ class Linformer(HeadMixer):
         require_positive(Linformer, length=length, rank=rank)
         self.length = length
         self.scale = self.head_dim**-0.5 if scale is None else scale
-        self.e = nn.Parameter(torch.randn(rank, length) * rank**-0.5)
-        self.f = None if share_kv else nn.Parameter(torch.randn(rank, length) * rank**-0.5)
+        spread = (length + rank) ** -0.5  # mixtures of unit tokens then start near unit size
+        self.e = nn.Parameter(torch.randn(rank, length) * spread)
+        self.f = None if share_kv else nn.Parameter(torch.randn(rank, length) * spread)
 
     def mix(
         self, q: Tensor, k: Tensor, v: Tensor, state: State | None, mask: Tensor | None

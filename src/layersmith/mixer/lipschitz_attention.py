@@ -5,14 +5,14 @@
     y_i = W_o concat_h sum_j softmax_j(s_ij) v_j
 
 Dot-product attention has no Lipschitz constant: the larger the inputs, the faster its outputs can change. Here inputs
-that are all multiplied by one number score as before.
+that are all multiplied by one number score as before, without biases.
 
 Shapes: x (B, T, D) -> q and v (B, H, T, head_dim) -> y (B, T, D). Not causal: the scale reads the whole sequence.
 
 Paper: Ye et al. 2023, "Mitigating Transformer Overconfidence via Lipschitz Regularization", arXiv 2306.06849. Confirmed
-in its abstract: distances in place of dot products, regularised by a contractive Lipschitz bound. The formula is from
-public code of another group that carries it under another name, and not confirmed by the authors' own.
-Differs from the paper: padding enters neither norm; a penalty, should training have one, is left out.
+in the authors' code (IrohXu/LipViT-PyTorch): tied queries and keys, the norms, alpha = 100, no biases before the
+scores.
+Differs from the paper: padding enters neither norm; the Gaussian process that may stand at the end is left out.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ code, and in transformers' Reformer: the hash, keys of length 1, whose scores ar
 score of the token itself, the weights of the rounds.
 Differs from the paper: chunks are cut within each bucket. There the whole sorted text is cut, so that later tokens move
 the borders for earlier ones, and a token's output depends on what follows it. Both codes also let tokens of two buckets
-in one chunk see each other, which the equations do not. Pairs that meet in several rounds are not counted down.
+in one chunk see each other, which the equations do not. There directions are drawn anew in every pass of training,
+here once, so that a text reads the same twice. Pairs that meet in several rounds are not counted down.
 Reversible layers are an arrangement of blocks and not here.
 """
 

@@ -9,9 +9,10 @@ by large ones.
 Shapes: x (B, T, D), tokens in row-major order -> y (B, T, D). Not causal, no state.
 
 Paper: Zheng et al. 2022, "Mixing and Shifting: Exploiting Global and Local Dependencies in Vision MLPs" (rolls,
-windows and their sum confirmed in a published copy of the released block, shifts (-2, -1, 0, 1, 2), windows (1, 1, 3,
-5, 7)).
-Differs from the paper: the feed-forward that follows the sum there is the model's own; here a linear map follows.
+windows and their sum confirmed in the released block, JegZheng/MS-MLP: shifts (-2, -1, 0, 1, 2), in the first stage
+windows (1, 1, 3, 5, 7)).
+Differs from the paper: the feed-forward that follows the sum there is the model's own; here a linear map follows. Norm
+and residual are the block's. Widths that groups do not divide are shared out evenly (there the last group is smaller).
 """
 
 from __future__ import annotations

@@ -11,9 +11,11 @@ Shapes: x (B, T, D) -> q (B, H, T, head_dim), k and v (B, H_kv, T, head_dim) -> 
 State: that of `softmax_attention`.
 
 Paper: Zimerman et al. 2024, "Power-Softmax: Towards Secure LLM Inference over Encrypted Data", arXiv 2410.09457. The
-power form is confirmed in reviews of it, the stable form (division by the largest score, eps) is from memory.
+power form is confirmed in reviews of it; masks that multiply, p = 4, and the stable form (division by the largest
+score, eps) in teaching slides about it, not in the paper itself.
 Differs from the paper: what is computed is the form for training; the polynomials that stand for the division when the
-data are encrypted are left out.
+data are encrypted are left out, and so is the mean in place of the sum. eps is 1e-6 (there about 1e-3, so that the
+division is easy to approximate), and nothing is added to the largest score.
 """
 
 from __future__ import annotations

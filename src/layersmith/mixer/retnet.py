@@ -10,11 +10,10 @@ Shapes: x (B, T, D) -> q (B, H, T, head_dim), k and v (B, H_kv, T, head_dim) -> 
 State: kv (B, H_kv, head_dim, head_dim) in at least float32; position (B,) with RoPE.
 
 Paper: Sun et al. 2023, "Retentive Network: A Successor to Transformer for Large Language Models", arXiv 2307.08621.
-Gate, fixed rates, RMS norm per head without weights and query scale as in the authors' code (from memory, not
-compared).
-Differs from the paper: values are as wide as keys (there twice as wide); the angles of RoPE are those of `rope.py`; the
-score normalisation is left out, which the norm per head undoes but for its eps; with grouped heads the heads of a group
-share a rate.
+Gate, fixed rates, RMS norm per head without weights and query scale as in the authors' code (microsoft/torchscale).
+Differs from the paper: values are as wide as keys (there wider); the angles of RoPE are those of `rope.py`, for halves
+unless rope_interleaved (there for neighbours); maps start as `nn.Linear` does; the score normalisation is left out,
+which the norm per head undoes but for its eps; with grouped heads the heads of a group share a rate.
 """
 
 from __future__ import annotations

@@ -13,9 +13,10 @@ State: that of `softmax_attention`.
 
 Paper: You et al. 2025, "Spark Transformer: Reactivating Sparsity in FFN and Attention", arXiv 2506.06644. Confirmed in
 its abstract: key channels as the predictor, statistical top-k, at most 256 tokens attended to; in transformers' Gemma
-3n: the threshold. Softmax times softplus is from memory, and so are the scales.
-Differs from the paper: all products are computed and what is not kept is masked, which makes it no faster here; the
-form with r = None is ours.
+3n: the threshold; in public summaries of the paper: softmax times softplus. The scales are from memory.
+Differs from the paper: all products are computed and what is not kept is masked, which makes it no faster here; RoPE
+turns the first channels, or all as one, not the predictor's and the others each by itself; the form with r = None is
+ours.
 """
 
 from __future__ import annotations

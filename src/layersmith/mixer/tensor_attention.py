@@ -10,15 +10,17 @@ make it T^3 work; two ways out of that:
               one of k' (`shared/monomials.py`), and so sums over i and over j are kept apart:
               y_t = sum_m w_m q_t^m (sum_i k_i^m v_i) * (sum_j k'_j^m v'_j) / the same with v = v' = 1.
               Work and memory grow with T alone, and the state has a constant size. Near the exponential for scores of
-              less than about g / 2; far away it is another attention, which pays regard to large scores of either sign.
+              sizes well below g / 2; far away it is another attention, which pays regard to large scores of either
+              sign.
 
 Shapes: x (B, T, D) -> q (B, H, T, head_dim); k and k', v and v' side by side (B, 2 H_kv, T, head_dim) -> y (B, T, D).
 State: k, v (B, 2 H_kv, S, head_dim), S at most window - 1, and real (B, S) once a mask has been given; with degree:
 first, second (B, H_kv, M, head_dim + 1) in at least float32, M the monomials.
 
 Paper: Alman & Song 2023, "How to Capture Higher-order Correlations? Generalizing Matrix Softmax Attention to Kronecker
-Computation". Scores divided by the width of a head and values multiplied element by element are the paper's. Not
-confirmed, from memory: what the polynomial method comes to; here it is the power series, for any size of entries.
+Computation". One softmax over all pairs and values multiplied element by element are confirmed in its abstract. Not
+confirmed, from memory: the division of scores by the width of a head, and what the polynomial method comes to; here it
+is the power series, for any size of entries.
 Differs from the paper: heads, causality and the window are ours; no rotation of queries and keys, since a product of
 three does not depend on distances alone.
 """

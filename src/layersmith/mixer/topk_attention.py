@@ -15,8 +15,8 @@ Shapes: x (B, T, D) -> q (B, H, T, head_dim), k and v (B, H_kv, T, head_dim) -> 
 State: k, v (B, H_kv, S, head_dim) after rope, all tokens so far; position (B,) with rope; real (B, S) once a mask has
 been given.
 
-Paper: Mao et al. 2024, "IceFormer: Accelerated Inference with Long-Sequence Transformers on CPUs" (the transform not
-confirmed: from memory; that it keeps the order is proved by the tests). Also Bertsch et al. 2023, "Unlimiformer",
+Paper: Mao et al. 2024, "IceFormer: Accelerated Inference with Long-Sequence Transformers on CPUs" (confirmed in
+yuzhenmao/IceFormer: the transform, and a softmax over those k alone). Also Bertsch et al. 2023, "Unlimiformer",
 whose retrieval from an encoder's states this is within one text.
 Differs from the paper: exact search in place of prioritised DCI.
 """

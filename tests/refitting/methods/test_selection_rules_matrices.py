@@ -126,12 +126,24 @@ def test_int4_weight_takes_the_nearer_of_two_grids_group_by_group(group):
     assert np.abs(np.array(got[0][:group]) - numbers(linear.weight)[0][:group]).max() < 0.003, "of steps of 0.25"
 
 
+def test_int4_weight_has_the_same_codes_whether_inputs_are_rounded_or_not():
+    linear = torch.nn.Linear(128, 6)
+    at = View(linears=lambda: {"p": linear}, site=SITE)
+    plain, rounding = (built("int4_weight", at, {"group_size": 64, **more}) for more in ({}, {"input_bits": 8}))
+    assert (plain.input_bits, rounding.input_bits) == (None, 8)
+    assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), rounding.buffers(), strict=True))
+
+
 def test_int4_weight_offers_the_groups_that_divide_every_width():
     def offered(*widths):
         linears = {str(i): torch.nn.Linear(width, 4) for i, width in enumerate(widths)}
         at = View(linears=lambda: linears, site=SITE)
         method = methods.get("int4_weight")
-        return [settings["group_size"] for settings in method.options(at)], method.unsupported_reason(at)
+        every = method.options(at)
+        assert every[-1:] == [settings | {"input_bits": 8} for settings in every[:1]]
+        return [settings["group_size"] for settings in every if "input_bits" not in settings], (
+            method.unsupported_reason(at)
+        )
 
     assert offered(576, 1536) == ([32, 64], None)
     assert offered(256) == ([32, 64, 128], None)

@@ -5,7 +5,8 @@ A token is a node's row of P, at first of A with a loop at every node. One head 
     P <- (P P^T) P / n^2 = P^3 / n^2
 
 for a symmetric P, so that after L layers P is A^(3^L) times a factor, and an entry is positive exactly where the two
-nodes are joined by at most 3^L edges. The factor keeps walks from being counted beyond what a float holds.
+nodes are joined by at most 3^L edges. The factor keeps walks from being counted beyond what a float holds; with five
+layers it would itself make entries smaller than that.
 
 Paper: Ye et al. 2025, "When Do Transformers Learn Heuristics for Graph Connectivity?", arXiv 2510.19753.
 Differs from the paper: its transformers keep every layer's input beside its output; the copies, which nothing reads
@@ -49,7 +50,7 @@ class Connectivity(Construction):
     papers = ("transformers-learn-heuristics-graph-connectivity",)
     settings = {  # noqa: RUF012
         "nodes": Setting(40, 4, 400, "the number of nodes"),
-        "layers": Setting(3, 1, 6, "the number of layers"),
+        "layers": Setting(3, 1, 4, "the number of layers"),
         "seed": Setting(0, 0, 2**31, "the seed of the random graphs"),
     }
 

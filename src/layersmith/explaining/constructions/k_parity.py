@@ -2,13 +2,13 @@
 
 The query token asks with k heads; head h has the place code of one bit i_h as its query, so it brings back that bit:
 
-    s = sum_h bit(i_h) (up to e^-c),     parity(s) = r(s) - 2 r(s - 1) + 2 r(s - 2) - ... + (-1)^k 2 r(s - k + 1)
+    s = sum_h bit(i_h) (up to e^-c),     parity(s) = r(s) - 2 r(s - 1) + 2 r(s - 2) - ... + (-1)^(k-1) 2 r(s - k + 1)
 
 which goes up and down between 0 and 1 at the whole numbers. What is learned in the paper is which places, k numbers; a
 head that cannot move its attention would need to hold all n.
 
-Paper: "Attention Learning is Needed to Efficiently Learn Parity Function" (statement from its abstract: k heads, O(k)
-attention parameters; the weights are ours).
+Paper: "Attention Learning is Needed to Efficiently Learn Parity Function" (statement from the abstract of
+arXiv 2502.07553v1: k heads, O(k) attention parameters; the weights are ours).
 Differs from the paper: places have one-hot codes.
 """
 

@@ -9,8 +9,8 @@ can change the function, which is the most that the rank of the Jacobian d(f(z_1
 over any points z. Where it is attained nothing is hidden; a unit that is never on, for instance, hides all its weights.
 
 Paper: "Hidden symmetries of ReLU networks" (functional dimension, its bound, and what hides symmetries).
-Differs from the paper: points are drawn, enough of them that more do not raise the rank in these sizes; how likely a
-random network of which shape attains the bound is not counted.
+Differs from the paper: the definition takes the most over all points; here points are drawn, enough of them that more
+do not raise the rank in these sizes. How likely a random network of which shape attains the bound is not counted.
 """
 
 from __future__ import annotations
@@ -115,9 +115,10 @@ def _copied(one: nn.Sequential, other: nn.Sequential, toss: random.Random) -> No
 
 
 def _switched_off(settings: Settings) -> nn.Sequential:
-    """The network with a first hidden unit whose bias keeps it off at all points."""
+    """The network with a first hidden unit that reads nothing and is off wherever one looks."""
     network = Networks(*(settings[name] for name in ("inputs", "width", "layers", "seed"))).one.double()
-    _maps(network)[0].bias.data[0] = -1e6
+    first = _maps(network)[0]
+    first.weight.data[0], first.bias.data[0] = 0.0, -1.0
     return network
 
 

@@ -10,8 +10,9 @@ Paper: arXiv 2504.12996, "SHA256 at SemEval-2025 Task 4: Selective Amnesia -- Co
 Models via Knowledge Isolation" (confirmed in the released code: the loss, its numbers, feed-forwards of layers 0-5
 alone; where the code has 2.3, the text is said to have 2.8).
 Differs from the paper: the mean is taken over steps (the code divides their sum by the number of examples, so that d is
-nearly the whole loss); a row of text is part of what stays; alpha is not rounded to one decimal; the layers are chosen
-by a rule, the first ones that together hold four fifths of what tracing finds, where the paper reads its heat maps.
+nearly the whole loss), as many as a pass has, of rows drawn at random; a row of text is part of what stays; alpha is
+not rounded to one decimal; the layers are chosen by a rule, the first ones that together hold four fifths of what
+tracing finds, where the paper reads its heat maps.
 """
 
 from __future__ import annotations

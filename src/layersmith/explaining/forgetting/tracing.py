@@ -10,7 +10,8 @@ P is among the choices, the mean over the facts and over a few draws of noise.
 Paper: arXiv 2504.12996, "SHA256 at SemEval-2025 Task 4" (the tracing is that of Meng et al. 2022, "Locating and Editing
 Factual Associations in GPT"; confirmed in the released code: the noise and its width).
 Differs from the paper: one feed-forward is restored (there ten neighbouring ones), at all tokens of the subject at once
-(there at every token of the prompt by itself); P is among the choices (there among all tokens).
+(there at every token of the prompt by itself); P is among the choices (there among all tokens); noise is drawn four
+times (there ten).
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ def _restored(model: Any, path: str, kept: Tensor) -> _hooked:
 def _noisy(model: Any, facts: Facts, which: slice, seed: int) -> _hooked:
     table = model.get_input_embeddings()
     subjects = facts.prompts[which, :SUBJECT]
-    width = NOISE * float(table.weight[subjects.flatten()].float().std())
+    with torch.no_grad():  # of what it gives, which some models scale, as that is what the noise is added to
+        width = NOISE * float(table(subjects).float().std())
     shape = (*subjects.shape, table.weight.shape[1])
     noise = width * torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu")
 

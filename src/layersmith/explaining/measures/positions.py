@@ -5,7 +5,11 @@
 with position and context the means over contexts and over positions, less the mean. The four add up to h, and the
 squares of the last three to its variance, so that each has a share of it.
 
-Paper: "Uncovering hidden geometry in Transformers via disentangling position and context".
+Paper: "Uncovering hidden geometry in Transformers via disentangling position and context". The split is confirmed in
+the authors' code (JiajunSong629/uncover-hidden-geometry), which leaves the first token out, as `statistics` does: where
+it is a sink, it alone would be most of what a place is worth.
+Differs from the paper: of its figures the shares are here; rank and smoothness of the positions, and their angle to the
+contexts, are not.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "halves.h"
 #include "shared_out.h"
 #include "wide.h"
 
@@ -55,6 +56,32 @@ at::Tensor packed_row(
   return y;
 }
 
+at::Tensor packed_row_int8(
+    const at::Tensor& x,
+    const at::Tensor& packed,
+    const at::Tensor& scale,
+    const at::Tensor& zero,
+    const std::optional<at::Tensor>& bias) {
+  const Grid grid(packed, scale, zero, 4);
+  TORCH_CHECK(x.numel() == grid.in && x.size(-1) == grid.in, "packed_row_int8: x is not one row of ", grid.in);
+  TORCH_CHECK(grid.group % 32 == 0, "packed_row_int8: groups of ", grid.group);
+  std::vector<int64_t> sizes = x.sizes().vec();
+  sizes.back() = grid.out;
+  at::Tensor y = at::empty(sizes, x.options());
+  const float* pb = bias.has_value() ? bias->const_data_ptr<float>() : nullptr;
+  float* py = y.mutable_data_ptr<float>();
+  std::vector<int8_t> q(grid.in);
+  std::vector<float> step(grid.groups), sum(grid.groups);
+  round_groups(x.const_data_ptr<float>(), grid.in, grid.group, q.data(), step.data(), sum.data());
+  each_row(grid.out, grid.row_bytes, [&](int64_t row) {
+    const float product = dot_halves_int8(
+        grid.codes + row * grid.row_bytes, grid.scale + row * grid.groups, grid.zero + row * grid.groups, q.data(),
+        step.data(), sum.data(), grid.in, grid.group);
+    py[row] = product + (pb ? pb[row] : 0.0f);
+  });
+  return y;
+}
+
 at::Tensor unpacked(const at::Tensor& packed, const at::Tensor& scale, const at::Tensor& zero, int64_t bits) {
   const Grid grid(packed, scale, zero, bits);
   at::Tensor weight = at::empty({grid.out, grid.in}, packed.options().dtype(at::kFloat));
@@ -74,6 +101,7 @@ at::Tensor unpacked(const at::Tensor& packed, const at::Tensor& scale, const at:
 
 TORCH_LIBRARY_IMPL(layersmith, CPU, m) {
   m.impl("packed_row", packed_row);
+  m.impl("packed_row_int8", packed_row_int8);
   m.impl("unpacked", unpacked);
 }
 

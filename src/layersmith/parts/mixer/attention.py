@@ -98,7 +98,6 @@ ENTRIES: dict[str, Entry] = {
         "mixer",
         ("2306.06849",),
         {"d_model": 16, "n_heads": 2},
-        missing="the penalty that its paper trains with",
     ),
     "lsh_attention": Entry(
         "layersmith.mixer.lsh_attention:LSHAttention",

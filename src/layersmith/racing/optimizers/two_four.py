@@ -11,8 +11,9 @@ steps the model sees all of W, which is a dense fine-tuning at the end.
 Paper: Hu et al. 2024, "Accelerating Transformer Pre-training with 2:4 Sparsity". Masks, straight-through gradient,
 decay in the gradient and 40 steps between masks were confirmed in the authors' code (huyz2023/2by4-pretrain).
 Differs from the paper: all hidden matrices whose sides are multiples of 4, attention's too, not feed-forwards alone;
-`decay` is given, not found by matching flip rates; gradients of weights are exact, not sparse estimates. Products are
-dense: this shows what such training costs in quality, not what it gains in speed.
+the first step is dense, so that masks come one step later; `decay` is given, not found by matching flip rates;
+gradients of weights are exact, not sparse estimates. Products are dense: this shows what such training costs in
+quality, not what it gains in speed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Every weight matrix of a sublayer in 4 bits a weight, in groups of 32, 64 or 128, inputs as they are.
+"""Every weight matrix of a sublayer in 4 bits a weight, in groups of 32, 64 or 128; inputs as they are, or in int8.
 
     code = clamp(round(w / scale + zero), 0, 15),   scale = (high - low) / 15 over the group's range, 0 included
 
 with zero = round(-low / scale), so that 0 lies on the grid, or zero = -low / scale, so that both ends do: each group
 takes the grid that is nearer to its weights. Weights that were on such a grid before (a model out of a 4-bit file) stay
-where they were, up to the float16 of scale and zero.
+where they were, up to the float16 of scale and zero. With `input_bits=8` inputs are rounded group by group, which makes
+the product with one token a matter of whole numbers; what is lost by that is small beside what 4 bits lose.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ class Int4Weight(Method):
 
     def options(self, view: SublayerView) -> list[Settings]:
         widths = [width(module) for module in view.linears().values()]
-        return [{"group_size": group} for group in GROUPS if not any(w % group for w in widths)]
+        fitting = [{"group_size": group} for group in GROUPS if not any(w % group for w in widths)]
+        return fitting + [settings | {"input_bits": 8} for settings in fitting[:1]]  # small groups lose least by it
 
     def build(self, view: SublayerView, settings: Settings) -> Replacement:
         def packed(weight: Tensor, bias: Tensor | None) -> QuantizedLinear:
-            return on_nearer_grid(weight, settings["group_size"], bias)
+            return on_nearer_grid(weight, settings["group_size"], bias, settings.get("input_bits"))
 
         return each_matrix(view, packed)
 
@@ -56,7 +58,9 @@ def width(module: torch.nn.Module) -> int:
     return weight.shape[1 if isinstance(module, torch.nn.Linear) else 0]
 
 
-def on_nearer_grid(weight: Tensor, group_size: int, bias: Tensor | None = None) -> QuantizedLinear:
+def on_nearer_grid(
+    weight: Tensor, group_size: int, bias: Tensor | None = None, input_bits: int | None = None
+) -> QuantizedLinear:
     """`weight` (d_out, d_in) on the nearer of the two grids, group by group."""
     groups = weight.detach().float().unflatten(-1, (-1, group_size))
     scale, rounded = rtn_grid(weight, BITS, group_size)
@@ -69,4 +73,4 @@ def on_nearer_grid(weight: Tensor, group_size: int, bias: Tensor | None = None) 
         found.append((codes.to(torch.uint8), (back - groups).square().sum(-1)))
     nearer = found[1][1] < found[0][1]
     codes = torch.where(nearer[..., None], found[1][0], found[0][0]).flatten(-2)
-    return QuantizedLinear.from_codes(codes, scale, torch.where(nearer, exact, rounded), BITS, bias)
+    return QuantizedLinear.from_codes(codes, scale, torch.where(nearer, exact, rounded), BITS, bias, input_bits)
