@@ -9,11 +9,13 @@ Variants, all timed in turns with the original in one run, KL on held-out window
     int8_dynamic     the same sublayers, every matrix and the head in int8, activations rounded to int8
     8 bits, 4 bits   the same with `quantized` matrices in groups of 64 (of 32 where 64 does not divide), x not rounded
     int4_weight      the same in groups of 32, each on the nearer of two grids, as the method of that name does
+    int4 x int8      the same with x rounded to int8, group by group
     blocks alone     the format in the blocks, the head in float32 with `one_row`
 
 Goals: exact rewrites at most 0.60 of the original's time at KL <= 1e-6; with formats at most 0.28 at KL <= 0.005.
 `bytes` are what a step reads of the weights, `bound` the share of its time that they take at the measured bandwidth.
-`--profile` also prints where the time of one variant goes. Writes results/decode-MODEL.csv.
+`--profile` also prints where the time of one variant goes. Writes results/decode-MODEL.csv, or another name: a
+processor of another kind has figures of its own.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ GOALS = {
     "8 bits": (0.28, 0.005),
     "4 bits": (0.28, 0.005),
     "int8_dynamic": (0.28, 0.005),
+    "int4 x int8": (0.28, 0.005),
 }
 Format = Callable[[nn.Linear], Operator]
 
@@ -58,6 +61,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30, help="timings of each variant")
     parser.add_argument("--windows", type=int, default=2, help="held-out windows for the KL")
     parser.add_argument("--profile", help="a variant")
+    parser.add_argument("--name", help="of the file under results; default decode-MODEL")
     arguments = parser.parse_args()
 
     model, tokenizer = layersmith.load(arguments.model)
@@ -82,7 +86,7 @@ def main() -> None:
         rows.append(row)
         told = f"{row['latency_ms']:.2f} of {row['original_ms']:.2f} ms, KL {found.value:.1e}"
         print(f"{name:<28} {ratios[name]:.3f}x: {told}, {read / 1e6:.0f} MB = {row['bound']:.2f} of the time")
-    print(save_csv(f"decode-{Path(arguments.model).stem}", rows))
+    print(save_csv(arguments.name or f"decode-{Path(arguments.model).stem}", rows))
     if arguments.profile:
         profile(twin(model, variants[arguments.profile]), shape)
 
@@ -94,6 +98,7 @@ def made(model: nn.Module) -> dict[str, Replacement]:
         "8 bits": lambda linear: packed(linear, 8),
         "4 bits": lambda linear: packed(linear, 4),
         "int4_weight": lambda linear: on_nearer_grid(linear.weight, 32, linear.bias),
+        "int4 x int8": lambda linear: on_nearer_grid(linear.weight, 32, linear.bias, 8),
     }
     variants = {"exact": rewritten(model, EXACT, one_row=False)}
     variants["exact, one_row"] = rewritten(model, EXACT, one_row=True) + with_head(model, shared)

@@ -21,7 +21,7 @@ from layersmith.ffn.poly_norm import PolyNorm
 from layersmith.ffn.poly_relu import PolyReLU
 from layersmith.ffn.shared.tree import descend
 from layersmith.kernels import cached, causal, chosen, gated, gather, int8, one_row
-from layersmith.linear.quantized import QuantizedLinear
+from layersmith.linear.quantized import QuantizedLinear, rounded_inputs
 from layersmith.mixer.shared.turning import turn, turning_table
 from layersmith.norm.dyt import DyT
 from layersmith.norm.rms_norm import RMSNorm
@@ -175,6 +175,12 @@ def linear_maps() -> list[Case]:
         found.append(Case("int8_linear", f"{tokens} x 576 by 1536 x 576", int8_kernel, int8_reference, given))
     for bits in (8, 4):
         found += _packed(QuantizedLinear.from_weight(torch.randn(HIDDEN, D), bits, 64), x)
+    part = QuantizedLinear(D, HIDDEN, 4, 32, input_bits=8)
+
+    def rounding_reference(x: Tensor) -> Tensor:
+        return F.linear(rounded_inputs(x, 32), part.unpacked())
+
+    found.append(Case("packed_row_int8", "1 x 576 in int8 by 1536 x 576, 4 bits", part, rounding_reference, (x,)))
     return found
 
 

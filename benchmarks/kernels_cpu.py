@@ -1,6 +1,6 @@
 """Does each compiled CPU kernel earn its place against torch.compile of its reference?
 
-    layersmith compile && python benchmarks/kernels_cpu.py [--rounds 20] [--only TEXT]
+    layersmith compile && python benchmarks/kernels_cpu.py [--rounds 20] [--only TEXT [--keep]]
 
 Each row is an operation of `src/layersmith/kernels` at a shape it is for (`kernel_cases.py`). Three steps take turns in
 one run: the kernel, as parts call it; the plain reference; and the reference compiled by torch.compile (its default
@@ -13,11 +13,12 @@ Two minutes, nearly all of it in compilers; a second run finds most of what they
 from __future__ import annotations
 
 import argparse
+import csv
 from typing import Any
 
 import torch
 from kernel_cases import Case, Function, cases
-from record import save_csv
+from record import RESULTS, save_csv
 from torch import Tensor
 
 from layersmith.kernels import native
@@ -29,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", default="", help="operations whose names contain this; nothing is written then")
+    parser.add_argument("--keep", action="store_true", help="with --only: write these, and keep the rows of all others")
     arguments = parser.parse_args()
     if not native.loaded():
         raise SystemExit("The kernels have not been built here: run `layersmith compile` first.")
@@ -40,6 +42,10 @@ def main() -> None:
             rows += found
     if not arguments.only:
         print(save_csv("kernels_cpu", rows, conditions))
+    elif arguments.keep:
+        with (RESULTS / "kernels_cpu.csv").open(newline="", encoding="utf-8") as file:
+            others = [row for row in csv.DictReader(file) if arguments.only not in row["operator"]]
+        print(save_csv("kernels_cpu", others + [{**row, **conditions} for row in rows], {}))
 
 
 def measured(case: Case, rounds: int) -> list[dict[str, Any]]:
