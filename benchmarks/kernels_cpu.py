@@ -43,9 +43,14 @@ def main() -> None:
     if not arguments.only:
         print(save_csv("kernels_cpu", rows, conditions))
     elif arguments.keep:
+        made = {key(row) for row in rows}
         with (RESULTS / "kernels_cpu.csv").open(newline="", encoding="utf-8") as file:
-            others = [row for row in csv.DictReader(file) if arguments.only not in row["operator"]]
+            others = [row for row in csv.DictReader(file) if key(row) not in made]
         print(save_csv("kernels_cpu", others + [{**row, **conditions} for row in rows], {}))
+
+
+def key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["operator"], row["at"], row["pass"]
 
 
 def measured(case: Case, rounds: int) -> list[dict[str, Any]]:

@@ -80,6 +80,17 @@ def test_what_is_not_finite_stays_where_it_may_be_seen(value):
     assert y[:, :, 37:].isnan().any(-1).any(-1).all()
 
 
+def test_a_value_that_is_not_finite_reaches_its_tile_and_those_after_it():
+    assert native.loaded()
+    q, k, v = given(1, 1, 1, 8, 8, 60, 60)
+    v = v.clone()
+    v[0, 0, 40, 2] = float("nan")
+    y = causal_attention(q, k, v, None)[0, 0]
+    assert y[40:, 2].isnan().all()
+    assert torch.isfinite(y[:35]).all()
+    assert torch.isfinite(y[:, 3]).all()
+
+
 @pytest.mark.parametrize("sizes", [(1, 3, 1, 16, 16, 300, 300), (1, 2, 2, 8, 8, 20, 5000)])
 def test_equal_bits_for_every_number_of_threads_and_layout_in_memory(sizes):
     q, k, v = given(*sizes)

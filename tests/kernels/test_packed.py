@@ -6,7 +6,7 @@ from torch import library
 from torch.utils.flop_counter import FlopCounterMode
 
 from layersmith.kernels import native, packed
-from layersmith.linear.quantized import QuantizedLinear
+from layersmith.linear.quantized import QuantizedLinear, rounded_inputs
 
 CASES = [(8, 16, 16, 1), (8, 64, 576, 40), (8, 576, 576, 7), (4, 32, 32, 5), (4, 64, 576, 40), (4, 128, 1536, 9)]
 
@@ -88,10 +88,12 @@ def test_what_the_kernel_does_not_take_is_the_reference_s(monkeypatch):
     def refuse(*args):
         raise AssertionError("not for the kernel")
 
-    monkeypatch.setattr(packed, "packed_row", refuse)
     monkeypatch.setattr(packed, "packed_row_int8", refuse)
-    for config in ({"bits": 8, "group_size": 32}, {"bits": 4, "group_size": 16}):
-        QuantizedLinear(64, 8, **config, input_bits=8)(torch.randn(1, 64))
+    for config in ({"bits": 8, "group_size": 32}, {"bits": 4, "group_size": 16}, {"bits": 4, "group_size": 96}):
+        part, x = QuantizedLinear(192, 8, **config, input_bits=8), torch.randn(1, 192)
+        want = rounded_inputs(x, part.group_size).double() @ part.dense_weight().double().T
+        torch.testing.assert_close(part(x).double(), want, atol=1e-5, rtol=0)
+    monkeypatch.setattr(packed, "packed_row", refuse)
     for config in ({"bits": 3, "group_size": 32}, {"bits": 4, "group_size": 16}, {"bits": 8, "group_size": 8}):
         part, x = QuantizedLinear(64, 8, **config), torch.randn(1, 64)
         torch.testing.assert_close(part(x).double(), x.double() @ part.dense_weight().double().T, atol=1e-5, rtol=0)

@@ -42,11 +42,14 @@ def run(request):
 
 
 @pytest.mark.oracle("int8_dynamic")
-@pytest.mark.parametrize("bias", [None, torch.linspace(-3, 3, 7)], ids=["plain", "bias"])
-@pytest.mark.parametrize(("rows", "width"), [(1, 5), (3, 16), (6, 16), (40, 37), (205, 1500)])
-def test_by_loops(run, rows, width, bias):
+@pytest.mark.parametrize("biased", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize(
+    ("rows", "width", "outputs"), [(1, 5, 7), (3, 16, 7), (6, 16, 7), (40, 37, 7), (205, 1500, 40)]
+)
+def test_by_loops(run, rows, width, outputs, biased):
     torch.manual_seed(0)
-    weight, x = torch.randn(7, width), outlying(rows, width)
+    weight, x = torch.randn(outputs, width), outlying(rows, width)
+    bias = torch.linspace(-3, 3, outputs) if biased else None
     part = Int8Dynamic.from_weight(weight, bias)
     got = run(x, part.codes, part.scale, bias)
     torch.testing.assert_close(got.double(), by_loops(x, weight, bias), rtol=1e-5, atol=1e-5)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from layersmith import catalogue
 from layersmith.linear.dense import Dense
-from layersmith.linear.quantized import QuantizedLinear, pack, unpack
+from layersmith.linear.quantized import QuantizedLinear, nearest_codes, pack, unpack
 
 BITS = (8, 4, 3, 2)
 
@@ -88,6 +88,16 @@ def test_forward_is_the_dense_map_of_the_dequantised_matrix(bits):
     part = QuantizedLinear.from_weight(torch.randn(6, 16), bits, 8, bias)
     x = torch.randn(2, 3, 16)
     torch.testing.assert_close(part(x), Dense.from_weight(part.dense_weight(), bias)(x))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_nearest_codes_leave_a_grid_whose_zero_lies_between_two_levels_where_it_is(bits):
+    codes = torch.arange(2**bits, dtype=torch.uint8)[None]
+    scale = torch.full((1, 1), 0.5).half()
+    for zero in (0.6, 1.0, 1.4, 2.5):
+        zeros = torch.full((1, 1), zero).half()
+        weight = (codes.float() - zeros.float()) * scale.float()
+        assert torch.equal(nearest_codes(weight, scale, zeros, bits), codes)
 
 
 @pytest.mark.oracle("quantized")

@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from layersmith.kernels import causal
+from layersmith.kernels import causal, native
 from layersmith.mixer import fused_attention
 from layersmith.mixer.fused_attention import FusedAttention
 from layersmith.mixer.shared import key_values
@@ -166,6 +166,31 @@ def test_it_is_not_asked_where_something_else_is_wanted(monkeypatch):
         pair({"window": 5})[1](x)
         pair({"causal": False})[1](x)
         pair({"log_length": True})[1](x)
+
+
+@torch.no_grad()
+@pytest.mark.oracle("fused_attention")
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("first", [0, 7, 40])
+def test_by_the_compiled_kernel_it_equals_softmax_attention(config, first, monkeypatch):
+    """At once, and behind a first piece of the text; what the kernel does not do is not asked of it."""
+    assert native.loaded(), "this test needs a C++ compiler and ninja"
+    plain, fused = pair(config)
+    x = torch.randn(2, first + 50, 16, dtype=torch.float64)
+    asked = []
+    monkeypatch.setattr(
+        fused_attention, "causal_attention", lambda *given: asked.append(1) or causal.causal_attention(*given)
+    )
+    if first and not config.get("causal", True):
+        return
+    want = plain(x)[0][:, first:]
+    fused, state = fused.float(), None
+    if first:
+        _, state = fused(x[:, :first].float())
+    asked.clear()
+    got = fused(x[:, first:].float(), state)[0]
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+    assert bool(asked) == ("window" not in config and config.get("causal", True))
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """What is timed is the model and nothing else: equal parts do equal work on every path that reads a clock."""
 
 import copy
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -211,6 +212,7 @@ def test_no_margin_makes_a_reachable_budget_unreachable(monkeypatch, factor, bou
         ((0.949, 0.1), (0.90, 0.2), 1),  # within the budget, but the last clock may well read more
         ((0.949, 0.1), (0.951, 0.0), 0),
         ((0.97, 0.1), (0.96, 0.2), 1),
+        ((0.949, 0.1), (0.90, math.inf), 0),  # whose outputs are not finite
     ],
 )
 def test_a_mix_on_the_edge_of_the_budget_is_taken_only_where_none_is_safer(first, second, better):

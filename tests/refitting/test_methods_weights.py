@@ -88,6 +88,15 @@ def test_gptq_survives_inputs_that_never_fire():
     assert codes.max() <= 15
 
 
+def test_gptq_does_not_depend_on_the_size_of_the_gram_where_some_inputs_never_fire():
+    torch.manual_seed(0)
+    gram, weight = correlated_inputs().T @ correlated_inputs(), torch.randn(5, 32)
+    gram[::2], gram[:, ::2] = 0.0, 0.0
+    found = [gptq(weight, gram * size, bits=3, group=16)[0] for size in (1.0, 1e-6, 1e6)]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 def test_low_rank_is_optimal_in_the_metric_of_the_inputs():
     x, weight = correlated_inputs(), torch.randn(20, 32)
     up, down = truncated(decomposed(weight, x.T @ x / len(x)), rank=4)

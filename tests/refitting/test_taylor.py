@@ -68,3 +68,20 @@ def test_scores_are_the_slope_of_the_entropy(name: str, tmp_path: Path) -> None:
     signed, size = scores[site]["taylor"], scores[site]["taylor_size"]
     assert (size >= signed.abs()).all()
     assert (size > 1.5 * signed.abs()).any(), "what a channel does at different tokens cancels in one of them alone"
+
+
+def test_padding_counts_in_no_score(tmp_path: Path) -> None:
+    model = frozen("llama")
+    anatomy = find_sites(model)
+    padded = torch.cat((IDS, torch.zeros(2, 5, dtype=torch.long)), 1)
+    mask = torch.cat((torch.ones_like(IDS), torch.zeros(2, 5, dtype=torch.long)), 1)
+    found = []
+    for name, batch in (("plain", {"input_ids": IDS}), ("padded", {"input_ids": padded, "attention_mask": mask})):
+        workspace = Workspace(tmp_path / name, {})
+        try:
+            found.append(taylor_scores(model, anatomy, [batch], workspace))
+        finally:
+            workspace.close()
+    for site, scores in found[0].items():
+        for kind, score in scores.items():
+            torch.testing.assert_close(found[1][site][kind], score, rtol=1e-4, atol=1e-8)

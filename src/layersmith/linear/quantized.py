@@ -10,8 +10,9 @@ the packed matrix and nothing else. For several tokens, and wherever the kernel 
 unpacked in 32-bit floats at every call, for the same product as a dense map.
 
 With `input_bits=8` x is rounded too, to 255 levels with a step for every group of every token, so that one outlier
-costs its own group's precision and nobody else's; at 4 bits the kernel for one token is then about twice as fast. In
-float64 x is never rounded: that is the map which checks compare with. Gradients pass straight through the rounding.
+costs its own group's precision and nobody else's; in 4 bits and groups of 32, 64 or 128 the kernel for one token then
+takes about 0.6 of its time on a processor with AVX2. In float64 x is never rounded: that is the map which checks
+compare with. Gradients pass straight through the rounding.
 
     step[t, g] = max_{i in g} |x[t, i]| / 127,   x[t, i] ~ step[t, g] round(x[t, i] / step[t, g])
 
@@ -66,7 +67,7 @@ def rtn_grid(weight: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor
 def nearest_codes(weight: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """uint8 codes (d_out, d_in) of the grid points nearest to `weight`."""
     groups = weight.detach().float().unflatten(-1, (scale.shape[-1], -1))
-    codes = (groups / scale.float()[..., None]).round() + zero.float()[..., None]
+    codes = (groups / scale.float()[..., None] + zero.float()[..., None]).round()  # a method's zero need not be whole
     return codes.clamp(0, 2**bits - 1).to(torch.uint8).flatten(-2)
 
 
@@ -182,12 +183,14 @@ class QuantizedLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         rounds = self.input_bits is not None and x.dtype != torch.float64
-        if self.has_kernel and not (rounds and self.bits != 4) and kernel.serves_row(x, self.bias):
-            held = self.packed, self.scale_bits, self.zero_bits, self.bias
-            return kernel.packed_row_int8(x, *held) if rounds else kernel.packed_row(x, *held, self.bits)
+        serves = self.has_kernel and kernel.serves_row(x, self.bias)
+        held = self.packed, self.scale_bits, self.zero_bits, self.bias
+        if rounds and serves and kernel.fits_int8(self.bits, self.group_size):
+            return kernel.packed_row_int8(x, *held)
         if rounds:
-            rounded = rounded_inputs(x.detach(), self.group_size)
-            x = x + (rounded - x.detach()) if x.requires_grad else rounded
+            x = x + (rounded_inputs(x, self.group_size) - x).detach()  # which is exactly the rounded x
+        if serves:
+            return kernel.packed_row(x, *held, self.bits)
         return F.linear(x, self.dense_weight().to(x.dtype), self.bias)
 
     def cost(self, batch: int = 1, tokens: int = 1) -> Cost:

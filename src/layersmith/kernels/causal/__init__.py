@@ -14,6 +14,10 @@ float32, 9 query heads on 3, AMD EPYC with AVX-512).
 
     if pays(q, k, v): y = causal_attention(q, k, v, scale)
 
+What is not finite in a key or query reaches nobody who may not see it. A value that is not finite makes up to five
+tokens before it NaN too, which are multiplied together with it, by 0; torch's kernel does that to all tokens of a
+block.
+
 Shapes: q (B, H, T, d), k (B, H_kv, S, d), v (B, H_kv, S, d_v) -> y (B, H, T, d_v). Without gradients.
 
 One operator, which the FLOP counter counts as it counts any causal attention: as the whole square. So a budget of FLOPs

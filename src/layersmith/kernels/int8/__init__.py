@@ -10,8 +10,10 @@ the tokens beside it, nor on the number of threads.
 One operator, so that torch.compile, the meta device and the FLOP counter see one node of known shape. The product is
 torch's `_int_mm`, which uses the integer instructions of the processor. Compiled (`int8.cpp`), rounding x is one pass
 over it and rescaling is one pass over y in place; a single row is multiplied by a loop of our own on all threads, with
-the same instructions (AVX512-VNNI) or plain integer arithmetic. `reference` is the same in plain PyTorch, for every
-device. Codes and scale get no gradient; that of x is the one of the map without the rounding of x (straight through).
+the same instructions (AVX512-VNNI), those of AVX2, or plain integer arithmetic. With AVX2 alone, where `_int_mm` is a
+plain loop, any number of rows has a product of our own (`shared/whole.h`). `reference` is the same in plain PyTorch,
+for every device. Codes and scale get no gradient; that of x is the one of the map without the rounding of x (straight
+through).
 """
 
 from __future__ import annotations

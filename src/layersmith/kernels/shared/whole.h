@@ -1,6 +1,6 @@
 // Many tokens times rows of int8 weights, in whole numbers, on processors with AVX2 and no instruction for such products,
 // where torch's own is a plain loop. Both are widened to 16 bits, of which an instruction multiplies sixteen pairs and adds
-// neighbours: half the operations of the same product in float32. Sixteen rows of weights at a time are laid out so that
+// neighbours: half the multiplications of the same product in float32. Sixteen rows of weights at a time are laid out so that
 // each of their sums has a lane of its own. No part of torch is needed here, so that tests can build it by itself.
 #pragma once
 

@@ -4,7 +4,11 @@
 
 It is what the output entropy would change, to first order, if channel c were set to zero; `taylor_size` is the mean of
 the magnitudes of the same products, in which what a channel does at one token does not cancel what it does at another.
-Paper: arXiv 2603.08100; both are in the authors' code (visresearch/AMP), which prunes by the second.
+Padding counts in none of this.
+
+Papers: arXiv 2603.08100, "Adaptive MLP Pruning", whose released code (visresearch/AMP) takes the size of the sum over
+the tokens of an image and the mean over images, and 2603.08083, its sister for language models, whose code
+(visresearch/HFPrune) is the second.
 """
 
 from __future__ import annotations
@@ -76,7 +80,8 @@ def _compute(model: nn.Module, anatomy: Anatomy, batches: list[Batch]) -> dict[s
                 if logits is None or logits.ndim != 3 or not logits.requires_grad:
                     return {}
                 log_p = F.log_softmax(logits.float(), dim=-1)
-                (-(log_p.exp() * log_p).sum()).backward()
+                real = _real(batch, logits)
+                (-(log_p.exp() * log_p).sum(-1) * real).sum().backward()
             for name, hiddens in seen.items():
                 for hidden in hiddens:
                     if hidden.grad is None:  # what the output does not depend on scores nothing
@@ -84,8 +89,15 @@ def _compute(model: nn.Module, anatomy: Anatomy, batches: list[Batch]) -> dict[s
                     products = (hidden.detach().float() * hidden.grad.float()).flatten(0, -2)
                     score = torch.stack((products.sum(0), products.abs().sum(0)))
                     sums[name] = sums.get(name, torch.zeros_like(score)) + score
-            tokens += logits.shape[0] * logits.shape[1]
+            tokens += int(real.sum())
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: total / tokens for name, total in sums.items()}
+    return {name: total / max(1, tokens) for name, total in sums.items()}
+
+
+def _real(batch: Batch, logits: Tensor) -> Tensor:
+    """1 where a token of the output is one of the text, 0 where it is padding, (B, T)."""
+    mask = batch.get("decoder_attention_mask", batch.get("attention_mask"))
+    shape = logits.shape[:2]
+    return logits.new_ones(shape) if mask is None or mask.shape != shape else mask.to(logits.dtype)

@@ -210,7 +210,9 @@ def uniform_within(uniform: list[Solution], limits: dict[str, float], found: lis
 
 
 def _better(a: Selection, b: Selection, sure: float) -> Selection:
-    """Of two that are sure to meet the budget, the one closer to the original; else the faster."""
+    """Of two that are sure to meet the budget the one closer to the original, else the faster; never a NaN one."""
+    if math.isfinite(a.joint_divergence) != math.isfinite(b.joint_divergence):
+        return a if math.isfinite(a.joint_divergence) else b
     ratios = [math.inf if each.latency_ratio is None else each.latency_ratio for each in (a, b)]
     if max(ratios) <= sure:
         return min(a, b, key=lambda s: s.joint_divergence)

@@ -31,7 +31,7 @@ class LLMDrop(Drop):
     name = "llm_drop"
     kinds = ("ffn", "mixer")
     papers = ("2406.15786",)
-    missing = "the joint ranking of attention and feed-forwards"
+    missing = "the joint ranking of attention and feed-forwards, and whole blocks"
     builds = ("zero",)
     default = False
     ruled = "kind"
@@ -39,7 +39,11 @@ class LLMDrop(Drop):
     requires = "blocks that can be run alone; of the last one, attention only"
     statistics = ("stream",)
     when_it_pays = "As the one-shot baseline beside measured drops: it needs no run of the model for each sublayer."
-    differs = ""
+    differs = (
+        "The stream between the two sublayers is what leaves the block less what the feed-forward gives. That is so "
+        "where norms stand in front of sublayers, as in the models of the paper; behind a norm of the output (Gemma 3, "
+        "BERT) or beside a parallel attention the score is of another sum."
+    )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         if not view.streams:

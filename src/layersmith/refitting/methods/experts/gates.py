@@ -8,8 +8,9 @@
 
 Papers: needed_by_activation and fit_mlp are MoEfication's, with its start (R the means of the groups' unit keys, M =
 I), learning rate and loss (arXiv 2110.01786, confirmed in thunlp/MoEfication, which computes the targets of inputs of
-length 1, as shares of the largest of each batch, and takes the best of 30 epochs); needed_by_error and fit_prior are
-FactorLLM's prior-approximate loss (confirmed in zhenwuweihe/FactorLLM: this direction of the KL, softmaxed targets).
+length 1, as shares of the largest of each batch, and takes the second best of 30 epochs); needed_by_error and fit_prior
+are FactorLLM's prior-approximate loss (confirmed in zhenwuweihe/FactorLLM: this direction of the KL, softmaxed
+targets).
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
 From the last feed-forward to the first, the highest-scored channels are kept, as few as possible while the model is no
 more than a tolerance worse than it was before this one. Weights are cut out, not refitted.
 
-Paper: arXiv 2603.08100, "Adaptive MLP Pruning". Confirmed in the authors' code (visresearch/AMP, layer_wise): the
-mean of magnitudes, the order of layers, and the criterion of the bisection, which is that the loss is at most a
-tolerance above that of the model with all layers done so far.
+Paper: arXiv 2603.08100, "Adaptive MLP Pruning". Confirmed in the authors' code (visresearch/AMP): the order of layers,
+and the criterion of the bisection, which is that the loss is at most a tolerance above that of the model with all
+layers done so far. The score is that of its sister for language models, arXiv 2603.08083 (visresearch/HFPrune).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class AdaptiveWidth(Method):
     when_it_pays = "As the baseline that a searched choice of widths has to beat."
     differs = (
         "Widths are eighths of the trained one, harm is the divergence from the original instead of the entropy, and "
-        "scores are those of the whole model instead of being taken anew after every layer."
+        "magnitudes are taken of every token, where the released code takes that of the sum over an image."
     )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:

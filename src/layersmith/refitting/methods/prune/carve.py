@@ -36,7 +36,11 @@ class Carve(Method):
         "At batch sizes where experts are skipped for real; on a CPU gathering tokens costs too, and the measured "
         "latency decides."
     )
-    differs = "No LoRA fine-tuning here (distillation and healing come after, as for every method)."
+    differs = (
+        "No LoRA fine-tuning here (distillation and healing come after, as for every method). In the released code K_a "
+        "is 10 neurons, here a tenth of them; it has 16 experts, here 8, one round of assignment, here two, and carves "
+        "a layer on the outputs of the layers carved before it."
+    )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         reason = gated_without_bias(view)

@@ -37,7 +37,10 @@ class Width(Method):
     statistics: ClassVar[tuple[str, ...]] = ("inputs",)
     distils = True
     when_it_pays = "Nearly always the best trade on dense hardware, because the result is a smaller dense feed-forward."
-    differs = "The kept channels' output weights are refitted by ridge regression to the original output."
+    differs = (
+        "The kept channels' output weights are refitted by ridge regression to the original output, and a norm is "
+        "taken over all tokens at once (2SSP averages norms over samples, Puzzle's code takes mean magnitudes)."
+    )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
         return None if view.ffn else "it is not a plain or gated feed-forward"

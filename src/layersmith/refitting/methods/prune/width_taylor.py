@@ -25,8 +25,9 @@ class WidthTaylor(Width):
     distils = True
     when_it_pays = "Where a channel's size says little about its use downstream."
     differs = (
-        "Widths are chosen by the search over the whole model instead of a per-layer binary search, and the kept "
-        "channels' output weights are refitted by ridge regression."
+        "Widths are chosen by the search over the whole model instead of a per-layer binary search, the kept channels' "
+        "output weights are refitted by ridge regression, and the mean is over all tokens, where the released code "
+        "takes the size of the sum over each image."
     )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:

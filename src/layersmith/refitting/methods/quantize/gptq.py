@@ -29,7 +29,9 @@ class GPTQ(Method):
     when_it_pays = "Bytes at 4 and 3 bit, where plain rounding hurts; it is not faster."
     differs = (
         "Inputs come from the unquantized prefix (each candidate is built on its own); updates are not blocked, "
-        "because one matrix product per column is fast enough at the sizes a CPU refits."
+        "because one matrix product per column is fast enough at the sizes a CPU refits. Groups have at most 64 inputs "
+        "(there whole rows unless asked), and weights of inputs that never fire stay what they are (there they become "
+        "0)."
     )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
@@ -52,12 +54,13 @@ class GPTQ(Method):
 def gptq(weight: Tensor, gram: Tensor, bits: int, group: int, damp: float = 0.01) -> tuple[Tensor, Tensor, Tensor]:
     """Codes (d_out, d_in), and scale and zero (d_out, d_in / group) of the grid they stand on.
 
-    gram  X^T X up to a factor, (d_in, d_in). A diagonal gram gives exactly round-to-nearest.
+    gram  X^T X up to a factor, (d_in, d_in). A diagonal gram gives round-to-nearest.
     """
     w = weight.double().clone()
     hessian = gram.double().clone()
     dead = hessian.diagonal() <= 0  # inputs that never fire: their weights do not matter, rounding must not blow up
-    hessian[dead, dead] = 1.0
+    live = hessian.diagonal()[~dead]
+    hessian[dead, dead] = live.mean() if len(live) else 1.0
     hessian.diagonal().add_(damp * hessian.diagonal().mean())
     upper = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
     codes = torch.empty_like(weight, dtype=torch.uint8)
