@@ -28,7 +28,7 @@ def test_the_table_names_every_architecture_and_no_fault() -> None:
     assert list(found.values()).count("refused") <= REFUSED_AT_MOST
 
 
-#: The sweep in so many parts: two cores take half of them each, in files of their own, which is how workers share tests.
+#: The sweep in so many parts: two cores take half of them each, in files of their own, as workers share out files.
 PARTS = 6
 
 

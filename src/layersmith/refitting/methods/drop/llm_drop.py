@@ -40,7 +40,7 @@ class LLMDrop(Drop):
     statistics = ("stream",)
     when_it_pays = "As the one-shot baseline beside measured drops: it needs no run of the model for each sublayer."
     differs = (
-        "The stream between the two sublayers is what leaves the block less what the feed-forward gives. That is so "
+        "The stream between the two sublayers is what leaves the block less what the feed-forward gives, which is so "
         "where norms stand in front of sublayers, as in the models of the paper; behind a norm of the output (Gemma 3, "
         "BERT) or beside a parallel attention the score is of another sum."
     )

@@ -37,7 +37,7 @@ class Carve(Method):
         "latency decides."
     )
     differs = (
-        "No LoRA fine-tuning here (distillation and healing come after, as for every method). In the released code K_a "
+        "No LoRA fine-tuning here (distillation and healing come after, as for every method); in the released code K_a "
         "is 10 neurons, here a tenth of them; it has 16 experts, here 8, one round of assignment, here two, and carves "
         "a layer on the outputs of the layers carved before it."
     )

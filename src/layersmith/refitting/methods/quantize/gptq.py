@@ -29,7 +29,7 @@ class GPTQ(Method):
     when_it_pays = "Bytes at 4 and 3 bit, where plain rounding hurts; it is not faster."
     differs = (
         "Inputs come from the unquantized prefix (each candidate is built on its own); updates are not blocked, "
-        "because one matrix product per column is fast enough at the sizes a CPU refits. Groups have at most 64 inputs "
+        "because one matrix product per column is fast enough at the sizes a CPU refits; groups have at most 64 inputs "
         "(there whole rows unless asked), and weights of inputs that never fire stay what they are (there they become "
         "0)."
     )
