@@ -90,7 +90,9 @@ def _(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3]).transpose(1, 2)  # heads side by side
 
 
-def _flops(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *args: object, **kwargs: object) -> int:
+def _flops(
+    q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], scale: float | None, out_shape: object = None
+) -> int:
     return 2 * math.prod(q[:-1]) * k[2] * (k[3] + v[3])
 
 
