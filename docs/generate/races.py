@@ -30,7 +30,7 @@ NOT_EXPRESSIBLE = {
     ),
     "2501.18838": (
         "latents rewritten in words against leaving the sublayer out",
-        "it changes a trained model and is no race",
+        "it changes a trained model and is no race; `benchmarks/claims/partial_rewrite.py` asks it of rules",
     ),
 }
 
