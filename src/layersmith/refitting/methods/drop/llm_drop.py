@@ -7,7 +7,7 @@ lower S, the less a sublayer is held to matter; those with the lowest go, attent
 norm. Nothing else is measured: the baseline of `drop` goes by how far the model's outputs move without each.
 
 Paper: arXiv 2406.15786, "What Matters in Transformers? Not All Attention is Needed", whose released code is LLM-Drop;
-the score and the norms were confirmed there.
+the score and the norms were confirmed there. Its rule for whole blocks is the method `shortgpt`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LLMDrop(Drop):
     name = "llm_drop"
     kinds = ("ffn", "mixer")
     papers = ("2406.15786",)
-    missing = "the joint ranking of attention and feed-forwards, and whole blocks"
+    missing = "the joint ranking of attention and feed-forwards"
     builds = ("zero",)
     default = False
     ruled = "kind"
