@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from layersmith.anatomy import Site
+from layersmith.anatomy.stream import NoSum
 from layersmith.errors import UserError
 from layersmith.explaining.circuits import acdc, curves, patching
 from layersmith.explaining.circuits.attribution import scores
@@ -33,7 +34,6 @@ from layersmith.explaining.circuits.graph import Case, Graph
 from layersmith.explaining.circuits.prompts import Encoder, Prompts, read
 from layersmith.explaining.circuits.tasks import check, draw
 from layersmith.explaining.sections import Column, Section, heat_map, table
-from layersmith.explaining.stream import NoSum
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings
 from layersmith.runs.identity import batches_digest

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from layersmith.anatomy.running import evaluating, plainly
+from layersmith.anatomy.stream import NoSum, Step, steps_of
 from layersmith.errors import UserError
 from layersmith.explaining.attribution import Head, head_of
 from layersmith.explaining.decompositions.deletion import SHARES, falls
@@ -35,7 +36,6 @@ from layersmith.explaining.decompositions.rivals import integrated_gradients, ro
 from layersmith.explaining.norms import LinearNorm, linear_norm
 from layersmith.explaining.recognised import attention_at, ffn_at
 from layersmith.explaining.sections import Section, table
-from layersmith.explaining.stream import NoSum, Step, steps_of
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings
 from layersmith.measuring.divergence import is_distribution, main_output, real_positions

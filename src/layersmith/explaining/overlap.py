@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from layersmith.anatomy.stream import NoSum
 from layersmith.errors import UserError
 from layersmith.explaining.circuit import ABLATIONS, Search
 from layersmith.explaining.circuits import curves, patching
@@ -30,7 +31,6 @@ from layersmith.explaining.circuits.graph import Graph
 from layersmith.explaining.circuits.prompts import Encoder, Prompts, read
 from layersmith.explaining.circuits.tasks import check, draw
 from layersmith.explaining.sections import Section, table
-from layersmith.explaining.stream import NoSum
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.tool import Settings
 from layersmith.runs.identity import batches_digest

@@ -26,7 +26,7 @@ STATISTICS = {
     "inputs": "what enters the sublayer",
     "outputs": "what leaves the sublayer",
     "grams": "second moments, means and peaks of what enters each weight matrix",
-    "stream": "the residual stream behind the blocks that follow",
+    "stream": "the residual stream, at the sublayer or behind the blocks that follow",
     "taylor": "gradients of the model's output entropy, one backward pass per batch",
 }
 

@@ -17,6 +17,7 @@ from layersmith.anatomy.edit import Edit, Replacement, apply, restore
 from layersmith.anatomy.observe import in_float32
 from layersmith.anatomy.recognise import as_attention, as_ffn
 from layersmith.anatomy.span import original
+from layersmith.anatomy.stream import NoSum
 from layersmith.anatomy.swap import replacement_for
 from layersmith.contract import Operator
 
@@ -48,6 +49,10 @@ def _no_stream(calls: list[Call], blocks: int) -> list[Tensor]:
     raise ValueError("This model's blocks cannot be run alone, so the stream between them was not kept.")
 
 
+def _no_residual(calls: list[Call]) -> list[tuple[Tensor, Tensor]]:
+    raise NoSum("what the rest of its block does was not kept")
+
+
 @dataclass
 class SublayerView:
     """Everything a method may use at one site, all of it in float32, whatever the model's own dtype.
@@ -71,6 +76,9 @@ class SublayerView:
     #: block after this one. 0 where blocks cannot be run alone.
     streams: int = 0
     stream: Callable[[list[Call], int], list[Tensor]] = field(default=_no_stream)
+    #: calls -> for each what of the stream the sublayer reads, before any norm, and what it adds to it, behind any norm
+    #: of its own. Raises `NoSum` where the sublayers of its block do not add up to what the block gives.
+    residual: Callable[[list[Call]], list[tuple[Tensor, Tensor]]] = field(default=_no_residual)
     seed: int = 0
     #: What stands at the site instead of the original, in float32; nothing, but in a view made by `after`.
     placed: Replacement = field(default_factory=list)

@@ -10,8 +10,9 @@ import torch
 from scipy.integrate import solve_ivp
 
 from layersmith.racing.tasks import dynamics
-from layersmith.racing.tasks.dynamics import FAST, GRID, LENGTH, Dynamics, kuramoto_step, runge_kutta, trajectories
+from layersmith.racing.tasks.dynamics import FAST, GRID, LENGTH, Dynamics, kuramoto_step, lorenz, trajectories
 from layersmith.racing.tasks.shared.drawing import judged
+from layersmith.racing.tasks.shared.runge_kutta import runge_kutta
 
 from .small import draw
 
@@ -42,7 +43,7 @@ def test_lorenz_steps_have_order_four() -> None:
     def after(steps: int) -> torch.Tensor:
         state = x
         for _ in range(steps):
-            state = runge_kutta(state, 0.4 / steps, 6, 8.0)
+            state = runge_kutta(lambda now: lorenz(now, 6, 8.0), state, 0.4 / steps)
         return state
 
     exact = after(512)

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from layersmith.anatomy import Anatomy, Replay, original
 from layersmith.anatomy.replay import Captured
 from layersmith.anatomy.running import evaluating, plainly
+from layersmith.anatomy.stream import NoSum, Step, steps_of
 from layersmith.explaining.circuits.heads import PARTS, Heads
 from layersmith.explaining.circuits.prompts import Prompts
 from layersmith.explaining.recognised import attention_at
-from layersmith.explaining.stream import NoSum, Step, steps_of
 from layersmith.measuring.divergence import main_output, run
 
 #: Relative error of the graph's logits up to which it counts as the model.

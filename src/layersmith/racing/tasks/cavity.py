@@ -25,6 +25,7 @@ from torch import Tensor
 from layersmith.racing.task import Batch, Split, Task
 from layersmith.racing.tasks.shared.checks import flag, number, whole
 from layersmith.racing.tasks.shared.operators import Solved, relative_error
+from layersmith.racing.tasks.shared.runge_kutta import runge_kutta
 
 #: Reynolds numbers of "train", and of "test" if they are to be unseen.
 SEEN, UNSEEN = (20.0, 200.0), (200.0, 400.0)
@@ -109,11 +110,7 @@ def flow(w: Tensor, reynolds: Tensor, time: float) -> Tensor:
     steps = math.ceil(time / min(0.2 * h**2 / float(viscosity.max()), 0.8 * h))
     dt = time / steps
     for _ in range(steps):
-        one = _slope(w, viscosity, h)
-        two = _slope(w + dt / 2 * one, viscosity, h)
-        three = _slope(w + dt / 2 * two, viscosity, h)
-        four = _slope(w + dt * three, viscosity, h)
-        w = w + dt / 6 * (one + 2 * two + 2 * three + four)
+        w = runge_kutta(lambda now: _slope(now, viscosity, h), w, dt)
     return w
 
 

@@ -17,6 +17,7 @@ from layersmith.errors import MissingExtra
 from layersmith.racing.task import Batch, Split, Task
 from layersmith.racing.tasks.shared import idx
 from layersmith.racing.tasks.shared.checks import whole
+from layersmith.racing.tasks.shared.linear_map import linear_map
 
 #: Shares of the embedded set to train on and to choose by; the rest is "test".
 TRAIN, VALID = 0.7, 0.15
@@ -81,7 +82,7 @@ class Digits(Task):
         labels = labels[:MOST]
         ones = torch.nn.functional.one_hot(labels, self.n_outputs).double()
         known1, asked1 = (torch.cat([x, torch.ones(len(x), 1)], 1) for x in (known, asked))
-        weights = torch.linalg.solve(known1.T @ known1 + 1e-3 * torch.eye(known1.shape[1]).double(), known1.T @ ones)
+        weights = linear_map(known1, ones, 1e-3)
         nearest = labels[torch.cdist(asked, known).argmin(1)]
         return {
             "random": 1 / self.n_outputs,

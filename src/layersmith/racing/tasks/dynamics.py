@@ -30,6 +30,8 @@ from torch import Tensor
 from layersmith.racing.task import Batch, Split, Task
 from layersmith.racing.tasks.shared.checks import number, one_of, whole
 from layersmith.racing.tasks.shared.drawing import judged
+from layersmith.racing.tasks.shared.linear_map import linear_map
+from layersmith.racing.tasks.shared.runge_kutta import runge_kutta
 
 Step = Callable[[Tensor], Tensor]
 SYSTEMS = ("kuramoto_sivashinsky", "lorenz96", "lorenz96_two_scale")
@@ -99,7 +101,7 @@ class Dynamics(Task):
         seen, wanted = self._pairs(batch)
         train = self.batch(torch.Generator().manual_seed(0), len(batch.inputs))
         xs, ys = self._pairs(train)
-        weights = torch.linalg.solve(xs.T @ xs + PENALTY * len(xs) * torch.eye(xs.shape[1]).double(), xs.T @ ys)
+        weights = linear_map(xs, ys, PENALTY * len(xs))
         return {
             "random": float(batch.targets.square().mean()),
             "last value": float((batch.inputs - batch.targets).square().mean()),
@@ -142,7 +144,7 @@ def trajectories(
     x[:, n_seen:] *= 0.1
 
     def step(state: Tensor) -> Tensor:
-        return runge_kutta(state, TIMES[system][1], n_seen, force)
+        return runge_kutta(lambda now: lorenz(now, n_seen, force), state, TIMES[system][1])
 
     return _sampled(x, TIMES[system], samples, step)
 
@@ -168,15 +170,6 @@ def lorenz(state: Tensor, n_seen: int, force: float) -> Tensor:
     slow = slow - y.unflatten(1, (n_seen, FAST)).sum(2)
     quick = -100 * y.roll(-1, 1) * (y.roll(-2, 1) - y.roll(1, 1)) - 10 * y + x.repeat_interleave(FAST, 1)
     return torch.cat([slow, quick], 1)
-
-
-def runge_kutta(state: Tensor, dt: float, n_seen: int, force: float) -> Tensor:
-    """One classical step."""
-    one = lorenz(state, n_seen, force)
-    two = lorenz(state + dt / 2 * one, n_seen, force)
-    three = lorenz(state + dt / 2 * two, n_seen, force)
-    four = lorenz(state + dt * three, n_seen, force)
-    return state + dt / 6 * (one + 2 * two + 2 * three + four)
 
 
 def kuramoto_step(dt: float) -> Step:

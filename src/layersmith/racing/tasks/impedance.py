@@ -25,6 +25,7 @@ from torch import Tensor
 from layersmith.racing.task import Batch, Split, Task
 from layersmith.racing.tasks.darcy import AT_ONCE, points, system
 from layersmith.racing.tasks.shared.checks import number, whole
+from layersmith.racing.tasks.shared.linear_map import linear_map
 from layersmith.racing.tasks.shared.operators import PENALTY, Solved, relative_error
 
 INSIDE = 4.0
@@ -72,7 +73,7 @@ class Impedance(Task):
             torch.cat([p.inputs[..., 2:].flatten(1), torch.ones(len(p.inputs), 1)], 1).double() for p in (train, test)
         )
         bodies = train.targets[..., 0].double()
-        weights = torch.linalg.solve(xs.T @ xs + PENALTY * len(xs) * torch.eye(xs.shape[1]).double(), xs.T @ bodies)
+        weights = linear_map(xs, bodies, PENALTY * len(xs))
         mean = bodies.mean(0).expand(len(asked), -1)
         return {
             "random": 1.0,

@@ -31,6 +31,7 @@ from torch import Tensor
 from layersmith.racing.task import IGNORED, Batch, Split, Task
 from layersmith.racing.tasks.shared.checks import number, one_of, whole
 from layersmith.racing.tasks.shared.drawing import judged
+from layersmith.racing.tasks.shared.linear_map import linear_map
 
 PROBLEMS = ("add", "apply", "eigenvalues", "inverse", "product", "transpose")
 ENCODINGS = ("b1999", "fp15", "p10", "p1000")
@@ -102,7 +103,7 @@ class LinearAlgebra(Task):
         """random: any tokens, of which hardly any are right; linear: least squares from the numbers of the question."""
         generator = torch.Generator().manual_seed(0)
         xs, ys = self.drawn(generator, FITTED)
-        weights = torch.linalg.solve(xs.T @ xs + PENALTY * torch.eye(xs.shape[1]).double(), xs.T @ ys)
+        weights = linear_map(xs, ys, PENALTY)
         tokens = judged(self)
         length = self.asked * _width(self.encoding)
         question = decoded(tokens.inputs[:, : self.tokens - length], self.encoding)

@@ -22,6 +22,7 @@ from torch import Tensor
 from layersmith.racing.task import Batch, Split, Task
 from layersmith.racing.tasks.shared.checks import number, whole
 from layersmith.racing.tasks.shared.drawing import chosen, judged
+from layersmith.racing.tasks.shared.linear_map import linear_map
 
 #: Of the yardstick of least squares.
 PENALTY = 1e-3
@@ -79,7 +80,7 @@ class LinearSeries(Task):
         batch = judged(self)
         wanted = batch.targets[:, -1].unflatten(1, (self.horizon, self.n_inputs))
         xs, ys = (part.transpose(1, 2).flatten(0, 1).double() for part in (self.seen, self.wanted))
-        found = torch.linalg.solve(xs.T @ xs + PENALTY * torch.eye(self.tokens).double(), xs.T @ ys)
+        found = linear_map(xs, ys, PENALTY)
         guess = torch.einsum("bts,th->bhs", batch.inputs.double(), found)
         return {
             "random": float(wanted.square().mean()),

@@ -27,6 +27,7 @@ from layersmith.errors import UserError
 from layersmith.racing.task import Batch, Split, Task
 from layersmith.racing.tasks.shared.checks import whole
 from layersmith.racing.tasks.shared.drawing import judged
+from layersmith.racing.tasks.shared.linear_map import linear_map
 
 HOURS, SERIES, NOISE = 10_000, 7, 0.5
 PERIODS = (24.0, 12.0, 168.0, 2190.0)
@@ -107,7 +108,7 @@ class Series(Task):
         )
         xs = (seen - seen[:, -1:]).transpose(1, 2).flatten(0, 1)[:, :-1].double()
         ys = (wanted - seen[:, -1:]).transpose(1, 2).flatten(0, 1).double()
-        weights = torch.linalg.solve(xs.T @ xs + PENALTY * torch.eye(xs.shape[1]).double(), xs.T @ ys)
+        weights = linear_map(xs, ys, PENALTY)
         asked = (inputs - inputs[:, -1:]).transpose(1, 2)[..., :-1].double()
         return (asked @ weights).float().transpose(1, 2) + inputs[:, -1:]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from layersmith.anatomy import Anatomy, Replay, Site
 from layersmith.anatomy.replay import Captured
+from layersmith.anatomy.stream import steps_in
 from layersmith.errors import UserError
 from layersmith.measuring.inputs import placement
 from layersmith.refitting.calibrate.batches import Batch, Batches
@@ -65,6 +66,7 @@ class Activations:
             statistics={name: t.to(self.device) for name, t in (statistics or {}).items()},
             streams=self._streams(site),
             stream=lambda calls, blocks: self._stream(site, calls, blocks),
+            residual=lambda calls: self._residual(site, calls),
             seed=seed,
         )
 
@@ -98,6 +100,15 @@ class Activations:
         """What enters the block `blocks` after the site's own, on the batches of these calls."""
         tensors = self._load(f"calibration/block-{self.block_of(site.name) + blocks:03d}")
         return [tensors[call.key] for call in calls]
+
+    def _residual(self, site: Site, calls: list[Call]) -> list[tuple[Tensor, Tensor]]:
+        """What of the stream the sublayer reads, and what it adds to it, on the batches of these calls."""
+        batches = {f"fit.{i}": b for i, b in enumerate(self._batches.fit)}
+        batches |= {f"holdout.{i}": b for i, b in enumerate(self._batches.holdout)}
+        captured = [self._captured(site, call.key, batches[call.key]) for call in calls]
+        steps = steps_in(self.anatomy, self.anatomy.site(site.block), captured[0])
+        (step,) = (step for step in steps if step.site == site)
+        return [(step.read(each), step.added(each)) for each in captured]
 
     def _stored(self, block: int) -> bool:
         return self._workspace.has_tensors(f"calibration/search-{block:03d}") and (

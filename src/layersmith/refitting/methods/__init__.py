@@ -21,6 +21,7 @@ METHODS: dict[str, str] = {
     "one_row": "layersmith.refitting.methods.replace.one_row:OneRowHead",
     "drop": "layersmith.refitting.methods.drop.drop:Drop",
     "llm_drop": "layersmith.refitting.methods.drop.llm_drop:LLMDrop",
+    "shortgpt": "layersmith.refitting.methods.drop.shortgpt:ShortGPT",
     "mean": "layersmith.refitting.methods.drop.mean:Mean",
     "linear": "layersmith.refitting.methods.fits.linear:LinearMap",
     "rank_r": "layersmith.refitting.methods.fits.rank_r:RankR",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from layersmith.racing.task import Batch, Split
+from layersmith.racing.tasks.shared.linear_map import linear_map
 
 #: Penalty of the linear yardstick, beside features of size one.
 PENALTY = 1e-3
@@ -41,7 +42,7 @@ class Solved:
         train, test = self.parts["train"], self.parts["test"]
         xs, asked = (torch.cat([p.inputs[..., 0], torch.ones(len(p.inputs), 1)], 1).double() for p in (train, test))
         us = train.targets[..., 0].double()
-        weights = torch.linalg.solve(xs.T @ xs + PENALTY * torch.eye(xs.shape[1]).double(), xs.T @ us)
+        weights = linear_map(xs, us, PENALTY)
         mean = us.mean(0).expand(len(asked), -1)
         return {
             "random": 1.0,

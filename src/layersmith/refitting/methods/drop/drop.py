@@ -18,7 +18,7 @@ from layersmith.refitting.view import SublayerView
 class Drop(Method):
     name = "drop"
     kinds: ClassVar[tuple[str, ...]] = ("ffn", "mixer", "block")
-    papers = ("2406.15786",)
+    papers: ClassVar[tuple[str, ...]] = ("2406.15786",)
     builds = ("zero",)
     default = True
     saves = ("latency", "params", "bytes", "flops", "kv")

@@ -1,12 +1,13 @@
 """Drop the sublayers that turn the residual stream least, many in one shot.
 
-    S = 1 - mean over tokens of cos(x, x + f(x))         x the stream before a sublayer, f(x) what it adds
+    S = 1 - mean over tokens of cos(x, x + f(x))         x the stream that a sublayer reads, f(x) what it adds
 
-The lower S, the less a sublayer is held to matter; those with the lowest go, attention or feed-forwards, each with its
+x is taken before the norm that stands in front of a sublayer, f(x) behind one that stands on its output (Gemma 3). The
+lower S, the less a sublayer is held to matter; those with the lowest go, attention or feed-forwards, each with its
 norm. Nothing else is measured: the baseline of `drop` goes by how far the model's outputs move without each.
 
 Paper: arXiv 2406.15786, "What Matters in Transformers? Not All Attention is Needed", whose released code is LLM-Drop;
-the score and the norms were confirmed there.
+the score and the norms were confirmed there. Its rule for whole blocks is the method `shortgpt`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from layersmith.anatomy.edit import Replacement
+from layersmith.anatomy.stream import NoSum
 from layersmith.refitting.method import Settings
 from layersmith.refitting.methods.drop.drop import Drop
 from layersmith.refitting.methods.prune.rules import Harm
@@ -31,24 +33,26 @@ class LLMDrop(Drop):
     name = "llm_drop"
     kinds = ("ffn", "mixer")
     papers = ("2406.15786",)
-    missing = "the joint ranking of attention and feed-forwards, and whole blocks"
+    missing = "the joint ranking of attention and feed-forwards"
     builds = ("zero",)
     default = False
     ruled = "kind"
     saves = ("latency", "params", "bytes", "flops", "kv")
-    requires = "blocks that can be run alone; of the last one, attention only"
+    requires = "a block that runs once and gives the sum of what it was given and what its sublayers add"
     statistics = ("stream",)
     when_it_pays = "As the one-shot baseline beside measured drops: it needs no run of the model for each sublayer."
     differs = (
-        "The stream between the two sublayers is what leaves the block less what the feed-forward gives, which is so "
-        "where norms stand in front of sublayers, as in the models of the paper; behind a norm of the output (Gemma 3, "
-        "BERT) or beside a parallel attention the score is of another sum."
+        "The models of the paper have norms in front of sublayers alone: a norm of the sum (BERT) is left out of the "
+        "score, as it stays when the sublayer goes, and sublayers side by side (GPT-NeoX) are each compared with the "
+        "stream that both read."
     )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
-        if not view.streams:
-            return "the model's blocks cannot be run alone, so the stream between them was not kept"
-        return "what leaves the last block was not kept" if view.site.kind == "ffn" and view.streams < 2 else None
+        try:
+            view.residual(view.fit[:1])
+        except NoSum as why:
+            return str(why)
+        return None
 
     def options(self, view: SublayerView) -> list[Settings]:
         return [{"importance": float(f"{importance(view):.6g}")}]
@@ -65,14 +69,9 @@ class LLMDrop(Drop):
 
 @torch.no_grad()
 def importance(view: SublayerView) -> float:
-    """S of the sublayer on the calls that methods may fit to; 0 where it adds nothing.
-
-    Attention stands first in its block, so it reads what enters the block; a feed-forward last, so what leaves the
-    block is what it has left.
-    """
+    """S of the sublayer on the calls that methods may fit to; 0 where it adds nothing."""
     found = []
-    for call, stream in zip(view.fit, view.stream(view.fit, int(view.site.kind == "ffn")), strict=True):
-        added, stream = call.real(call.output), call.real(stream.float())
-        before, after = (stream - added, stream) if view.site.kind == "ffn" else (stream, stream + added)
-        found.append(1 - F.cosine_similarity(before.double(), after.double(), dim=-1))
+    for call, (read, added) in zip(view.fit, view.residual(view.fit), strict=True):
+        before, written = call.real(read).double(), call.real(added).double()
+        found.append(1 - F.cosine_similarity(before, before + written, dim=-1))
     return float(torch.cat(found).mean())

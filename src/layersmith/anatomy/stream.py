@@ -8,16 +8,17 @@ Nothing is taken from names: a norm stands where its input and its output are th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from layersmith.anatomy import Anatomy, Replay, Site
-from layersmith.anatomy.replay import Captured
+from layersmith.anatomy.replay import Captured, Replay
 from layersmith.anatomy.running import evaluating
+from layersmith.anatomy.site import Anatomy, Site
 
-#: Relative error up to which two ways to compute the same thing count as equal in float32.
+#: Relative error of a token up to which two ways to compute the same thing count as equal in float32.
 TOLERANCE = 1e-4
 
 
@@ -39,6 +40,14 @@ class Step:
     closing: str | None
     sees: int
 
+    def read(self, calls: Mapping[str, Sequence[Captured]]) -> Tensor:
+        """What of the stream it reads, before any norm."""
+        return calls[self.norm or self.site.modules[0]][0].input
+
+    def added(self, calls: Mapping[str, Sequence[Captured]]) -> Tensor:
+        """What it adds to the stream, behind any norm of its own."""
+        return calls[self.post or self.site.modules[-1]][0].hidden
+
 
 def steps_of(replay: Replay, anatomy: Anatomy, batch: dict[str, Tensor]) -> list[list[Step]]:
     """For each block its sublayers on the stream, in order. Raises NoSum where they do not add up to what it gives."""
@@ -47,34 +56,37 @@ def steps_of(replay: Replay, anatomy: Anatomy, batch: dict[str, Tensor]) -> list
     found = []
     with evaluating(replay.model):
         entering = replay.block_inputs(batch)
+        if entering[0].dtype.itemsize < 4:
+            raise NoSum("the model is in half precision, in which its parts do not add up; load it in float32")
         for index, path in enumerate(replay.blocks):
             block = next(s for s in anatomy.of_kind("block") if s.modules[0] == path)
-            found.append(_steps_of_block(replay, anatomy, block, index, entering, batch))
+            paths = sorted({path for site in (block, *anatomy.in_block(block.name)) for path in site.modules})
+            _, calls = replay.capture(index, entering[index], batch, paths)
+            found.append(steps_in(anatomy, block, calls))
     return found
 
 
-def _steps_of_block(
-    replay: Replay, anatomy: Anatomy, block: Site, index: int, entering: list[Tensor], batch: dict[str, Tensor]
-) -> list[Step]:
-    if entering[index].dtype.itemsize < 4:
-        raise NoSum("the model is in half precision, in which its parts do not add up; load it in float32")
+def steps_in(anatomy: Anatomy, block: Site, calls: Mapping[str, Sequence[Captured]]) -> list[Step]:
+    """The sublayers of one block on the stream, in order. Raises NoSum where they do not add up to what it gives.
+
+    calls  of the modules of the block and of its sites in one run of it
+    """
     inside = anatomy.in_block(block.name)
+    if any(len(calls[path]) != 1 for site in (block, *inside) for path in (site.modules[0], site.modules[-1])):
+        raise NoSum(f"{block.name} or a sublayer in it does not run exactly once")
     sublayers = [site for site in inside if site.kind in ("ffn", "mixer")]
-    paths = {path for site in inside for path in (site.modules[0], site.modules[-1])}
-    _, calls = replay.capture(index, entering[index], batch, sorted(paths))
-    if any(len(calls[path]) != 1 for path in paths):
-        raise NoSum(f"a sublayer of {block.name} does not run exactly once")
     norms = {site.modules[0]: calls[site.modules[0]][0] for site in inside if site.kind == "norm"}
+    (whole,) = calls[block.modules[0]]
     for closes in (False, True):
-        steps, stream = _followed(sublayers, calls, norms, entering[index], closes)
-        if steps and _equal(stream, entering[index + 1]):
+        steps, stream = _followed(sublayers, calls, norms, whole.input, closes)
+        if steps and _equal(stream, whole.hidden):
             return steps
     raise NoSum(f"what the sublayers of {block.name} write does not add up to what it adds to the stream")
 
 
 def _followed(
     sublayers: Sequence[Site],
-    calls: dict[str, list[Captured]],
+    calls: Mapping[str, Sequence[Captured]],
     norms: dict[str, Captured],
     entering: Tensor,
     closes: bool,
@@ -108,6 +120,9 @@ def _reads(read: Tensor, streams: list[Tensor], norms: dict[str, Captured]) -> t
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether every token has the same in both, up to rounding: one of enormous norm hides none of the others."""
     if a.numel() != b.numel():
         return False
-    return float((a.reshape(b.shape) - b).norm()) <= TOLERANCE * float(b.norm())
+    rounding = max(TOLERANCE, torch.finfo(a.dtype).eps, torch.finfo(b.dtype).eps)
+    wrong, size = (a.reshape(b.shape) - b).float().norm(dim=-1), b.float().norm(dim=-1)
+    return bool((wrong <= rounding * size).all())
