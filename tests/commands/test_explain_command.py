@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from layersmith.commands.explain import TABLE_ROWS, _print_map, _print_site, _print_table
+from layersmith.commands.explain import TABLE_ROWS, _print, _print_map, _print_site, _print_table
+from layersmith.explaining.result import ExplainResult
 
 TITLES = ["block linear", "max/median", "attn first sink", "ffn fragile", "ffn rank used"]
 
@@ -42,3 +43,8 @@ def test_a_table_of_a_survey_is_printed_and_what_is_left_out_is_counted(capsys: 
     for told in ("Certified bounds", "1235", "[b]", f"layers.{TABLE_ROWS - 1}.ffn", "3 more rows"):
         assert told in out
     assert f"layers.{TABLE_ROWS}.ffn" not in out
+
+
+def test_the_verdicts_of_a_survey_are_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _print(ExplainResult(tmp_path, {"survey": {"sections": [], "verdicts": ["It does NOT [beat]."]}}))
+    assert "It does NOT [beat]." in capsys.readouterr().out

@@ -22,6 +22,7 @@ from tests.elsewhere import ELSEWHERE, elsewhere
         ("unlearning", {"facts": 8, "forget": 2, "answers": 2, "steps": 2}),
         ("squashing", {"passages": 1, "directions": 1}),
         ("relations", {"answers": 4}),
+        ("slime", {"neighbours": 8, "points": 64}),
     ],
 )
 def test_all_that_is_made_is_made_there(tool, settings, llama, tokenizer, tmp_path):

@@ -10,9 +10,10 @@ from torch import nn
 
 import layersmith
 from layersmith.errors import MissingExtra, UserError
-from layersmith.explaining.formula import Formula, Projected, _Directions
+from layersmith.explaining.formula import Formula, Projected
 from layersmith.explaining.formulas import engine
 from layersmith.explaining.formulas.choice import chosen, error, fitted, front
+from layersmith.explaining.formulas.directions import Directions
 from layersmith.explaining.pipeline import explain, shuffled
 from layersmith.explaining.tool import Observed
 from layersmith.ffn.shared.expressions import compiled, nodes, run
@@ -76,15 +77,15 @@ def test_what_gives_no_number_is_on_no_front() -> None:
 
 def test_the_projections_are_those_of_principal_directions() -> None:
     seen = observed()
-    read = _Directions.of(seen.inputs, 3)
+    read = Directions.of(seen.inputs, 3)
     z = read.into(seen.inputs.double())
     assert torch.allclose(z.T @ z / len(z), torch.eye(3, dtype=torch.float64), atol=1e-6)
     assert read.explained == pytest.approx(1.0)
     back = read.back(z)
     assert float((back - seen.inputs).norm() / seen.inputs.norm()) < 1e-5
-    whole = Projected(seen.module, _Directions.of(seen.inputs, 6), _Directions.of(seen.outputs, 6))
+    whole = Projected(seen.module, Directions.of(seen.inputs, 6), Directions.of(seen.outputs, 6))
     assert torch.allclose(whole(seen.inputs), seen.outputs, atol=1e-3)
-    thin = Projected(seen.module, _Directions.of(seen.inputs, 1), _Directions.of(seen.outputs, 1))
+    thin = Projected(seen.module, Directions.of(seen.inputs, 1), Directions.of(seen.outputs, 1))
     assert float((thin(seen.inputs) - seen.outputs).norm() / seen.outputs.norm()) > 0.5
 
 

@@ -101,6 +101,8 @@ def test_trees_are_counted_written_and_given_other_numbers() -> None:
     tree = ["add", ["mul", 0.5, "x0"], ["square", ["sub", "x1", 2.0]]]
     assert nodes(tree) == 8
     assert written(tree) == "(0.5·x0 + ((x1 - 2))²)"
+    assert written(["sub", ["add", 1.0, "x0"], ["sub", "x1", "x2"]]) == "(1 + x0 - (x1 - x2))"
+    assert written(["mul", ["add", 1.0, "x0"], "x1"]) == "(1 + x0)·x1"
     other = with_constants(tree, [1.0, 3.0])
     assert compiled([other], 2)[1] == [1.0, 3.0]
     assert compiled([tree], 2)[1] == [0.5, 2.0]

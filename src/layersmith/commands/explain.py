@@ -56,11 +56,14 @@ def _print(result: ExplainResult) -> None:
     console = Console()
     for site in document.get("sites", []):
         _print_site(console, site, document["model"]["name"])
-    for section in document.get("survey", {}).get("sections", []):
+    survey = document.get("survey", {})
+    for section in survey.get("sections", []):
         if "map" in section:
             _print_map(console, section["title"], section["map"])
         if "table" in section and len(section["table"]["columns"]) <= TABLE_COLUMNS:
             _print_table(console, section["title"], section["table"])
+    if survey.get("verdicts"):
+        console.print("\n".join([*survey["verdicts"], ""]), markup=False, highlight=False)
     console.print(f"{result.folder}/result.json · {result.folder}/report.html", markup=False, highlight=False)
 
 

@@ -10,8 +10,8 @@ the part `equations`, which is judged, swapped and saved like any other.
 Two controls of the paper stand in the table beside ours: `passed_on`, MLP(x) = x, its point of reference; and
 `projected`, the sublayer itself between the two projections, which is what perfect equations would come to.
 
-Paper: "SymTorch: Symbolic Distillation of Neural Networks". Differs: the engine is pyoperon, no Julia is needed; the
-local equations around one input (SLIME) are not here.
+Paper: "SymTorch: Symbolic Distillation of Neural Networks". Differs: the engine is pyoperon, no Julia is needed. The
+local equations around one input (SLIME) are the survey `slime`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from layersmith import catalogue
 from layersmith.errors import UserError
 from layersmith.explaining.formulas.choice import chosen, fitted, front
+from layersmith.explaining.formulas.directions import Directions
 from layersmith.explaining.formulas.engine import candidates, require_engine
 from layersmith.explaining.sections import Section, table
 from layersmith.explaining.tool import Explanation, Observed, Settings, Tool
@@ -58,8 +59,8 @@ class Formula(Tool):
         width = observed.inputs.shape[-1]
         if observed.outputs.shape[-1] != width:
             raise UserError("The site writes another width than it reads, so nothing stands in its place.")
-        read = _Directions.of(observed.inputs, min(settings["inputs"], width))
-        write = _Directions.of(observed.outputs, min(settings["outputs"], width))
+        read = Directions.of(observed.inputs, min(settings["inputs"], width))
+        write = Directions.of(observed.outputs, min(settings["outputs"], width))
         rows = _rows(len(observed.inputs), settings["rows"], settings["seed"])
         x, y = (d.into(t[rows].double().cpu()) for d, t in ((read, observed.inputs), (write, observed.outputs)))
         fronts, trees = [], []
@@ -78,35 +79,10 @@ class Formula(Tool):
         return Explanation(module, size, pages, controls)
 
 
-class _Directions:
-    """Principal directions of rows: mean (D,), axes (D, n) with columns of length 1, spread (n,), explained share."""
-
-    def __init__(self, mean: Tensor, axes: Tensor, spread: Tensor, explained: float):
-        self.mean, self.axes, self.spread, self.explained = mean, axes, spread, explained
-
-    @classmethod
-    def of(cls, rows: Tensor, count: int) -> _Directions:
-        rows = rows.double().cpu()
-        mean = rows.mean(0)
-        values, axes = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
-        values, axes = values.flip(0).clamp_min(0), axes.flip(1)
-        # The sign of an axis is arbitrary: its largest entry is made positive, so that a run can be repeated.
-        axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-        share = float(values[:count].sum() / values.sum().clamp_min(1e-30))
-        return cls(mean, axes[:, :count], values[:count].sqrt().clamp_min(1e-12), share)
-
-    def into(self, x: Tensor) -> Tensor:
-        """(N, D) -> (N, n), each of variance 1."""
-        return (x - self.mean) @ self.axes / self.spread
-
-    def back(self, z: Tensor) -> Tensor:
-        return (z * self.spread) @ self.axes.T + self.mean
-
-
 class Projected(nn.Module):
     """The sublayer itself with only the principal directions of what enters and of what leaves it."""
 
-    def __init__(self, original: nn.Module, read: _Directions, write: _Directions):
+    def __init__(self, original: nn.Module, read: Directions, write: Directions):
         super().__init__()
         self._original = (original,)
         self._directions = (read, write)
@@ -131,7 +107,7 @@ def _front(x: Tensor, y: Tensor, settings: Settings) -> list[tuple[float, Tree]]
     return front([0.0, *(fitted(tree, seen, told) for tree in trees)], x[:kept], y[:kept])
 
 
-def _module(width: int, trees: list[Tree], read: _Directions, write: _Directions) -> nn.Module:
+def _module(width: int, trees: list[Tree], read: Directions, write: Directions) -> nn.Module:
     spec = {"name": "equations", "d_model": width, "inputs": read.axes.shape[1], "equations": trees}
     module: Any = catalogue.build(spec)
     with torch.no_grad():
@@ -144,7 +120,7 @@ def _module(width: int, trees: list[Tree], read: _Directions, write: _Directions
 
 
 def _sections(
-    fronts: list[list[tuple[float, Tree]]], trees: list[Tree], read: _Directions, write: _Directions
+    fronts: list[list[tuple[float, Tree]]], trees: list[Tree], read: Directions, write: Directions
 ) -> list[Section]:
     rows = [
         [f"u{output}", nodes(tree), next(wrong for wrong, each in found if each is tree), written(tree)]

@@ -25,6 +25,7 @@ TOOLS: dict[str, str] = {
     "lens": "layersmith.explaining.lens:Lens",
     "dictionary": "layersmith.explaining.dictionary:Dictionary",
     "formula": "layersmith.explaining.formula:Formula",
+    "slime": "layersmith.explaining.slime:Slime",
     "circuit": "layersmith.explaining.circuit:Circuit",
     "decompose": "layersmith.explaining.decompose:Decompose",
     "bounds": "layersmith.explaining.bounds:Bounds",

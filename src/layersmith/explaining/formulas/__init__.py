@@ -1,1 +1,1 @@
-"""What the tool `formula` is made of: the engine that looks for equations, and the choice among them."""
+"""What `formula` and `slime` are made of: engines that look for equations, a choice among them, the fit to a point."""

@@ -85,6 +85,8 @@ def written(tree: Tree) -> str:
         inside = [
             f"({text})" if single and isinstance(b, list) else text for text, b in zip(inside, tree[1:], strict=True)
         ]
+        if tree[0] in ("add", "sub") and isinstance(tree[1], list) and tree[1][0] in ("add", "sub"):
+            inside[0] = inside[0][1:-1]  # a sum is read from the left
         return OPERATORS[tree[0]][2].format(*inside)
     return tree if isinstance(tree, str) else f"{tree:.4g}"
 
