@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 import layersmith
 from layersmith.anatomy import edit, find_sites
 from layersmith.anatomy.edit import Edit
-from layersmith.anatomy.twin import twin
+from layersmith.anatomy.twin import copied, twin
 from layersmith.contract import Cost
 from layersmith.errors import UserError
 from layersmith.measuring.latency import model_step
@@ -153,6 +153,19 @@ def test_a_twin_shares_every_tensor_and_leaves_the_model_alone():
     assert other.lm_head.weight is other.model.embed_tokens.weight is model.lm_head.weight
     other.train()
     assert not model.training
+
+
+def test_no_table_of_a_module_is_shared_with_its_twin():
+    model = tiny_llama(layers=2)
+    model.lm_head.register_forward_hook(lambda *_: None)
+    other = copied(model)
+    assert len(other.lm_head._forward_hooks) == 1
+    for ours, theirs in zip(model.modules(), other.modules(), strict=True):
+        assert vars(ours).keys() == vars(theirs).keys()
+        for name, table in vars(ours).items():
+            if isinstance(table, dict | set):
+                assert type(vars(theirs)[name]) is type(table), name
+                assert vars(theirs)[name] is not table, name
 
 
 class Run:

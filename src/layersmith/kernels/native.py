@@ -48,7 +48,10 @@ _aside = False
 
 def serves(*tensors: Tensor) -> bool:
     """True when compiled kernels are there and every tensor is one they take."""
-    return all(t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous() for t in tensors) and loaded()
+    for t in tensors:  # asked several times in every layer for every token, so in few steps
+        if t.dtype is not torch.float32 or not t.is_cpu or not t.is_contiguous():
+            return False
+    return loaded()
 
 
 def inferring() -> bool:
