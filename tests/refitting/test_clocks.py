@@ -206,7 +206,7 @@ class Run:
         monkeypatch.setattr(select, "clock", clocked)
 
     def __call__(self):
-        return select.select(self.ctx, self.built, self.costs)
+        return select.select(self.ctx, self.built, self.costs, self.ctx.settings.budget)
 
 
 @pytest.mark.parametrize(("factor", "bound"), [(1.0, 0.95), (1.02, 0.95), (1.023, 0.95), (1.0, 0.93), (0.9, 0.85)])

@@ -248,7 +248,7 @@ def _stages(ctx: RunContext) -> RefitResult:
     with ctx.clock.stage("score"):
         _score(ctx, library, costs)
     with ctx.clock.stage("search"):
-        selection = select(ctx, library, costs)
+        selection = select(ctx, library, costs, ctx.settings.budget)
     return finish(ctx, Found(library, reports, costs, selection))
 
 

@@ -35,6 +35,7 @@ from layersmith.refitting.search.adopted import or_baseline
 from layersmith.refitting.search.baselines import measure_baselines
 from layersmith.refitting.search.choice import student
 from layersmith.refitting.search.clock import rounds_for
+from layersmith.refitting.search.confirmed import confirmed
 from layersmith.refitting.search.found import Found
 from layersmith.report.card import card
 from layersmith.runs.identity import digest_of
@@ -51,6 +52,7 @@ def finish(ctx: RunContext, found: Found) -> RefitResult:
     with ctx.clock.stage("baselines"):
         variants = measure_baselines(ctx, found)
         selection = or_baseline(ctx, found, variants["uniform"])
+        selection = confirmed(ctx, replace(found, selection=selection), _rounds(found))
         if selection is not found.selection:
             found = replace(found, selection=selection)
             variants = measure_baselines(ctx, found)  # what was measured is kept, so this only tells it anew
@@ -181,11 +183,15 @@ def _heal_best_uniform(ctx: RunContext, found: Found, variants: dict[str, Any]) 
     best["healed"] = saved
 
 
+def _rounds(found: Found) -> int:
+    """Of the last clocking."""
+    return rounds_for(found.costs.total.of("latency"), CLOCK_SECONDS, *CLOCK_ROUNDS)
+
+
 def _costs(ctx: RunContext, found: Found, healed: Any) -> dict[str, Any]:
     """What a model costs at the shape of the run, its latency beside the original's."""
     steps = {"original": model_step(twin(ctx.model), ctx.shape), "healed": model_step(healed, ctx.shape)}
-    rounds = rounds_for(found.costs.total.of("latency"), CLOCK_SECONDS, *CLOCK_ROUNDS)
-    timings = latency(steps, rounds=rounds, warmup=3, device=placement(ctx.model)[0])
+    timings = latency(steps, rounds=_rounds(found), warmup=3, device=placement(ctx.model)[0])
     cost = replace(model_cost(healed, ctx.shape), latency_ms=timings["healed"].median * 1e3)
     return {"latency_ratio": ratio(timings, "healed", "original"), **cost.to_json()}
 
@@ -198,8 +204,7 @@ def _side_by_side(ctx: RunContext, found: Found, healed: Any, kept: str) -> dict
     device, _ = placement(ctx.model)
     # The result was copied from the original, and so is what it is timed against.
     steps = {"original": model_step(twin(ctx.model), ctx.shape), "refitted": model_step(healed, ctx.shape)}
-    rounds = rounds_for(found.costs.total.of("latency"), CLOCK_SECONDS, *CLOCK_ROUNDS)
-    timings = latency(steps, rounds=rounds, warmup=3, device=device)
+    timings = latency(steps, rounds=_rounds(found), warmup=3, device=device)
     counted = token_bytes(ctx.tokenizer) if ctx.tokenizer is not None else None
     figures: dict[str, Any] = {}
     for name, model, against in (("original", ctx.model, None), ("refitted", healed, ctx.model)):

@@ -60,24 +60,28 @@ class Selection:
     baseline: str | None = None
 
 
-def select(ctx: RunContext, library: Library, costs: SiteCosts) -> Selection:
-    """The best mix under the budget. Raises UserError, naming the best reachable, when no mix meets it."""
-    saved = ctx.workspace.load_json("selection")
+def select(
+    ctx: RunContext, library: Library, costs: SiteCosts, budget: dict[str, float], kept: str = "selection"
+) -> Selection:
+    """The best mix under the budget. Raises UserError, naming the best reachable, when no mix meets it.
+
+    kept  what the workspace calls it
+    """
+    saved = ctx.workspace.load_json(kept)
     if saved is not None:
         return Selection(**saved)
-    search = _Search(ctx, library, costs)
-    best = search.by_clock() if "latency" in ctx.settings.budget else search.by_count()
-    best.front = _front(search.menu, costs, ctx.settings.budget, best.effective_budget, library)
-    ctx.workspace.save_json("selection", vars(best))
+    search = _Search(ctx, library, costs, budget)
+    best = search.by_clock() if "latency" in budget else search.by_count()
+    best.front = _front(search.menu, costs, budget, best.effective_budget, library)
+    ctx.workspace.save_json(kept, vars(best))
     return best
 
 
 class _Search:
     """One search: what may be chosen, and what was measured of it so far."""
 
-    def __init__(self, ctx: RunContext, library: Library, costs: SiteCosts):
-        self.ctx, self.built, self.costs = ctx, library, costs
-        self.budget = ctx.settings.budget
+    def __init__(self, ctx: RunContext, library: Library, costs: SiteCosts, budget: dict[str, float]):
+        self.ctx, self.built, self.costs, self.budget = ctx, library, costs, budget
         self.menu = options(library, costs)
         self.expected = outputs(ctx.model, ctx.batches.search)
         self.rounds = rounds_for(costs.total.of("latency"), CLOCK_SECONDS, *CLOCK_ROUNDS)
