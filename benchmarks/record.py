@@ -73,6 +73,7 @@ def save_official(
 ) -> Path:
     """Write results/official/NAME.json: our part beside the authors' code or a well-kept library's, in one run.
 
+    part       of the catalogue, or a tool of `explain`
     source     what it was compared with: "github:owner/repo@commit, path" or "package==version, object"
     compared   what was compared: outputs, gradients, sizes, dtype, and what had to be matched or left out
     versions   of whatever their code needed besides

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import record
@@ -56,6 +57,8 @@ def evidence_page() -> str:
     compared = [(name, one) for name, e in found.items() for one in e.comparisons]
     if compared:
         out += ["## Beside released code", comparisons(compared)]
+    if of_tools := list(compared_tools()):
+        out += ["Tools of `explain`:", comparisons(of_tools)]
     out += ["## Beside installed libraries", _library_tests(found)]
     out += ["## What is missing", _missing(found)]
     conditions = Counter(_conditions(evidence.record(name)["environment"]) for name in found)
@@ -67,9 +70,16 @@ def _counts(found: evidence.Evidence) -> tuple[int, int, int, int]:
     return len(found.contract.passed), len(found.oracle.passed), len(found.official.passed), len(found.claims)
 
 
+def compared_tools() -> Iterator[tuple[str, Comparison]]:
+    """The tools of `explain` that were run beside released code, which have no record of evidence of their own."""
+    for one in record.official():
+        if one["part"] not in catalogue.ENTRIES:
+            yield one["part"], Comparison(**{field.name: one[field.name] for field in fields(Comparison)})
+
+
 def comparisons(found: list[tuple[str, Comparison]], named: bool = True) -> str:
     rows = [
-        [f"[{name}](catalogue/{name}.md)"] * named
+        [f"[{name}](catalogue/{name}.md)" if name in catalogue.ENTRIES else f"[{name}](explain.md#{name})"] * named
         + [
             inline(one.source),
             f"{one.max_abs_diff:.1e}",
@@ -79,7 +89,7 @@ def comparisons(found: list[tuple[str, Comparison]], named: bool = True) -> str:
         ]
         for name, one in found
     ]
-    columns = ["part"] * named + ["compared with", "largest difference", "allowed", "", "what was compared"]
+    columns = ["name"] * named + ["compared with", "largest difference", "allowed", "", "what was compared"]
     return table(columns, rows, right=[named + 1, named + 2])
 
 

@@ -8,7 +8,7 @@ from functools import cache
 import yaml
 
 from generate import races
-from generate.evidence import rungs, verdict
+from generate.evidence import compared_tools, rungs, verdict
 from generate.text import chips, inline, table
 from layersmith import evidence, standing
 from layersmith.papers import KINDS, Paper, papers
@@ -78,6 +78,8 @@ def _runs(stands: Standing) -> list[str]:
     for kind, name, command in stands.commands:
         linked = f"[{name}]({PAGES[kind].format(name)})" if kind in PAGES else f"`{name}`"
         held = f" {rungs(evidence.of(name).rungs)}" if kind == "part" else ""
+        if kind == "tool" and any(tool == name and one.equal for tool, one in compared_tools()):
+            held = f" {chips([('yes', 'official')])}"
         told.append(f"{kind} {linked}: `{command}`{held}")
     for part, claim in stands.claims:
         told.append(f"{verdict(claim.verdict)} {inline(claim.claim)} ({part}: {inline(claim.measured)})")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from layersmith.errors import UserError
-from layersmith.explaining.bounding.chain import Affine, Ball, Gated, backward, chain_of, forward, interval
-from layersmith.explaining.bounding.lines import CURVATURE, Bend, lines, span
+from layersmith.explaining.bounding.chain import Affine, Ball, Gated, backward, chain_of, forward, interval, planes
+from layersmith.explaining.bounding.lines import CURVATURE, VALLEY, Bend, lines, span
 from layersmith.explaining.pipeline import explain
 from layersmith.ffn.glu import GLU
 from layersmith.ffn.mlp import MLP
@@ -64,6 +64,19 @@ def test_the_stated_curvature_is_none_too_small(name) -> None:
 
 
 @pytest.mark.parametrize("name", CURVATURE)
+def test_every_activation_falls_up_to_its_valley_and_rises_from_there_on(name) -> None:
+    valley = bend(name).valley
+    z = torch.linspace(-12, 12, 20_001, dtype=torch.float64)
+    steps = ACTIVATIONS[name](z).diff()
+    assert (steps[z[1:] <= valley] <= 1e-15).all()
+    assert (steps[z[:-1] >= valley] >= -1e-15).all()
+    if name in VALLEY:
+        at = torch.tensor(valley, dtype=torch.float64, requires_grad=True)
+        (slope,) = torch.autograd.grad(ACTIVATIONS[name](at), at)
+        assert slope.abs() < 1e-14
+
+
+@pytest.mark.parametrize("name", CURVATURE)
 def test_lines_and_span_hold_on_every_interval(name) -> None:
     draws = torch.Generator().manual_seed(0)
     low = 4 * torch.randn(300, generator=draws, dtype=torch.float64)
@@ -77,8 +90,33 @@ def test_lines_and_span_hold_on_every_interval(name) -> None:
     least, largest = span(bend(name), low, high)
     assert (least - y).max() <= 1e-12
     assert (y - largest).max() <= 1e-12
+    assert (largest - y.amax(0)).max() <= 1e-12  # and the span is no wider than it must be
+    assert (least - y.amin(0)).min() >= -1e-5
     room = (line.upper_slope - line.lower_slope) * (low + high) / 2 + line.upper_offset - line.lower_offset
     assert (room <= largest - least + 1e-9).all()  # never worse than the flat lines
+
+
+def test_planes_hold_touch_the_product_and_vary_least() -> None:
+    """Against a search over all means of the two touching planes, on random boxes and on points and segments."""
+    draws = torch.Generator().manual_seed(0)
+    middle = 3 * torch.randn(2, 400, generator=draws, dtype=torch.float64)
+    half = torch.rand(2, 400, generator=draws, dtype=torch.float64) ** 2
+    half[0, :3] = half[1, 1:4] = 0
+    (low, least), (high, most) = middle - half, middle + half
+    shares = torch.rand(2, 500, 1, generator=draws, dtype=torch.float64)
+    shares[:, :4, 0] = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]], dtype=torch.float64)
+    x, y = low + shares[0] * (high - low), least + shares[1] * (most - least)
+    below, above = planes((low, high), (least, most))
+    searched = torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None]
+    for plane, sign, ends in ((below, 1, (least, most)), (above, -1, (most, least))):
+        room = sign * (x * y - plane.of_gate * x - plane.of_up * y - plane.offset)
+        assert room.min() >= -1e-12
+        assert room.amin(0).max() <= 1e-12
+        assert torch.isfinite(room).all()
+        varies = (plane.of_gate * half[0]) ** 2 + (plane.of_up * half[1]) ** 2
+        others = [(searched * a + (1 - searched) * b) * h for (a, b), h in zip((ends, (low, high)), half, strict=True)]
+        best = (others[0] ** 2 + others[1] ** 2).amin(0)
+        assert (varies <= best + 1e-9).all()
 
 
 @pytest.mark.parametrize("radius", [0.01, 0.5, 3.0])

@@ -7,15 +7,16 @@
 
 Linear functions of the input are bounded over the ball exactly: c.a + b -+ radius ||a||_2. Every interval is the
 intersection with what `interval` gives, so neither of the two is ever looser. Activations lie between two lines
-(`lines.py`), the product of gate and value between two planes (McCormick), in the mean of the two that touch:
+(`lines.py`), the product of gate and value between two planes, for p in [l, u] and q in [m, v] (McCormick):
 
-    p in [l, u], q in [m, v]:   p q >= c_p q + c_q p - (l m + u v) / 2,   p q <= c_p q + c_q p - (u m + l v) / 2
+    p q >= m p + l q - l m  and  v p + u q - u v,      p q <= v p + l q - l v  and  m p + u q - u m
 
-with c the middle of each interval. Everything is computed in float64 and widened by `OUTWARD`.
+Below and above, a mean of the two planes is taken: all of them leave as much room in the middle, so that the one is
+chosen that varies least over the intervals. Everything is computed in float64 and widened by `OUTWARD`.
 
 Papers: "Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond" (both directions over any graph;
-in Verified-Intelligence/auto_LiRPA, by the same authors: the dual norm, and these planes as its option "middle"),
-Zhang et al. 2018, arXiv 1811.00866 (CROWN), Gowal et al. 2018, arXiv 1810.12715 (IBP).
+in Verified-Intelligence/auto_LiRPA, by the same authors: the dual norm, and fixed means of these planes), Zhang et al.
+2018, arXiv 1811.00866 (CROWN), Gowal et al. 2018, arXiv 1810.12715 (IBP).
 
 Shapes: N balls, D inputs; bounds (N, width); linear functions (N, width, D).
 """
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -190,12 +192,10 @@ def _carried(
         _scaled(line.lower_slope, line.lower_offset, gate[0], gate[1]),
         _scaled(line.upper_slope, line.upper_offset, gate[1], gate[0]),
     )
-    plane = _plane(span(layer.bend, *gate_box), up_box)
-    zero = torch.zeros_like(plane.of_up)
     made = []
-    for side, offset in ((0, plane.under), (1, plane.over)):
-        first = _scaled(plane.of_up, offset, up[side], up[1 - side])
-        second = _scaled(plane.of_gate, zero, bent[side], bent[1 - side])
+    for side, plane in enumerate(planes(span(layer.bend, *gate_box), up_box)):
+        first = _scaled(plane.of_up, plane.offset, up[side], up[1 - side])
+        second = _scaled(plane.of_gate, torch.zeros_like(plane.offset), bent[side], bent[1 - side])
         made.append((first[0] + second[0], first[1] + second[1]))
     return made[0], made[1]
 
@@ -242,11 +242,12 @@ def _undone(
         assert box is not None, "an activation comes after a layer"
         return _through_lines(lines(layer, *box), weight, bias, sign)
     gate_box, up_box = (_reach(part, [box] if box is not None else [], ball) for part in (layer.gate, layer.up))
-    plane = _plane(span(layer.bend, *gate_box), up_box)
-    offset = torch.where(weight * sign >= 0, plane.over[:, None], plane.under[:, None])
-    bias = bias + (weight * offset).sum(-1)
-    to_gate, bias = _through_lines(lines(layer.bend, *gate_box), weight * plane.of_gate[:, None], bias, sign)
-    to_up = weight * plane.of_up[:, None]
+    below, above = planes(span(layer.bend, *gate_box), up_box)
+    upper = weight * sign >= 0
+    plane = Plane(*(torch.where(upper, a[:, None], b[:, None]) for a, b in zip(above, below, strict=True)))
+    bias = bias + (weight * plane.offset).sum(-1)
+    to_gate, bias = _through_lines(lines(layer.bend, *gate_box), weight * plane.of_gate, bias, sign)
+    to_up = weight * plane.of_up
     bias = bias + to_gate @ layer.gate.bias + to_up @ layer.up.bias
     return to_gate @ layer.gate.weight + to_up @ layer.up.weight, bias
 
@@ -258,20 +259,24 @@ def _through_lines(line: Lines, weight: Tensor, bias: Tensor, sign: int) -> tupl
     return weight * slope, bias + (weight * offset).sum(-1)
 
 
-@dataclass(frozen=True)
-class _Plane:
-    """under <= p q - of_gate p - of_up q <= over for p and q in their intervals."""
+class Plane(NamedTuple):
+    """of_gate p + of_up q + offset, on one side of p q for p and q in their intervals."""
 
     of_gate: Tensor
     of_up: Tensor
-    under: Tensor
-    over: Tensor
+    offset: Tensor
 
 
-def _plane(p: Interval, q: Interval) -> _Plane:
-    under = -(p[0] * q[0] + p[1] * q[1]) / 2
-    over = -(p[1] * q[0] + p[0] * q[1]) / 2
-    return _Plane((q[0] + q[1]) / 2, (p[0] + p[1]) / 2, under, over)
+def planes(p: Interval, q: Interval) -> tuple[Plane, Plane]:
+    """Below and above p q: the means of the two touching planes of which (of_gate dp)^2 + (of_up dq)^2 is least."""
+    (low, high), (least, most) = p, q
+    dp, dq = high - low, most - least
+    area = (2 * dp * dq).clamp_min(1e-300)
+    share = ((high * dq + most * dp) / area).clamp(0, 1)
+    below = Plane(most - share * dq, high - share * dp, share * (high * most - low * least) - high * most)
+    share = ((high * dq - least * dp) / area).clamp(0, 1)
+    above = Plane(least + share * dq, high - share * dp, share * (high * least - low * most) - high * least)
+    return below, above
 
 
 def _affine(linear: torch.nn.Linear) -> Affine:
