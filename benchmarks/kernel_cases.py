@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layersmith.block.series import Series
 from layersmith.ffn.fff import FFF
 from layersmith.ffn.gr_kan import GRKAN
 from layersmith.ffn.mglu import MGLU
@@ -51,7 +52,7 @@ class Case:
 
 def cases() -> list[Case]:
     torch.manual_seed(0)
-    return [*activations(), *norms(), *few_rows(), *tables(), *trees(), *linear_maps(), *attention()]
+    return [*activations(), *norms(), *few_rows(), *tables(), *trees(), *linear_maps(), *attention(), *layers()]
 
 
 def activations() -> list[Case]:
@@ -219,9 +220,7 @@ def _attention(slots: int) -> Case:
     table = turning_table(slots + 1, qkv, size=HEAD, theta=1e4, interleaved=False)
 
     def kernel(qkv: Tensor, table: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return cached.attend_one(
-            qkv, table, slots, keys, values, slots=slots, heads=HEADS, scale=HEAD**-0.5, interleaved=False
-        )
+        return cached.attend_one(qkv, cached.Place(table, slots, keys, values, slots, HEADS, HEAD**-0.5, False))
 
     def reference(qkv: Tensor, table: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         heads = qkv.view(1, 1, -1, HEAD)
@@ -234,3 +233,24 @@ def _attention(slots: int) -> Case:
         return F.scaled_dot_product_attention(q.transpose(1, 2), *seen, enable_gqa=True).transpose(1, 2).flatten(2)
 
     return Case("attend_one", f"1 after {slots}", kernel, reference, (qkv, table, torch.randn(room), torch.randn(room)))
+
+
+def layers() -> list[Case]:
+    """One token through a whole layer, after 128 others in a cache with room."""
+    mixer = {"name": "fused_attention", "n_heads": HEADS, "n_kv_heads": KV_HEADS, "rope_theta": 1e4, "one_row": True}
+    ffn, norm = {"name": "fused_glu", "d_hidden": HIDDEN, "one_row": True}, {"name": "rms_norm"}
+    floats, bytes_ = (Series(D, mixer, ffn, norm, norm).requires_grad_(False) for _ in range(2))
+    for part, names in ((bytes_.mixer, ("qkv", "o")), (bytes_.ffn, ("gate_up", "down"))):
+        for name in names:
+            setattr(part, name, QuantizedLinear.from_weight(getattr(part, name).weight, 8, 64))
+    return [_layer(floats, "float32"), _layer(bytes_, "8 bits")]
+
+
+@torch.no_grad()
+def _layer(layer: Series, stored: str) -> Case:
+    state = layer.keeper.settled(layer(torch.randn(1, 128, D))[1] or {})
+
+    def step(x: Tensor) -> Tensor:
+        return layer(x, state)[0]
+
+    return Case("series_step", f"1 x 576 after 128, {stored}", step, step, (torch.randn(1, 1, D),))

@@ -163,6 +163,11 @@ class Streaming(Operator):
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
         raise NotImplementedError
 
+    @property
+    def keeper(self) -> Mixer | None:
+        """The mixer that the state is from, and that knows how a cache keeps it; None where it is not one mixer's."""
+        return None
+
     def state_bytes(self, tokens: int, batch: int = 1) -> int:
         """Bytes of the state after `tokens` tokens, from the state's own shapes."""
         if not self.streams:
@@ -181,6 +186,10 @@ class Mixer(Streaming):
     """Token mixing: what a residual stream adds to itself, called as `Streaming` says."""
 
     family = "mixer"
+
+    @property
+    def keeper(self) -> Mixer:
+        return self
 
     def settled(self, state: State) -> State:
         """The state as a cache keeps it, which goes on from it once only: it may be written into by the next call."""

@@ -10,6 +10,8 @@ masks, caches, positions and flags, and often return tuples. The `call` of an `E
      "list": true,                         these n come as a list (left out for a tuple)
      "layer_idx": 3}                       which layer of the cache is this sublayer's
 
+    {"style": "mixer"}                     inside a block of ours, which calls its mixer by the contract
+
 What an adapter makes of a call: the padding mask goes to a mixer as bool (B, T), the layer of the cache holds its
 state, everything else (rotary tables, position ids, flags) is not needed and dropped. A mask that hides more than
 padding, the future or what lies outside a window (packed documents, say) is not handed on: operators know none.
@@ -25,10 +27,10 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from layersmith.anatomy.cache import PastCall, state_layer
-from layersmith.contract import Block, Mixer, State
+from layersmith.contract import Block, Mixer, State, Streaming
 from layersmith.errors import UserError
 
-STYLES = ("attention", "block")
+STYLES = ("attention", "block", "mixer")
 _MASKS = ("attention_mask", "mask")
 #: torch's own layers say where padding is: True, or -inf, at padding.
 _PADDING = ("key_padding_mask", "src_key_padding_mask")
@@ -70,6 +72,8 @@ def wrap(module: nn.Module, call: dict[str, Any]) -> nn.Module:
             f"This calling convention is not known: {call!r}. It is either empty or has a 'style' out of {STYLES}, "
             f"and optionally 'arguments', 'outputs', 'list' and 'layer_idx'."
         )
+    if call["style"] == "mixer":
+        return MixerCall(module)
     adapter = AttentionCall if call["style"] == "attention" else BlockCall
     arguments = call.get("arguments", ["hidden_states", "attention_mask"])
     made = adapter(module, arguments, call.get("outputs", 0), call.get("layer_idx", 0))
@@ -115,35 +119,36 @@ class AttentionCall(nn.Module):
         # "past_key_values", "layer_past", "cache_params": the name does not matter.
         cache = next((value for value in given.values() if isinstance(value, Cache)), None)
         layer = None if cache is None else state_layer(cache, self.layer_idx)
-        state = None
-        if isinstance(self.operator, Mixer | Block):
-            if layer is not None and not self.operator.streams:
-                raise UserError(
-                    f"{type(self.operator).__name__} cannot continue from a state, so the model cannot generate with "
-                    f"a cache. Pass use_cache=False, or put a causal operator there."
-                )
-            if given.get("state") is not None:
-                raise UserError(
-                    f"{type(self.operator).__name__} would have to continue from a state that this model keeps as "
-                    f"plain tensors of its own (RWKV does), which have no place for another mixer's. Pass "
-                    f"use_cache=False."
-                )
-            mask = next((given[name] for name in _MASKS if given.get(name) is not None), None)
-            padding = next((given[name] for name in _PADDING if given.get(name) is not None), None)
-            if padding is not None:
-                mask = padding == 0
-            real = None if mask is None else real_tokens(mask, x, 0 if layer is None else layer.tokens)
-            before = None if layer is None else layer.state
-            y, state = self.operator(x, before, real)
-            if layer is not None and layer.records:
-                layer.past.append(self._past_call(x, before, real))
-        else:
-            y = self.operator(x)
+        operator = self.operator
+        if not isinstance(operator, Streaming):
+            y = operator(x)
+            if layer is not None:
+                layer.advance(x.shape[1], None)
+            return y
+        if layer is not None and layer.state is None and not operator.streams:
+            raise UserError(
+                f"{type(operator).__name__} cannot continue from a state, so the model cannot generate with "
+                f"a cache. Pass use_cache=False, or put a causal operator there."
+            )
+        if given.get("state") is not None:
+            raise UserError(
+                f"{type(operator).__name__} would have to continue from a state that this model keeps as "
+                f"plain tensors of its own (RWKV does), which have no place for another mixer's. Pass "
+                f"use_cache=False."
+            )
+        mask = next((given[name] for name in _MASKS if given.get(name) is not None), None)
+        padding = next((given[name] for name in _PADDING if given.get(name) is not None), None)
+        if padding is not None:
+            mask = padding == 0
+        real = None if mask is None else real_tokens(mask, x, 0 if layer is None else layer.tokens)
+        before = None if layer is None else layer.state
+        y, state = operator(x, before, real)
         if layer is not None:
-            mixer = self.operator if isinstance(self.operator, Mixer) else None
-            if state is not None and mixer is not None:
-                state = mixer.settled(state)
-            layer.advance(x.shape[1], state, None if mixer is None else type(mixer))
+            if layer.records:
+                layer.past.append(self._past_call(x, before, real))
+            keeper = operator.keeper
+            settled = state if state is None or keeper is None else keeper.settled(state)
+            layer.advance(x.shape[1], settled, None if keeper is None else type(keeper))
         return y
 
     def _past_call(self, x: Tensor, before: State | None, real: Tensor | None) -> PastCall:
@@ -181,6 +186,17 @@ class BlockCall(AttentionCall):
         if not isinstance(self.operator, Block):
             y = x + y
         return self._returned(y, given, first_may_lack_bias=False)
+
+
+class MixerCall(nn.Module):
+    """A token-wise operator where a block of ours calls a mixer: it leaves the state as it is."""
+
+    def __init__(self, operator: nn.Module):
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
+        return self.operator(x), state
 
 
 def real_tokens(mask: Any, x: Tensor, seen: int) -> Tensor | None:

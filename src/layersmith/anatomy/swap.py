@@ -13,12 +13,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
 from layersmith import catalogue
 from layersmith.anatomy import edit as edits
-from layersmith.anatomy.calls import convention, takes_more
+from layersmith.anatomy.calls import MixerCall, convention, takes_more
 from layersmith.anatomy.edit import Edit, Replacement
 from layersmith.anatomy.hold import holding, sites_held
 from layersmith.anatomy.running import check_module
@@ -104,9 +105,11 @@ def replacement_for(model: nn.Module, site: Site, operator: Operator) -> Replace
     """
     check_fits(site, operator)
     first, *rest = site.modules
-    call = {}
+    call: dict[str, Any] = {}
     module = model.get_submodule(first)
-    if site.kind in ("mixer", "block") or site.outputs or takes_more(module):
+    if isinstance(module, Mixer | MixerCall):  # inside a block of ours, which calls it by the contract
+        call = {} if isinstance(operator, Mixer | Block) else {"style": "mixer"}
+    elif site.kind in ("mixer", "block") or site.outputs or takes_more(module):
         style = "block" if site.kind == "block" else "attention"
         call = convention(module, style, _layer_of_cache(module, site), site.outputs, site.as_list)
     return [(Edit(first, operator.spec(), call), operator), *_identities(rest, site.d_model)]

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from layersmith import catalogue
 from layersmith.block.shared.inside import Composed, Spec, ffn_of, mixer_of, norm_of, operators
-from layersmith.contract import FeedForward, Operator, State, require_positive
+from layersmith.block.shared.one_token import one_token
+from layersmith.contract import FeedForward, Mixer, Operator, State, require_positive
 from layersmith.errors import UserError, suggest
 
 POSITIONS = ("pre", "post")
@@ -87,6 +88,10 @@ class Series(Composed):
             setattr(part, name, NormedLinear(norm.to(linear.weight), linear))
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
+        if state is not None and mask is None:
+            done = one_token(self, x, state)
+            if done is not None:
+                return done
         if self.first_norm is not None and self.first_ffn is not None:
             x = self._fed(x, self.first_norm, self.first_ffn)
         if self.post:
@@ -101,6 +106,10 @@ class Series(Composed):
         if self.post:
             return norm(_sum(x, ffn(x), self.ffn_factors))
         return _sum(x, ffn(norm(x)), self.ffn_factors)
+
+    @property
+    def keeper(self) -> Mixer | None:
+        return self.mixer if isinstance(self.mixer, Mixer) else None  # a token-wise operator may stand there
 
     @property
     def ffns(self) -> list[FeedForward]:

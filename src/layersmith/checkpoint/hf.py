@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, GenerationMixin, PreTrainedModel
 
 from layersmith.anatomy.adapters import open_up
-from layersmith.anatomy.calls import AttentionCall
 from layersmith.anatomy.edit import Edit, apply, build_module
 from layersmith.checkpoint.companions import strip_code
 from layersmith.checkpoint.config import LayersmithConfig, checked_stock_class, stock_class
@@ -151,8 +150,7 @@ class LayersmithModel(PreTrainedModel, GenerationMixin):
     def _renew_tables(self) -> None:
         """Compute again what parts keep but do not save (non-persistent buffers), which loading leaves undefined."""
         for edit in map(Edit.from_json, self.config.edits):
-            module: Any = self.base.get_submodule(edit.path)
-            part: Any = module.operator if isinstance(module, AttentionCall) else module
+            part: Any = self.base.get_submodule(edit.inside)
             stored = stored_tensors(part)
             tables = {name: t for name, t in part.named_buffers() if name not in stored}
             if tables:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from layersmith.contract import Cost, Linear, require_positive, stored_bytes
 from layersmith.kernels.int8 import SMALLEST, TOP, int8_linear
+from layersmith.kernels.row_form import INT8, RowForm
 
 
 class Int8Dynamic(Linear):
@@ -87,6 +88,10 @@ class Int8Dynamic(Linear):
         if x.dtype == torch.float64:
             return F.linear(x, self.codes.double() * self.scale.double()[:, None], self.bias)
         return int8_linear(x, self.codes, self.scale, self.bias)
+
+    def row_form(self) -> RowForm:
+        """How the kernels read it: see `kernels/row_form.py`."""
+        return INT8, (self.codes, self.scale, self.bias)
 
     def cost(self, batch: int = 1, tokens: int = 1) -> Cost:
         params = self.codes.numel() + (0 if self.bias is None else len(self.bias))

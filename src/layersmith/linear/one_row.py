@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from layersmith.contract import Linear, require_positive
 from layersmith.kernels.one_row import one_row_linear
+from layersmith.kernels.row_form import FLOATS, RowForm
 
 
 class OneRow(Linear):
@@ -61,3 +62,7 @@ class OneRow(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return one_row_linear(x, self.weight, self.bias)
+
+    def row_form(self) -> RowForm:
+        """How the kernels read it: see `kernels/row_form.py`."""
+        return FLOATS, (self.weight, self.bias)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from layersmith.contract import Cost, Linear, require_positive, stored_bytes
 from layersmith.kernels import packed as kernel
+from layersmith.kernels.row_form import BYTES, HALVES, HALVES_INT8, RowForm
 
 #: Levels of inputs on either side of 0, and the size as which smaller inputs are rounded, so that zeros divide nothing.
 TOP, SMALLEST = 127, 1e-30
@@ -192,6 +193,15 @@ class QuantizedLinear(Linear):
         if serves:
             return kernel.packed_row(x, *held, self.bits)
         return F.linear(x, self.dense_weight().to(x.dtype), self.bias)
+
+    def row_form(self) -> RowForm | None:
+        """How the kernels read it (`kernels/row_form.py`); None where no kernel rounds x as the settings say."""
+        form = BYTES if self.bits == 8 else HALVES
+        if self.input_bits is not None:
+            if not kernel.fits_int8(self.bits, self.group_size):
+                return None
+            form = HALVES_INT8
+        return (form, (self.packed, self.scale_bits, self.zero_bits, self.bias)) if self.has_kernel else None
 
     def cost(self, batch: int = 1, tokens: int = 1) -> Cost:
         params = self.d_in * self.d_out + (0 if self.bias is None else self.d_out)

@@ -92,29 +92,31 @@ class FusedAttention(SoftmaxAttention):
         del self.q, self.k, self.v
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State | None]:
+        place = self.place_of_one(x, state, mask)
+        if state is None or place is None:
+            return super().forward(x, state, mask)
+        return self.o(cached.attend_one(self.qkv(x), place)), self.after_one(state, place)
+
+    def place_of_one(self, x: Tensor, state: State | None, mask: Tensor | None) -> cached.Place | None:
+        """Where the one token x comes to stand after that state; None where the kernels do not compute what it is."""
         rooms = rooms_for_one(state) if mask is None and self._is_plain() else None
         if state is None or rooms is None or not cached.serves(x, *rooms):
-            return super().forward(x, state, mask)
-        table, seen, slots = None, 0, state["k"].shape[2]
+            return None
+        table, seen = None, 0
         if self.rope_theta is not None:
             seen = int(state["position"])
             table = turning_table(
                 seen + 1, x, size=self.rope_size, theta=self.rope_theta, interleaved=self.rope_interleaved
             )
-        y = cached.attend_one(
-            self.qkv(x),
-            table,
-            seen,
-            *rooms,
-            slots=slots,
-            heads=self.n_heads,
-            scale=self.head_dim**-0.5 if self.scale is None else self.scale,
-            interleaved=self.rope_interleaved,
-        )
-        new = one_longer(rooms, slots)
+        scale = self.head_dim**-0.5 if self.scale is None else self.scale
+        return cached.Place(table, seen, *rooms, state["k"].shape[2], self.n_heads, scale, self.rope_interleaved)
+
+    def after_one(self, state: State, place: cached.Place) -> State:
+        """The state once the token has been put there."""
+        new = one_longer((place.keys, place.values), place.slots)
         if self.rope_theta is not None:
             new["position"] = state["position"] + 1
-        return self.o(y), new
+        return new
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None) -> Tensor:
         if self.causal and real is None and self.window is None and not self.log_length and pays(q, k, v):

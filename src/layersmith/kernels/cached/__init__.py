@@ -15,6 +15,8 @@ keys and values (1, H_kv, room, head_dim), of which the first s are taken -> y (
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, library
 from torch.utils.flop_counter import register_flop_formula
@@ -34,22 +36,31 @@ def serves(x: Tensor, keys: Tensor, values: Tensor) -> bool:
     return x.shape[:2] == (1, 1) and x.dtype == torch.float32 and native.inferring() and native.serves(keys, values)
 
 
-def attend_one(
-    qkv: Tensor,
-    table: Tensor | None,
-    position: int,
-    keys: Tensor,
-    values: Tensor,
-    *,
-    slots: int,
-    heads: int,
-    scale: float,
-    interleaved: bool,
-) -> Tensor:
-    """y of the token after `slots` others, (1, 1, H head_dim); writes into keys and values. Ask `serves` first."""
-    y: Tensor = _attend_one(
-        qkv, table, position, keys, values, slots, heads=heads, scale=scale, interleaved=interleaved
-    )
+class Place(NamedTuple):
+    """Where one token stands, and how its heads attend.
+
+    table        angles by positions, None where nothing turns
+    position     the token's
+    keys, values the rooms
+    slots        how many tokens are in them already
+    heads        query heads
+    scale        factor on the scores
+    interleaved  pairs of neighbours turn together, else halves
+    """
+
+    table: Tensor | None
+    position: int
+    keys: Tensor
+    values: Tensor
+    slots: int
+    heads: int
+    scale: float
+    interleaved: bool
+
+
+def attend_one(qkv: Tensor, place: Place) -> Tensor:
+    """y of the token at that place, (1, 1, H head_dim); writes into keys and values. Ask `serves` first."""
+    y: Tensor = _attend_one(qkv, *place)
     return y
 
 

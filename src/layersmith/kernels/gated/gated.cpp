@@ -5,17 +5,11 @@
 
 #include <vector>
 
+#include "gate_row.h"
 #include "rows.h"
-#include "wide.h"
 
 namespace layersmith {
 namespace {
-
-// g / (1 + e^-g), by the exponential of what is not positive, which cannot overflow. NaN stays NaN.
-inline Wide silu(Wide g) {
-  const Wide e = exp_of_negative(g > 0.0f ? -g : g);
-  return g * (g > 0.0f ? widely(1.0f) : e) / (1.0f + e);
-}
 
 at::Tensor silu_gate(const at::Tensor& gate_up) {
   const Rows s(gate_up);
@@ -26,14 +20,7 @@ at::Tensor silu_gate(const at::Tensor& gate_up) {
   at::Tensor y = at::empty(sizes, gate_up.options());
   const float* px = gate_up.const_data_ptr<float>();
   float* py = y.mutable_data_ptr<float>();
-  s.each([&](int64_t row, int64_t) {
-    const float *gate = px + row * s.channels, *up = gate + half;
-    for (int64_t i = 0; i < half; i += WIDE) {
-      const int64_t count = std::min(WIDE, half - i);
-      const Wide v = silu(wide(gate + i, count)) * wide(up + i, count);
-      std::memcpy(py + row * half + i, &v, count * sizeof(float));
-    }
-  });
+  s.each([&](int64_t row, int64_t) { silu_gate_row(px + row * s.channels, half, py + row * half); });
   return y;
 }
 

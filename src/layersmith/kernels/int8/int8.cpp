@@ -10,15 +10,13 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include <cmath>
 #include <cstring>
 #include <optional>
 #include <vector>
 
 #include "lanes.h"
-#include "shared_out.h"
+#include "rows_of.h"
 #include "whole.h"
-#include "wide.h"
 
 #if defined(__AVX2__) && !(defined(__AVX512VNNI__) && defined(__AVX512BW__))
 #define LAYERSMITH_OWN_PRODUCT
@@ -27,33 +25,6 @@
 namespace layersmith {
 namespace {
 
-constexpr float TOP = 127.0f;
-constexpr float SMALLEST = 1e-30f;
-
-// The largest |x|, and NaN if there is one: bits without the sign are ordered like the numbers, NaN last.
-float largest(const float* x, int64_t n) {
-  int32_t most = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    int32_t bits;
-    std::memcpy(&bits, x + i, sizeof bits);
-    bits &= 0x7fffffff;
-    most = bits > most ? bits : most;
-  }
-  float value;
-  std::memcpy(&value, &most, sizeof value);
-  return value;
-}
-
-template <typename Code>
-void round_row(const float* x, Code* q, int64_t n, float factor) {
-  for (int64_t i = 0; i < n; ++i) q[i] = static_cast<Code>(static_cast<int32_t>(std::nearbyint(x[i] * factor)));
-}
-
-// What is rescaled, in one place, so that a token comes out the same alone and among others.
-inline float rescaled(int32_t whole, float scale, float step, float bias) {
-  return static_cast<float>(whole) * scale * step + bias;
-}
-
 // Whole numbers in the memory of y become floats there.
 void rescale_row(float* y, const float* scale, const float* bias, int64_t n, float step) {
   for (int64_t i = 0; i < n; ++i) {
@@ -61,25 +32,6 @@ void rescale_row(float* y, const float* scale, const float* bias, int64_t n, flo
     std::memcpy(&whole, y + i, sizeof whole);
     y[i] = rescaled(whole, scale[i], step, bias ? bias[i] : 0.0f);
   }
-}
-
-// The step of a row x, whose codes are put into q.
-template <typename Code>
-float rounded(const float* x, Code* q, int64_t n) {
-  const float most = std::max(largest(x, n), SMALLEST);
-  round_row(x, q, n, TOP / most);
-  return most / TOP;
-}
-
-void one_row(
-    const float* x, const int8_t* codes, const float* scale, const float* bias, int64_t in, int64_t out, float* y) {
-  static thread_local std::vector<int8_t> q;
-  q.resize(in);
-  const float step = rounded(x, q.data(), in);
-  const int8_t* whole = q.data();
-  each_row(out, in, [&](int64_t row) {
-    y[row] = rescaled(dot_int8(codes + row * in, whole, in), scale[row], step, bias ? bias[row] : 0.0f);
-  });
 }
 
 #ifdef LAYERSMITH_OWN_PRODUCT
@@ -144,20 +96,21 @@ void many_rows(
 at::Tensor int8_linear(
     const at::Tensor& x_, const at::Tensor& codes_, const at::Tensor& scale_, const std::optional<at::Tensor>& bias_) {
   const at::Tensor x = x_.to(at::kFloat).contiguous(), codes = codes_.contiguous(), scale = scale_.contiguous();
-  const at::Tensor bias = bias_.has_value() ? bias_->to(at::kFloat).contiguous() : at::Tensor();
+  std::optional<at::Tensor> bias;
+  if (bias_) bias = bias_->to(at::kFloat).contiguous();
   const int64_t in = codes.size(1), out = codes.size(0), rows = x.numel() / in;
   TORCH_CHECK(x.dim() > 0 && x.size(-1) == in, "int8_linear: x is not (..., ", in, ")");
   TORCH_CHECK(codes.scalar_type() == at::kChar && scale.scalar_type() == at::kFloat, "int8_linear: wrong dtypes");
-  TORCH_CHECK(scale.numel() == out && (!bias.defined() || bias.numel() == out), "int8_linear: wrong sizes");
+  TORCH_CHECK(scale.numel() == out && (!bias || bias->numel() == out), "int8_linear: wrong sizes");
   std::vector<int64_t> sizes = x.sizes().vec();
   sizes.back() = out;
   at::Tensor y = at::empty(sizes, x.options());
   if (y.numel() == 0) return y.to(x_.scalar_type());
   const float *px = x.const_data_ptr<float>(), *ps = scale.const_data_ptr<float>();
-  const float* pb = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
+  const float* pb = bias ? bias->const_data_ptr<float>() : nullptr;
   float* py = y.mutable_data_ptr<float>();
   if (rows == 1) {
-    one_row(px, codes.const_data_ptr<int8_t>(), ps, pb, in, out, py);
+    product(Int8Rows(codes, scale), px, bias, nullptr, py);
     return y.to(x_.scalar_type());
   }
 #ifdef LAYERSMITH_OWN_PRODUCT

@@ -24,6 +24,7 @@ from torch import Tensor, library, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from layersmith.kernels import native
+from layersmith.kernels.row_form import FLOATS, RowForm
 
 library.define("layersmith::one_row", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 _one_row = torch.ops.layersmith.one_row.default
@@ -34,6 +35,9 @@ class OneRowLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return one_row_linear(x, self.weight, self.bias)
+
+    def row_form(self) -> RowForm:
+        return FLOATS, (self.weight, self.bias)
 
 
 def linear_of(one_row: bool) -> type[nn.Linear]:

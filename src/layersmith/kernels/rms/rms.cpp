@@ -2,11 +2,10 @@
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
-#include <cmath>
 #include <optional>
 
+#include "rms_row.h"
 #include "rows.h"
-#include "wide.h"
 
 namespace layersmith {
 namespace {
@@ -21,14 +20,7 @@ at::Tensor rms_norm(
   float* py = y.mutable_data_ptr<float>();
   const float added = offset ? 1.0f : 0.0f;
   s.each([&](int64_t row, int64_t) {
-    const float* from = px + row * s.channels;
-    float* to = py + row * s.channels;
-    const double mean = static_cast<double>(dot_wide(from, from, s.channels)) / static_cast<double>(s.channels);
-    const float factor = static_cast<float>(1.0 / std::sqrt(mean + eps));
-    by_lanes(s.channels, [&](int64_t i, int64_t n) {
-      const Lanes scaled = take(from, i, n) * factor * (take(pw, i, n) + added);
-      store(to + i, pb ? scaled + take(pb, i, n) : scaled, n);
-    });
+    rms_row(px + row * s.channels, pw, pb, eps, added, s.channels, py + row * s.channels);
   });
   return y;
 }

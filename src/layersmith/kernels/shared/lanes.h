@@ -27,6 +27,10 @@ inline Lanes load(const float* from, int64_t count) {
   return v;
 }
 
+inline Lanes take(const float* from, int64_t i, int64_t count) {
+  return count == LANES ? load(from + i) : load(from + i, count);
+}
+
 inline void store(float* to, Lanes v, int64_t count = LANES) {
   std::memcpy(to, &v, count * sizeof(float));
 }

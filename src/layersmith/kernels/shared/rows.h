@@ -30,8 +30,4 @@ struct Rows {
   }
 };
 
-inline Lanes take(const float* from, int64_t i, int64_t count) {
-  return count == LANES ? load(from + i) : load(from + i, count);
-}
-
 }  // namespace layersmith

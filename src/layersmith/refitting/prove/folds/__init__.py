@@ -67,6 +67,11 @@ FOLDS: dict[str, Rewrite] = {
         "Always, after a search has put linear maps behind each other, since only the cheaper form is taken.",
         ("2505.21847",),
     ),
+    "series_layers": Rewrite(
+        f"{_ROOM}.series_layers:fold",
+        "While a small model writes one token after another on a CPU, with maps that are `one_row` or in few bits; "
+        "only the clock can tell.",
+    ),
     "gain": Rewrite(
         f"{_ROOM}.gain:fold_gain",
         "Not by itself, since the norm still multiplies by ones; before a model is rotated or quantized.",
