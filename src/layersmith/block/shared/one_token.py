@@ -38,13 +38,18 @@ def one_token(layer: Series, x: Tensor, state: State) -> tuple[Tensor, State] | 
     plain_sums = layer.first_ffn is None and layer.mixer_factors == layer.ffn_factors == (1.0, 1.0)
     if layer.post or not plain_sums or not native.inferring():
         return None
-    norm, mixer, ffn_norm, ffn = layer.norm, layer.mixer, layer.ffn_norm, layer.ffn
+    # Parts are taken from where torch keeps them: weights have swept the caches since the last token, so that every
+    # look-up waits for memory, and an attribute takes three.
+    parts = layer._modules
+    norm, mixer, ffn_norm, ffn = parts["norm"], parts["mixer"], parts["ffn_norm"], parts["ffn"]
     if not (_is(norm, RMSNorm) and _is(mixer, FusedAttention) and _is(ffn_norm, RMSNorm) and _is(ffn, FusedGLU)):
         return None
     place = mixer.place_of_one(x, state, None)
     if place is None or ffn.act is not F.silu or _has_any_global_hook():
         return None
-    found = [_row_form(linear) for linear in (mixer.qkv, mixer.o, ffn.gate_up, ffn.down)]
+    maps_of_mixer, maps_of_ffn = mixer._modules, ffn._modules
+    linears = maps_of_mixer["qkv"], maps_of_mixer["o"], maps_of_ffn["gate_up"], maps_of_ffn["down"]
+    found = [_row_form(linear) for linear in linears]
     maps = [form for form in found if form is not None]
     norms = (norm.weight, norm.bias), (ffn_norm.weight, ffn_norm.bias)
     if len(maps) < len(found) or not step.serves(x, norms, maps):
@@ -53,14 +58,14 @@ def one_token(layer: Series, x: Tensor, state: State) -> tuple[Tensor, State] | 
     return y, mixer.after_one(state, place)
 
 
-def _row_form(linear: nn.Module) -> RowForm | None:
+def _row_form(linear: nn.Module | None) -> RowForm | None:
     if isinstance(linear, MAPS) and type(linear) in MAPS and not _watched(linear):
         return linear.row_form()
     return None
 
 
-def _is(part: nn.Module, kind: type[Part]) -> TypeGuard[Part]:
-    return type(part) is kind and not _watched(part)
+def _is(part: nn.Module | None, kind: type[Part]) -> TypeGuard[Part]:
+    return isinstance(part, kind) and type(part) is kind and not _watched(part)
 
 
 def _watched(part: nn.Module) -> bool:
