@@ -109,7 +109,16 @@ class FusedAttention(SoftmaxAttention):
                 seen + 1, x, size=self.rope_size, theta=self.rope_theta, interleaved=self.rope_interleaved
             )
         scale = self.head_dim**-0.5 if self.scale is None else self.scale
-        return cached.Place(table, seen, *rooms, state["k"].shape[2], self.n_heads, scale, self.rope_interleaved)
+        return cached.Place(
+            table=table,
+            position=seen,
+            keys=rooms[0],
+            values=rooms[1],
+            slots=state["k"].shape[2],
+            heads=self.n_heads,
+            scale=scale,
+            interleaved=self.rope_interleaved,
+        )
 
     def after_one(self, state: State, place: cached.Place) -> State:
         """The state once the token has been put there."""

@@ -57,7 +57,26 @@ def series_step(
     eps, offset  of both norms
     """
     (qkv, o, gate_up, down), forms = (held for _, held in maps), tuple(form for form, _ in maps)
-    y: Tensor = _series_step(x, norms[0], qkv, o, norms[1], gate_up, down, forms, eps, offset, *place)
+    y: Tensor = _series_step(
+        x,
+        norms[0],
+        qkv,
+        o,
+        norms[1],
+        gate_up,
+        down=down,
+        forms=forms,
+        eps=eps,
+        offset=offset,
+        table=place.table,
+        position=place.position,
+        keys=place.keys,
+        values=place.values,
+        slots=place.slots,
+        heads=place.heads,
+        scale=place.scale,
+        interleaved=place.interleaved,
+    )
     return y
 
 

@@ -69,8 +69,8 @@ FOLDS: dict[str, Rewrite] = {
     ),
     "series_layers": Rewrite(
         f"{_ROOM}.series_layers:fold",
-        "While a small model writes one token after another on a CPU, with maps that are `one_row` or in few bits; "
-        "only the clock can tell.",
+        "While a small model generates text on a CPU, with maps that are `one_row` or in few bits; only the clock can "
+        "tell.",
     ),
     "gain": Rewrite(
         f"{_ROOM}.gain:fold_gain",

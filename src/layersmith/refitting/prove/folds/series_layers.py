@@ -3,11 +3,11 @@
     x + attention(norm(x)), then that plus ffn(ffn_norm(...))        `rms_norm`, `fused_attention`, `fused_glu`
 
 which is the block `series`. Its parts are the very modules that stood in the model's layer, so no weight is copied and
-none changes. What is gained is the code around them: where the kernels are compiled, `series` takes one token after
-another by one call a layer (`kernels/step`), and a layer of transformers makes three hundred calls in Python.
+none changes. What is gained is the code around them: where the kernels are compiled, `series` takes a token by one
+call a layer (`kernels/step`), and a layer of transformers makes three hundred calls in Python.
 
-Paper: none. When it pays: while a small model writes one token after another on a CPU, with `one_row` maps or maps in
-8 or 4 bits; only the clock can tell.
+Paper: none. When it pays: while a small model generates text on a CPU, with `one_row` maps or maps in 8 or 4 bits;
+only the clock can tell.
 """
 
 from __future__ import annotations
