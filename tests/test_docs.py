@@ -164,6 +164,18 @@ def test_evidence_page_counts_every_part(pages: dict[str, str]) -> None:
     assert sorted(re.findall(r"^\| \[(\w+)\]", table, flags=re.MULTILINE)) == sorted(catalogue.ENTRIES)
 
 
+def test_a_tool_that_equals_released_code_is_told_with_its_evidence_and_its_paper(pages: dict[str, str]) -> None:
+    tools = pages["evidence.md"].partition("Tools of `explain`:")[2].partition("## ")[0]
+    (row,) = [line for line in tools.splitlines() if line.startswith("| [bounds](explain.md#bounds)")]
+    assert "auto&#95;LiRPA@" in row
+    (paper,) = [line for line in pages["papers.md"].splitlines() if "tool [bounds](explain.md#bounds)" in line]
+    assert '<span class="chip yes">official</span>' in paper
+    (other,) = [
+        line for line in pages["papers.md"].splitlines() if "tool [calibration](explain.md#calibration)" in line
+    ]
+    assert "chip yes" not in other.partition("tool [calibration]")[2].partition("<br>")[0]
+
+
 def test_equations_become_code_and_headings_begin_paragraphs(text: ModuleType) -> None:
     shown = text.blocks(
         "Idea one\ngoes on.\n    y = a * b\n\n      with a\nShapes: x.\nPaper: T. When\nit pays: rarely."
