@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,31 @@ def test_a_table_of_a_survey_is_printed_and_what_is_left_out_is_counted(capsys: 
 def test_the_verdicts_of_a_survey_are_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     _print(ExplainResult(tmp_path, {"survey": {"sections": [], "verdicts": ["It does NOT [beat]."]}}))
     assert "It does NOT [beat]." in capsys.readouterr().out
+
+
+def test_words_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    row = dict.fromkeys(["local_error", "divergence", "loss_recovered", "loss_recovered_from_mean", "agreement"], 0.5)
+    table = {"columns": ["", "in words", "score"], "rows": [["feature 7", "[bold]Months[/bold] of the year.", "0.83"]]}
+    pages = {"sections": [{"title": "others", "table": {}}, {"title": "Features in words", "table": table}]}
+    site = {"name": "layers.1.ffn", "rank": 3, "size": {}, "verdicts": [], "pages": pages}
+    _print_site(Console(width=120), {**site, "table": {"zero": {**row, "params": 1}}}, "pocket")
+    out = capsys.readouterr().out
+    for told in ("Features in words", "feature 7", "[bold]Months[/bold] of the year.", "0.83"):
+        assert told in out
+
+
+def test_nobody_at_a_writers_address_is_one_paragraph_at_once(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        line = ["pocket", "--with", "dictionary", "--words-by", address, "--words-model", "m", "--quiet"]
+        start = time.monotonic()
+        status, out, err = run("explain", *line, "--out", str(tmp_path / "out"))
+    assert status == 2
+    assert not out
+    sent, told = err.split("\n", 1)
+    assert sent == f"Passages of the text that is read are sent to {address}."
+    assert " ".join(told.split()).startswith(f"The writer at {address} cannot be reached: ")
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+    assert time.monotonic() - start < 60

@@ -12,6 +12,8 @@ from rich.table import Table
 
 from layersmith.commands.options import takes
 from layersmith.explaining.options import ExplainConfig, check
+from layersmith.explaining.sections import IN_WORDS
+from layersmith.explaining.wording.address import is_address, sent_to
 from layersmith.names import model_source, shown_name
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ def explain(
     """Say what sublayers compute: map the model, read it through a lens, or put an explanation in a site's place."""
     model_source(model)
     check(config)
+    if quiet and config.words_by is not None and is_address(config.words_by):
+        typer.echo(sent_to(config.words_by), err=True)  # no progress, and said all the same
     from layersmith.explaining.pipeline import explain as run
 
     result = run(model, progress=not quiet, **vars(config))
@@ -77,6 +81,9 @@ def _print_site(console: Console, site: dict[str, Any], model: str) -> None:
     console.print(table)
     size = ", ".join(f"{value:g} {name}" for name, value in site["size"].items())
     console.print("\n".join([f"size: {size}", *site["verdicts"], ""]), markup=False, highlight=False)
+    for section in site.get("pages", {}).get("sections", []):
+        if section["title"] == IN_WORDS:
+            _print_table(console, IN_WORDS, section["table"])
 
 
 def _print_table(console: Console, title: str, drawn: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from layersmith.explaining.options import ExplainConfig
 from layersmith.explaining.survey import Survey
 from layersmith.explaining.texts import Texts
 from layersmith.explaining.tool import Settings, Tool
+from layersmith.explaining.wording.writer import Writer
 from layersmith.runs.progress import Progress, Stopwatch
 from layersmith.runs.workspace import Workspace
 
@@ -32,3 +33,5 @@ class RunContext:
     anatomy: Anatomy
     #: Those the tool works on.
     sites: list[Site]
+    #: Who puts features into words, where the user named somebody.
+    writer: Writer | None

@@ -2,7 +2,8 @@
 
 Papers: arXiv 2406.11944 (transcoders), 2406.17759 (autoencoders of attention outputs), 2501.18838 (a top-k transcoder
 in the sublayer's place), 2501.16615 (features that another seed does not find: `dictionaries.agreement`). What is not
-there: features described in words and scored by simulation, and shares of source tokens.
+there: simulated activations put in place of the features', and shares of source tokens. Features are put into words by
+`wording`, where a writer is named.
 
 A transcoder stands in place of the sublayer. An autoencoder of its outputs cannot: the sublayer itself runs, and what
 it gives goes through the dictionary.
@@ -11,7 +12,7 @@ it gives goes through the dictionary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -46,7 +47,12 @@ class Dictionary(Tool):
         size = {"features": float(len(dictionary.decoder)), "active": seen.active}
         pages = feature_pages(dictionary, inputs, observed.ids, seen, PAGES)
         module = Reconstructed(observed.module, dictionary) if recipe.kind == "sae" else dictionary
-        return Explanation(module, size, {"recipe": asdict(recipe), **pages})
+
+        def codes(x: Tensor) -> Tensor:
+            read = outputs_again(replace(observed, inputs=x)) if recipe.kind == "sae" else x
+            return dictionary.codes(dictionary.read(read))
+
+        return Explanation(module, size, {"recipe": asdict(recipe), **pages}, codes=codes)
 
 
 def rows_for(recipe: Recipe, observed: Observed) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,13 @@ from typing import Any
 
 from layersmith.errors import UserError
 from layersmith.explaining.tools import check_settings, check_tool
-from layersmith.names import check_data, check_device, check_out, check_seed, check_sites, shown_name
+from layersmith.explaining.wording.address import check_address, is_address
+from layersmith.names import check_data, check_device, check_out, check_seed, check_sites, model_source, shown_name
 
 #: Fewer tokens than this describe nothing.
 LEAST_TOKENS = 256
+#: The tool whose features can be put into words, and as many of them as have a page.
+WORDED, MOST_WORDS = "dictionary", 50
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ class ExplainConfig:
         default=None, metadata={"help": "where the model runs: cpu (if not given), cuda, cuda:1, mps"}
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "import the Python code that the model brings"})
+    words_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "what puts features of a dictionary into words: a model's folder, or the http(s) address of an "
+            "OpenAI-compatible endpoint, to which passages of the text are then sent; nothing if not given"
+        },
+    )
+    words_model: str | None = field(default=None, metadata={"help": "the model to ask at that address"})
+    words: int = field(default=10, metadata={"help": "features of each site to put into words"})
+    words_timeout: float = field(default=120.0, metadata={"help": "seconds to wait for an answer from the address"})
 
 
 def check(config: ExplainConfig) -> None:
@@ -60,6 +73,35 @@ def check(config: ExplainConfig) -> None:
         check_device(config.device)
     if config.out is not None:
         check_out(config.out)
+    _check_words(config)
+
+
+def _check_words(config: ExplainConfig) -> None:
+    """What the four options of wording cannot be, alone and together."""
+    if not 1 <= config.words <= MOST_WORDS:
+        raise UserError(f"words must be from 1 to {MOST_WORDS} features, not {config.words}.")
+    if not 0 < config.words_timeout <= 86400:
+        raise UserError(f"words_timeout must be more than 0 seconds and at most a day, not {config.words_timeout:g}.")
+    if config.words_by is None:
+        if config.words_model is not None:
+            raise UserError("words_model names a model at an address: say which, as words_by (--words-by).")
+        return
+    if config.tool != WORDED:
+        raise UserError(
+            f"Only features can be put into words, and {config.tool!r} finds none. Ask for a dictionary: "
+            f"--with {WORDED}."
+        )
+    if not is_address(config.words_by):
+        model_source(config.words_by)
+        if config.words_model is not None:
+            raise UserError("words_model is for an address; a folder holds one model. Leave it out.")
+        return
+    check_address(config.words_by)
+    if config.words_model is None or not config.words_model.strip():
+        raise UserError(
+            f"Which model is to be asked at {config.words_by}? Name it as words_model (--words-model NAME), as the "
+            f"server knows it."
+        )
 
 
 def folder_for(model: str, tool: str) -> Path:

@@ -5,6 +5,7 @@ For a tool, site after site, each kept in the workspace so that a killed run goe
     capture     what enters and leaves the site at the text's real tokens
     fit         the tool; the same tool on shuffled outputs (the control); the four floors
     judge       each of them in the sublayer's place, on held-out data
+    words       the features in words (`wording/`), where the user named a writer
 
 A survey (the statistics, the lens) looks at all sites in one go instead. Either way the run ends in result.json and
 report.html.
@@ -37,8 +38,12 @@ from layersmith.explaining.sections import with_words
 from layersmith.explaining.survey import Subject, Survey
 from layersmith.explaining.texts import read
 from layersmith.explaining.tool import Explanation, Observed, Settings, Tool
+from layersmith.explaining.wording.named import writer_of
+from layersmith.explaining.wording.stage import check_text, keep_passages, lacks_passages, told_of_words, with_words_of
+from layersmith.explaining.wording.writer import Writer
 from layersmith.kinds import check_kinds, in_plain_kinds
 from layersmith.measuring.divergence import first_run, main_output
+from layersmith.measuring.inputs import placement
 from layersmith.runs.answers import check_answers
 from layersmith.runs.identity import identity_of
 from layersmith.runs.progress import Progress, Stopwatch
@@ -59,6 +64,10 @@ def explain(
     tokenizer: Tokenizer | None = None,
     trust_remote_code: bool = False,
     device: str | None = None,
+    words_by: str | os.PathLike[str] | None = None,
+    words_model: str | None = None,
+    words: int = 10,
+    words_timeout: float = 120.0,
     progress: bool = True,
 ) -> ExplainResult:
     """Explain sublayers of a model, and write `out/result.json` and `out/report.html`.
@@ -72,6 +81,9 @@ def explain(
     out      None writes to out/MODEL-TOOL
     settings of the tool, in place of its defaults
     tokens   to fit to; a quarter as many more, of the held-out split, to judge on
+    words_by a folder with a language model, or the address of an OpenAI-compatible endpoint, which puts the first
+             `words` features of a dictionary into words; `words_model` is its name there, `words_timeout` how many
+             seconds are waited for an answer. Passages of the text are sent to that address. None asks nobody
 
     Returns the result, whose document is result.json. Run it again with the same arguments after an interruption: it
     goes on. A loaded model is left as it was. Raises UserError for bad input and for too little text.
@@ -88,6 +100,10 @@ def explain(
         seed=seed,
         device=device,
         trust_remote_code=trust_remote_code,
+        words_by=os.fspath(words_by) if isinstance(words_by, os.PathLike) else words_by,
+        words_model=words_model,
+        words=words,
+        words_timeout=words_timeout,
     )
     config = in_plain_kinds(config)
     check(config)
@@ -101,18 +117,27 @@ def explain(
     folder = writable_folder(config.out or folder_for(name, tool))
     refuse_a_foreign_folder(folder)
     with ordinary(), writing(folder), Progress(progress) as bar:
+        if not isinstance(model, str):
+            check_module(model)
+        writer = writer_of(config, device if isinstance(model, str) else str(placement(model)[0]), bar.note)
         if isinstance(model, str):
             bar.note(f"loading {model}")
             model, tokenizer = checkpoint.load(model, trust_remote_code=trust_remote_code, device=device, tell=bar.note)
-        check_module(model)
         model = uncompiled(model)
         with borrowed(model):
             config = replace(config, out=folder)
-            return _explain(model, tokenizer, name, found, settings=chosen, config=config, bar=bar)
+            return _explain(model, tokenizer, name, found, settings=chosen, config=config, writer=writer, bar=bar)
 
 
 def _explain(
-    model: Any, tokenizer: Any, name: str, tool: Tool | Survey, settings: Settings, config: ExplainConfig, bar: Progress
+    model: Any,
+    tokenizer: Any,
+    name: str,
+    tool: Tool | Survey,
+    settings: Settings,
+    config: ExplainConfig,
+    writer: Writer | None,
+    bar: Progress,
 ) -> ExplainResult:
     texts = read(model, tokenizer, config.data, config.tokens, config.seed, config.text_column)
     with evaluating(model):
@@ -140,6 +165,7 @@ def _explain(
             texts=texts,
             anatomy=anatomy,
             sites=sites,
+            writer=writer,
         )
         return _stages(ctx)
     finally:
@@ -166,8 +192,9 @@ def _sites(anatomy: Anatomy, tool: Tool | Survey, patterns: list[str] | None) ->
 def _stages(ctx: RunContext) -> ExplainResult:
     if isinstance(ctx.tool, Survey):
         return _finish(ctx, {"survey": _surveyed(ctx, ctx.tool)}, {})
+    check_text(ctx)
     rows, modules = _explained(ctx, ctx.tool)
-    return _finish(ctx, {"sites": rows}, modules)
+    return _finish(ctx, {"sites": rows, **told_of_words(ctx)}, modules)
 
 
 def _explained(ctx: RunContext, tool: Tool) -> tuple[list[dict[str, Any]], dict[str, nn.Module]]:
@@ -175,11 +202,11 @@ def _explained(ctx: RunContext, tool: Tool) -> tuple[list[dict[str, Any]], dict[
     rows, modules = [], {}
     for site in ctx.sites:
         row = ctx.workspace.load_json(f"explained/{site.name}")
-        if row is None:
+        if row is None or lacks_passages(ctx, site):
             row, modules[site.name] = _explained_site(ctx, tool, site)
             ctx.workspace.save_json(f"explained/{site.name}", row)
         forget(site, ctx.texts.fit, ctx.workspace)
-        rows.append(row)
+        rows.append(with_words_of(ctx, site, row))
     return rows, modules
 
 
@@ -198,6 +225,7 @@ def _explained_site(ctx: RunContext, tool: Tool, site: Site) -> tuple[dict[str, 
             "shuffled": control.module,
         }
     with ctx.clock.stage("judge"):
+        keep_passages(ctx, site, observed, explanation)
         table = judge(ctx.model, ctx.anatomy, site, modules, ctx.texts.judge, ctx.bar.tell)
     row = {
         "name": site.name,

@@ -24,6 +24,8 @@ Section = dict[str, Any]
 
 #: Features whose passages are shown.
 FEATURES = 20
+#: Title of the table of features that were put into words.
+IN_WORDS = "Features in words"
 
 
 @dataclass(frozen=True)

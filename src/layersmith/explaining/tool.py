@@ -34,12 +34,14 @@ class Explanation:
     size      what a reader has to read: e.g. {"features": 4096, "active": 32.0}, {"nodes": 17}
     pages     JSON for the report: what there is to read
     controls  modules of the tool's own, by name, to be judged beside the explanation
+    codes     (N, d_in) -> (N, F): how active each feature is, where "features" of the pages can be put into words
     """
 
     module: nn.Module
     size: dict[str, float]
     pages: dict[str, Any] = field(default_factory=dict)
     controls: dict[str, nn.Module] = field(default_factory=dict)
+    codes: Callable[[Tensor], Tensor] | None = None
 
 
 class Tool(ABC):
