@@ -233,13 +233,13 @@ def test_torch_s_rules_for_operators(formats):
         (14, 8, "no room"),
         (11, 4, "no room"),
         (15, 3, "sizes of q, k, v"),
-        (0, torch.randn(1, 1, 32), "sizes of q, k, v"),
+        (0, torch.zeros(1, 1, 32), "sizes of q, k, v"),
         (1, [torch.ones(3), None], "norm's sizes"),
         (3, [torch.ones(D, 31), None], "attention's output"),
         (6, [torch.ones(D, HIDDEN + 1), None], "sizes of the GLU"),
         (6, [torch.ones(D, HIDDEN), torch.ones(3)], "bias is not 64 numbers"),
     ],
-    ids=str,
+    ids=["forms", "form", "held", "full", "over", "qkv", "width", "norm", "o", "glu", "bias"],
 )
 def test_what_does_not_fit_is_refused(place, value, said):
     given = list(arguments(["one_row"] * 4))
