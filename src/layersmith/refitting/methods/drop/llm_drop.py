@@ -42,9 +42,9 @@ class LLMDrop(Drop):
     statistics = ("stream",)
     when_it_pays = "As the one-shot baseline beside measured drops: it needs no run of the model for each sublayer."
     differs = (
-        "The models of the paper have norms in front of sublayers alone: a norm of the sum (BERT) is left out of the "
-        "score, as it stays when the sublayer goes, and sublayers side by side (GPT-NeoX) are each compared with the "
-        "stream that both read."
+        "The released code is for norms in front of sublayers: here a norm of the output belongs to what is added "
+        "(Gemma), a norm of the sum is left out of the score, as it stays (BERT), and sublayers side by side are each "
+        "compared with the stream that both read (GPT-NeoX)."
     )
 
     def unsupported_reason(self, view: SublayerView) -> str | None:
