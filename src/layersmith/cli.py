@@ -35,6 +35,7 @@ from layersmith.commands.measure import measure
 from layersmith.commands.methods import methods
 from layersmith.commands.race import race
 from layersmith.commands.refit import refit
+from layersmith.commands.report import report
 from layersmith.commands.show import show
 from layersmith.commands.sites import sites
 from layersmith.errors import UserError
@@ -113,6 +114,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "race": race,
     "explain": explain,
     "measure": measure,
+    "report": report,
     "export": export,
     "check": check,
     "catalogue": catalogue,

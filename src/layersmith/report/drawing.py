@@ -116,7 +116,7 @@ class Chart:
         tips: Sequence[str] = (),
         series: str | None = None,
     ) -> None:
-        """A mark of `size` pixels at every point; `shape` is "o" or one of `SHAPES`."""
+        """A mark of `size` pixels at every point; `shape` is a marker of matplotlib's."""
         places = zip(*points, strict=True)
         (drawn,) = axes.plot(
             *places, marker=shape, markersize=size, linestyle="none", color="k", zorder=3, clip_on=False

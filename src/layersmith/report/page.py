@@ -87,6 +87,7 @@ def _sections(result: Json) -> dict[str, object]:
         "pareto": pareto.draw(result),
         "uniform": facts.table_of_uniform(result),
         "unreachable": words.unreachable(result),
+        "beside": words.beside(result),
         "layout": layout.draw(result),
         "changes": layout.changes(result),
         "swaps": heatmap.draw(result),

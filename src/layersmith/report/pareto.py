@@ -1,7 +1,8 @@
 """The Pareto chart: what each model costs (measured ratio to the original) against what it loses (divergence).
 
 Drawn: the original, every uniform single-method model, the searched front as predicted (hollow) and as measured
-(filled, joined), the chosen model before and after healing, and the budget. The divergence axis is logarithmic down to
+(filled, joined), the chosen model before and after healing, models of other tools where some are given, and the
+budget. The divergence axis is logarithmic down to
 the least one drawn and goes on to zero underneath. Costs beyond 1.5 times the original's are drawn at the right edge;
 tooltips say where they are.
 """
@@ -19,7 +20,7 @@ from layersmith.report.drawing import Chart, Point, chart, scale
 from layersmith.report.labels import Name, place
 from layersmith.report.markup import Markup, clean
 from layersmith.report.pareto_frame import Frame
-from layersmith.report.reading import COSTS, Json, divergence_of, final_and_unhealed
+from layersmith.report.reading import COSTS, Json, divergence_of, final_and_unhealed, get
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,10 +43,11 @@ def draw(result: Json) -> Markup:
         _scales(drawn, axes, frame)
         uniform = pareto_marks.uniform(drawn, axes, frame)
         pareto_marks.front(drawn, axes, frame)
+        beside = pareto_marks.beside(drawn, axes, frame)
         chosen = pareto_marks.chosen(drawn, axes, frame)
         tip = frame.tip("original", {**(result.get("baseline") or {}), "divergence": 0.0})
         drawn.marks(axes, [(1.0, 0.0)], "s", 11, "mark original", tips=[tip])
-        place(drawn, axes, [Name((1.0, 0.0), "original", "name strong", 10), *chosen, *uniform])
+        place(drawn, axes, [Name((1.0, 0.0), "original", "name strong", 10), *chosen, *beside, *uniform])
         _legend(drawn, searched, (LEFT, BOTTOM + 54))
         if single:
             top = BOTTOM + 54 + ROW * bool(searched)
@@ -91,7 +93,7 @@ def _scales(drawn: Chart, axes: Axes, frame: Frame) -> None:
 
 
 def _entries(frame: Frame) -> tuple[list[Entry], list[Entry]]:
-    """The legend: of what was searched, and of the uniform models."""
+    """The legend: of what was searched and what stands beside it, and of the uniform models."""
     result = frame.result
     searched: list[Entry] = []
     if result.get("front"):
@@ -99,6 +101,8 @@ def _entries(frame: Frame) -> tuple[list[Entry], list[Entry]]:
         searched.append(("searched", "searched, predicted", "o", "mark predicted"))
     if final_and_unhealed(result)[0]:
         searched.append(("searched", "chosen", "o", "mark ring"))
+    if get(result, "beside", "models"):
+        searched.append(("beside", "other tools", pareto_marks.BESIDE, "mark beside"))
     single = []
     for method in sorted({u.get("method", "?") for u in result.get("uniform") or [] if u.get("measured")}):
         style, shape = pareto_marks.look(result, method)

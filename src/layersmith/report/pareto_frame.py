@@ -52,5 +52,6 @@ def _parts(result: Json) -> list[Json | None]:
     return [
         *[u.get(key) for u in result.get("uniform") or [] for key in ("measured", "healed")],
         *[f.get(key) for f in result.get("front") or [] for key in ("predicted", "measured")],
+        *[model.get("measured") for model in get(result, "beside", "models") or []],
         *final_and_unhealed(result),
     ]

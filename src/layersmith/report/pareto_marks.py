@@ -1,4 +1,4 @@
-"""The marks of the Pareto chart: uniform single-method models, the searched front, the chosen model.
+"""The marks of the Pareto chart: uniform single-method models, the searched front, the chosen model, others beside.
 
 Single-method models and the chosen one return the names they would like beside them.
 """
@@ -13,10 +13,13 @@ from layersmith.report import units
 from layersmith.report.drawing import SHAPES, Chart
 from layersmith.report.labels import Name
 from layersmith.report.pareto_frame import Frame
-from layersmith.report.reading import Json, final_and_unhealed, label, methods, named
+from layersmith.report.reading import Json, final_and_unhealed, get, label, methods, named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+#: The shape of models of other tools; no method has it.
+BESIDE = "*"
 
 
 def look(result: Json, method: str) -> tuple[str, str]:
@@ -68,6 +71,17 @@ def front(drawn: Chart, axes: Axes, frame: Frame) -> None:
         if marks:
             points, tips = zip(*marks, strict=True)
             drawn.marks(axes, points, "o", size, f"mark {state}", tips=tips, series="searched")
+
+
+def beside(drawn: Chart, axes: Axes, frame: Frame) -> list[Name]:
+    """Models of other tools, measured in a run of their own (`report/beside.py`)."""
+    names = []
+    for model in get(frame.result, "beside", "models") or []:
+        if (at := frame.at(model.get("measured"))) is not None:
+            tips = [frame.tip(f"beside: {model['name']}", model["measured"])]
+            drawn.marks(axes, [at], BESIDE, 12, "mark beside", tips=tips, series="beside")
+            names.append(Name(at, model["name"], "name beside"))
+    return names
 
 
 def chosen(drawn: Chart, axes: Axes, frame: Frame) -> list[Name]:

@@ -100,6 +100,22 @@ def unreachable(result: Json) -> str | None:
     return f"{units.plural(len(weak), 'uniform model')} cannot meet the budget; the table lists how far each gets."
 
 
+def beside(result: Json) -> str | None:
+    """Where the models of other tools come from, and which of them could not be drawn."""
+    given = result.get("beside")
+    if not given:
+        return None
+    where, data = _machine(given.get("environment") or {}), given.get("data")
+    measured = " ".join(
+        part for part in (f"on {where}" if where else "", f"on the text {data}" if data else "") if part
+    )
+    sentence = f"Stars are models of other tools, measured in a run of their own{f' {measured}' if measured else ''}"
+    absent = [
+        f"{one['name']} ({one['reason']})" if one["reason"] else one["name"] for one in given.get("left_out") or []
+    ]
+    return f"{sentence}; not drawn for want of figures: {', '.join(absent)}." if absent else f"{sentence}."
+
+
 def aim(result: Json) -> str | None:
     """Why a mix searched for one budget is predicted at another share: the search was told to aim beside it."""
     told, asked = get(result, "solver", "effective_budget") or {}, get(result, "settings", "budget") or {}
