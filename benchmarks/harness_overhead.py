@@ -1,4 +1,4 @@
-"""What does `race` add to the training it does? Ratios in one run, on one thread.
+"""What does `race` add to the training it does, and is its transformer as fast as Llama? Ratios in one run, one thread.
 
     python benchmarks/harness_overhead.py [--rounds 5]
 
@@ -7,6 +7,7 @@ harness    a trial of `race` (100 steps, its curve and last score left out) agai
 data       the share of a trial that it waits for its examples. Goal: at most 0.02
 step       a training step of the reference transformer (softmax attention with RoPE, SwiGLU, RMSNorm) against
            transformers' Llama of the same shape, same weights' sizes, same ids. Goal: at most 1.05
+decode     one token after another behind 128 read ones, each with its own cache, both models as above. Goal: at most 1
 
 Interleaved: every round times each once, in turns; a ratio is the median over rounds of the ratio within a round.
 Writes results/harness_overhead.csv.
@@ -56,12 +57,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    ours, theirs = llama_steps()
+    ours, theirs = llamas()
     harness, share = ratio(trial, bare, rounds), waiting()
     rows = [
         {"what": "harness", "ratio": harness, "goal": 1.03},
         {"what": "data", "ratio": share, "goal": 0.02},
-        {"what": "step", "ratio": ratio(ours, theirs, rounds), "goal": 1.05},
+        {"what": "step", "ratio": ratio(steps(ours), steps(theirs), rounds), "goal": 1.05},
+        {"what": "decode", "ratio": ratio(decoding(ours), decoding(theirs), rounds), "goal": 1.0},
     ]
     for row in rows:
         print(f"{row['what']:8} {row['ratio']:.3f}, goal at most {row['goal']}")
@@ -127,8 +129,8 @@ def waiting() -> float:
     return spent / (time.perf_counter() - start)
 
 
-def llama_steps() -> tuple[Callable[[], None], Callable[[], None]]:
-    """One training step of ours and one of transformers' Llama."""
+def llamas() -> tuple[nn.Module, nn.Module]:
+    """Ours, and transformers' Llama of the same shape."""
     s = SHAPE
     norm = {"name": "rms_norm"}
     mixer = {"name": "softmax_attention", "n_heads": s["heads"], "rope_theta": 1e4}
@@ -151,20 +153,37 @@ def llama_steps() -> tuple[Callable[[], None], Callable[[], None]]:
     models = TransformerLM(config).train(), LlamaForCausalLM(llama).train()
     counts = [sum(p.numel() for p in model.parameters()) for model in models]
     assert counts[0] == counts[1], f"of equal shape, and yet of {counts} parameters"
-    ids = torch.randint(s["vocab"], (s["batch"], s["tokens"]), generator=torch.Generator().manual_seed(0))
+    return models
 
-    def step(model: nn.Module) -> Callable[[], None]:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
-        def once() -> None:
-            for _ in range(5):
-                model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
+def steps(model: nn.Module) -> Callable[[], None]:
+    """Five training steps."""
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(SHAPE["vocab"], (SHAPE["batch"], SHAPE["tokens"]), generator=draw)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
-        return once
+    def once() -> None:
+        model.train()
+        for _ in range(5):
+            model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
 
-    return step(models[0]), step(models[1])
+    return once
+
+
+def decoding(model: nn.Module) -> Callable[[], None]:
+    """Some tokens, one at a time, behind a text read at once."""
+    ids = torch.randint(SHAPE["vocab"], (1, SHAPE["tokens"] + STEPS), generator=torch.Generator().manual_seed(0))
+
+    @torch.inference_mode()
+    def once() -> None:
+        model.eval()
+        cache = model(input_ids=ids[:, : SHAPE["tokens"]], use_cache=True).past_key_values
+        for token in ids[:, SHAPE["tokens"] :].split(1, dim=1):
+            model(input_ids=token, past_key_values=cache, use_cache=True)
+
+    return once
 
 
 if __name__ == "__main__":
