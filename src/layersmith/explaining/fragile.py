@@ -12,7 +12,7 @@ from layersmith import catalogue
 from layersmith.anatomy.running import evaluating
 from layersmith.anatomy.swap import swap
 from layersmith.explaining.survey import Subject
-from layersmith.measuring.divergence import Divergence, real_positions
+from layersmith.measuring.divergence import Divergence, Expected, real_positions
 
 
 def fragility(subject: Subject, means: dict[str, Tensor]) -> dict[str, float]:
@@ -50,13 +50,13 @@ def _on_batch(subject: Subject, parts: Mapping[str, nn.Module], batch: dict[str,
     replay = subject.replay
     entering = replay.block_inputs(batch) if replay.exact else None
     teacher = replay.run_from(replay.n_blocks, None if entering is None else entering[-1], batch)
-    moved, tokens = {}, 0
+    expected, moved, tokens = Expected(teacher, real_positions(batch)), {}, 0
     for name, part in parts.items():
         site = subject.anatomy.site(name)
         block = replay.blocks.index(subject.anatomy.site(site.block).modules[0])
         distance = Divergence()
         with swap(subject.model, {site: part}, subject.anatomy):
             student = replay.run_from(block, None if entering is None else entering[block], batch)
-        distance.add(teacher, student, real_positions(batch))
+        distance.add_to(expected, student)
         moved[name], tokens = distance.value, distance.tokens
     return {"tokens": tokens, "moved": moved}
