@@ -18,6 +18,14 @@ from layersmith.measuring.environment import environment
 RESULTS = Path(__file__).parent / "results"
 
 
+def named(model: str) -> str:
+    """A model as result files name it: a .gguf file without its ending, a folder `model` by the one it lies in."""
+    path = Path(model)
+    if path.suffix == ".gguf":
+        return path.stem
+    return path.absolute().parent.name if path.name == "model" else path.name
+
+
 def save_csv(name: str, rows: list[dict[str, Any]], conditions: dict[str, Any] | None = None) -> Path:
     """Write rows to results/NAME.csv and return the path.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import json
 import posixpath
@@ -141,7 +142,7 @@ def test_every_race_stands_on_the_page_as_it_was_published_or_as_not_run(pages: 
             assert f"{each['interval'][0]:.4f} to {each['interval'][1]:.4f}" in section
 
 
-def test_what_was_explained_stands_on_its_page(pages: dict[str, str]) -> None:
+def test_what_was_explained_stands_on_its_page(pages: dict[str, str], text: ModuleType) -> None:
     page, found = pages["explained.md"], DOCS.parent / "benchmarks" / "explain"
     for name in ("map", "feature"):
         assert f"img/{name}.svg" in page
@@ -149,6 +150,13 @@ def test_what_was_explained_stands_on_its_page(pages: dict[str, str]) -> None:
     for path in found.glob("predicts-*.json"):
         for site in json.loads(path.read_text())["sites"]:
             assert f"{site['divergence']:.3g}" in page
+    for name, column in (("dictionaries", "divergence"), ("symbolic_headline", "perplexity"), ("acdc", "faithfulness")):
+        for path in (DOCS.parent / "benchmarks" / "results").glob(f"{name}-*.csv"):
+            assert f" {path.stem.partition('-')[2]}".translate(text.MARKUP) in page
+            with path.open(encoding="utf-8", newline="") as lines:
+                for row in csv.DictReader(lines):
+                    cell = row[column]
+                    assert (f"{float(cell):.3g}" if "." in cell else cell) in page
 
 
 def test_links_between_pages_lead_to_pages(pages: dict[str, str]) -> None:

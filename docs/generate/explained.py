@@ -1,4 +1,4 @@
-"""What `explain` found in real models, from the records in benchmarks/explain and the timing of ACDC."""
+"""What `explain` found in real models, from the records in benchmarks/explain and tables of benchmarks/results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,31 @@ import record
 from generate.text import inline, table
 
 FOUND = Path(__file__).resolve().parents[2] / "benchmarks" / "explain"
+#: What the divergence of `predicts-MODEL.json` is.
+MEASURES = {"kl": "divergence in nats", "relative_squared_error": "relative squared error of what the model gives"}
+#: Column of results/dictionaries-MODEL.csv -> heading; of results/symbolic_headline-MODEL.csv below.
+JUDGED = {
+    "site": "site",
+    "what": "in its place",
+    "seed": "seed",
+    "active": "active",
+    "local_error": "local error",
+    "divergence": "KL",
+    "loss_recovered": "loss recovered",
+    "agreement": "same token",
+    "shared": "shared by seeds",
+    "verdict": "at least on par",
+}
+WRITTEN = {
+    "layers": "layers",
+    "way": "in their place",
+    "perplexity": "perplexity",
+    "divergence": "KL",
+    "agreement": "same token",
+    "prefill_faster": "prefill",
+    "decode_faster": "decode",
+    "bytes_share": "bytes",
+}
 
 
 def page() -> str:
@@ -26,15 +51,17 @@ def page() -> str:
         out += ["## A feature", "![its histogram and passages](img/feature.svg)", _conditions(_read(path))]
     for path in sorted(FOUND.glob("predicts-*.json")):
         out += _predicted(path.stem.partition("-")[2], _read(path))
-    if (record.RESULTS / "acdc.csv").is_file():
-        out += _acdc(record.RESULTS / "acdc.csv")
+    for name, section in (("dictionaries", _dictionaries), ("symbolic_headline", _symbolic), ("acdc", _acdc)):
+        for path in sorted(record.RESULTS.glob(f"{name}-*.csv")):
+            out += section(path.stem.partition("-")[2], _rows(path))
     return "\n\n".join(out) + "\n"
 
 
 def _predicted(name: str, found: dict[str, Any]) -> list[str]:
+    measure = MEASURES[found["measure"]]
     told = (
         f"Every feed-forward and mixer of {name} was replaced by its best matrix, alone. How well does the order of "
-        f"what that costs (divergence in nats) follow from the map? Spearman's rank correlation over "
+        f"what that costs ({measure}) follow from the map? Spearman's rank correlation over "
         f"{len(found['sites'])} sublayers, and where it lies in 95 % of resampled sets of them."
     )
     ranks = [
@@ -49,14 +76,39 @@ def _predicted(name: str, found: dict[str, Any]) -> list[str]:
         f"## Does the map of {inline(name)} say what a matrix costs?",
         inline(told),
         table(["ranked by", "correlation", "interval"], ranks, right=[1]),
-        table(["sublayer", "linearity", "fragility", "divergence with the matrix"], sites, right=[1, 2, 3]),
+        table(["sublayer", "linearity", "fragility", f"with the matrix: {measure}"], sites, right=[1, 2, 3]),
         _conditions(found),
     ]
 
 
-def _acdc(path: Path) -> list[str]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
+def _dictionaries(name: str, rows: list[dict[str, str]]) -> list[str]:
+    first = next(row for row in rows if row["features"])
+    told = (
+        f"Dictionaries of {first['features']} features, of which {first['k']} may be active at a token, fitted to "
+        f"{first['tokens']} tokens in {first['steps']} steps and judged in the place of sublayers of {name} on "
+        f"{first['held_out']} held-out ones, beside the floors and each kind's shuffled control. Are transcoders "
+        f"at least on par with autoencoders, as arXiv 2406.11944 finds? It speaks of feed-forwards alone "
+        f"(`benchmarks/dictionaries.py`)."
+    )
+    cells = [[_short(row[key]) for key in JUDGED] for row in rows]
+    heading = f"## Transcoders and autoencoders in {inline(name)}"
+    return [heading, inline(told), table(list(JUDGED.values()), cells, right=range(2, 9)), _where(rows[0])]
+
+
+def _symbolic(name: str, rows: list[dict[str, str]]) -> list[str]:
+    first = next(row for row in rows if row["nodes"])
+    told = (
+        f"Written equations between {first['inputs']} and {first['outputs']} principal directions in the place of "
+        f"feed-forwards of {name}, beside two controls of the paper, passed on (MLP(x) = x) and projected (the "
+        f"feed-forward itself between the projections), and the floors. Prefill and decode: tokens per second over "
+        f"the original's (`benchmarks/symbolic_headline.py`)."
+    )
+    cells = [[_short(row[key]) for key in WRITTEN] for row in rows]
+    heading = f"## Equations in the feed-forwards of {inline(name)}"
+    return [heading, inline(told), table(list(WRITTEN.values()), cells, right=[0, *range(2, 8)]), _where(rows[0])]
+
+
+def _acdc(name: str, rows: list[dict[str, str]]) -> list[str]:
     columns = {
         "task": "task",
         "edges": "edges",
@@ -74,7 +126,8 @@ def _acdc(path: Path) -> list[str]:
         f"{rows[0]['pairs']} pairs of prompts. Beside it, what one run of the model for each edge would take "
         f"(`benchmarks/acdc.py`)."
     )
-    return ["## ACDC on pocket", inline(told), table(list(columns.values()), cells, right=range(1, 9)), _where(rows[0])]
+    heading = f"## ACDC on {inline(name)}"
+    return [heading, inline(told), table(list(columns.values()), cells, right=range(1, 9)), _where(rows[0])]
 
 
 def _conditions(found: dict[str, Any]) -> str:
@@ -88,7 +141,16 @@ def _where(where: dict[str, Any]) -> str:
 
 
 def _short(cell: str) -> str:
-    return f"{float(cell):.3g}" if "." in cell else inline(cell)
+    """A number as three digits tell it, anything else as it stands."""
+    try:
+        return f"{float(cell):.3g}" if "." in cell else inline(cell)
+    except ValueError:
+        return inline(cell)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
 def _read(path: Path) -> dict[str, Any]:
