@@ -39,6 +39,8 @@ LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 DECODE = (1024, 4096, 16384, 65536)
 #: Tokens read at once on the way to a long state.
 PIECE = 4096
+#: A step that can be timed, and facts about it.
+Made = tuple[Step, dict[str, Any]]
 RIVAL = "causal_sdpa"
 HEADS = {"d_model": 256, "n_heads": 4}
 
@@ -136,6 +138,24 @@ def decode(module: Mixer, state: State | None) -> Step:
     return Step(run)
 
 
+def of_length(make: Callable[[Mixer, int], Step], tokens: int) -> Callable[[Row], Made]:
+    """What a row's step on a text of that length is: `make` is `forward` or `backward`."""
+    return lambda row: (make(row.module(tokens), tokens), {})
+
+
+def of_state(tokens: int) -> Callable[[Row], Made]:
+    """What a row's step of decoding after so many tokens is, and the bytes of its state."""
+
+    def made(row: Row) -> Made:
+        module = row.module(tokens)
+        if not module.streams:
+            raise ValueError("it does not stream")
+        state = state_after(module, tokens)
+        return decode(module, state), {"state_bytes": kept_bytes((state or {}).values())}
+
+    return made
+
+
 def slope(times: dict[int, float]) -> float | None:
     """Of log time over log tokens, by least squares."""
     if len(times) < 3:
@@ -154,7 +174,7 @@ class Table:
         self.found: list[dict[str, Any]] = []
         self.slow: set[tuple[str, str]] = set()
 
-    def measure(self, what: str, tokens: int, step_of: Callable[[Row], tuple[Step, dict[str, Any]]]) -> None:
+    def measure(self, what: str, tokens: int, step_of: Callable[[Row], Made]) -> None:
         steps: dict[str, Step] = {}
         facts: dict[str, dict[str, Any]] = {}
         for row in self.rows:
@@ -224,19 +244,6 @@ def main() -> None:
         given.rounds, given.longest, given.backward, given.decode = 2, 2048, 1024, 4096
     torch.set_num_threads(given.threads)
     table = Table(rows_of(given.names), given.rounds, given.patience)
-
-    def of_length(make: Callable[[Mixer, int], Step], tokens: int) -> Callable[[Row], tuple[Step, dict[str, Any]]]:
-        return lambda row: (make(row.module(tokens), tokens), {})
-
-    def of_state(tokens: int) -> Callable[[Row], tuple[Step, dict[str, Any]]]:
-        def made(row: Row) -> tuple[Step, dict[str, Any]]:
-            module = row.module(tokens)
-            if not module.streams:
-                raise ValueError("it does not stream")
-            state = state_after(module, tokens)
-            return decode(module, state), {"state_bytes": kept_bytes((state or {}).values())}
-
-        return made
 
     for tokens in LENGTHS:
         if tokens <= given.longest:
