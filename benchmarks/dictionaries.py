@@ -15,8 +15,7 @@ par" is a KL at most a tenth larger, whichever seeds are compared. It speaks of 
 for what it does depends on other tokens, of which a transcoder reads none. Differs from the paper: top-k in place of
 ReLU with an L1 penalty, autoencoders of the outputs, and some ten thousand tokens where it has millions.
 
-Writes results/dictionaries-MODEL.csv. A run that was stopped goes on at the dictionary it was at. On one core
-SmolLM2-135M takes about 20 minutes.
+Writes results/dictionaries-MODEL.csv. A run that was stopped goes on at the dictionary it was at.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,7 @@ def _dictionaries(name: str, rows: list[dict[str, str]]) -> list[str]:
         f"at least on par with autoencoders, as arXiv 2406.11944 finds? It speaks of feed-forwards alone "
         f"(`benchmarks/dictionaries.py`)."
     )
-    cells = [[_short(row[key]) for key in JUDGED] for row in rows]
-    heading = f"## Transcoders and autoencoders in {inline(name)}"
-    return [heading, inline(told), table(list(JUDGED.values()), cells, right=range(2, 9)), _where(rows[0])]
+    return _section(f"## Transcoders and autoencoders in {inline(name)}", told, JUDGED, rows, right=range(2, 9))
 
 
 def _symbolic(name: str, rows: list[dict[str, str]]) -> list[str]:
@@ -103,9 +102,9 @@ def _symbolic(name: str, rows: list[dict[str, str]]) -> list[str]:
         f"feed-forward itself between the projections), and the floors. Prefill and decode: tokens per second over "
         f"the original's (`benchmarks/symbolic_headline.py`)."
     )
-    cells = [[_short(row[key]) for key in WRITTEN] for row in rows]
-    heading = f"## Equations in the feed-forwards of {inline(name)}"
-    return [heading, inline(told), table(list(WRITTEN.values()), cells, right=[0, *range(2, 8)]), _where(rows[0])]
+    return _section(
+        f"## Equations in the feed-forwards of {inline(name)}", told, WRITTEN, rows, right=[0, *range(2, 8)]
+    )
 
 
 def _acdc(name: str, rows: list[dict[str, str]]) -> list[str]:
@@ -120,14 +119,20 @@ def _acdc(name: str, rows: list[dict[str, str]]) -> list[str]:
         "every_edge_s": "edge by edge, s",
         "faster": "ratio",
     }
-    cells = [[_short(row[key]) for key in columns] for row in rows]
     told = (
         f"Edges are taken away while the divergence rises by less than {rows[0]['threshold']} nats each, on "
         f"{rows[0]['pairs']} pairs of prompts. Beside it, what one run of the model for each edge would take "
         f"(`benchmarks/acdc.py`)."
     )
-    heading = f"## ACDC on {inline(name)}"
-    return [heading, inline(told), table(list(columns.values()), cells, right=range(1, 9)), _where(rows[0])]
+    return _section(f"## ACDC on {inline(name)}", told, columns, rows, right=range(1, 9))
+
+
+def _section(
+    heading: str, told: str, columns: dict[str, str], rows: list[dict[str, str]], right: Iterable[int]
+) -> list[str]:
+    """A table of results with what it shows above it and its conditions below. `columns`: key -> heading."""
+    cells = [[_short(row[key]) for key in columns] for row in rows]
+    return [heading, inline(told), table(list(columns.values()), cells, right=right), _where(rows[0])]
 
 
 def _conditions(found: dict[str, Any]) -> str:
